@@ -1,0 +1,55 @@
+# Needs Python >= 3.10, git and make; everything else goes into .venv.
+#
+# PyPI's torch brings gigabytes of CUDA. The first install decides, `make clean` lets you decide again:
+#   make test TORCH="torch==2.14.1 torchvision==0.29.1"
+#   make demo PIP_INSTALL_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+TORCH ?= torch torchvision  # what to install before the package
+PIP_INSTALL_ARGS ?=  # how to install that
+PYTEST_ARGS ?=
+DEMO ?= jmwst
+LOGS ?= runs
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint types clean
+help:
+	@echo "make demo   train JMWST on the handwritten digits that ship with scikit-learn (a minute, no download of data)"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and formatting"
+	@echo "make types  check type hints"
+	@echo "make clean  remove .venv and everything generated"
+
+demo: .venv/installed
+	$(BIN)/flash-pl fit $(DEMO)
+	@echo "Curves: $(BIN)/tensorboard --logdir $(LOGS)"
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps let a second `make` skip pip. An editable install follows the sources, so only new dependencies renew them.
+.venv/torch:
+	$(PYTHON) -m venv .venv
+	$(INSTALL) $(PIP_INSTALL_ARGS) $(TORCH)
+	@touch $@
+
+.venv/installed: pyproject.toml .venv/torch
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-%: pyproject.toml .venv/torch
+	$(INSTALL) --editable ".[$*]"
+	@touch $@

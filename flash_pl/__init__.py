@@ -1,0 +1,26 @@
+"""flash_pl: federated sparse training with PyTorch Lightning."""
+
+from flash_pl.client import Classifier, ClientModule, federate
+from flash_pl.errors import ConfigError, DataNotFoundError
+from flash_pl.loops import EvaluationSchedule, RoundDecay
+from flash_pl.schedulers import JMWST, NST, PDST, SPDST, Dense, SparseScheduler
+from flash_pl.trainer import FederatedTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "JMWST",
+    "NST",
+    "PDST",
+    "SPDST",
+    "Classifier",
+    "ClientModule",
+    "ConfigError",
+    "DataNotFoundError",
+    "Dense",
+    "EvaluationSchedule",
+    "FederatedTrainer",
+    "RoundDecay",
+    "SparseScheduler",
+    "federate",
+]

@@ -1,0 +1,8 @@
+"""What watches a run: checkpoints, metrics.csv, loggers, progress. None of it changes a result."""
+
+from flash_pl.callbacks.board import Board
+from flash_pl.callbacks.checkpoint import Checkpoint, read_checkpoint
+from flash_pl.callbacks.metrics_csv import MetricsCSV
+from flash_pl.callbacks.progress import ProgressBar
+
+__all__ = ["Board", "Checkpoint", "MetricsCSV", "ProgressBar", "read_checkpoint"]

@@ -1,0 +1,39 @@
+"""A progress bar over rounds."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flash_pl.loops import FederatedLoop
+
+
+class ProgressBar:
+    """Rounds done, accuracy, loss, density and time left; silent when the output is no terminal.
+
+    Args:
+        accuracy, loss: names of the metrics to show.
+    """
+
+    def __init__(self, accuracy: str = "val_acc", loss: str = "val_loss", console: Console | None = None) -> None:
+        self.names = {"accuracy": accuracy, "loss": loss, "density": "density"}
+        self.shown: dict[str, float] = {}
+        self.console = console or Console(file=sys.stderr)
+
+    def on_run_start(self, loop: FederatedLoop) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self.task = self.bar.add_task("rounds", total=loop.rounds, completed=loop.round)
+        self.bar.start()
+
+    def on_sensitivity_client_end(self, loop: FederatedLoop, done: int, total: int) -> None:
+        self.bar.update(self.task, description=f"stage 1: client {done} of {total}")
+
+    def on_round_end(self, loop: FederatedLoop, row: dict[str, Any]) -> None:
+        self.shown |= {label: row[name] for label, name in self.names.items() if name in row}
+        text = "  ".join(f"{label} {value:.3f}" for label, value in self.shown.items())
+        self.bar.update(self.task, completed=loop.round, description=text or "rounds")
+
+    def on_run_end(self, loop: FederatedLoop) -> None:
+        self.bar.stop()

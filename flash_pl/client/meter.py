@@ -1,0 +1,38 @@
+"""Means of what a module logs, kept on the device until they are asked for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Meter:
+    """Collects ``self.log`` calls: numbers as means weighted by batch size, torchmetrics by their own ``compute``."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums: dict[str, Any] = {}
+        self._weights: dict[str, int] = {}
+        self._metrics: dict[str, Metric] = {}
+
+    def update(self, name: str, value: float | Tensor | Metric, weight: int) -> None:
+        """Add one logged value; ``weight`` is its number of samples. Does not wait for the device."""
+        if isinstance(value, Metric):
+            self._metrics[name] = value
+            return
+        if isinstance(value, Tensor):
+            value = value.detach()
+        self._sums[name] = self._sums.get(name, 0.0) + value * weight
+        self._weights[name] = self._weights.get(name, 0) + weight
+
+    def compute(self) -> dict[str, float]:
+        """All means so far, as floats; the one place that waits for the device. Resets the torchmetrics."""
+        means = {name: float(torch.as_tensor(total)) / self._weights[name] for name, total in self._sums.items()}
+        for name, metric in self._metrics.items():
+            means[name] = float(metric.compute())
+            metric.reset()
+        return means

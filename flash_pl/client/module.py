@@ -1,0 +1,76 @@
+"""A client: the user's LightningModule plus a mask that its optimiser respects."""
+
+from typing import Any, TypeVar, cast
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import Optimizer
+
+from flash_pl.client.state import ClientState, GradientHook
+from flash_pl.sparsity import Layout
+
+Module = TypeVar("Module", bound=L.LightningModule)
+
+
+class ClientModule(L.LightningModule):
+    """Mixin that puts a LightningModule under a mask: ``class Client(ClientModule, UsersModule)``.
+
+    Unbound it is the user's module, unchanged. Bound, its tensors live in one arena, gradients of pruned weights become
+    0 before clipping and the step, and in a federated run ``self.log`` feeds a meter. With pruned weights at 0 and a
+    fresh optimiser they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+    """
+
+    _client: ClientState | None = None  # the one attribute added to the user's module
+
+    def bind(self, layout: Layout, scheduler: GradientHook) -> ClientState:
+        """Move the tensors into an arena of ``layout``, under an all-ones mask.
+
+        Raises:
+            TypeError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
+        """
+        name = type(self).__name__
+        if not self.automatic_optimization:
+            raise TypeError(f"{name}: manual optimisation cannot be federated; the mask acts inside the automatic step")
+        if is_overridden("optimizer_step", self, parent=L.LightningModule):
+            raise TypeError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
+        self._client = ClientState(self, layout, scheduler)
+        return self._client
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """The user's hook first, then the scheduler sees the dense gradients, then they are masked."""
+        super().on_before_optimizer_step(optimizer)
+        if self._client is not None:
+            self._client.mask_gradients_()
+
+    def clip_gradients(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning; without a value nothing is clipped, where Fabric alone would raise an error."""
+        value = kwargs.get("gradient_clip_val", args[0] if args else None)
+        if value is not None or self._trainer is not None:
+            super().clip_gradients(optimizer, *args, **kwargs)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning. In a federated run the value joins the client's meter, weighted by the batch size."""
+        if self._client is None or self._trainer is not None:
+            super().log(name, value, *args, **kwargs)
+        else:
+            self._client.meter.update(name, value, kwargs.get("batch_size") or self._client.batch_samples)
+
+    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning, by way of :meth:`log`."""
+        if self._client is None or self._trainer is not None:
+            super().log_dict(dictionary, *args, **kwargs)
+        else:
+            for name, value in dictionary.items():
+                self.log(name, value, *args, **kwargs)
+
+
+def federate(cls: type[Module]) -> type[Module]:
+    """The client class of a LightningModule class: ``federate(UsersModule)`` is used like ``UsersModule``.
+
+    >>> Client = federate(L.LightningModule)
+    >>> issubclass(Client, ClientModule) and federate(Client) is Client
+    True
+    """
+    if issubclass(cls, ClientModule):
+        return cls
+    return cast(type[Module], type(f"Client{cls.__name__}", (ClientModule, cls), {"__module__": cls.__module__}))

@@ -1,0 +1,62 @@
+"""Reads what ``configure_optimizers`` may return."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate scheduler and when it steps: every ``frequency`` epochs or steps of a local training."""
+
+    scheduler: Any
+    interval: str = "epoch"
+    frequency: int = 1
+
+
+def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimizer, list[Schedule]]:
+    """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay).
+
+    Raises:
+        TypeError: no optimiser or several, or a schedule on a plateau of a metric: a client has no validation.
+    """
+    found: Any = module.configure_optimizers()
+    schedules: list[Any] = []
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list | tuple):
+        found, schedules = found[0], list(found[1])
+    elif isinstance(found, dict):
+        schedules = [found["lr_scheduler"]] if "lr_scheduler" in found else []
+        found = found["optimizer"]
+    if isinstance(found, list | tuple) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, Optimizer):
+        raise TypeError(
+            f"{type(module).__name__}.configure_optimizers: a client needs exactly one optimiser, got {found!r}"
+        )
+    parsed = [Schedule(**_fields(entry)) for entry in schedules]
+    for schedule in parsed:
+        if "Plateau" in type(schedule.scheduler).__name__:
+            raise TypeError(
+                f"{type(module).__name__}: ReduceLROnPlateau needs a validation inside the client; there is none"
+            )
+    if lr_scale != 1.0:
+        _scale(found, parsed, lr_scale)
+    return found, parsed
+
+
+def _fields(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        return {"scheduler": entry}
+    return {key: entry[key] for key in ("scheduler", "interval", "frequency") if key in entry}
+
+
+def _scale(optimizer: Optimizer, schedules: list[Schedule], factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+        if "initial_lr" in group:
+            group["initial_lr"] *= factor
+    for schedule in schedules:
+        if hasattr(schedule.scheduler, "base_lrs"):
+            schedule.scheduler.base_lrs = [lr * factor for lr in schedule.scheduler.base_lrs]

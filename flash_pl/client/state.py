@@ -1,0 +1,83 @@
+"""The arena, the mask and the optimiser of the client that is training now."""
+
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from flash_pl.client.context import ClientContext
+from flash_pl.client.meter import Meter
+from flash_pl.sparsity import Layout
+
+
+class GradientHook(Protocol):
+    """The one scheduler hook that fires inside the module's own hooks."""
+
+    def on_dense_gradients(self, client: Any, step: int) -> None: ...
+
+
+class ClientState:
+    """What a scheduler sees of a client, and all that changes from one client to the next.
+
+    Attributes:
+        module: the LightningModule; its tensors are views into ``arena``.
+        layout: the plan of the arena.
+        arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
+        mask: bool ``[layout.maskable]``. Change it by :meth:`receive` and :meth:`move_mask_` only.
+        context: the facts of the local training under way.
+        optimizer: its optimiser.
+        step: local steps done.
+        meter: what the module logged.
+    """
+
+    context: ClientContext
+    optimizer: Optimizer | None = None
+
+    def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook) -> None:
+        self.module, self.layout, self.scheduler = module, layout, scheduler
+        self.arena = layout.flatten_(module)
+        self.weights = self.arena[: layout.maskable]
+        parameters = dict(module.named_parameters())
+        self._parameters = [parameters[layer.name] for layer in layout.layers]
+        self._keep = torch.ones_like(self.weights)
+        self._keep_views = [layer.view(self._keep) for layer in layout.layers]
+        self.mask = torch.ones_like(self.weights, dtype=torch.bool)
+        self._dense = True
+        self.meter = Meter()
+        self.batch_samples = 1
+        self.step = 0
+
+    def receive(self, weights: Tensor, mask: Tensor) -> None:
+        """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
+        self.arena.copy_(weights)
+        self._set_mask(mask)
+        if not self._dense:
+            self.weights.mul_(self._keep)
+
+    def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
+        """Change the mask: all weights but the ``survivors`` (bool ``[maskable]``) become 0, their momenta too."""
+        self.weights.mul_(survivors)
+        self._set_mask(mask)
+        state = self.optimizer.state if self.optimizer else {}
+        for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
+            for value in state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.mul_(layer.view(survivors))
+
+    def mask_gradients_(self) -> None:
+        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
+        self.scheduler.on_dense_gradients(self, self.step)
+        if self._dense:
+            return
+        pairs = [
+            (p.grad, keep) for p, keep in zip(self._parameters, self._keep_views, strict=True) if p.grad is not None
+        ]
+        torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
+
+    def _set_mask(self, mask: Tensor) -> None:
+        if mask is not self.mask:
+            self.mask = mask
+            self._keep.copy_(mask)
+            self._dense = bool(mask.all())

@@ -1,0 +1,129 @@
+"""The data of a federation: one training set dealt out to clients, one test set at the server."""
+
+from typing import TypedDict
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from flash_pl.data.batches import Augment, Batches, Shuffled
+from flash_pl.data.partition import Dirichlet, Partition
+from flash_pl.data.samples import Samples
+from flash_pl.errors import ConfigError
+from flash_pl.seeding import generator
+
+
+class FederatedKeywords(TypedDict, total=False):
+    """The keywords that every shipped data set takes besides its own."""
+
+    clients: int | None
+    partition: Partition | None
+    batch_size: int
+    eval_batch_size: int
+    augment: Augment | None
+    seed: int
+
+
+class FederatedDataModule(L.LightningDataModule):
+    """A LightningDataModule whose training set belongs to clients. A data set implements :meth:`load` only.
+
+    Args:
+        clients: number of clients N; None for all natural owners of the samples, where they have some.
+        partition: how the training set is dealt out; None for Dirichlet(1), or for the natural owners, of whom
+            ``clients`` are drawn.
+        batch_size: of a client's training.
+        eval_batch_size: of an evaluation.
+        augment: of training batches.
+        seed: of the partition.
+    """
+
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __init__(
+        self,
+        clients: int | None = 100,
+        partition: Partition | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 100,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in {"clients": clients, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value is not None and value < 1:
+                raise ConfigError(key, value, "an integer of at least 1")
+        self.wanted, self.partition, self.seed = clients, partition, seed
+        self.batch_size, self.eval_batch_size, self.augment = batch_size, eval_batch_size, augment
+        self._parts: list[Tensor] | None = None
+
+    def load(self) -> tuple[Samples, Samples]:
+        """Training and test samples."""
+        raise TypeError(f"{type(self).__name__} must define load(self) -> (train, test)")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the samples and deal them out, the first time."""
+        if self._parts is not None:
+            return
+        self.train, self.test = self.load()
+        self._parts = self._deal(self.train)
+        self._test: Batches | None = None
+
+    def _deal(self, train: Samples) -> list[Tensor]:
+        draws = generator(self.seed, "partition")
+        if train.owners is None or self.partition is not None:
+            if self.wanted is None:
+                raise ConfigError("clients", None, "an integer: these samples have no natural clients")
+            return (self.partition or Dirichlet())(train.labels, self.wanted, draws)
+        owners, order = train.owners.sort(stable=True)
+        parts = order.split(owners.unique_consecutive(return_counts=True)[1].tolist())
+        wanted = len(parts) if self.wanted is None else self.wanted
+        if wanted > len(parts):
+            raise ConfigError("clients", wanted, f"at most the {len(parts)} natural clients of these samples")
+        return [parts[i] for i in torch.randperm(len(parts), generator=draws)[:wanted].tolist()]
+
+    @property
+    def clients(self) -> int:
+        """Number of clients N; call :meth:`setup` first."""
+        return len(self.client_sizes)
+
+    def to_(self, device: torch.device) -> None:
+        """Keep the samples on ``device`` from now on."""
+        self.train, self.test, self._test = self.train.to(device), self.test.to(device), None
+
+    @property
+    def client_sizes(self) -> list[int]:
+        """Training samples n_i of every client."""
+        assert self._parts is not None, "call setup() first"
+        return [len(part) for part in self._parts]
+
+    def client_batches(self, client: int) -> Batches:
+        """The training batches of one client, normalised once."""
+        assert self._parts is not None, "call setup() first"
+        index = self._parts[client].to(self.train.images.device)
+        images, labels = self.train.images[index], self.train.labels[index]
+        return Batches(self.normalise(images), labels, self.batch_size, self.augment)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x - mean) / std per channel; whole numbers are first scaled to [0, 1]."""
+        if not images.is_floating_point():
+            images = images.float() / 255
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+    def train_dataloader(self) -> Shuffled:
+        """All clients' samples together, for training without a federation."""
+        batches = Batches(self.normalise(self.train.images), self.train.labels, self.batch_size, self.augment)
+        return Shuffled(batches, generator(self.seed, "train_dataloader"))
+
+    def val_dataloader(self) -> Batches:
+        """The test set: the server has no other data to look at."""
+        if self._test is None:
+            self._test = Batches(self.normalise(self.test.images), self.test.labels, self.eval_batch_size)
+        return self._test
+
+    def test_dataloader(self) -> Batches:
+        """The test set."""
+        return self.val_dataloader()

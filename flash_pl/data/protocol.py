@@ -1,0 +1,45 @@
+"""What the loops need of a data module, whatever its base class."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from flash_pl.data.batches import Batches
+
+
+class FederatedData(Protocol):
+    """Federated data. :class:`FederatedDataModule` is one; any class with these members serves as well.
+
+    Calls come in this order: ``prepare_data``, ``setup``, ``to_``, then the others any number of times.
+    """
+
+    def prepare_data(self) -> None:
+        """Download what is missing. Must not set attributes: only one process calls it."""
+        ...
+
+    def setup(self, stage: str) -> None:
+        """Load the data and divide them over the clients; a second call changes nothing."""
+        ...
+
+    def to_(self, device: torch.device) -> None:
+        """Move all samples to ``device``."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """Number of clients N."""
+        ...
+
+    @property
+    def client_sizes(self) -> Sequence[int]:
+        """Number of training samples n_i of every client, at least 1."""
+        ...
+
+    def client_batches(self, client: int) -> Batches:
+        """The training batches of client 0..N-1."""
+        ...
+
+    def val_dataloader(self) -> Batches:
+        """The batches on which the server is evaluated."""
+        ...

@@ -1,0 +1,44 @@
+"""Images and labels of a data set, as tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A part of a data set in memory.
+
+    Attributes:
+        images: uint8 in [0, 255] or floating point, ``[n, C, H, W]``.
+        labels: int64 ``[n]``.
+        owners: int64 ``[n]``, which client a sample belongs to by nature, or None.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    owners: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if (
+            self.images.ndim != 4
+            or self.labels.shape != (n,)
+            or (self.owners is not None and self.owners.shape != (n,))
+        ):
+            owners = None if self.owners is None else tuple(self.owners.shape)
+            raise ValueError(
+                f"expected images [n, C, H, W], labels [n] and owners [n] or none, got {tuple(self.images.shape)}, "
+                f"{tuple(self.labels.shape)} and {owners}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "Samples":
+        """The same samples on ``device``; owners stay where they are, they are needed for the partition only."""
+        return Samples(self.images.to(device), self.labels.to(device), self.owners)

@@ -1,0 +1,111 @@
+"""Data sets that live in files: where they are looked for and how they get there."""
+
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import Unpack
+
+from flash_pl.data.federated import FederatedDataModule, FederatedKeywords
+from flash_pl.data.samples import Samples
+from flash_pl.errors import ConfigError, DataNotFoundError
+
+
+def cache_folder() -> Path:
+    """Where data sets are kept: the environment variable ``FLASH_PL_DATA``, else ``~/.cache/flash_pl``."""
+    return Path(os.environ.get("FLASH_PL_DATA") or "~/.cache/flash_pl").expanduser()
+
+
+class StoredData(FederatedDataModule):
+    """A data set in files: found in the given root, else in the cache, else fetched into the cache.
+
+    Args:
+        root: folder that holds the data's own folder, or is it; None to look in the cache only.
+
+    Attributes:
+        folder: the data's own folder, relative to the root or the cache.
+        remedies: what a user can do when nothing was found; ``{cache}`` stands for the cache's path.
+    """
+
+    folder: ClassVar[str]
+    remedies: ClassVar[tuple[str, ...]]
+
+    def __init__(self, root: str | Path | None = None, **keywords: Unpack[FederatedKeywords]) -> None:
+        super().__init__(**keywords)
+        self.root = None if root is None else Path(root).expanduser()
+
+    @abstractmethod
+    def holds(self, folder: Path) -> bool:
+        """Whether ``folder`` has all files of the data; their contents are not read."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> tuple[Samples, Samples]:
+        """Read the training and the test samples from a folder that holds them."""
+
+    def fetch(self, stage: Path) -> None:
+        """Get the data into the empty folder ``stage``, laid out like the cache.
+
+        Raises:
+            OSError: or RuntimeError, when that is impossible.
+        """
+        raise FileNotFoundError("no download is known")
+
+    def prepare_data(self) -> None:
+        """Fetch the data if they are nowhere."""
+        self.find()
+
+    def load(self) -> tuple[Samples, Samples]:
+        """Find and read.
+
+        Raises:
+            DataNotFoundError: see :meth:`find`, or files that cannot be read.
+        """
+        folder = self.find()
+        try:
+            return self.read(folder)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise DataNotFoundError(f"{type(self).__name__}: the files in {folder} are damaged: {error}") from error
+
+    def find(self) -> Path:
+        """The folder that holds the data.
+
+        Raises:
+            ConfigError: a root that is no folder.
+            DataNotFoundError: the data are nowhere and cannot be fetched; the message names every remedy.
+        """
+        if self.root is not None and not self.root.is_dir():
+            raise ConfigError("root", str(self.root), "an existing folder")
+        cache = cache_folder()
+        roots = [] if self.root is None else [self.root / self.folder, self.root]
+        for folder in [*roots, cache / self.folder]:
+            if self.holds(folder):
+                return folder
+        try:
+            with _staged(cache) as stage:
+                self.fetch(stage)
+        except (OSError, RuntimeError) as error:
+            remedies = "; or ".join(self.remedies).format(cache=cache)
+            reason = " ".join(str(error).split())
+            raise DataNotFoundError(f"{type(self).__name__} was not found ({reason}): {remedies}") from error
+        return cache / self.folder
+
+
+@contextmanager
+def _staged(cache: Path) -> Iterator[Path]:
+    """A scratch folder; when it is filled, its files move into the cache, where each appears complete or not at all.
+
+    So processes that fetch the same data at the same time never see each other's half-written files.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stage-", dir=cache) as name:
+        stage = Path(name)
+        yield stage
+        for file in stage.rglob("*"):
+            if file.is_file():
+                target = cache / file.relative_to(stage)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)

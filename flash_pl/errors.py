@@ -1,0 +1,17 @@
+"""The one error that a user's input can cause: a single line with the key, its value and what is allowed."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The command line prints it as one line and exits with code 2.
+
+    >>> str(ConfigError("density", 1.5, "a number in (0, 1]"))
+    'density: 1.5 is not allowed; expected a number in (0, 1]'
+    """
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        super().__init__(f"{key}: {value!r} is not allowed; expected {allowed}")
+        self.key, self.value, self.allowed = key, value, allowed
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A data set is in none of the places where it is looked for; the message names every remedy."""

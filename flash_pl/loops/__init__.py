@@ -1,0 +1,18 @@
+"""The loops: one client, an evaluation, stage 1, stage 2."""
+
+from flash_pl.loops.base import Loop
+from flash_pl.loops.evaluation import EvaluationLoop
+from flash_pl.loops.federated import FederatedLoop
+from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
+from flash_pl.loops.sensitivity import SensitivityLoop
+
+__all__ = [
+    "EvaluationLoop",
+    "EvaluationSchedule",
+    "FederatedLoop",
+    "LocalLoop",
+    "Loop",
+    "RoundDecay",
+    "SensitivityLoop",
+]

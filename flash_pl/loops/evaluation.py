@@ -1,0 +1,39 @@
+"""Evaluates a model of the server with the module's own validation_step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from flash_pl.client import ClientState
+
+
+class EvaluationLoop:
+    """The means of what ``validation_step`` logs over all batches.
+
+    The client's arena is overwritten: every client receives the server's weights before it trains anyway.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    @torch.no_grad()
+    def run(self, client: ClientState, weights: Tensor, batches: Iterable[Any]) -> dict[str, float]:
+        """Evaluate the arena ``weights`` ``[layout.size]``."""
+        module = client.module
+        client.arena.copy_(weights)
+        client.meter.reset()
+        module.eval()
+        module.on_validation_epoch_start()
+        for index, batch in enumerate(batches):
+            client.batch_samples = len(batch[0])
+            batch = module.on_before_batch_transfer(batch, 0)
+            batch = module.on_after_batch_transfer(batch, 0)
+            module.on_validation_batch_start(batch, index)
+            with self.fabric.autocast():
+                output = module.validation_step(batch, index)
+            module.on_validation_batch_end(output, batch, index)
+        module.on_validation_epoch_end()
+        return client.meter.compute()

@@ -1,0 +1,99 @@
+"""What a sparse training method may do, as hooks in the order in which they fire."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flash_pl.client import ClientContext, ClientState
+from flash_pl.report import Ballot
+from flash_pl.schedulers.sensitivity import Sensitivity
+from flash_pl.server import Keep, ServerState, Vote
+from flash_pl.sparsity import (
+    Distribution,
+    Draw,
+    ExactDraw,
+    Initialisation,
+    Layout,
+    Rescale,
+    Uniform,
+    VariancePreserving,
+    WaterFill,
+)
+
+
+class SparseScheduler:
+    """A method of federated sparse training: a client half and a server half.
+
+    As it stands every client trains under one random mask that never moves. A method overrides the hooks it needs.
+
+    Args:
+        distribution: layer densities of the first mask, where no stage 1 finds them.
+        draw: how a random mask is drawn from layer densities.
+        rescale: how layer densities that stage 1 found are brought to the target.
+        initialise: what the first mask does to the initial weights.
+    """
+
+    sensitivity: Sensitivity | None = None  # stage 1, if the method has one
+    voter: Vote = Keep()
+    density: float  # the target d, set by initial_mask
+
+    def __init__(
+        self,
+        distribution: Distribution | None = None,
+        draw: Draw | None = None,
+        rescale: Rescale | None = None,
+        initialise: Initialisation | None = None,
+    ) -> None:
+        self.distribution = distribution or Uniform()
+        self.draw = draw or ExactDraw()
+        self.rescale = rescale or WaterFill()
+        self.initialise = initialise or VariancePreserving()
+
+    # The server, once
+
+    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The first server mask, bool ``[layout.maskable]``, of target ``density``.
+
+        ``found`` are the layer densities of stage 1 (float64 ``[layers]``), None if the method has no stage 1.
+        """
+        self.density = density
+        if found is None:
+            densities = self.distribution(layout, density)
+        else:
+            densities = self.rescale(found, layout.sizes, density)
+        return self.draw(layout, densities, generator)
+
+    # A client, every round
+
+    def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
+        """The mask under which the client starts, given the one its budget ``offered``."""
+        return offered
+
+    def on_client_start(self, client: ClientState, context: ClientContext) -> None:
+        """Weights and mask have arrived; the optimiser does not exist yet."""
+
+    def on_dense_gradients(self, client: ClientState, step: int) -> None:
+        """After every backward pass, before gradients are masked, clipped and applied. ``step`` counts from 0."""
+
+    def on_batch_end(self, client: ClientState, step: int) -> None:
+        """After every optimiser step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
+
+    def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
+        """After the last step; what is returned joins the report to the server as its extra tensors."""
+        return {}
+
+    # The server, every round
+
+    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+        """``server.weights`` are the new aggregate: vote, then prune to the mask."""
+        server.mask = self.voter(server, ballots, self.density)
+        server.prune_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, in tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""

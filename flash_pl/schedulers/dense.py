@@ -1,0 +1,15 @@
+"""Dense: no pruning, the accuracy to reach."""
+
+import torch
+from torch import Tensor
+
+from flash_pl.schedulers.base import SparseScheduler
+from flash_pl.sparsity import Layout
+
+
+class Dense(SparseScheduler):
+    """Every weight is active in every client; plain federated training, whatever the target density."""
+
+    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
+        self.density = 1.0
+        return torch.ones(layout.maskable, dtype=torch.bool)

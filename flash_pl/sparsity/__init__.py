@@ -1,0 +1,55 @@
+"""Masks and densities: tensors only, nothing of Lightning, clients or servers."""
+
+from flash_pl.sparsity.budget import SparsityBudget, Tier
+from flash_pl.sparsity.density import (
+    ERK,
+    Distribution,
+    Given,
+    Rescale,
+    ScaleDown,
+    ScaleOnce,
+    Uniform,
+    WaterFill,
+    allot,
+    total_count,
+    water_fill,
+)
+from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw
+from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreserving
+from flash_pl.sparsity.layout import Layout, Slot
+from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch
+from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
+from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
+
+__all__ = [
+    "ERK",
+    "AsDrawn",
+    "BernoulliDraw",
+    "BernoulliMove",
+    "Distribution",
+    "Draw",
+    "ExactDraw",
+    "Given",
+    "Initialisation",
+    "Layout",
+    "Move",
+    "Moved",
+    "Rescale",
+    "ScaleDown",
+    "ScaleOnce",
+    "SizeAwareMove",
+    "Slot",
+    "SparsityBudget",
+    "Tier",
+    "Uniform",
+    "VariancePreserving",
+    "WaterFill",
+    "allot",
+    "mismatch",
+    "pairwise_mismatch",
+    "random_k",
+    "top_k",
+    "top_k_by_layer",
+    "total_count",
+    "water_fill",
+]

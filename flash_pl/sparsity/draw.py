@@ -1,0 +1,37 @@
+"""Random masks of given layer densities."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flash_pl.sparsity.density import allot, total_count
+from flash_pl.sparsity.layout import Layout
+from flash_pl.sparsity.select import random_k
+
+
+class Draw(Protocol):
+    """Draws a mask (bool ``[layout.maskable]``, CPU) with layer densities float64 ``[layers]``."""
+
+    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ExactDraw:
+    """Exactly round(d n) ones in all, d_l n_l rounded up or down in every layer."""
+
+    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
+        ideal = densities * layout.sizes
+        target = float(ideal.sum()) / int(layout.sizes.sum())
+        counts = allot(ideal, layout.sizes, total_count(layout.sizes, target))
+        layers = zip(layout.sizes.tolist(), counts.tolist(), strict=True)
+        return torch.cat([random_k(torch.ones(size, dtype=torch.bool), k, generator) for size, k in layers])
+
+
+@dataclass(frozen=True)
+class BernoulliDraw:
+    """Each weight on its own with probability d_l; the density is met in expectation only (the authors' code)."""
+
+    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.rand(layout.maskable, generator=generator) < densities.float().repeat_interleave(layout.sizes)

@@ -1,0 +1,117 @@
+"""Where each tensor of a module lives in one flat vector, the arena."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from flash_pl.errors import ConfigError
+
+MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one tensor in the arena: ``arena[start:stop]`` seen with the tensor's own shape and strides."""
+
+    name: str
+    start: int
+    stop: int
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    def view(self, flat: Tensor) -> Tensor:
+        """The tensor inside ``flat``; writing to it writes to ``flat``."""
+        return flat.as_strided(self.shape, self.stride, flat.storage_offset() + self.start)
+
+
+class Layout:
+    """The plan of the arena: maskable weights first, then all other parameters, then floating-point buffers.
+
+    Keeping a model in one vector makes sending, averaging and saving it a single operation, and lets a mask be one flat
+    tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers are not
+    part of it: they stay with the module and are neither sent nor averaged.
+
+    Args:
+        module: the model whose tensors are laid out.
+        exclude: layer names or globs (``"fc"``, ``"layer4.*"``) whose weights are never masked.
+        exclude_first_last: also leave out the first and the last maskable layer.
+
+    Raises:
+        ConfigError: a pattern matches no layer, or nothing is left to mask.
+        ValueError: tensors of different dtypes or devices, or a tensor whose elements overlap or have gaps.
+    """
+
+    def __init__(self, module: nn.Module, exclude: Sequence[str] = (), exclude_first_last: bool = False) -> None:
+        maskable = _maskable_names(module, exclude, exclude_first_last)
+        parameters = dict(module.named_parameters())
+        buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+        order = maskable + [name for name in parameters if name not in maskable] + list(buffers)
+        tensors = parameters | buffers
+        if len({(t.dtype, t.device) for t in tensors.values()}) > 1:
+            raise ValueError("all parameters and floating-point buffers must share one dtype and device")
+        slots, start = [], 0
+        for name in order:
+            tensor = tensors[name]
+            if not _is_dense(tensor):
+                raise ValueError(f"{name}: its elements overlap or have gaps in memory; make it contiguous first")
+            slots.append(Slot(name, start, start + tensor.numel(), tensor.shape, tensor.stride()))
+            start += tensor.numel()
+        self.slots = tuple(slots)
+        self.layers = self.slots[: len(maskable)]
+        self.size = start
+        self.maskable = self.layers[-1].stop
+        self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
+
+    def flatten_(self, module: nn.Module) -> Tensor:
+        """Move the module's tensors into a new arena, re-point them there and return it (1-d, ``size`` elements)."""
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        first = tensors[self.slots[0].name]
+        arena = torch.empty(self.size, dtype=first.dtype, device=first.device)
+        for slot in self.slots:
+            slot.view(arena).copy_(tensors[slot.name].detach())
+            tensors[slot.name].data = slot.view(arena)
+        return arena
+
+    def split(self, flat: Tensor) -> Iterator[Tensor]:
+        """The maskable layers of an arena or a mask, each as a flat view."""
+        return (flat[layer.start : layer.stop] for layer in self.layers)
+
+    def counts(self, mask: Tensor) -> Tensor:
+        """Active weights per layer, int64 ``[layers]``, on the CPU."""
+        return torch.stack([part.sum() for part in self.split(mask)]).cpu()
+
+    def densities(self, mask: Tensor) -> Tensor:
+        """Layer densities d_l = nnz(M_l) / n_l, float64 ``[layers]``, on the CPU."""
+        return self.counts(mask).double() / self.sizes
+
+
+def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_last: bool) -> list[str]:
+    layers = [name for name, layer in module.named_modules() if isinstance(layer, MASKABLE)]
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise ConfigError("exclude", pattern, f"a name or glob of one of the layers {', '.join(layers)}")
+    if exclude_first_last:
+        layers = layers[1:-1]
+    kept = [name for name in layers if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+    if not kept:
+        raise ConfigError("exclude", list(exclude), "a choice that leaves at least one Linear or Conv layer to mask")
+    # A weight that two layers share appears once among the parameters.
+    parameters = dict(module.named_parameters())
+    return [
+        f"{name}.weight" if name else "weight"
+        for name in kept
+        if (f"{name}.weight" if name else "weight") in parameters
+    ]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one block of memory exactly once, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted((st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,31 @@
+"""Sparse mask mismatch: how far two masks are from consensus."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mismatch(a: Tensor, b: Tensor) -> float:
+    """SM = 1 - |A and B| / |A or B|, the Jaccard distance; 0 for two empty masks.
+
+    >>> mismatch(torch.tensor([True, True, False]), torch.tensor([False, True, True]))
+    0.6666666666666667
+    """
+    if a is b:
+        return 0.0
+    union = int((a | b).sum())
+    return 1 - int((a & b).sum()) / union if union else 0.0
+
+
+def pairwise_mismatch(masks: Sequence[Tensor]) -> float:
+    """Mean mismatch over all pairs of masks (each bool ``[n]``); 0 for fewer than two."""
+    if len(masks) < 2 or all(mask is masks[0] for mask in masks):
+        return 0.0
+    stacked = torch.stack(list(masks)).float()
+    both = (stacked @ stacked.T).double()
+    count = both.diagonal()
+    either = count[:, None] + count[None, :] - both
+    distance = torch.where(either > 0, 1 - both / either.clamp(min=1), 0.0)
+    pairs = torch.triu_indices(len(masks), len(masks), offset=1)
+    return float(distance[pairs[0], pairs[1]].mean())

@@ -1,0 +1,40 @@
+"""Exact choices among the weights of a layer: the k largest, or k at random."""
+
+import torch
+from torch import Tensor
+
+from flash_pl.sparsity.layout import Layout
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """A bool mask with exactly ``k`` ones at the largest of the 1-d ``scores``; equal scores go by position.
+
+    ``torch.topk`` promises no order among equals, which would let two devices disagree on a mask. Scores that are not a
+    number count as the smallest.
+    """
+    if k <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if k >= scores.numel():
+        return torch.ones_like(scores, dtype=torch.bool)
+    scores = scores.nan_to_num(nan=-torch.inf)
+    threshold = scores.topk(k).values.min()
+    chosen = scores > threshold
+    ties = (scores == threshold).nonzero().squeeze(1)
+    chosen[ties[: k - int(chosen.sum())]] = True
+    return chosen
+
+
+def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """A bool mask with exactly ``k`` ones drawn without replacement among the ones of the 1-d bool ``candidates``."""
+    places = candidates.nonzero().squeeze(1)
+    chosen = torch.zeros_like(candidates)
+    chosen[places[torch.randperm(len(places), generator=generator)[:k].to(places.device)]] = True
+    return chosen
+
+
+def top_k_by_layer(layout: Layout, scores: Tensor, counts: Tensor, within: Tensor | None = None) -> Tensor:
+    """In every layer the ``counts[l]`` largest scores, among the ones of the mask ``within`` if it is given."""
+    if within is not None:
+        scores = torch.where(within, scores[: layout.maskable], -torch.inf)
+    parts = zip(layout.split(scores), counts.tolist(), strict=True)
+    return torch.cat([top_k(part, k) for part, k in parts])

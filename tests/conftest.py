@@ -1,0 +1,61 @@
+"""Small modules and data that the tests share."""
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flash_pl.data import Dirichlet, Synthetic
+
+torch.set_num_threads(1)
+
+
+class Unaware(L.LightningModule):
+    """A user's module that has never heard of federated training."""
+
+    def __init__(self, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * 36, 16),
+            nn.ReLU(),
+            nn.Linear(16, 4),
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self.net(batch[0])
+        self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
+        self.log("val_acc", (logits.argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        h = self.hparams
+        return torch.optim.SGD(self.parameters(), h.lr, momentum=h.momentum, weight_decay=h.weight_decay)
+
+
+@pytest.fixture
+def unaware() -> type[Unaware]:
+    return Unaware
+
+
+@pytest.fixture
+def tiny_data() -> Synthetic:
+    """8 clients with 20 images 8x8 of 4 classes each."""
+    return Synthetic(
+        samples=160,
+        test_samples=40,
+        classes=4,
+        shape=(1, 8, 8),
+        clients=8,
+        partition=Dirichlet(1.0),
+        batch_size=8,
+        seed=1,
+    )

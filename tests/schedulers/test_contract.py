@@ -1,0 +1,94 @@
+"""What every scheduler must keep, in a real federated run."""
+
+import pytest
+import torch
+
+from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
+from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
+from flash_pl.sparsity import total_count
+
+STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
+SCHEDULERS = {
+    "base": SparseScheduler,
+    "dense": Dense,
+    "dst": DynamicSparseTraining,
+    "nst": NST,
+    "pdst": PDST,
+    "spdst": lambda: SPDST(sensitivity=STAGE_1),
+    "jmwst": lambda: JMWST(sensitivity=STAGE_1),
+    "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, vote_interval=2),
+}
+
+
+def every_subclass(cls: type) -> set[type]:
+    return {cls}.union(*(every_subclass(sub) for sub in cls.__subclasses__()))
+
+
+def test_no_shipped_scheduler_is_left_out():
+    shipped = {cls for cls in every_subclass(SparseScheduler) if cls.__module__.startswith("flash_pl.")}
+    assert shipped == {type(make()) for make in SCHEDULERS.values()}
+
+
+class Watch:
+    """Checks every client's report and every round's server."""
+
+    def __init__(self, density: float) -> None:
+        self.density, self.reports, self.rows = density, 0, []
+
+    def on_client_end(self, loop, report):
+        expected = total_count(loop.server.layout.sizes, self.density)
+        assert int(report.mask.sum()) == expected
+        assert not report.weights[: loop.server.layout.maskable][~report.mask].any()
+        assert torch.equal(report.densities, loop.server.layout.densities(report.mask))
+        self.reports += 1
+
+    def on_round_end(self, loop, row):
+        assert int(loop.server.mask.sum()) == total_count(loop.server.layout.sizes, self.density)
+        self.rows.append(row)
+
+
+def run(make, unaware, data, rounds=3, ckpt_path=None, callbacks=()):
+    torch.manual_seed(7)
+    scheduler = make()
+    watch = Watch(1.0 if isinstance(scheduler, Dense) else 0.2)
+    trainer = FederatedTrainer(
+        scheduler, density=0.2, rounds=rounds, cohort=3, seed=1, accelerator="cpu", callbacks=[watch, *callbacks]
+    )
+    return trainer.fit(unaware(), data, ckpt_path=ckpt_path), watch
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_exact_counts_zeros_and_repeatability(name, unaware, tiny_data):
+    loop, watch = run(SCHEDULERS[name], unaware, tiny_data)
+    assert watch.reports == 9 and len(watch.rows) == 3
+    again, _ = run(SCHEDULERS[name], unaware, tiny_data)
+    assert torch.equal(loop.server.weights, again.server.weights) and torch.equal(loop.server.mask, again.server.mask)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_resumed_run_is_the_uninterrupted_one(name, unaware, tiny_data, tmp_path):
+    from flash_pl.callbacks import Checkpoint
+
+    whole, _ = run(SCHEDULERS[name], unaware, tiny_data, rounds=4)
+    run(SCHEDULERS[name], unaware, tiny_data, rounds=2, callbacks=[Checkpoint(tmp_path)])
+    resumed, watch = run(SCHEDULERS[name], unaware, tiny_data, rounds=4, ckpt_path=tmp_path / "last.ckpt")
+    assert len(watch.rows) == 2
+    assert torch.equal(whole.server.weights, resumed.server.weights)
+    assert torch.equal(whole.server.mask, resumed.server.mask)
+    ignored = {"seconds", "seconds_train"}
+    assert {k: v for k, v in whole.metrics.items() if k not in ignored} == {
+        k: v for k, v in resumed.metrics.items() if k not in ignored
+    }
+
+
+def test_the_mismatches_tell_the_methods_apart(unaware, tiny_data):
+    rows = {name: run(SCHEDULERS[name], unaware, tiny_data)[1].rows for name in ("nst", "pdst", "jmwst")}
+    assert all(row["mismatch_clients"] == row["mismatch_temporal"] == 0 for row in rows["pdst"])
+    assert all(row["mismatch_clients"] > 0 for row in rows["nst"] + rows["jmwst"])
+    assert rows["nst"][-1]["density_union"] > 0.2
+
+
+def test_frozen_rounds_of_jmwst_move_nothing(unaware, tiny_data):
+    _, watch = run(SCHEDULERS["jmwst every second round"], unaware, tiny_data)
+    assert [row["mismatch_clients"] > 0 for row in watch.rows] == [True, False, True]
+    assert watch.rows[1]["moved"] == 0

@@ -1,0 +1,90 @@
+"""Layer densities: exact budgets under clipping and rounding."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from flash_pl.errors import ConfigError
+from flash_pl.sparsity import ERK, Given, Layout, ScaleDown, ScaleOnce, Uniform, allot, total_count, water_fill
+
+layers = st.lists(st.tuples(st.integers(1, 5000), st.just(0.0) | st.floats(1e-6, 1)), min_size=1, max_size=8)
+
+
+@given(layers, st.floats(0.001, 1))
+def test_water_fill_meets_the_target_exactly_and_stays_in_range(layers, target):
+    sizes = torch.tensor([size for size, _ in layers])
+    densities = torch.tensor([density for _, density in layers], dtype=torch.float64)
+    filled = water_fill(densities, sizes, target)
+    assert (filled >= 0).all() and (filled <= 1).all()
+    assert float((filled * sizes).sum()) == pytest.approx(target * int(sizes.sum()), rel=1e-9, abs=1e-9)
+
+
+@given(layers, st.floats(0.001, 1))
+def test_water_fill_keeps_proportions_below_the_clip(layers, target):
+    sizes = torch.tensor([size for size, _ in layers])
+    densities = torch.tensor([0.01 + density for _, density in layers], dtype=torch.float64)
+    filled = water_fill(densities, sizes, target)
+    ratios = (filled / densities)[filled < 1]
+    if len(ratios):
+        torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), rtol=1e-9, atol=0)
+        # A full layer is one that the common ratio would overfill.
+        assert (densities[filled == 1] * ratios[0] >= 1 - 1e-9).all()
+
+
+@given(layers, st.floats(0.001, 1))
+def test_allot_sums_exactly_within_capacity(layers, target):
+    sizes = torch.tensor([size for size, _ in layers])
+    total = total_count(sizes, target)
+    counts = allot(water_fill(torch.tensor([d for _, d in layers]), sizes, target) * sizes, sizes, total)
+    assert int(counts.sum()) == total
+    assert (counts >= 0).all() and (counts <= sizes).all()
+    if total >= len(sizes):
+        assert (counts >= 1).all()
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=6), st.data())
+def test_allot_copes_with_an_ideal_far_from_the_total(sizes, data):
+    capacity = torch.tensor(sizes)
+    total = data.draw(st.integers(0, sum(sizes)))
+    ideal = torch.tensor(data.draw(st.lists(st.floats(0, 300), min_size=len(sizes), max_size=len(sizes))))
+    counts = allot(ideal.double(), capacity, total)
+    assert int(counts.sum()) == total and (counts <= capacity).all() and (counts >= 0).all()
+
+
+def test_allot_refuses_more_than_fits():
+    with pytest.raises(ValueError, match="do not fit"):
+        allot(torch.tensor([1.0]), torch.tensor([1]), 2)
+
+
+@pytest.fixture
+def layout():
+    return Layout(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(400, 10)))
+
+
+@pytest.mark.parametrize("distribution", [Uniform(), ERK(), Given({"0": 1.0, "1": 0.5, "2": 0.01})])
+@pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
+def test_distributions_meet_the_target(layout, distribution, density):
+    densities = distribution(layout, density)
+    assert float((densities * layout.sizes).sum()) == pytest.approx(density * layout.maskable)
+
+
+def test_erk_by_hand():
+    layout = Layout(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Linear(20, 10)))
+    densities = ERK()(layout, 0.05)
+    scale = (4 + 2 + 3 + 3) / 72, (20 + 10) / 200
+    assert float(densities[0] / densities[1]) == pytest.approx(scale[0] / scale[1])
+
+
+def test_given_names_the_layers(layout):
+    with pytest.raises(ConfigError, match="one number for each of the layers 0, 1, 2"):
+        Given({"0": 1.0})(layout, 0.5)
+
+
+def test_authors_rescaling_loses_what_it_clips_and_never_fills_up():
+    sizes, densities = torch.tensor([100, 1000]), torch.tensor([0.9, 0.01], dtype=torch.float64)
+    once = ScaleOnce()(densities, sizes, 0.2)
+    assert once[0] == 1 and float((once * sizes).sum()) < 0.2 * 1100
+    assert torch.equal(ScaleDown()(densities, sizes, 0.9), densities)
+    assert float((ScaleDown()(densities, sizes, 0.05) * sizes).sum()) == pytest.approx(0.05 * 1100)

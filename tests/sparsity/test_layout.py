@@ -1,0 +1,73 @@
+"""The arena: views, order, what is masked, what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from flash_pl.errors import ConfigError
+from flash_pl.sparsity import Layout
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2)
+    )
+
+
+def test_maskable_weights_come_first_and_buffers_last():
+    layout = Layout(network())
+    assert [layer.name for layer in layout.layers] == ["0.weight", "4.weight", "5.weight"]
+    assert [slot.name for slot in layout.slots[-2:]] == ["1.running_mean", "1.running_var"]
+    assert layout.maskable == 3 * 4 * 9 + 16 * 8 + 8 * 2
+    assert all(a.stop == b.start for a, b in zip(layout.slots, layout.slots[1:], strict=False))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_flatten_keeps_values_strides_and_the_function(memory_format):
+    module = network().to(memory_format=memory_format).eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    images = torch.randn(2, 3, 4, 4)
+    expected = module(images)
+    layout = Layout(module)
+    arena = layout.flatten_(module)
+    assert arena.numel() == layout.size
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]) and value.stride() == before[name].stride()
+    assert torch.equal(module(images), expected)
+    arena.zero_()
+    assert all(not p.any() for p in module.parameters())
+
+
+def test_training_the_module_writes_to_the_arena():
+    module = network()
+    layout = Layout(module)
+    arena = layout.flatten_(module)
+    before = arena.clone()
+    module(torch.randn(2, 3, 4, 4)).sum().backward()
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    assert not torch.equal(arena, before)
+    assert torch.equal(layout.layers[0].view(arena), module[0].weight)
+
+
+def test_exclude_by_name_glob_and_position():
+    assert [s.name for s in Layout(network(), exclude=["4"]).layers] == ["0.weight", "5.weight"]
+    assert [s.name for s in Layout(network(), exclude=["[45]"]).layers] == ["0.weight"]
+    assert [s.name for s in Layout(network(), exclude_first_last=True).layers] == ["4.weight"]
+
+
+def test_a_pattern_without_a_layer_is_an_error_that_names_the_layers():
+    with pytest.raises(ConfigError, match="'head' is not allowed.*0, 4, 5"):
+        Layout(network(), exclude=["head"])
+    with pytest.raises(ConfigError, match="at least one"):
+        Layout(network(), exclude=["*"])
+
+
+def test_tied_weights_appear_once():
+    module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    module[1].weight = module[0].weight
+    assert Layout(module).size == 16
+
+
+def test_mixed_dtypes_are_refused():
+    with pytest.raises(ValueError, match="one dtype"):
+        Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))

@@ -1,0 +1,144 @@
+"""Random masks, moves, nested masks and mismatch: exact counts in every case."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flash_pl.errors import ConfigError
+from flash_pl.seeding import generator
+from flash_pl.sparsity import (
+    BernoulliDraw,
+    BernoulliMove,
+    ExactDraw,
+    Layout,
+    Move,
+    SizeAwareMove,
+    SparsityBudget,
+    Tier,
+    Uniform,
+    mismatch,
+    pairwise_mismatch,
+    total_count,
+)
+from flash_pl.sparsity.move import drop_counts, redistribute
+
+LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
+seeds, densities = st.integers(0, 10_000), st.floats(0.02, 0.98)
+
+
+def random_mask(density: float, seed: int) -> torch.Tensor:
+    return ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask"))
+
+
+def random_weights(seed: int) -> torch.Tensor:
+    return torch.randn(LAYOUT.size, generator=generator(seed, "weights"))
+
+
+@given(densities, seeds)
+def test_exact_draw_has_exactly_d_n_ones(density, seed):
+    assert int(random_mask(density, seed).sum()) == total_count(LAYOUT.sizes, density)
+
+
+def test_bernoulli_draw_meets_the_density_in_expectation():
+    draws = [BernoulliDraw()(LAYOUT, Uniform()(LAYOUT, 0.3), generator(s, "mask")).float().mean() for s in range(50)]
+    assert torch.stack(draws).mean() == pytest.approx(0.3, abs=0.01) and torch.stack(draws).std() > 0
+
+
+@given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), SizeAwareMove()]))
+@settings(max_examples=60)
+def test_a_move_keeps_the_total_and_drops_the_smallest(density, rate, seed, move):
+    mask, weights = random_mask(density, seed), random_weights(seed)
+    weights[: LAYOUT.maskable] *= mask
+    before = weights.clone()
+    moved = move(LAYOUT, weights, mask, rate, generator(seed, "move"))
+    assert torch.equal(weights, before)
+    assert int(moved.mask.sum()) == int(mask.sum())
+    assert bool((moved.survivors <= mask).all()) and bool((moved.survivors <= moved.mask).all())
+    for part, old, kept in zip(LAYOUT.split(weights), LAYOUT.split(mask), LAYOUT.split(moved.survivors), strict=True):
+        gone = old & ~kept
+        if gone.any() and kept.any():
+            assert part[gone].abs().max() <= part[kept].abs().min()
+
+
+def test_drop_counts_by_hand():
+    active, sizes = torch.tensor([90, 10]), torch.tensor([100, 1000])
+    # The first layer is nearly dense and has more than its share: at most its sparsity of 0.1 goes.
+    assert drop_counts(active, sizes, torch.tensor([0.8, 0.2]), 0.25).tolist() == [math.ceil(0.1 * 90), 3]
+    assert drop_counts(active, sizes, torch.tensor([0.2, 0.8]), 0.25).tolist() == [23, 3]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.integers(0, 500)), min_size=1, max_size=6), st.data())
+def test_redistribute_spreads_all_within_the_limit(layers, data):
+    shares = torch.tensor([share for share, _ in layers], dtype=torch.float64)
+    free = torch.tensor([places for _, places in layers])
+    total = data.draw(st.integers(0, int(free.sum())))
+    grown = redistribute(shares / shares.sum(), free, total)
+    assert float(grown.sum()) == pytest.approx(total, abs=1e-6)
+    limit = (free * 0.99).floor()
+    if total < float(limit.sum()):
+        assert (grown <= limit + 1e-9).all()
+
+
+def test_bernoulli_move_may_regrow_a_dropped_weight_with_its_old_value():
+    mask, weights = random_mask(0.9, 0), random_weights(0)
+    moved = BernoulliMove()(LAYOUT, weights, mask, 0.5, generator(0, "move"))
+    plain = Move()(LAYOUT, weights, mask, 0.5, generator(0, "move"))
+    assert int((moved.survivors & ~plain.survivors).sum()) > 0
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4, unique=True), densities, seeds)
+def test_tiers_are_nested_with_exact_counts(levels, density, seed):
+    levels = sorted(levels)
+    budget = SparsityBudget([Tier(level, 1 / len(levels)) for level in levels], clients=20, seed=seed)
+    mask = random_mask(density, seed)
+    masks = budget.nest(LAYOUT, mask, random_weights(seed))
+    assert masks[-1] is mask
+    for smaller, larger in zip(masks, masks[1:], strict=False):
+        assert bool((smaller <= larger).all())
+    for tier, nested in zip(budget.tiers, masks, strict=True):
+        assert int(nested.sum()) == round(tier.density / levels[-1] * int(mask.sum()))
+
+
+def test_clients_belong_to_tiers_by_share_for_life():
+    tiers = [Tier(0.05, 0.3), Tier(0.075, 0.3), Tier(0.1, 0.4)]
+    budget = SparsityBudget(tiers, clients=10, seed=3)
+    assert sorted(budget.tier(client) for client in range(10)) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert [budget.tier(c) for c in range(10)] == [SparsityBudget(tiers, 10, 3).tier(c) for c in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("tiers", "words"),
+    [
+        ([], r"densities in \(0, 1\]"),
+        ([Tier(0.2, 0.5), Tier(0.1, 0.5)], "increase"),
+        ([Tier(0.1, 0.5), Tier(1.5, 0.5)], r"densities in \(0, 1\]"),
+        ([Tier(0.1, 0.5), Tier(0.2, 0.6)], "sum to 1"),
+        ([Tier(0.1, -0.5), Tier(0.2, 1.5)], "above 0"),
+    ],
+)
+def test_impossible_tiers_are_named(tiers, words):
+    with pytest.raises(ConfigError, match=words):
+        SparsityBudget(tiers, clients=10)
+
+
+masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=5)
+
+
+@given(masks)
+def test_pairwise_mismatch_is_the_mean_of_jaccard_distances(masks):
+    tensors = [torch.tensor(mask) for mask in masks]
+
+    def jaccard(a: list[bool], b: list[bool]) -> float:
+        one, two = ({i for i, bit in enumerate(mask) if bit} for mask in (a, b))
+        return 1 - len(one & two) / len(one | two) if one | two else 0.0
+
+    pairs = [(i, j) for i in range(len(masks)) for j in range(i)]
+    for i, j in pairs:
+        assert mismatch(tensors[i], tensors[j]) == pytest.approx(jaccard(masks[i], masks[j]))
+    # An empty pair counts as agreeing in both.
+    expected = sum(mismatch(tensors[i], tensors[j]) for i, j in pairs) / len(pairs)
+    assert pairwise_mismatch(tensors) == pytest.approx(expected)

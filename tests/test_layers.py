@@ -1,0 +1,43 @@
+"""Files import only from their own layer's package and from the layers above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import flash_pl
+
+ROOT = Path(flash_pl.__file__).parent
+# A part may import from the parts listed for it, and from itself.
+L0 = {"seeding", "errors"}
+ALLOWED = {
+    "seeding": set(),
+    "errors": set(),
+    "sparsity": L0,
+    "data": L0,
+    "models": L0,
+    "report": L0 | {"sparsity"},
+    "client": L0 | {"sparsity", "report"},
+    "server": L0 | {"sparsity", "report"},
+    "schedulers": L0 | {"sparsity", "report", "client", "server"},
+    "loops": L0 | {"sparsity", "data", "report", "client", "server", "schedulers"},
+    "callbacks": L0 | {"sparsity", "data", "report", "client", "server", "schedulers", "loops"},
+}
+
+
+def imported_parts(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        parts |= {name.split(".")[1] for name in names if name and name.startswith("flash_pl.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+    return parts
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_downwards(part):
+    files = [ROOT / f"{part}.py"] if (ROOT / f"{part}.py").exists() else sorted((ROOT / part).rglob("*.py"))
+    assert files
+    for path in files:
+        assert imported_parts(path) <= ALLOWED[part] | {part}, path
