@@ -80,7 +80,7 @@ class LocalLoop:
         module, fabric = client.module, self.fabric
         with fabric.autocast():
             output = module.training_step(batch, index)
-        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output  # type: ignore[assignment]
+        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
         module.on_before_zero_grad(optimizer)
         module.optimizer_zero_grad(module.current_epoch, index, optimizer)
         if loss is None:  # the Trainer, too, skips such a batch

@@ -26,7 +26,8 @@ class Mine(FederatedDataModule):
 
 
 def owned(owners: list[int], **keywords: object) -> TensorData:
-    split = Samples(torch.zeros(len(owners), 1, 2, 2), torch.zeros(len(owners), dtype=torch.int64), torch.tensor(owners))
+    labels = torch.zeros(len(owners), dtype=torch.int64)
+    split = Samples(torch.zeros(len(owners), 1, 2, 2), labels, torch.tensor(owners))
     return TensorData(split, split, **keywords)  # type: ignore[arg-type]
 
 

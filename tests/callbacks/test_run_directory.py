@@ -1,0 +1,86 @@
+"""metrics.csv, checkpoints, logged groups."""
+
+import csv
+
+import lightning as L
+import pytest
+import torch
+
+from flash_pl import NST, PDST, ConfigError, FederatedTrainer
+from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar, read_checkpoint
+
+
+def trainer(tmp_path, scheduler=None, rounds=3, **settings):
+    callbacks = [MetricsCSV(tmp_path), Checkpoint(tmp_path, every=2, extra={"note": "x"}), Board(), ProgressBar()]
+    scheduler = scheduler or PDST()
+    return FederatedTrainer(
+        scheduler, density=0.2, rounds=rounds, cohort=2, accelerator="cpu", callbacks=callbacks, **settings
+    )
+
+
+def table(tmp_path):
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
+    trainer(tmp_path).fit(unaware(), tiny_data)
+    first = table(tmp_path)
+    assert [row["round"] for row in first] == ["1", "2", "3"]
+    trainer(tmp_path, rounds=5).fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
+    rows = table(tmp_path)
+    assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
+
+
+def test_a_checkpoint_opens_in_lightning_and_validates(unaware, tiny_data, tmp_path):
+    loop = trainer(tmp_path, NST()).fit(unaware(), tiny_data)
+    path = tmp_path / "last.ckpt"
+    plain = unaware.load_from_checkpoint(path)
+    assert type(plain) is unaware
+    for slot in loop.server.layout.layers:
+        assert torch.equal(dict(plain.named_parameters())[slot.name], slot.view(loop.server.masked()))
+    stock = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    metrics = stock.validate(plain, datamodule=tiny_data, verbose=False)[0]
+    assert metrics["val_acc"] == pytest.approx(loop.metrics["val_acc"])
+    again = trainer(tmp_path / "other", NST()).validate(unaware(), tiny_data, ckpt_path=path)
+    assert again["val_acc"] == loop.metrics["val_acc"] and again["val_acc_union"] == loop.metrics["val_acc_union"]
+    assert read_checkpoint(path)["flash_pl"]["extra"] == {"note": "x"}
+
+
+def test_torn_foreign_and_missing_checkpoints_are_one_clear_error(unaware, tiny_data, tmp_path):
+    trainer(tmp_path).fit(unaware(), tiny_data)
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes((tmp_path / "last.ckpt").read_bytes()[:2000])
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    for path, words in [(torn, "whole checkpoint"), (foreign, "schema"), (tmp_path / "none", "existing checkpoint")]:
+        with pytest.raises(ConfigError, match=words):
+            read_checkpoint(path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save(Hostile(), tmp_path / "hostile.ckpt")
+    with pytest.raises(ConfigError, match="whole checkpoint"):
+        read_checkpoint(tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_loggers_get_grouped_scalars(unaware, tiny_data, tmp_path):
+    class Recorder(L.pytorch.loggers.logger.DummyLogger):
+        def __init__(self):
+            super().__init__()
+            self.seen = {}
+
+        def log_metrics(self, metrics, step=None):
+            self.seen[step] = metrics
+
+    logger = Recorder()
+    trainer(tmp_path, logger=logger).fit(unaware(), tiny_data)
+    assert sorted(logger.seen) == [1, 2, 3]
+    assert {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"} <= logger.seen[
+        3
+    ].keys()

@@ -1,0 +1,137 @@
+"""A round: what is sent, averaged and evaluated."""
+
+import pytest
+import torch
+from torch import nn
+
+from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, RoundDecay
+from flash_pl.schedulers import Sensitivity
+from flash_pl.sparsity import AsDrawn, Tier, VariancePreserving
+
+
+def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
+    """Two clients of different size, trained apart with plain PyTorch, then averaged by samples."""
+    torch.manual_seed(3)
+    module = unaware(momentum=0.0, weight_decay=0.0)
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer = FederatedTrainer(Dense(), density=1.0, rounds=1, cohort=2, seed=5, accelerator="cpu")
+    loop = trainer.loop(module, tiny_data)
+    cohort = loop.sampler(8, 2, 5, 0)
+    expected = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
+    for client in cohort:
+        model = unaware()
+        model.load_state_dict(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batches = tiny_data.client_batches(client)
+        for images, labels in batches.shuffled(loop.context(client, len(batches)).generator("batches")):
+            loss = nn.functional.cross_entropy(model.net(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for name, value in model.state_dict().items():
+            expected[name] += value * batches.samples / sum(tiny_data.client_sizes[c] for c in cohort)
+    loop.run()
+    for slot in loop.server.layout.slots:
+        torch.testing.assert_close(slot.view(loop.server.weights), expected[slot.name].float(), rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_statistics_are_averaged(unaware, tiny_data):
+    loop = FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=4, accelerator="cpu").fit(unaware(), tiny_data)
+    slots = {slot.name: slot for slot in loop.server.layout.slots}
+    assert slots["net.1.running_mean"].view(loop.server.weights).abs().sum() > 0
+
+
+def test_learning_rates_follow_the_round(unaware, tiny_data):
+    rates = []
+
+    class Spy:
+        def on_client_end(self, loop, report):
+            rates.append(loop.client.optimizer.param_groups[0]["lr"])
+
+    trainer = FederatedTrainer(
+        PDST(), rounds=3, cohort=1, density=0.5, decay=RoundDecay(0.01, 2), accelerator="cpu", callbacks=[Spy()]
+    )
+    trainer.fit(unaware(), tiny_data)
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
+    loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=4, accelerator="cpu").fit(unaware(), tiny_data)
+    assert loop.metrics["density"] == pytest.approx(0.2, abs=1e-3) and loop.metrics["density_union"] > 0.22
+    masked = loop.evaluation.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
+    assert loop.metrics["val_loss"] == masked["val_loss"]
+    union = loop.evaluation.run(loop.client, loop.server.union, tiny_data.val_dataloader())
+    assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
+
+
+def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data):
+    """What stage 1 trains is thrown away: the server still has its initial weights when stage 2 begins."""
+    torch.manual_seed(0)
+    module = unaware()
+    initial = {name: value.clone() for name, value in module.state_dict().items()}
+    scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), initialise=AsDrawn())
+    loop = FederatedTrainer(scheduler, density=0.2, rounds=1, cohort=1, accelerator="cpu").loop(module, tiny_data)
+    loop.find_first_mask()
+    for slot in loop.server.layout.slots:
+        assert torch.equal(slot.view(loop.server.weights), initial[slot.name])
+    densities = loop.server.layout.densities(loop.server.mask)
+    assert densities.max() - densities.min() > 0.05
+
+
+def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data):
+    loop = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
+    before = loop.server.weights.clone()
+    loop.find_first_mask()
+    layout = loop.server.layout
+    for old, new, d in zip(
+        layout.split(before), layout.split(loop.server.weights), layout.densities(loop.server.mask), strict=True
+    ):
+        torch.testing.assert_close(new, old / float(d) ** 0.5)
+    assert torch.equal(before[layout.maskable :], loop.server.weights[layout.maskable :])
+    assert isinstance(loop.scheduler.initialise, VariancePreserving)
+
+
+def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
+    seen = {}
+
+    class Spy:
+        def on_client_end(self, loop, report):
+            seen[report.client] = float(report.mask.float().mean())
+
+    tiers = [Tier(0.1, 0.5), Tier(0.2, 0.5)]
+    trainer = FederatedTrainer(
+        PDST(), density=0.2, rounds=1, cohort=8, tiers=tiers, accelerator="cpu", callbacks=[Spy()]
+    )
+    loop = trainer.fit(unaware(), tiny_data)
+    assert sorted(round(density, 2) for density in seen.values()) == [0.1] * 4 + [0.2] * 4
+    assert all(round(seen[c], 2) == tiers[loop.budget.tier(c)].density for c in seen)
+
+
+def test_the_callers_random_state_is_left_alone(unaware, tiny_data):
+    module = unaware()
+    state = torch.random.get_rng_state()
+    FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=2, accelerator="cpu").fit(module, tiny_data)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_network_is_wrapped_into_a_classifier(tiny_data):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    trainer = FederatedTrainer(PDST(), density=0.5, rounds=4, cohort=8, local_epochs=3, accelerator="cpu")
+    loop = trainer.fit(Classifier(network, classes=4), tiny_data)
+    assert loop.metrics["val_acc"] > 0.5  # four classes, so 0.25 by chance
+    assert trainer.validate(loop.client.module, tiny_data)["val_acc"] == loop.metrics["val_acc"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"density": 0.0}, "density: 0.0"),
+        ({"density": 1.2}, "density: 1.2"),
+        ({"rounds": 0}, "rounds: 0"),
+        ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
+        ({"tiers": [Tier(0.1, 1.0)]}, "a last tier of the server's density"),
+    ],
+)
+def test_impossible_settings_are_named(unaware, tiny_data, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        FederatedTrainer(PDST(), **({"density": 0.2, "accelerator": "cpu"} | settings)).fit(unaware(), tiny_data)
