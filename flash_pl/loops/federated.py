@@ -85,7 +85,7 @@ class FederatedLoop(Loop):
             ).run()
         mask = self.scheduler.initial_mask(self.server.layout, self.budget.density, found, generator(self.seed, "mask"))
         self.server.mask = mask.to(self.server.weights.device)
-        self.scheduler.initialise(self.server.layout, self.server.weights, self.server.mask)
+        self.scheduler.first_mask.initialise(self.server.layout, self.server.weights, self.server.mask)
 
     def on_advance_start(self) -> None:
         self.started = time.perf_counter()

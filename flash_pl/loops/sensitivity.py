@@ -22,7 +22,7 @@ class SensitivityLoop(Loop):
 
     Args:
         settings: how many clients, how long, how they move.
-        scheduler: the method whose distribution and draw make the first mask.
+        scheduler: the method, which makes the mask with which all start.
         on_client_end: called after each client with (clients done, clients in all).
     """
 
@@ -40,9 +40,7 @@ class SensitivityLoop(Loop):
     ) -> None:
         self.settings, self.local, self.client, self.server, self.data = settings, local, client, server, data
         self.density, self.seed, self.on_client_end = density, seed, on_client_end
-        self.trainee = DynamicSparseTraining(
-            settings.prune_rate, settings.move, scheduler.distribution, scheduler.draw, scheduler.rescale
-        )
+        self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, scheduler.first_mask)
 
     @property
     def done(self) -> bool:

@@ -10,17 +10,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.server import Keep, ServerState, Vote
-from flash_pl.sparsity import (
-    Distribution,
-    Draw,
-    ExactDraw,
-    Initialisation,
-    Layout,
-    Rescale,
-    Uniform,
-    VariancePreserving,
-    WaterFill,
-)
+from flash_pl.sparsity import FirstMask, Layout
 
 
 class SparseScheduler:
@@ -29,27 +19,15 @@ class SparseScheduler:
     As it stands every client trains under one random mask that never moves. A method overrides the hooks it needs.
 
     Args:
-        distribution: layer densities of the first mask, where no stage 1 finds them.
-        draw: how a random mask is drawn from layer densities.
-        rescale: how layer densities that stage 1 found are brought to the target.
-        initialise: what the first mask does to the initial weights.
+        first_mask: how the first mask is made.
     """
 
     sensitivity: Sensitivity | None = None  # stage 1, if the method has one
     voter: Vote = Keep()
-    density: float  # the target d, set by initial_mask
+    density: float  # the target d, from initial_mask
 
-    def __init__(
-        self,
-        distribution: Distribution | None = None,
-        draw: Draw | None = None,
-        rescale: Rescale | None = None,
-        initialise: Initialisation | None = None,
-    ) -> None:
-        self.distribution = distribution or Uniform()
-        self.draw = draw or ExactDraw()
-        self.rescale = rescale or WaterFill()
-        self.initialise = initialise or VariancePreserving()
+    def __init__(self, first_mask: FirstMask | None = None) -> None:
+        self.first_mask = first_mask or FirstMask()
 
     # The server, once
 
@@ -59,11 +37,7 @@ class SparseScheduler:
         ``found`` are the layer densities of stage 1 (float64 ``[layers]``), None if the method has no stage 1.
         """
         self.density = density
-        if found is None:
-            densities = self.distribution(layout, density)
-        else:
-            densities = self.rescale(found, layout.sizes, density)
-        return self.draw(layout, densities, generator)
+        return self.first_mask(layout, density, found, generator)
 
     # A client, every round
 

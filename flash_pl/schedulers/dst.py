@@ -3,7 +3,7 @@
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.sparsity import Distribution, Draw, Initialisation, Move, Rescale
+from flash_pl.sparsity import FirstMask, Move
 
 
 class DynamicSparseTraining(SparseScheduler):
@@ -15,19 +15,16 @@ class DynamicSparseTraining(SparseScheduler):
     Args:
         prune_rate: p, in (0, 1].
         move: how a mask moves.
-        distribution, draw, rescale, initialise: as in :class:`SparseScheduler`.
+        first_mask: as in :class:`SparseScheduler`.
     """
 
     def __init__(
         self,
         prune_rate: float = 0.25,
         move: Move | None = None,
-        distribution: Distribution | None = None,
-        draw: Draw | None = None,
-        rescale: Rescale | None = None,
-        initialise: Initialisation | None = None,
+        first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(distribution, draw, rescale, initialise)
+        super().__init__(first_mask)
         if not 0 < prune_rate <= 1:
             raise ConfigError("prune_rate", prune_rate, "a number in (0, 1]")
         self.prune_rate = prune_rate

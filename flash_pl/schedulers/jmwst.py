@@ -7,7 +7,7 @@ from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.server import AverageBudgetVote, ServerState, Vote
-from flash_pl.sparsity import Distribution, Draw, Initialisation, Move, Rescale
+from flash_pl.sparsity import FirstMask, Move
 
 
 class JMWST(DynamicSparseTraining):
@@ -20,7 +20,7 @@ class JMWST(DynamicSparseTraining):
         vote_interval: r_int, in rounds.
         voter: the vote, by default magnitude with averaged layer budgets.
         sensitivity: the settings of stage 1.
-        prune_rate, move, distribution, draw, rescale, initialise: as in :class:`DynamicSparseTraining`.
+        prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
 
     def __init__(
@@ -30,12 +30,9 @@ class JMWST(DynamicSparseTraining):
         sensitivity: Sensitivity | None = None,
         prune_rate: float = 0.25,
         move: Move | None = None,
-        distribution: Distribution | None = None,
-        draw: Draw | None = None,
-        rescale: Rescale | None = None,
-        initialise: Initialisation | None = None,
+        first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(prune_rate, move, distribution, draw, rescale, initialise)
+        super().__init__(prune_rate, move, first_mask)
         if vote_interval < 1:
             raise ConfigError("vote_interval", vote_interval, "an integer of at least 1")
         self.vote_interval = vote_interval

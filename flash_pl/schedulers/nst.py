@@ -10,7 +10,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.server import AverageBudgetVote, ServerState, Vote
-from flash_pl.sparsity import Distribution, Draw, Initialisation, Layout, Move, Rescale
+from flash_pl.sparsity import FirstMask, Layout, Move
 
 
 class NST(DynamicSparseTraining):
@@ -21,7 +21,7 @@ class NST(DynamicSparseTraining):
 
     Args:
         voter: picks that mask, by default magnitude with averaged layer budgets.
-        prune_rate, move, distribution, draw, rescale, initialise: as in :class:`DynamicSparseTraining`.
+        prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
 
     def __init__(
@@ -29,12 +29,9 @@ class NST(DynamicSparseTraining):
         voter: Vote | None = None,
         prune_rate: float = 0.25,
         move: Move | None = None,
-        distribution: Distribution | None = None,
-        draw: Draw | None = None,
-        rescale: Rescale | None = None,
-        initialise: Initialisation | None = None,
+        first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(prune_rate, move, distribution, draw, rescale, initialise)
+        super().__init__(prune_rate, move, first_mask)
         self.voter = voter or AverageBudgetVote()
         self.masks: dict[int, Tensor] = {}
 

@@ -2,7 +2,7 @@
 
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.sparsity import Distribution, Draw, Initialisation, Rescale
+from flash_pl.sparsity import FirstMask
 
 
 class SPDST(SparseScheduler):
@@ -10,17 +10,13 @@ class SPDST(SparseScheduler):
 
     Args:
         sensitivity: the settings of stage 1.
-        distribution: layer densities of the mask with which stage 1 starts.
-        draw, rescale, initialise: as in :class:`SparseScheduler`.
+        first_mask: as in :class:`SparseScheduler`.
     """
 
     def __init__(
         self,
         sensitivity: Sensitivity | None = None,
-        distribution: Distribution | None = None,
-        draw: Draw | None = None,
-        rescale: Rescale | None = None,
-        initialise: Initialisation | None = None,
+        first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(distribution, draw, rescale, initialise)
+        super().__init__(first_mask)
         self.sensitivity = sensitivity or Sensitivity()

@@ -15,6 +15,7 @@ from flash_pl.sparsity.density import (
     water_fill,
 )
 from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw
+from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch
@@ -29,6 +30,7 @@ __all__ = [
     "Distribution",
     "Draw",
     "ExactDraw",
+    "FirstMask",
     "Given",
     "Initialisation",
     "Layout",

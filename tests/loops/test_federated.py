@@ -6,7 +6,7 @@ from torch import nn
 
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, RoundDecay
 from flash_pl.schedulers import Sensitivity
-from flash_pl.sparsity import AsDrawn, Tier, VariancePreserving
+from flash_pl.sparsity import AsDrawn, FirstMask, Tier, VariancePreserving
 
 
 def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
@@ -69,7 +69,7 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
     torch.manual_seed(0)
     module = unaware()
     initial = {name: value.clone() for name, value in module.state_dict().items()}
-    scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), initialise=AsDrawn())
+    scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), first_mask=FirstMask(initialise=AsDrawn()))
     loop = FederatedTrainer(scheduler, density=0.2, rounds=1, cohort=1, accelerator="cpu").loop(module, tiny_data)
     loop.find_first_mask()
     for slot in loop.server.layout.slots:
@@ -88,7 +88,7 @@ def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data
     ):
         torch.testing.assert_close(new, old / float(d) ** 0.5)
     assert torch.equal(before[layout.maskable :], loop.server.weights[layout.maskable :])
-    assert isinstance(loop.scheduler.initialise, VariancePreserving)
+    assert isinstance(loop.scheduler.first_mask.initialise, VariancePreserving)
 
 
 def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
