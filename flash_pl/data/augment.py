@@ -27,7 +27,7 @@ class CropFlip:
         rows = offsets[0, :, None] + torch.arange(height)
         columns = torch.arange(width).expand(count, width)
         columns = offsets[1, :, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
-        padded = F.pad(images, [self.padding] * 4)
-        index = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
-        # Advanced indexing puts the channels last; they go back to the second place without a copy.
-        return padded.permute(0, 2, 3, 1)[tuple(i.to(images.device) for i in index)].permute(0, 3, 1, 2)
+        # Gathering from flat images by one index a pixel is several times faster than indexing with three tensors.
+        index = (rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]).view(count, 1, -1)
+        padded = F.pad(images, [self.padding] * 4).flatten(2)
+        return padded.gather(2, index.to(images.device).expand(-1, images.shape[1], -1)).view_as(images)

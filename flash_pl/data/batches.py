@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from flash_pl.errors import ConfigError
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Batch = tuple[Tensor, Tensor]
 
@@ -20,6 +22,8 @@ class Batches:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment | None = None) -> None:
+        if batch_size < 1:
+            raise ConfigError("batch_size", batch_size, "an integer of at least 1")
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
 
     def __len__(self) -> int:
@@ -39,10 +43,10 @@ class Batches:
         """One epoch in an order drawn from ``generator``, augmented."""
         order = torch.randperm(self.samples, generator=generator).to(self.images.device)
         for index in order.split(self.batch_size):
-            images = self.images[index]
+            images = self.images.index_select(0, index)
             if self.augment is not None:
                 images = self.augment(images, generator)
-            yield images, self.labels[index]
+            yield images, self.labels.index_select(0, index)
 
 
 class Shuffled:

@@ -1,5 +1,6 @@
 """How the training samples are dealt out to the clients. Every sample belongs to exactly one of them."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +79,8 @@ class UnbalancedDirichlet:
 
     def __post_init__(self) -> None:
         _check_alpha(self.alpha)
+        if self.min_samples < 1:
+            raise ConfigError("min_samples", self.min_samples, "an integer of at least 1")
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         even_sizes(len(labels), clients)
@@ -112,15 +115,22 @@ class LabelShards:
             raise ConfigError("shards_per_client", self.shards_per_client, "an integer of at least 1")
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
-        by_label = torch.cat(_shuffled_classes(labels, generator))
-        shards = by_label.split(even_sizes(len(labels), clients * self.shards_per_client))
-        order = torch.randperm(len(shards), generator=generator).view(clients, self.shards_per_client)
-        return [torch.cat([shards[i] for i in row]) for row in order.tolist()]
+        owned = even_sizes(len(labels), clients)
+        if owned[-1] < self.shards_per_client:
+            raise ConfigError("shards_per_client", self.shards_per_client, f"at most {owned[-1]}, a client's samples")
+        sizes = [size for own in owned for size in even_sizes(own, self.shards_per_client)]
+        # The shards lie in the queue in random order, each of the size that makes its client's share even.
+        order = torch.randperm(len(sizes), generator=generator).tolist()
+        queue = torch.cat(_shuffled_classes(labels, generator)).split([sizes[shard] for shard in order])
+        parts: list[list[Tensor]] = [[] for _ in range(clients)]
+        for shard, samples in zip(order, queue, strict=True):
+            parts[shard // self.shards_per_client].append(samples)
+        return [torch.cat(part) for part in parts]
 
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha > 0:
-        raise ConfigError("alpha", alpha, "a number above 0")
+    if not 0 < alpha < math.inf:
+        raise ConfigError("alpha", alpha, "a finite number above 0")
 
 
 def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:

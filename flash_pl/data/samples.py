@@ -24,6 +24,10 @@ class Samples:
     owners: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
+            raise ValueError(f"images: {self.images.dtype} is neither uint8 nor floating point")
+        if self.labels.dtype != torch.int64:
+            raise ValueError(f"labels: {self.labels.dtype} is not int64")
         n = len(self.images)
         if (
             self.images.ndim != 4
