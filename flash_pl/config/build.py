@@ -1,0 +1,128 @@
+"""From a resolved config to the objects of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from flash_pl.client import Classifier
+from flash_pl.config.component import instantiate
+from flash_pl.config.signature import locate, signature
+from flash_pl.data import FederatedData
+from flash_pl.errors import ConfigError
+from flash_pl.loops import EvaluationSchedule, RoundDecay
+from flash_pl.schedulers import SparseScheduler
+from flash_pl.seeding import derive
+from flash_pl.server import ClientSampler, FedAvg
+from flash_pl.sparsity import Layout, SparsityBudget, Tier
+from flash_pl.trainer import FederatedTrainer
+
+Config = Mapping[str, Any]
+
+
+def build_data(config: Config) -> FederatedData:
+    """The data module; nothing is loaded yet."""
+    short = {key: config[key] for key in ("clients", "batch_size", "seed")}
+    return instantiate("data", config["data"], FederatedData, fill=short)
+
+
+def build_module(config: Config, data: FederatedData) -> L.LightningModule:
+    """The LightningModule to train: the config's own class, or a :class:`Classifier` around the network it names.
+
+    The initial weights depend on the seed alone, so all methods start from the same ones; torch's global generator
+    is left as it was. Number of classes and image size come from the data, where the class asks for them.
+    """
+    known = _known_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
+    exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config["seed"], "weights"))
+        model = instantiate("model", _component(config["model"]), nn.Module, fill=known)
+    try:
+        Layout(model, exclude, first_last)  # complains now, and in the names that the config knows
+    except ConfigError as error:
+        raise ConfigError(f"model.{error.key}", error.value, error.allowed) from error
+    if _is_own_module(config):
+        return model
+    if "classes" not in known:
+        raise ConfigError("model", config["model"]["class_path"], "a LightningModule, since the data have no `classes`")
+    return Classifier(model, known["classes"], lr=config["lr"])
+
+
+def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = ()) -> FederatedTrainer:
+    """The trainer of the config's method.
+
+    Raises:
+        ConfigError: a component of the wrong kind, impossible tiers, a device that this machine lacks.
+    """
+    keys = config["trainer"]
+    tiers = [Tier(**tier) for tier in config["budget"]["tiers"] or ()] or None
+    if tiers:
+        SparsityBudget(tiers, config["clients"] or len(tiers), config["seed"])  # complains now, not after the data
+    if keys["threads"] is not None:
+        torch.set_num_threads(keys["threads"])
+    scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
+    aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
+    sampler = instantiate("sampler", config["sampler"], ClientSampler)
+    try:
+        return FederatedTrainer(
+            scheduler,
+            density=config["density"],
+            rounds=config["rounds"],
+            cohort=config["cohort"],
+            local_epochs=config["local_epochs"],
+            seed=config["seed"],
+            tiers=tiers,
+            aggregator=aggregator,
+            sampler=sampler,
+            decay=_decay(config),
+            exclude=_exclude(config),
+            exclude_first_last=config["model"]["exclude_first_last"],
+            evaluate=EvaluationSchedule(keys["eval_every"], keys["eval_last"]),
+            gradient_clip_val=keys["gradient_clip_val"],
+            gradient_clip_algorithm=keys["gradient_clip_algorithm"],
+            channels_last=keys["channels_last"],
+            accelerator=keys["accelerator"],
+            precision=keys["precision"],
+            callbacks=callbacks,
+            logger=logger,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError("trainer.accelerator", keys["accelerator"], f"what this machine has ({reason})") from error
+
+
+def _component(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key not in ("exclude", "exclude_first_last")}
+
+
+def _known_of(data: FederatedData) -> dict[str, Any]:
+    """What a model may want to know of the data."""
+    known: dict[str, Any] = {}
+    if (classes := getattr(data, "classes", None)) is not None:
+        known |= {"num_classes": classes, "classes": classes}
+    if (shape := getattr(data, "shape", None)) is not None:
+        known |= {"in_channels": shape[0], "image_size": shape[-1]}
+    return known
+
+
+def _is_own_module(config: Config) -> bool:
+    """Whether the config names a LightningModule, which is federated as it is, and not a network."""
+    target = locate("model.class_path", config["model"]["class_path"])
+    return isinstance(target, type) and issubclass(target, L.LightningModule)
+
+
+def _exclude(config: Config) -> list[str]:
+    """The layers that are never masked, by their names in the module that is trained."""
+    prefix = "" if _is_own_module(config) else "model."
+    return [prefix + pattern for pattern in config["model"]["exclude"]]
+
+
+def _decay(config: Config) -> RoundDecay | None:
+    """The decay of ``lr``; a LightningModule that does not take it keeps its own rates."""
+    target = locate("model.class_path", config["model"]["class_path"])
+    if _is_own_module(config) and "lr" not in signature(target).parameters:
+        return None
+    return RoundDecay(config["lr_end"] / config["lr"], config["lr_horizon"], config["trainer"]["lr_delay"])

@@ -1,0 +1,91 @@
+"""From a config, its fragments and the command line to one resolved config."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from flash_pl.config import shipped
+from flash_pl.config.hints import one_of
+from flash_pl.config.merge import accepted, expand, merge, overlay
+from flash_pl.config.read import read_dotlist
+from flash_pl.config.typed import typed
+from flash_pl.errors import ConfigError
+
+FOLDERS = {"data": "data", "model": "model", "scheduler": "method", "aggregator": "aggregator", "sampler": "sampler"}
+
+
+def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Resolve ``config`` with the command line's ``key=value`` arguments on top; a pure function.
+
+    From weak to strong: the schema's defaults, those that the data set brings, the fragments that are named,
+    ``compat``, the config, the arguments.
+
+    Returns:
+        Plain values. Every component is ``{class_path, init_args}``, with the ``name`` of its fragment if it is one;
+        the scheduler's name is ``method``. Composing the result again gives the same.
+
+    Raises:
+        ConfigError: an unknown key or name, a value of the wrong type or out of range.
+    """
+    user = overlay(_normal(config), _normal(read_dotlist(arguments)))
+    compat = shipped.fragment("compat", user["compat"], "compat") if user.get("compat") is not None else {}
+    data = _section("data", user, compat, default="digits")
+    defaults = data.pop("defaults", {})
+    model = _section("model", user, compat, default=defaults.pop("model", None))
+    scheduler = _section("scheduler", user, compat)
+    settings = overlay(overlay(defaults, _without_sections(compat)), _without_sections(user))
+    # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
+    average = "masked" if typed(settings)["budget"]["tiers"] else "fedavg"
+    components = {
+        "data": data,
+        "model": {"exclude": [], "exclude_first_last": False} | model,
+        "scheduler": scheduler,
+        "aggregator": _section("aggregator", user, compat, default=average),
+        "sampler": _section("sampler", user, compat, default="uniform"),
+    }
+    resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
+    if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
+        raise ConfigError("cohort", resolved["cohort"], f"at most the number of clients, {resolved['clients']}")
+    return resolved
+
+
+def label(config: Mapping[str, Any], section: str) -> str:
+    """What to call a component of a resolved config: its fragment's name, else its class's."""
+    named = config["method"] if section == "scheduler" else config[section].get("name")
+    return named or config[section]["class_path"].rpartition(".")[2]
+
+
+def _without_sections(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in layer.items() if key not in FOLDERS}
+
+
+def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer in which sections are mappings and ``method`` is the scheduler's name."""
+    copy = deepcopy(dict(layer))
+    for section in FOLDERS:
+        if section in copy and not isinstance(copy[section], dict):
+            name = copy.pop(section)
+            copy |= {section: {"name": name}} if name is not None else {}
+    method = copy.pop("method", None)
+    if method is not None:
+        copy["scheduler"] = {"name": method} | copy.get("scheduler", {})
+    return copy
+
+
+def _section(
+    section: str, user: Mapping[str, Any], compat: Mapping[str, Any], default: str | None = None
+) -> dict[str, Any]:
+    """One component: its fragment, what ``compat`` sets of it, what the user does; all names expanded."""
+    key = "method" if section == "scheduler" else section
+    given = dict(user.get(section, {}))
+    name = given.pop("name", default)
+    if name is None and "class_path" not in given:
+        raise ConfigError(key, None, one_of(None, shipped.names(FOLDERS[section])))
+    base = {} if name is None else expand(shipped.fragment(key, name, FOLDERS[section]), section)
+    full = expand(merge(base, given, section), section)
+    if section in compat:
+        official = accepted(compat[section], full, section)
+        full = expand(merge(merge(base, official, section), given, section), section)
+    if name is not None and full["class_path"] == base["class_path"]:
+        full["name"] = name
+    return full

@@ -1,0 +1,95 @@
+"""The typed keys of an experiment: meaning, default and what is allowed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _key(default: Any, help: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:
+    return field(default=default, metadata={"help": help, "allowed": allowed, "valid": valid})
+
+
+def _count(default: int | None, help: str, least: int = 1) -> Any:
+    return _key(default, help, f"an integer of at least {least}", lambda value: value >= least)
+
+
+def _positive(default: float, help: str) -> Any:
+    return _key(default, help, "a number above 0", lambda value: 0 < value < float("inf"))
+
+
+def _choice(default: str, help: str, *choices: str) -> Any:
+    return _key(default, help, f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def _fraction(default: Any, help: str) -> Any:
+    return _key(default, help, "a number in (0, 1]", lambda value: 0 < value <= 1)
+
+
+@dataclass
+class TrainerKeys:
+    """How the machine trains; nothing here is part of the method."""
+
+    accelerator: str = _choice("auto", "where to compute", "auto", "cpu", "gpu", "cuda", "mps")
+    devices: Any = _key(1, "number of devices", "1: this version trains in one process", lambda value: value == 1)
+    precision: str = _choice(
+        "32-true", "as in Lightning", "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"
+    )
+    eval_every: int = _count(1, "rounds between two evaluations")
+    eval_last: int = _count(1, "rounds at the end that are all evaluated")
+    checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for one at the end", least=0)
+    gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
+    gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
+    channels_last: bool = _key(True, "memory format of convolutions; usually faster")
+    threads: int | None = _count(None, "CPU threads; null leaves it to torch")
+    monitor: str = _key("val_acc", "the metric that result.json calls accuracy")
+    lr_delay: int = _count(0, "rounds by which the learning rate's decay lags", least=0)
+    progress: bool = _key(True, "show a progress bar in a terminal")
+
+
+@dataclass
+class TierKeys:
+    """A class of devices."""
+
+    density: float = _fraction("???", "what they can afford")
+    share: float = _fraction("???", "their share of all clients")
+
+
+@dataclass
+class BudgetKeys:
+    """What devices can afford."""
+
+    tiers: list[TierKeys] | None = _key(None, "[{density: ..., share: ...}, ...], rising to density; null for one tier")
+
+
+@dataclass
+class CostKeys:
+    """Nothing yet."""
+
+
+@dataclass
+class Keys:
+    """A whole experiment. Components (``data``, ``model``, ...) are a shipped fragment's name or name a class."""
+
+    method: str | None = _key(None, "sparse training method; fills scheduler")
+    data: Any = _key("digits", "data set; data.root=..., data.partition=iid and the like refine it")
+    model: Any = _key(None, "network; the data set has a default")
+    density: float = _fraction(0.05, "share of weights that stay, over all that may be masked")
+    clients: int | None = _count(100, "number of clients N; null for the data's natural ones")
+    cohort: int = _count(10, "clients per round K")
+    rounds: int = _count(100, "communication rounds R")
+    local_epochs: int = _count(1, "epochs that a client trains in a round")
+    batch_size: int = _count(32, "of the clients' training")
+    lr: float = _positive(0.1, "learning rate of round 0")
+    lr_end: float = _positive(0.001, "learning rate after lr_horizon rounds, reached exponentially")
+    lr_horizon: int = _count(1000, "rounds of that decay, whatever rounds is")
+    alpha: float = _positive(1.0, "Dirichlet concentration of the partition; 1000 is nearly IID")
+    seed: int = _count(1, "names every random draw", least=0)
+    compat: str | None = _key(None, "official: the choices of the FLASH authors' code")
+    run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; the default is never replaced")
+    ckpt_path: str | None = _key(None, "checkpoint from which to go on")
+    scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
+    budget: BudgetKeys = field(default_factory=BudgetKeys, metadata={"help": "device tiers"})
+    aggregator: Any = _key(None, "how clients are averaged: fedavg, or masked if there are tiers")
+    sampler: Any = _key("uniform", "how a cohort is drawn")
+    trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
+    cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "no keys yet"})

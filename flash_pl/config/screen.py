@@ -1,0 +1,87 @@
+"""What the command line shows: help, listings, tables."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from flash_pl.config import shipped
+from flash_pl.config.typed import KEYS
+
+EXAMPLES = """
+examples:
+  flash-pl fit jmwst                                         digits, a minute on a CPU
+  flash-pl fit jmwst data=fashion_mnist density=0.1          another data set
+  flash-pl fit spdst data=cifar10 data.root=FOLDER rounds=600
+  flash-pl fit jmwst scheduler.prune_rate=0.3 data.partition=iid
+  flash-pl fit jmwst model.class_path=torchvision.models.resnet18 data=cifar10
+  flash-pl fit jmwst scheduler.voter.class_path=my_package.MyVote
+  flash-pl fit RUN/config.yaml                               repeat a run
+  flash-pl fit RUN/config.yaml ckpt_path=RUN/checkpoints/last.ckpt run_dir=RUN rounds=200
+
+Inside data, model, scheduler, aggregator and sampler a key is short for an init arg of the class:
+scheduler.prune_rate is scheduler.init_args.prune_rate. A name stands for a shipped file, see flash-pl configs.
+"""
+
+
+def fit_help() -> str:
+    """Every key with its default and meaning, and examples."""
+    keys = [(name, key) for name, key in KEYS.items() if not name.startswith("budget.tiers.")]
+    lines = [f"  {name:<32}{_shown(key.default):<10}{key.help}" for name, key in keys]
+    return "\n".join(["keys, defaults and meaning:", *lines, EXAMPLES])
+
+
+def list_shipped() -> str:
+    """Configs, data sets, models and all other fragments, one line each."""
+    lines = ["configs (flash-pl fit NAME)"]
+    lines += [f"  {name:<22}{shipped.description(name)}" for name in shipped.names()]
+    others = [folder for folder in shipped.folders() if folder not in ("data", "model")]
+    for folder in ["data", "model", *others]:
+        lines += ["", folder]
+        lines += [f"  {name:<22}{shipped.description(name, folder)}" for name in shipped.names(folder)]
+    return "\n".join(lines)
+
+
+def metrics_table(metrics: Mapping[str, float], title: object) -> Table:
+    """One line a metric."""
+    return _table({name: f"{value:.4f}" for name, value in metrics.items()}, str(title))
+
+
+def result_table(result: Mapping[str, Any], run: Path) -> Group:
+    """A run's main numbers, where its files are and what to do with them."""
+    mismatch = result["mismatch"]
+    rows = {
+        "accuracy": _percent(result["accuracy"]),
+        "accuracy of the union": _percent(result["accuracy_union"]),
+        "density": f"{result['density']:.4f} (target {result['target_density']:g})",
+        "mask mismatch": "  ".join(f"{kind} {_percent(value)}" for kind, value in mismatch.items()),
+        "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
+    }
+    lines = [
+        f"run         {run}",
+        f"curves      tensorboard --logdir {run.parent}",
+        f"validate    flash-pl validate {run / 'checkpoints' / 'last.ckpt'}",
+    ]
+    title = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
+    return Group(_table(rows, title), *(Text(line, overflow="fold", no_wrap=True) for line in lines))
+
+
+def _table(rows: Mapping[str, str], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "not logged" if value is None else f"{value:.2%}"
+
+
+def _shown(default: Any) -> str:
+    """A default as YAML has it; nothing for a section."""
+    return default if isinstance(default, str) else json.dumps(default)

@@ -1,0 +1,68 @@
+"""result.json: what a finished run found, in one small file."""
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from flash_pl import __version__
+from flash_pl.config import label
+from flash_pl.loops import FederatedLoop
+
+
+def summarize(
+    loop: FederatedLoop, config: Mapping[str, Any], seconds: float, seconds_per_round: float | None
+) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking;
+    what the module does not log is None.
+
+    Args:
+        loop: the finished loop.
+        config: the resolved config.
+        seconds: wall time of the whole training, stage 1 and evaluation included.
+        seconds_per_round: mean wall time of a round with its evaluation.
+    """
+    metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
+    layers = [layer.name.removesuffix(".weight").removeprefix("model.") for layer in server.layout.layers]
+    return {
+        "method": label(config, "scheduler"),
+        "data": label(config, "data"),
+        "model": label(config, "model"),
+        "target_density": config["density"],
+        "density": float(server.mask.double().mean()),
+        "layer_density": dict(zip(layers, server.layout.densities(server.mask).tolist(), strict=True)),
+        "accuracy": metrics.get(monitor),
+        "accuracy_union": metrics.get(f"{monitor}_union"),
+        "loss": metrics.get("val_loss"),
+        "rounds": loop.round,
+        "clients": loop.data.clients,
+        "cohort": config["cohort"],
+        "seed": config["seed"],
+        "seconds": seconds,
+        "seconds_per_round": seconds_per_round,
+        "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
+        "versions": {
+            "flash_pl": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+        },
+    }
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write it as JSON, where a number that is not finite becomes null."""
+    path.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
