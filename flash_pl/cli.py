@@ -1,29 +1,42 @@
 """The command line: ``flash-pl fit``, ``validate`` and ``configs``."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
 from flash_pl import __version__
-from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar, read_checkpoint
-from flash_pl.config import RunDir, build_data, build_module, build_trainer, compose, read_config
-from flash_pl.config.screen import fit_help, list_shipped, metrics_table, result_table
+from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar
+from flash_pl.config import (
+    RunDir,
+    build_data,
+    build_module,
+    build_trainer,
+    compose,
+    prepare,
+    read_config,
+    refuse_other,
+    saved_config,
+)
 from flash_pl.errors import ConfigError, DataNotFoundError
 from flash_pl.result import summarize, write_result
+from flash_pl.screen import fit_help, list_shipped, metrics_table, result_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 after one line on stderr that says what to correct."""
     options = _parser().parse_args(arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a class_path may name a file that lies where the command is run
     try:
         options.command(options)
     except (ConfigError, DataNotFoundError) as error:
-        print(f"flash-pl: error: {error}", file=sys.stderr)
+        print("flash-pl: error:", *str(error).split(), file=sys.stderr)  # one line, whatever the error quotes
         return 2
     except KeyboardInterrupt:
         print("flash-pl: interrupted; ckpt_path=RUN/checkpoints/last.ckpt goes on from there", file=sys.stderr)
@@ -45,10 +58,9 @@ def fit(options: argparse.Namespace) -> None:
         callbacks.append(ProgressBar(keys["monitor"]))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(run.path, name="", version=""))
     # All that can go wrong goes wrong before the directory is touched.
-    data.prepare_data()
-    data.setup("fit")
+    prepare(data)
     if config["ckpt_path"] is not None:
-        read_checkpoint(config["ckpt_path"])
+        refuse_other(config, saved_config(config["ckpt_path"]))
     run.open(resumed=config["ckpt_path"] is not None)
     started = time.perf_counter()
     loop = trainer.fit(module, data, config["ckpt_path"])
@@ -61,12 +73,12 @@ def fit(options: argparse.Namespace) -> None:
 
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
-    saved = read_checkpoint(options.checkpoint)["flash_pl"]["extra"].get("config")
-    if saved is None:
-        raise ConfigError("checkpoint", options.checkpoint, "one that flash-pl fit wrote, with its config")
-    config = compose(saved, options.arguments)
+    config = compose(saved_config(options.checkpoint), options.arguments)
     data = build_data(config)
-    metrics = build_trainer(config).validate(build_module(config, data), data, options.checkpoint)
+    module = build_module(config, data)
+    trainer = build_trainer(config)
+    prepare(data)
+    metrics = trainer.validate(module, data, options.checkpoint)
     Console().print(metrics_table(metrics, options.checkpoint))
 
 

@@ -1,6 +1,7 @@
 """FederatedTrainer: the calls of Lightning's Trainer for a federation of sparse clients."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationLoop, EvaluationSchedule, FederatedLoop, LocalLoop, RoundDecay
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import ClientSampler, FedAvg, ServerState, UniformSampler
+from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, ServerState, UniformSampler
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class FederatedTrainer:
@@ -25,15 +28,15 @@ class FederatedTrainer:
         scheduler: the method of sparse training.
         density: target d over all maskable weights, in (0, 1].
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
-        seed: names every random draw of the run.
+        seed: names every random draw of the run; the module brings its initial weights.
         tiers: device tiers for hetero budgets, the last one of ``density``; None gives every client ``density``.
-        aggregator, sampler: by default sample-weighted FedAvg and a uniform cohort.
+        aggregator, sampler: by default sample-weighted FedAvg, with several tiers MaskedAverage, and a uniform cohort.
         decay: the learning rates' decay over rounds; None keeps the module's own.
         exclude, exclude_first_last: layers that are never masked, see :class:`Layout`.
         evaluate: after which rounds the server is evaluated.
         gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
         channels_last: store 4-d weights channels-last, which is faster for most convolutions.
-        accelerator, precision: as in Lightning's Trainer. One process, one device.
+        accelerator, precision: as in Lightning's Trainer, "32-true" or mixed. One process, one device.
         callbacks: objects with any of the loop's hooks; ``logger`` one or more Lightning loggers.
     """
 
@@ -66,17 +69,27 @@ class FederatedTrainer:
         for key, value in {"rounds": rounds, "cohort": cohort, "local_epochs": local_epochs}.items():
             if value < 1:
                 raise ConfigError(key, value, "an integer of at least 1")
+        if precision not in PRECISIONS:
+            raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
+        if gradient_clip_algorithm not in ("norm", "value"):
+            raise ConfigError("gradient_clip_algorithm", gradient_clip_algorithm, "norm or value")
         tiers = tiers or [Tier(density, 1.0)]
+        if len(tiers) > 1 and not scheduler.follows_budget:
+            raise ConfigError(
+                "budget.tiers", len(tiers), f"one tier: a client of {type(scheduler).__name__} keeps its mask"
+            )
         if tiers[-1].density != density:
             raise ConfigError("budget.tiers", tiers[-1].density, f"a last tier of the server's density {density}")
         self.scheduler, self.density, self.tiers = scheduler, density, tiers
         self.rounds, self.cohort, self.local_epochs, self.seed = rounds, cohort, local_epochs, seed
-        self.aggregator, self.sampler = aggregator or FedAvg(), sampler or UniformSampler()
+        self.sampler = sampler or UniformSampler()
+        # FedAvg would count the weights that small devices do not hold as zeros.
+        self.aggregator = aggregator or (MaskedAverage() if len(tiers) > 1 else FedAvg())
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.exclude, self.exclude_first_last = exclude, exclude_first_last
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.channels_last = channels_last
-        loggers = list(logger) if isinstance(logger, Sequence) else [logger]
+        loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
         self.fabric = Fabric(
             accelerator=accelerator, devices=1, precision=precision, callbacks=list(callbacks), loggers=loggers
         )
@@ -84,7 +97,7 @@ class FederatedTrainer:
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; returns the finished loop with the server's weights, mask and last metrics.
 
-        A module that is no :class:`ClientModule` becomes one. Its own weights are the last evaluated model afterwards.
+        A module that is no :class:`ClientModule` becomes one. Afterwards its weights are the server's, masked to d.
 
         Raises:
             ConfigError: a cohort larger than the number of clients, or a checkpoint that cannot be read.
@@ -92,10 +105,10 @@ class FederatedTrainer:
         loop = self.loop(module, data)
         if ckpt_path is not None:
             loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
-        # The module's own draws come from named seeds; the caller's global generator is left as it was.
-        with torch.random.fork_rng(devices=[]):
+        with self._own_random_state():
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
+        module._fabric = None  # a stock Trainer may take over
         return loop
 
     def validate(
@@ -103,10 +116,11 @@ class FederatedTrainer:
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
         loop = self.loop(module, data)
-        if ckpt_path is None:
-            return EvaluationLoop(self.fabric).run(loop.client, loop.client.arena.clone(), data.val_dataloader())
-        loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
-        return loop.validate()
+        with self._own_random_state():
+            if ckpt_path is None:
+                return EvaluationLoop(self.fabric).run(loop.client, loop.client.arena.clone(), data.val_dataloader())
+            loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
+            return loop.validate()
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run."""
@@ -119,7 +133,7 @@ class FederatedTrainer:
         return FederatedLoop(
             self.fabric,
             client,
-            ServerState.start(client.layout, client.arena),
+            ServerState.start(client.layout, client.arena, self.density),
             data,
             self.scheduler,
             rounds=self.rounds,
@@ -133,6 +147,11 @@ class FederatedTrainer:
             evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
         )
+
+    def _own_random_state(self) -> AbstractContextManager[None]:
+        """A module's own draws (dropout) come from named seeds; the caller's global generators stay as they were."""
+        device = self.fabric.device
+        return torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
 
     def _bind(self, module: L.LightningModule) -> Any:
         module.__class__ = federate(type(module))

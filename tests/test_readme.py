@@ -29,9 +29,7 @@ def test_your_own_scheduler_keeps_counts_and_moves(unaware, tiny_data):
             assert not report.weights[: loop.server.layout.maskable][~report.mask].any()
             reports.append(int(report.mask.sum()))
 
-    trainer = FederatedTrainer(
-        names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()]
-    )
+    trainer = FederatedTrainer(names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()])
     loop = trainer.fit(unaware(), tiny_data)
     assert set(reports) == {total_count(loop.server.layout.sizes, 0.2)}
     assert loop.metrics["mismatch_clients"] > 0

@@ -28,6 +28,8 @@ class Checkpoint:
 
     def __init__(self, directory: str | Path, every: int = 10, extra: dict[str, Any] | None = None) -> None:
         self.path, self.every, self.extra = Path(directory) / "last.ckpt", every, extra or {}
+
+    def on_run_start(self, loop: FederatedLoop) -> None:
         self._saved = -1
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
@@ -40,11 +42,10 @@ class Checkpoint:
 
     def save(self, loop: FederatedLoop) -> None:
         """Write the checkpoint beside the last one, then take its place."""
-        module, layout = loop.client.module, loop.server.layout
-        masked = loop.server.masked()
-        tensors = {slot.name: slot.view(masked).cpu().clone() for slot in layout.slots}
+        module = loop.client.module
+        loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
-            "state_dict": {name: tensors.get(name, value.cpu()) for name, value in module.state_dict().items()},
+            "state_dict": {name: value.cpu().clone() for name, value in module.state_dict().items()},
             "hyper_parameters": dict(module.hparams),
             "pytorch-lightning_version": L.__version__,
             "epoch": loop.round,

@@ -15,6 +15,8 @@ class Meter:
 
     def reset(self) -> None:
         """Forget everything."""
+        for metric in getattr(self, "_metrics", {}).values():
+            metric.reset()
         self._sums: dict[str, Any] = {}
         self._weights: dict[str, int] = {}
         self._metrics: dict[str, Metric] = {}
@@ -25,14 +27,14 @@ class Meter:
             self._metrics[name] = value
             return
         if isinstance(value, Tensor):
-            value = value.detach()
+            value = value.detach().float()  # a sum in half precision would soon stand still
         self._sums[name] = self._sums.get(name, 0.0) + value * weight
         self._weights[name] = self._weights.get(name, 0) + weight
 
     def compute(self) -> dict[str, float]:
         """All means so far, as floats; the one place that waits for the device. Resets the torchmetrics."""
         means = {name: float(torch.as_tensor(total)) / self._weights[name] for name, total in self._sums.items()}
-        for name, metric in self._metrics.items():
-            means[name] = float(metric.compute())
+        means |= {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        for metric in self._metrics.values():
             metric.reset()
         return means

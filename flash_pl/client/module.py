@@ -3,7 +3,10 @@
 from typing import Any, TypeVar, cast
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from flash_pl.client.state import ClientState, GradientHook
@@ -42,26 +45,55 @@ class ClientModule(L.LightningModule):
         if self._client is not None:
             self._client.mask_gradients_()
 
-    def clip_gradients(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning; without a value nothing is clipped, where Fabric alone would raise an error."""
-        value = kwargs.get("gradient_clip_val", args[0] if args else None)
-        if value is not None or self._trainer is not None:
-            super().clip_gradients(optimizer, *args, **kwargs)
+    def clip_gradients(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the Trainer clips: nothing without a positive value, and a gradient that is not finite is no error."""
+        if not self._federated:
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip(parameters, gradient_clip_val)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning. In a federated run the value joins the client's meter, weighted by the batch size."""
-        if self._client is None or self._trainer is not None:
+        """As in Lightning. In a federated run the value joins the client's meter, weighted by the batch size.
+
+        Raises:
+            TypeError: a reduction other than the mean.
+        """
+        if not self._federated:
             super().log(name, value, *args, **kwargs)
-        else:
-            self._client.meter.update(name, value, kwargs.get("batch_size") or self._client.batch_samples)
+            return
+        if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
+            raise TypeError(f"log({name!r}): a federated run reduces by the mean only, not by {kwargs['reduce_fx']!r}")
+        client = cast(ClientState, self._client)
+        client.meter.update(name, value, kwargs.get("batch_size") or extract_batch_size(client.batch))
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """As in Lightning, by way of :meth:`log`."""
-        if self._client is None or self._trainer is not None:
+        if not self._federated:
             super().log_dict(dictionary, *args, **kwargs)
-        else:
-            for name, value in dictionary.items():
-                self.log(name, value, *args, **kwargs)
+            return
+        for name, value in dictionary.items():
+            self.log(name, value, *args, **kwargs)
+
+    @property
+    def current_epoch(self) -> int:
+        """The local epoch under way; under a Trainer the Trainer's."""
+        return cast(ClientState, self._client).epoch if self._federated else super().current_epoch
+
+    @property
+    def global_step(self) -> int:
+        """Local steps done; under a Trainer the Trainer's."""
+        return cast(ClientState, self._client).step if self._federated else super().global_step
+
+    @property
+    def _federated(self) -> bool:
+        return self._client is not None and self._trainer is None
 
 
 def federate(cls: type[Module]) -> type[Module]:

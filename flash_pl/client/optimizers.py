@@ -1,10 +1,14 @@
 """Reads what ``configure_optimizers`` may return."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 from torch.optim import Optimizer
+
+RATES = {"lr", "initial_lr", "max_lr", "min_lr"}  # of a parameter group
+RATE_LISTS = {"base_lrs", "max_lrs", "_last_lr"}  # of a scheduler
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,12 @@ class Schedule:
     interval: str = "epoch"
     frequency: int = 1
 
+    def due(self, batch: int, batches: int, epoch: int) -> bool:
+        """Whether to step after batch ``batch`` of ``batches`` in epoch ``epoch`` (both from 1), as in the Trainer."""
+        if self.interval == "step":
+            return batch % self.frequency == 0
+        return batch == batches and epoch % self.frequency == 0
+
 
 def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimizer, list[Schedule]]:
     """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay).
@@ -24,6 +34,8 @@ def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimiz
     """
     found: Any = module.configure_optimizers()
     schedules: list[Any] = []
+    if isinstance(found, list | tuple) and len(found) == 1:
+        found = found[0]
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list | tuple):
         found, schedules = found[0], list(found[1])
     elif isinstance(found, dict):
@@ -53,10 +65,19 @@ def _fields(entry: Any) -> dict[str, Any]:
 
 
 def _scale(optimizer: Optimizer, schedules: list[Schedule], factor: float) -> None:
+    """Every rate that a group or a schedule will ever use, so that the schedule's shape stays."""
     for group in optimizer.param_groups:
-        group["lr"] *= factor
-        if "initial_lr" in group:
-            group["initial_lr"] *= factor
-    for schedule in schedules:
-        if hasattr(schedule.scheduler, "base_lrs"):
-            schedule.scheduler.base_lrs = [lr * factor for lr in schedule.scheduler.base_lrs]
+        for key in RATES & group.keys():
+            group[key] *= factor
+    for scheduler in _walk([schedule.scheduler for schedule in schedules]):
+        for key in RATE_LISTS & vars(scheduler).keys():
+            setattr(scheduler, key, [rate * factor for rate in getattr(scheduler, key)])
+        if hasattr(scheduler, "eta_min"):
+            scheduler.eta_min *= factor
+
+
+def _walk(schedulers: list[Any]) -> Iterator[Any]:
+    """The schedulers and those that they are made of."""
+    for scheduler in schedulers:
+        yield scheduler
+        yield from _walk(list(getattr(scheduler, "_schedulers", ())))

@@ -28,12 +28,14 @@ class ClientState:
         mask: bool ``[layout.maskable]``. Change it by :meth:`receive` and :meth:`move_mask_` only.
         context: the facts of the local training under way.
         optimizer: its optimiser.
-        step: local steps done.
+        step, epoch: local steps done, the local epoch under way.
+        batch: the batch under way.
         meter: what the module logged.
     """
 
     context: ClientContext
     optimizer: Optimizer | None = None
+    batch: Any = None
 
     def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
@@ -46,12 +48,22 @@ class ClientState:
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
         self._dense = True
         self.meter = Meter()
-        self.batch_samples = 1
-        self.step = 0
+        # What is not in the arena, such as counters, must not pass from one client to the next.
+        inside = {slot.name for slot in layout.slots}
+        self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
+        self._originals = [buffer.clone() for buffer in self._others]
+        self.step = self.epoch = 0
+
+    def begin(self, context: ClientContext) -> None:
+        """Forget the client before, optimiser and meters included."""
+        self.context, self.optimizer, self.step, self.epoch = context, None, 0, 0
+        self.meter.reset()
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
         self.arena.copy_(weights)
+        for buffer, original in zip(self._others, self._originals, strict=True):
+            buffer.copy_(original)
         self._set_mask(mask)
         if not self._dense:
             self.weights.mul_(self._keep)
@@ -74,7 +86,8 @@ class ClientState:
         pairs = [
             (p.grad, keep) for p, keep in zip(self._parameters, self._keep_views, strict=True) if p.grad is not None
         ]
-        torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
+        if pairs:
+            torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
 
     def _set_mask(self, mask: Tensor) -> None:
         if mask is not self.mask:

@@ -1,8 +1,20 @@
 """Configuration: YAML and command line to a resolved config, a resolved config to objects."""
 
-from flash_pl.config.build import build_data, build_module, build_trainer
+from flash_pl.config.build import build_data, build_module, build_trainer, prepare
 from flash_pl.config.compose import compose, label
+from flash_pl.config.resume import refuse_other, saved_config
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.shipped import config as read_config
 
-__all__ = ["RunDir", "build_data", "build_module", "build_trainer", "compose", "label", "read_config"]
+__all__ = [
+    "RunDir",
+    "build_data",
+    "build_module",
+    "build_trainer",
+    "compose",
+    "label",
+    "prepare",
+    "read_config",
+    "refuse_other",
+    "saved_config",
+]

@@ -10,7 +10,9 @@ from torch import nn
 
 from flash_pl.client import Classifier
 from flash_pl.config.component import instantiate
+from flash_pl.config.hints import describe, fits
 from flash_pl.config.signature import locate, signature
+from flash_pl.config.typed import KEYS
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationSchedule, RoundDecay
@@ -29,6 +31,21 @@ def build_data(config: Config) -> FederatedData:
     return instantiate("data", config["data"], FederatedData, fill=short)
 
 
+def prepare(data: FederatedData) -> None:
+    """Fetch and load the data.
+
+    Raises:
+        ConfigError: by its key in the config, what the data cannot do.
+        DataNotFoundError: they are nowhere.
+    """
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except ConfigError as error:
+        key = error.key if error.key in KEYS else f"data.{error.key}"
+        raise ConfigError(key, error.value, error.allowed) from error
+
+
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """The LightningModule to train: the config's own class, or a :class:`Classifier` around the network it names.
 
@@ -37,8 +54,11 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """
     known = _known_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]
+    for key, hint in {"exclude": list[str], "exclude_first_last": bool}.items():
+        if not fits(config["model"][key], hint):
+            raise ConfigError(f"model.{key}", config["model"][key], describe(hint))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(config["seed"], "weights"))
+        torch.default_generator.manual_seed(derive(config["seed"], "weights"))
         model = instantiate("model", _component(config["model"]), nn.Module, fill=known)
     try:
         Layout(model, exclude, first_last)  # complains now, and in the names that the config knows

@@ -33,7 +33,7 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(value, str) and issubclass(kind, (Enum, PathLike)):
         return True
     # A mapping for a mapping, a list for any iterable; a plain value is never an object of a class of its own.
-    return isinstance(value, kind) and not getattr(kind, "_is_protocol", False)
+    return not getattr(kind, "_is_protocol", False) and isinstance(value, kind)
 
 
 def describe(hint: Any) -> str:
@@ -61,7 +61,7 @@ def conforms(target: Any, kind: Any) -> bool:
 
     Functions are not judged: what they return is known only after the call.
     """
-    if not (inspect.isclass(target) and inspect.isclass(kind)):
+    if kind is Any or not (inspect.isclass(target) and inspect.isclass(kind)):
         return True
     if not getattr(kind, "_is_protocol", False):
         return issubclass(target, kind)
@@ -70,11 +70,12 @@ def conforms(target: Any, kind: Any) -> bool:
 
 
 def one_of(value: object, names: Iterable[str]) -> str:
-    """The allowed names, and the nearest one to a mistyped ``value``.
+    """The allowed names and the nearest one to a mistyped ``value``; of many names only the latter.
 
     >>> one_of("digit", ["digits", "mnist"])
     'one of digits, mnist (did you mean digits?)'
     """
     known = list(names)
     nearest = get_close_matches(str(value), known, n=1)
-    return f"one of {', '.join(known)}" + (f" (did you mean {nearest[0]}?)" if nearest else "")
+    allowed = f"one of {', '.join(known)}" if len(known) < (12 if nearest else 30) else "a known name"
+    return allowed + (f" (did you mean {nearest[0]}?)" if nearest else "")

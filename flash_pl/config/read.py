@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,7 +23,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError("config", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError("config", str(path), "a YAML file with a mapping of keys to values")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Keys:
 
     method: str | None = _key(None, "sparse training method; fills scheduler")
     data: Any = _key("digits", "data set; data.root=..., data.partition=iid and the like refine it")
-    model: Any = _key(None, "network; the data set has a default")
+    model: Any = _key(None, "network; null for the data set's own")
     density: float = _fraction(0.05, "share of weights that stay, over all that may be masked")
     clients: int | None = _count(100, "number of clients N; null for the data's natural ones")
     cohort: int = _count(10, "clients per round K")
@@ -85,7 +85,7 @@ class Keys:
     alpha: float = _positive(1.0, "Dirichlet concentration of the partition; 1000 is nearly IID")
     seed: int = _count(1, "names every random draw", least=0)
     compat: str | None = _key(None, "official: the choices of the FLASH authors' code")
-    run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; the default is never replaced")
+    run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; numbered if taken")
     ckpt_path: str | None = _key(None, "checkpoint from which to go on")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
     budget: BudgetKeys = field(default_factory=BudgetKeys, metadata={"help": "device tiers"})

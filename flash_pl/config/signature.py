@@ -24,7 +24,7 @@ def locate(key: str, class_path: object) -> Callable[..., Any]:
     target = getattr(module, name, None)
     if not callable(target):
         public = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
-        raise ConfigError(key, class_path, f"a class or function of {module_path}, {one_of(name, public)}")
+        raise ConfigError(key, class_path, f"a class or function of {module_path}: {one_of(name, public)}")
     return target
 
 
@@ -52,7 +52,7 @@ def signature(target: Callable[..., Any]) -> Signature:
     """The arguments of a class or function. ``**kwargs`` are followed to the base class's ``__init__``, or to the class
     that a function says it returns."""
     found: dict[str, Parameter] = {}
-    for function in _chain(target):
+    for depth, function in enumerate(_chain(target)):
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # implemented in C
@@ -61,7 +61,9 @@ def signature(target: Callable[..., Any]) -> Signature:
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
                 hint = hints.get(parameter.name, Any)
-                found.setdefault(parameter.name, Parameter(hint, required=parameter.default is parameter.empty))
+                # What is required further up, the callable itself may supply.
+                required = depth == 0 and parameter.default is parameter.empty
+                found.setdefault(parameter.name, Parameter(hint, required))
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             return Signature(found, open=False)
     return Signature(found, open=True)

@@ -27,13 +27,13 @@ class Key:
 def _flatten(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
     hints = get_type_hints(cls)
     for item in fields(cls):
-        name, hint = prefix + item.name, hints[item.name]
+        name, hint, about = prefix + item.name, hints[item.name], item.metadata
         default = None if item.default is MISSING else item.default
-        about = item.metadata
         yield name, Key(hint, default, about["help"], about.get("allowed", ""), about.get("valid", lambda value: True))
-        inner = {kind for kind in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b)))}
-        for kind in filter(is_dataclass, inner):
-            yield from _flatten(kind, f"{name}.")
+        # A section, or the items of an optional list of sections.
+        for kind in (hint, *(item for choice in get_args(hint) for item in get_args(choice))):
+            if isinstance(kind, type) and is_dataclass(kind):
+                yield from _flatten(kind, f"{name}.")
 
 
 KEYS: dict[str, Key] = dict(_flatten(Keys))  # by dotted name, such as "trainer.eval_every"
@@ -45,46 +45,53 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, an interpolation of a missing key.
     """
-    _refuse_unknown(values)
+    for name, value in _leaves(values):
+        _refuse_unknown(name, value)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Keys), values)
         config = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(str(error.full_key), "${...}", f"a reference to another key ({reason})") from error
+        raise ConfigError(
+            str(error.full_key), "${...}", f"a reference to a key with a fitting value ({reason})"
+        ) from error
     except OmegaConfBaseException as error:
-        key = str(error.full_key)
-        raise ConfigError(key, getattr(error, "value", None), describe(_key_of(key).hint)) from error
-    assert isinstance(config, dict)
-    _refuse_impossible(config)
-    return {str(key): value for key, value in config.items()}
+        name = str(error.full_key)
+        raise ConfigError(name, getattr(error, "value", None), describe(KEYS[_plain(name)].hint)) from error
+    resolved = {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
+    for name, value in _leaves(resolved):
+        key = KEYS[_plain(name)]
+        if value is not None and not key.valid(value):
+            raise ConfigError(name, value, key.allowed)
+    return resolved
 
 
-def _key_of(dotted: str) -> Key:
-    return KEYS[re.sub(r"\[\d+\]", "", dotted)]
+def _plain(name: str) -> str:
+    """``budget.tiers[0].share`` -> ``budget.tiers.share``."""
+    return re.sub(r"\[\d+\]", "", name)
 
 
-def _refuse_unknown(node: Any, prefix: str = "", shown: str = "") -> None:
-    known = [name.removeprefix(prefix) for name in KEYS if name.startswith(prefix) and "." not in name[len(prefix) :]]
-    if not isinstance(node, Mapping):
-        raise ConfigError(shown.rstrip("."), node, f"a mapping with keys of {', '.join(known)}")
-    for name, value in node.items():
-        if name not in known:
-            raise ConfigError(f"{shown}{name}", value, f"a key, {one_of(name, known)}" if known else "no keys here yet")
-        dotted = f"{prefix}{name}"
-        if is_dataclass(KEYS[dotted].hint):
-            _refuse_unknown(value, f"{dotted}.", f"{shown}{name}.")
-        elif f"{dotted}.density" in KEYS and isinstance(value, list):
-            for index, item in enumerate(value):
-                _refuse_unknown(item, f"{dotted}.", f"{shown}{name}[{index}].")
+def _below(section: str) -> list[str]:
+    """The keys of a section; those of the top level for ``""``."""
+    return [name.rpartition(".")[2] for name in KEYS if name.rpartition(".")[0] == section]
 
 
-def _refuse_impossible(node: Any, dotted: str = "") -> None:
-    if isinstance(node, dict) and (not dotted or dotted.split(".")[0] in ("budget", "trainer")):
-        for name, value in node.items():
-            _refuse_impossible(value, f"{dotted}.{name}".lstrip("."))
-    elif isinstance(node, list):
+def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All (dotted name, value) of the sections; a component is one value."""
+    if isinstance(node, Mapping) and (not name or _below(_plain(name)) or name == "cost"):
+        for key, value in node.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(node, list) and _below(_plain(name)):
         for index, item in enumerate(node):
-            _refuse_impossible(item, f"{dotted}[{index}]")
-    elif node is not None and not isinstance(node, dict) and not _key_of(dotted).valid(node):
-        raise ConfigError(dotted, node, _key_of(dotted).allowed)
+            yield from _leaves(item, f"{name}[{index}]")
+    else:
+        yield name, node
+
+
+def _refuse_unknown(name: str, value: Any) -> None:
+    section, _, key = _plain(name).rpartition(".")
+    if _plain(name) not in KEYS:
+        known = _below(section)
+        raise ConfigError(name, value, f"a key: {one_of(key, known)}" if known else "no keys here yet")
+    if is_dataclass(KEYS[_plain(name)].hint):
+        raise ConfigError(name, value, f"a mapping with keys of {', '.join(_below(_plain(name)))}")

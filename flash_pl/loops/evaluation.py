@@ -8,6 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from flash_pl.client import ClientState
+from flash_pl.loops.local import call_step, on_device
 
 
 class EvaluationLoop:
@@ -25,15 +26,16 @@ class EvaluationLoop:
         module = client.module
         client.arena.copy_(weights)
         client.meter.reset()
+        training = [part for part in module.modules() if part.training]
         module.eval()
         module.on_validation_epoch_start()
         for index, batch in enumerate(batches):
-            client.batch_samples = len(batch[0])
-            batch = module.on_before_batch_transfer(batch, 0)
-            batch = module.on_after_batch_transfer(batch, 0)
+            client.batch = batch = on_device(module, batch, self.fabric)
             module.on_validation_batch_start(batch, index)
             with self.fabric.autocast():
-                output = module.validation_step(batch, index)
+                output = call_step(module.validation_step, batch, index)
             module.on_validation_batch_end(output, batch, index)
         module.on_validation_epoch_end()
+        for part in training:  # what the user has frozen in eval mode stays so
+            part.training = True
         return client.meter.compute()

@@ -4,10 +4,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import FederatedData
+from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.local import LocalLoop
@@ -15,7 +17,7 @@ from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
 from flash_pl.loops.sensitivity import SensitivityLoop
 from flash_pl.report import Ballot
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import generator
+from flash_pl.seeding import derive, generator
 from flash_pl.server import ClientSampler, FedAvg, ServerState
 from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
 
@@ -137,7 +139,10 @@ class FederatedLoop(Loop):
         self.round += 1
         trained = time.perf_counter()
         if self.evaluate.due(self.round, self.rounds):
-            self.metrics |= self.validate()
+            found = self.validate()
+            if shared := self.metrics.keys() & found.keys():
+                raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
+            self.metrics |= found
         self.metrics |= {"seconds_train": trained - self.started, "seconds": time.perf_counter() - self.started}
         self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)
 
@@ -145,12 +150,19 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_end", loop=self)
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the model masked to d; those of the union, where it is another model, end in ``_union``."""
-        masked, batches = self.server.masked(), self.data.val_dataloader()
+        """Metrics of the model masked to d; the union's end in ``_union``, a smaller tier's in ``_d`` and its d."""
+        torch.manual_seed(derive(self.seed, "evaluation", self.round))
+        server, batches = self.server, self.data.val_dataloader()
+        masked = server.masked()
         metrics = self.evaluation.run(self.client, masked, batches)
-        same = bool((masked == self.server.union).all())
-        union = metrics if same else self.evaluation.run(self.client, self.server.union, batches)
-        return metrics | {f"{name}_union": value for name, value in union.items()}
+        same = bool((masked == server.union).all())
+        union = metrics if same else self.evaluation.run(self.client, server.union, batches)
+        named = {f"{name}_union": value for name, value in union.items()}
+        smaller = self.budget.nest(server.layout, server.mask, server.weights)[:-1]
+        for tier, mask in zip(self.budget.tiers, smaller, strict=False):
+            found = self.evaluation.run(self.client, server.masked(mask), batches)
+            named |= {f"{name}_d{tier.density:g}": value for name, value in found.items()}
+        return metrics | named
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -163,7 +175,6 @@ class FederatedLoop(Loop):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.round, self.metrics = state["round"], dict(state["metrics"])
         self.server.load_state_dict(state["server"])
-        self.scheduler.density = self.budget.density
         self.scheduler.load_state_dict(state["scheduler"])
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -13,6 +14,9 @@ from flash_pl.data import Batches
 from flash_pl.report import Report
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive
+
+# 16-mixed: where every client's loss scale starts, low enough to lose few of its first steps to an overflow.
+LOSS_SCALE = 2.0**12
 
 
 class LocalLoop:
@@ -27,25 +31,26 @@ class LocalLoop:
 
     def __init__(self, fabric: Fabric, clip_val: float | None = None, clip_algorithm: str = "norm") -> None:
         self.fabric, self.clip_val, self.clip_algorithm = fabric, clip_val, clip_algorithm
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
+        self._scaler_start = scaler.state_dict() | {"scale": LOSS_SCALE} if scaler is not None else None
 
     def run(self, client: ClientState, scheduler: SparseScheduler, batches: Batches, context: ClientContext) -> Report:
         """Train ``context.epochs`` epochs from where ``client.receive`` left the weights."""
         module = client.module
-        client.context, client.optimizer, client.step = context, None, 0
-        client.meter.reset()
+        client.begin(context)
+        if self._scaler_start is not None:
+            self.fabric.strategy.precision.scaler.load_state_dict(self._scaler_start)  # type: ignore[attr-defined]
         # A module's own randomness (dropout) is named like every other draw.
         torch.manual_seed(derive(context.seed, f"{context.purpose}/module", context.round, context.client))
         scheduler.on_client_start(client, context)
         client.optimizer, schedules = configure(module, context.lr_scale)
 
-        module.train()
         module.on_train_start()
         order = context.generator("batches")
-        for _ in range(context.epochs):
+        for client.epoch in range(context.epochs):
             module.on_train_epoch_start()
             self._epoch(client, scheduler, batches.shuffled(order), schedules)
             module.on_train_epoch_end()
-            _step_schedules(schedules, "epoch", client.step // context.batches)
         module.on_train_end()
 
         extra = scheduler.on_client_end(client, context)
@@ -62,40 +67,49 @@ class LocalLoop:
     def _epoch(
         self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any], schedules: list[Schedule]
     ) -> None:
-        module, optimizer = client.module, client.optimizer
+        module, optimizer, context = client.module, client.optimizer, client.context
         assert optimizer is not None
         for index, batch in enumerate(batches):
-            client.batch_samples = len(batch[0])
-            batch = module.on_before_batch_transfer(batch, 0)
-            batch = module.on_after_batch_transfer(batch, 0)
+            client.batch = batch = on_device(module, batch, self.fabric)
             if module.on_train_batch_start(batch, index) == -1:
                 break
-            loss = self._step(client, optimizer, batch, index)
+            outputs = self._step(client, optimizer, batch, index)
             client.step += 1
-            _step_schedules(schedules, "step", client.step)
-            module.on_train_batch_end({"loss": loss} if loss is not None else None, batch, index)
+            for schedule in schedules:
+                if schedule.due(index + 1, context.batches, client.epoch + 1):
+                    module.lr_scheduler_step(schedule.scheduler, None)
+            module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
 
-    def _step(self, client: ClientState, optimizer: Optimizer, batch: Any, index: int) -> Tensor | None:
+    def _step(self, client: ClientState, optimizer: Optimizer, batch: Any, index: int) -> dict[str, Any] | None:
+        """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, None where the module skips a batch."""
         module, fabric = client.module, self.fabric
         with fabric.autocast():
-            output = module.training_step(batch, index)
-        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
+            output = call_step(module.training_step, batch, index)
         module.on_before_zero_grad(optimizer)
-        module.optimizer_zero_grad(module.current_epoch, index, optimizer)
-        if loss is None:  # the Trainer, too, skips such a batch
+        module.optimizer_zero_grad(client.epoch, index, optimizer)
+        if output is None:
             return None
+        named = dict(output) if isinstance(output, Mapping) else {"loss": output}
+        loss: Tensor = named["loss"]
         module.on_before_backward(loss)
         module.backward(loss)
         module.on_after_backward()
-        fabric.strategy.precision.unscale_gradients(optimizer)
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            fabric.strategy.precision.unscale_gradients(optimizer)
         module.on_before_optimizer_step(optimizer)
         module.configure_gradient_clipping(optimizer, self.clip_val, self.clip_algorithm)
         fabric.strategy.optimizer_step(optimizer)
-        return loss.detach()
+        return named | {"loss": loss.detach()}
 
 
-def _step_schedules(schedules: list[Schedule], interval: str, count: int) -> None:
-    for schedule in schedules:
-        if schedule.interval == interval and count % schedule.frequency == 0:
-            schedule.scheduler.step()
+def on_device(module: Any, batch: Any, fabric: Fabric) -> Any:
+    """The batch after the module's own transfer hooks."""
+    batch = module.on_before_batch_transfer(batch, 0)
+    batch = module.transfer_batch_to_device(batch, fabric.device, 0)
+    return module.on_after_batch_transfer(batch, 0)
+
+
+def call_step(step: Any, batch: Any, index: int) -> Any:
+    """Call ``training_step`` or ``validation_step``, with or without ``batch_idx``, as its signature has it."""
+    return step(batch, index) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)

@@ -37,6 +37,11 @@ class EvaluationSchedule:
     every: int = 1
     last: int = 1
 
+    def __post_init__(self) -> None:
+        for key, value in {"eval_every": self.every, "eval_last": self.last}.items():
+            if value < 1:
+                raise ConfigError(key, value, "an integer of at least 1")
+
     def due(self, done: int, rounds: int) -> bool:
         """Whether to evaluate when ``done`` of ``rounds`` rounds are done."""
-        return done % self.every == 0 or done > rounds - max(1, self.last)
+        return done % self.every == 0 or done > rounds - self.last

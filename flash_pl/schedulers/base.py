@@ -24,7 +24,7 @@ class SparseScheduler:
 
     sensitivity: Sensitivity | None = None  # stage 1, if the method has one
     voter: Vote = Keep()
-    density: float  # the target d, from initial_mask
+    follows_budget: bool = True  # whether clients train under the mask that their budget offers
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         self.first_mask = first_mask or FirstMask()
@@ -36,7 +36,6 @@ class SparseScheduler:
 
         ``found`` are the layer densities of stage 1 (float64 ``[layers]``), None if the method has no stage 1.
         """
-        self.density = density
         return self.first_mask(layout, density, found, generator)
 
     # A client, every round
@@ -62,7 +61,7 @@ class SparseScheduler:
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         """``server.weights`` are the new aggregate: vote, then prune to the mask."""
-        server.mask = self.voter(server, ballots, self.density)
+        server.mask = self.voter(server, ballots, server.density)
         server.prune_()
 
     def state_dict(self) -> dict[str, Any]:

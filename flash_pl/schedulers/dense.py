@@ -11,5 +11,4 @@ class Dense(SparseScheduler):
     """Every weight is active in every client; plain federated training, whatever the target density."""
 
     def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        self.density = 1.0
         return torch.ones(layout.maskable, dtype=torch.bool)

@@ -24,6 +24,8 @@ class NST(DynamicSparseTraining):
         prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
 
+    follows_budget = False
+
     def __init__(
         self,
         voter: Vote | None = None,
@@ -36,6 +38,7 @@ class NST(DynamicSparseTraining):
         self.masks: dict[int, Tensor] = {}
 
     def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
+        self.masks = {}
         self.shared = super().initial_mask(layout, density, found, generator)
         return self.shared
 
@@ -43,14 +46,14 @@ class NST(DynamicSparseTraining):
         return self.masks.get(context.client, self.shared).to(offered.device)
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        self.masks[context.client] = client.mask
+        self.masks[context.client] = client.mask.cpu()
         return {}
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        server.mask = self.voter(server, ballots, self.density)
+        server.mask = self.voter(server, ballots, server.density)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shared": self.shared.cpu(), "masks": {client: mask.cpu() for client, mask in self.masks.items()}}
+        return {"shared": self.shared.cpu(), "masks": dict(self.masks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.shared, self.masks = state["shared"], dict(state["masks"])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flash_pl.errors import ConfigError
 from flash_pl.sparsity import Layout
 
 
@@ -14,24 +15,25 @@ class ServerState:
     """All that the server carries from round to round.
 
     ``weights`` ``[layout.size]`` is what the next round starts from, ``mask`` bool ``[layout.maskable]`` what a device
-    of the server's budget gets of it, ``union`` the last aggregate before any pruning.
+    of the server's budget gets of it, ``union`` the last aggregate before any pruning, ``density`` the target d.
     """
 
     layout: Layout
     weights: Tensor
     mask: Tensor
     union: Tensor
+    density: float
 
     @classmethod
-    def start(cls, layout: Layout, weights: Tensor) -> "ServerState":
+    def start(cls, layout: Layout, weights: Tensor, density: float) -> "ServerState":
         """A server before its first round: a copy of the arena ``weights``, every weight active."""
         mask = torch.ones(layout.maskable, dtype=torch.bool, device=weights.device)
-        return cls(layout, weights.clone(), mask, weights.clone())
+        return cls(layout, weights.clone(), mask, weights.clone(), density)
 
-    def masked(self) -> Tensor:
-        """The model a device gets: a copy of the weights with the pruned ones 0."""
+    def masked(self, mask: Tensor | None = None) -> Tensor:
+        """The model a device gets: a copy of the weights, 0 outside ``mask``, by default the server's."""
         weights = self.weights.clone()
-        weights[: self.layout.maskable].mul_(self.mask)
+        weights[: self.layout.maskable].mul_(self.mask if mask is None else mask)
         return weights
 
     def prune_(self) -> None:
@@ -39,11 +41,22 @@ class ServerState:
         self.weights[: self.layout.maskable].mul_(self.mask)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors on the CPU."""
-        return {"weights": self.weights.cpu(), "mask": self.mask.cpu(), "union": self.union.cpu()}
+        """Copies on the CPU, and the layout that gives the numbers their meaning."""
+        tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
+        return {"layout": self._plan()} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.
+        """
+        if state["layout"] != self._plan():
+            raise ConfigError("ckpt_path", "...", "a checkpoint of the same model, excluded layers and memory format")
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
+
+    def _plan(self) -> list[list[Any]]:
+        slots, maskable = self.layout.slots, self.layout.maskable
+        return [[slot.name, slot.start < maskable, list(slot.shape), list(slot.stride)] for slot in slots]

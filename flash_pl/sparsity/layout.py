@@ -96,15 +96,12 @@ def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_las
     if exclude_first_last:
         layers = layers[1:-1]
     kept = [name for name in layers if not any(fnmatchcase(name, pattern) for pattern in exclude)]
-    if not kept:
+    # A weight that two layers share appears once among the parameters; a frozen one does not train, so it stays whole.
+    parameters = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    weights = [name for name in (f"{layer}.weight".lstrip(".") for layer in kept) if name in parameters]
+    if not weights:
         raise ConfigError("exclude", list(exclude), "a choice that leaves at least one Linear or Conv layer to mask")
-    # A weight that two layers share appears once among the parameters.
-    parameters = dict(module.named_parameters())
-    return [
-        f"{name}.weight" if name else "weight"
-        for name in kept
-        if (f"{name}.weight" if name else "weight") in parameters
-    ]
+    return weights
 
 
 def _is_dense(tensor: Tensor) -> bool:

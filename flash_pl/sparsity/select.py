@@ -10,13 +10,13 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     """A bool mask with exactly ``k`` ones at the largest of the 1-d ``scores``; equal scores go by position.
 
     ``torch.topk`` promises no order among equals, which would let two devices disagree on a mask. Scores that are not a
-    number count as the smallest.
+    number count as -1, less than any magnitude.
     """
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     if k >= scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
-    scores = scores.nan_to_num(nan=-torch.inf)
+    scores = scores.nan_to_num(nan=-1.0, posinf=torch.inf, neginf=-torch.inf)
     threshold = scores.topk(k).values.min()
     chosen = scores > threshold
     ties = (scores == threshold).nonzero().squeeze(1)

@@ -19,6 +19,7 @@ HOOKS = [
     "on_train_start",
     "on_train_epoch_start",
     "on_before_batch_transfer",
+    "transfer_batch_to_device",
     "on_after_batch_transfer",
     "on_train_batch_start",
     "training_step",

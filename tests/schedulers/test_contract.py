@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
+from flash_pl.client import ClientContext
 from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
-from flash_pl.sparsity import total_count
+from flash_pl.sparsity import Moved, total_count
 
 STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
 SCHEDULERS = {
@@ -43,7 +44,10 @@ class Watch:
         self.reports += 1
 
     def on_round_end(self, loop, row):
-        assert int(loop.server.mask.sum()) == total_count(loop.server.layout.sizes, self.density)
+        server = loop.server
+        assert int(server.mask.sum()) == total_count(server.layout.sizes, self.density)
+        if not isinstance(loop.scheduler, NST):  # which keeps the union
+            assert not server.weights[: server.layout.maskable][~server.mask].any()
         self.rows.append(row)
 
 
@@ -86,6 +90,51 @@ def test_the_mismatches_tell_the_methods_apart(unaware, tiny_data):
     assert all(row["mismatch_clients"] == row["mismatch_temporal"] == 0 for row in rows["pdst"])
     assert all(row["mismatch_clients"] > 0 for row in rows["nst"] + rows["jmwst"])
     assert rows["nst"][-1]["density_union"] > 0.2
+
+
+def test_jmwst_votes_for_the_largest_aggregated_weights(unaware, tiny_data):
+    loop, watch = run(SCHEDULERS["jmwst"], unaware, tiny_data)
+    assert all(row["moved"] > 0 and row["mismatch_temporal"] > 0 and row["mismatch_server"] > 0 for row in watch.rows)
+    union, layout = loop.server.union[: loop.server.layout.maskable].abs(), loop.server.layout
+    for weights, mask in zip(layout.split(union), layout.split(loop.server.mask), strict=True):
+        if mask.any() and not mask.all():
+            assert weights[mask].min() >= weights[~mask].max()
+
+
+def test_the_mask_moves_when_and_as_much_as_the_paper_says():
+    """19 batches: with one epoch once, after ten steps, by 0.25 (1 - 10/19); with three at the end of the first two."""
+
+    def moves(epochs):
+        rates = {}
+
+        class Client:
+            context = ClientContext(0, 0, epochs, 19, seed=0)
+            layout = weights = mask = None
+
+            def move_mask_(self, mask, survivors):
+                pass
+
+        def move(layout, weights, mask, rate, generator):
+            rates[step] = rate
+            return Moved(None, None)
+
+        scheduler = DynamicSparseTraining(move=move)
+        for step in range(1, 19 * epochs + 1):
+            scheduler.on_batch_end(Client(), step)
+        return rates
+
+    assert moves(1) == {10: pytest.approx(0.25 * (1 - 10 / 19))}
+    assert moves(3) == {19: pytest.approx(0.25 * 2 / 3), 38: pytest.approx(0.25 / 3)}
+
+
+@pytest.mark.parametrize("name", ["nst", "jmwst"])
+def test_a_trainer_can_be_used_twice(name, unaware, tiny_data):
+    trainer = FederatedTrainer(SCHEDULERS[name](), density=0.2, rounds=2, cohort=3, accelerator="cpu")
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        weights.append(trainer.fit(unaware(), tiny_data).server.weights)
+    assert torch.equal(*weights)
 
 
 def test_frozen_rounds_of_jmwst_move_nothing(unaware, tiny_data):

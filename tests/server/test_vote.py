@@ -18,7 +18,7 @@ def election(seed: int, voters: int, density: float) -> tuple[ServerState, list[
     masks = [ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask", client=i)) for i in range(voters)]
     union = torch.stack(masks).any(0)
     weights[: LAYOUT.maskable] *= union
-    server = ServerState.start(LAYOUT, weights)
+    server = ServerState.start(LAYOUT, weights, density)
     return server, [Ballot(i, 1, mask, LAYOUT.densities(mask), {}) for i, mask in enumerate(masks)]
 
 

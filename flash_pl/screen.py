@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,30 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_pl.config import shipped
-from flash_pl.config.typed import KEYS
+from flash_pl.config.typed import KEYS, Key
 
-EXAMPLES = """
-examples:
-  flash-pl fit jmwst                                         digits, a minute on a CPU
-  flash-pl fit jmwst data=fashion_mnist density=0.1          another data set
-  flash-pl fit spdst data=cifar10 data.root=FOLDER rounds=600
-  flash-pl fit jmwst scheduler.prune_rate=0.3 data.partition=iid
-  flash-pl fit jmwst model.class_path=torchvision.models.resnet18 data=cifar10
-  flash-pl fit jmwst scheduler.voter.class_path=my_package.MyVote
-  flash-pl fit RUN/config.yaml                               repeat a run
-  flash-pl fit RUN/config.yaml ckpt_path=RUN/checkpoints/last.ckpt run_dir=RUN rounds=200
-
+ABOUT = """
 Inside data, model, scheduler, aggregator and sampler a key is short for an init arg of the class:
 scheduler.prune_rate is scheduler.init_args.prune_rate. A name stands for a shipped file, see flash-pl configs.
+A data set brings defaults of its own, such as a model; what is given here wins.
+
+examples:
+  flash-pl fit jmwst                                       digits, a minute on a CPU
+  flash-pl fit jmwst data=fashion_mnist density=0.1        another data set
+  flash-pl fit spdst data=cifar10 data.root=FOLDER rounds=600
+  flash-pl fit jmwst scheduler.prune_rate=0.3 data.partition=iid
+  flash-pl fit jmwst data=cifar10 model.class_path=torchvision.models.resnet18
+  flash-pl fit jmwst scheduler.voter.class_path=my_file.MyVote
+  flash-pl fit RUN/config.yaml                             repeat a run
+  flash-pl fit RUN/config.yaml run_dir=RUN ckpt_path=RUN/checkpoints/last.ckpt rounds=200
 """
 
 
 def fit_help() -> str:
-    """Every key with its default and meaning, and examples."""
+    """Every key with its meaning and default, and examples."""
     keys = [(name, key) for name, key in KEYS.items() if not name.startswith("budget.tiers.")]
-    lines = [f"  {name:<32}{_shown(key.default):<10}{key.help}" for name, key in keys]
-    return "\n".join(["keys, defaults and meaning:", *lines, EXAMPLES])
+    lines = [f"  {name:<33}{key.help}{_default(key)}" for name, key in keys]
+    return "\n".join(["keys, meaning [default]:", *lines, ABOUT])
 
 
 def list_shipped() -> str:
@@ -82,6 +84,8 @@ def _percent(value: float | None) -> str:
     return "not logged" if value is None else f"{value:.2%}"
 
 
-def _shown(default: Any) -> str:
-    """A default as YAML has it; nothing for a section."""
-    return default if isinstance(default, str) else json.dumps(default)
+def _default(key: Key) -> str:
+    """A default as YAML has it; a section has none."""
+    if is_dataclass(key.hint):
+        return ""
+    return f" [{key.default if isinstance(key.default, str) else json.dumps(key.default)}]"

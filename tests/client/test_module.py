@@ -1,0 +1,162 @@
+"""Modules as users write them: what they may do, and what must not leak between clients."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR, StepLR
+
+from flash_pl import PDST, ConfigError, FederatedTrainer
+from flash_pl.callbacks import Checkpoint
+from flash_pl.client import Meter, configure
+from flash_pl.sparsity import Layout, Tier
+
+
+def fit(module, data, **settings):
+    settings = {"density": 0.3, "rounds": 1, "cohort": 2, "accelerator": "cpu"} | settings
+    return FederatedTrainer(PDST(), **settings).fit(module, data)
+
+
+SCHEDULES = {
+    "step": lambda o: StepLR(o, 2),
+    "cosine": lambda o: CosineAnnealingLR(o, 10, eta_min=0.01),
+    "one cycle": lambda o: OneCycleLR(o, 0.3, total_steps=12),
+    "warm-up": lambda o: SequentialLR(o, [LinearLR(o, 0.5, total_iters=3), CosineAnnealingLR(o, 9)], [3]),
+    "lambdas": lambda o: SequentialLR(o, [LambdaLR(o, lambda t: 1.0), LambdaLR(o, lambda t: 0.5**t)], [4]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_rounds_decay_scales_every_rate_of_a_schedule(name):
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(2, 2)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+            return [optimizer], [{"scheduler": SCHEDULES[name](optimizer), "interval": "step"}]
+
+    def rates(scale):
+        optimizer, (schedule,) = configure(Module(), scale)
+        seen = []
+        for _ in range(10):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.scheduler.step()
+        return seen
+
+    assert rates(0.01) == pytest.approx([0.01 * rate for rate in rates(1.0)], rel=1e-6)
+
+
+def test_a_module_without_batch_idx_that_returns_a_dict(unaware, tiny_data):
+    seen = []
+
+    class Terse(unaware):
+        def training_step(self, batch):
+            return {"loss": nn.functional.cross_entropy(self.net(batch[0]), batch[1]), "note": self.current_epoch}
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            seen.append((outputs["note"], self.global_step))
+
+    fit(Terse(), tiny_data, cohort=1, local_epochs=2)
+    assert [note for note, _ in seen] == sorted(note for note, _ in seen) and {0, 1} == {note for note, _ in seen}
+    assert [step for _, step in seen] == list(range(1, len(seen) + 1))
+
+
+def test_a_layer_in_eval_mode_stays_in_it(unaware, tiny_data):
+    module = unaware()
+    module.net[1].eval()
+    statistics = module.net[1].running_mean.clone()
+    fit(module, tiny_data)
+    assert torch.equal(module.net[1].running_mean, statistics) and not module.net[1].training and module.net[0].training
+
+
+def test_counters_do_not_pass_from_client_to_client(unaware, tiny_data):
+    counts = []
+
+    class Spy:
+        def on_client_end(self, loop, report):
+            counts.append(int(loop.client.module.net[1].num_batches_tracked))
+
+    fit(unaware(), tiny_data, cohort=3, callbacks=[Spy()])
+    assert counts == [3, 3, 3]
+
+
+def test_frozen_weights_are_not_masked(unaware):
+    module = unaware()
+    module.net[4].weight.requires_grad_(False)
+    assert [layer.name for layer in Layout(module).layers] == ["net.0.weight", "net.6.weight"]
+
+
+def test_after_fit_the_module_works_in_a_stock_trainer(unaware, tiny_data):
+    module = unaware()
+    loop = fit(module, tiny_data, rounds=2)
+    stock = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    metrics = stock.validate(module, datamodule=tiny_data, verbose=False)[0]
+    assert metrics["val_acc"] == pytest.approx(loop.metrics["val_acc"])
+
+
+def test_tied_weights_are_saved_as_one(tiny_data, unaware, tmp_path):
+    class Tied(unaware):
+        def __init__(self):
+            super().__init__()
+            first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+            second.weight = first.weight
+            self.net = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.Linear(64, 4))
+
+    module = Tied()
+    loop = fit(module, tiny_data, callbacks=[Checkpoint(tmp_path)])
+    plain = Tied.load_from_checkpoint(tmp_path / "last.ckpt")
+    images = tiny_data.val_dataloader().images
+    assert torch.equal(plain.net(images), module.net(images))
+    assert loop.round == 1
+
+
+def test_a_checkpoint_of_another_layout_is_refused(unaware, tiny_data, tmp_path):
+    fit(unaware(), tiny_data, callbacks=[Checkpoint(tmp_path)])
+    for change in ({"channels_last": False}, {"exclude": ["net.0"]}):
+        trainer = FederatedTrainer(PDST(), density=0.3, cohort=2, accelerator="cpu", **change)
+        with pytest.raises(ConfigError, match="same model, excluded layers and memory format"):
+            trainer.validate(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_smaller_tiers_are_evaluated_too(unaware, tiny_data):
+    loop = fit(unaware(), tiny_data, density=0.4, tiers=[Tier(0.1, 0.5), Tier(0.4, 0.5)])
+    assert "val_acc_d0.1" in loop.metrics and loop.metrics["val_loss_d0.1"] != loop.metrics["val_loss"]
+
+
+def test_a_name_for_two_things_is_refused(unaware, tiny_data):
+    class Vague(unaware):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("val_loss", loss)
+            return loss
+
+    with pytest.raises(ConfigError, match="val_loss.*do not share"):
+        fit(Vague(), tiny_data)
+
+
+def test_clipping_as_in_the_trainer(unaware, tiny_data):
+    off, none = fit(seeded(unaware), tiny_data, gradient_clip_val=0.0), fit(seeded(unaware), tiny_data)
+    assert torch.equal(off.server.weights, none.server.weights)
+    for algorithm in ("norm", "value"):
+        clipped = fit(seeded(unaware), tiny_data, gradient_clip_val=0.01, gradient_clip_algorithm=algorithm)
+        assert not torch.equal(clipped.server.weights, none.server.weights)
+    for settings in ({"gradient_clip_algorithm": "nrom"}, {"precision": "bf16-true"}):
+        with pytest.raises(ConfigError, match="is not allowed"):
+            fit(unaware(), tiny_data, **settings)
+
+
+def seeded(cls):
+    torch.manual_seed(0)
+    return cls()
+
+
+def test_the_meter_weighs_by_samples_and_sums_in_single_precision():
+    meter = Meter()
+    meter.update("a", torch.tensor(1.0), 3)
+    meter.update("a", torch.tensor(5.0), 1)
+    for _ in range(1000):
+        meter.update("b", torch.tensor(1.0, dtype=torch.bfloat16), 1)
+    assert meter.compute() == {"a": 2.0, "b": 1.0}

@@ -1,0 +1,58 @@
+"""Every shipped config runs a round and leaves a whole run directory."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from flash_pl.cli import main
+from flash_pl.config import compose, read_config
+from flash_pl.config.shipped import SHIPPED, description, names
+
+CONFIGS = sorted(SHIPPED.glob("*.yaml"))
+TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.classes=4", "data.shape=[1, 8, 8]"]
+TINY += ["model=digits_cnn", "model.hidden=16", "clients=4", "cohort=2", "batch_size=8", "rounds=1", "density=0.2"]
+TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
+RESULT = {
+    "method", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
+    "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "versions",
+}  # fmt: skip
+
+
+def test_the_five_methods_are_shipped():
+    assert {"dense", "nst", "pdst", "spdst", "jmwst"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("compat", ["null", "official"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_round_of_every_config(path, compat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert description(path.stem)
+    assert main(["fit", path.stem, *TINY, f"compat={compat}"]) == 0
+    run = Path("run")
+    result = json.loads((run / "result.json").read_text())
+    assert set(result) == RESULT
+    assert set(result["mismatch"]) == {"clients", "server", "temporal"}
+    assert set(result["versions"]) == {"flash_pl", "python", "torch", "lightning"}
+    assert 0 <= result["accuracy"] <= 1 and 0 <= result["accuracy_union"] <= 1
+    assert result["method"] == path.stem and result["data"] == "synthetic" and result["model"] == "digits_cnn"
+    assert set(result["layer_density"]) == {"conv1", "conv2", "fc1", "fc2"}
+    expected = 1.0 if path.stem == "dense" else 0.2
+    assert result["density"] == pytest.approx(expected, rel=0.25 if compat == "official" else 1e-3)
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1 and float(rows[0]["val_acc"]) == pytest.approx(result["accuracy"])
+    assert list(run.glob("events.out.tfevents.*"))
+    saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert compose(saved) == compose(read_config(path.stem), [*TINY[:-1], f"compat={compat}"])
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["flash_pl"]["extra"]["config"] == saved
+
+
+@pytest.mark.parametrize("data", names("data"))
+def test_every_data_set_composes_with_its_own_model(data):
+    config = compose(read_config("jmwst"), [f"data={data}"])
+    assert config["data"]["name"] == data and config["model"]["name"] in names("model")

@@ -1,0 +1,230 @@
+"""Composing configs: names, short keys, layers, types; and building from them."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from flash_pl import JMWST, Classifier, ConfigError
+from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
+from flash_pl.config.hints import describe, fits
+from flash_pl.config.shipped import folders, names
+from flash_pl.server import MaskedAverage
+from flash_pl.sparsity import Layout
+
+
+def composed(*arguments, config="jmwst"):
+    return compose(read_config(config), arguments)
+
+
+@pytest.mark.parametrize(
+    "short, full",
+    [
+        ("scheduler.prune_rate=0.3", "scheduler.init_args.prune_rate=0.3"),
+        ("scheduler.sensitivity.epochs=2", "scheduler.init_args.sensitivity.init_args.epochs=2"),
+        ("scheduler.voter=keep", "scheduler.voter.class_path=flash_pl.server.Keep"),
+        ("data.partition=iid", "data.init_args.partition.class_path=flash_pl.data.IID"),
+        ("method=nst", "scheduler=nst"),
+    ],
+)
+def test_both_spellings_say_the_same(short, full):
+    assert composed(short) == composed(full) != composed()
+
+
+def test_a_name_and_its_refinement_in_any_order():
+    there = composed("data=fashion_mnist", "data.root=/x", "model=lenet5", "model.image_size=28")
+    back = composed("model.image_size=28", "model=lenet5", "data.root=/x", "data=fashion_mnist")
+    assert there == back
+    assert there["data"]["name"] == "fashion_mnist" and there["data"]["init_args"]["root"] == "/x"
+    assert there["model"]["class_path"] == "flash_pl.models.LeNet5"
+    assert there["model"]["init_args"] == {"image_size": 28}
+
+
+def test_short_keys_reach_the_init_args():
+    config = composed("alpha=0.1", "clients=30", "batch_size=4", "seed=7")
+    arguments = config["data"]["init_args"]
+    assert arguments["partition"]["init_args"] == {"alpha": 0.1}
+    assert (arguments["clients"], arguments["batch_size"], arguments["seed"]) == (30, 4, 7)
+
+
+def test_a_data_set_brings_defaults_that_the_user_overrides():
+    assert (composed()["clients"], composed()["cohort"]) == (20, 5)
+    assert composed("cohort=3")["cohort"] == 3 and composed("model=lenet5")["model"]["name"] == "lenet5"
+    fashion = composed("data=fashion_mnist")
+    assert (fashion["clients"], fashion["cohort"], fashion["model"]["name"]) == (100, 10, "mnistnet")
+    assert fashion["model"]["exclude_first_last"]
+    assert composed("data=femnist")["clients"] is None
+
+
+def test_composing_is_pure_and_idempotent():
+    config = {"method": "jmwst", "scheduler": {"prune_rate": 0.5}, "data": {"name": "mnist", "partition": "iid"}}
+    before = deepcopy(config)
+    first = compose(config, ["density=0.2", "compat=official"])
+    assert config == before
+    assert compose(config, ["density=0.2", "compat=official"]) == first == compose(first)
+
+
+def test_a_name_in_a_later_layer_replaces_the_whole_component():
+    saved = composed("data=fashion_mnist", "data.root=/x", "scheduler.vote_interval=3")
+    again = compose(saved, ["data=digits", "method=pdst"])
+    assert "root" not in again["data"]["init_args"]
+    assert again["scheduler"] == composed(config="pdst")["scheduler"] and again["method"] == "pdst"
+
+
+def test_another_class_keeps_the_init_args_that_it_takes():
+    config = composed("scheduler.class_path=flash_pl.schedulers.NST", "scheduler.prune_rate=0.1")
+    assert config["method"] is None
+    assert set(config["scheduler"]["init_args"]) == {"prune_rate", "move", "voter", "first_mask"}
+    model = composed("model.class_path=torchvision.models.resnet18")["model"]
+    assert model == {
+        "class_path": "torchvision.models.resnet18",
+        "init_args": {},
+        "exclude": [],
+        "exclude_first_last": False,
+    }
+
+
+OFFICIAL = {
+    "FirstMask.draw": ("first_mask", "draw", "flash_pl.sparsity.BernoulliDraw"),
+    "FirstMask.rescale": ("first_mask", "rescale", "flash_pl.sparsity.ScaleOnce"),
+    "FirstMask.initialise": ("first_mask", "initialise", "flash_pl.sparsity.AsDrawn"),
+    "Sensitivity.move": ("sensitivity", "move", "flash_pl.sparsity.BernoulliMove"),
+}
+
+
+def test_official_sets_what_it_says():
+    config = composed("compat=official")
+    assert config["trainer"]["lr_delay"] == 1 and config["aggregator"]["init_args"] == {"by_samples": False}
+    arguments = config["scheduler"]["init_args"]
+    assert arguments["move"]["class_path"] == "flash_pl.sparsity.BernoulliMove"
+    assert arguments["voter"]["class_path"] == "flash_pl.server.TruncatingVote"
+    for part, name, class_path in OFFICIAL.values():
+        assert arguments[part]["init_args"][name]["class_path"] == class_path
+
+
+@pytest.mark.parametrize(
+    "method, taken", [("dense", set()), ("pdst", {"first_mask"}), ("spdst", {"sensitivity", "first_mask"})]
+)
+def test_official_leaves_out_what_a_method_does_not_have(method, taken):
+    config = composed("compat=official", config=method)
+    assert set(config["scheduler"]["init_args"]) == taken
+    build_trainer(config)
+
+
+def test_the_users_value_wins_over_official():
+    config = composed(
+        "compat=official", "trainer.lr_delay=0", "aggregator=masked", "scheduler.voter=average",
+        "scheduler.first_mask.draw=exact", "aggregator.by_samples=true",
+    )  # fmt: skip
+    assert config["trainer"]["lr_delay"] == 0
+    assert config["aggregator"]["class_path"] == "flash_pl.server.MaskedAverage"
+    assert config["aggregator"]["init_args"] == {"by_samples": True}
+    arguments = config["scheduler"]["init_args"]
+    assert arguments["voter"]["class_path"] == "flash_pl.server.AverageBudgetVote"
+    first_mask = arguments["first_mask"]["init_args"]
+    assert first_mask["draw"]["class_path"] == "flash_pl.sparsity.ExactDraw"
+    assert first_mask["rescale"]["class_path"] == "flash_pl.sparsity.ScaleOnce"
+
+
+def test_tiers_average_by_mask_unless_asked_otherwise():
+    tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
+    assert isinstance(build_trainer(composed(tiers)).aggregator, MaskedAverage)
+    assert not isinstance(build_trainer(composed(tiers, "aggregator=fedavg")).aggregator, MaskedAverage)
+    assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
+
+
+def test_init_args_become_objects_to_any_depth():
+    config = composed(
+        "scheduler.voter.rescale=scale_down", "scheduler.sensitivity.move=size_aware", "scheduler.prune_rate=1"
+    )
+    scheduler = build_trainer(config).scheduler
+    assert type(scheduler) is JMWST and scheduler.prune_rate == 1
+    assert type(scheduler.voter.rescale).__name__ == "ScaleDown"
+    assert type(scheduler.sensitivity.move).__name__ == "SizeAwareMove"
+
+
+def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():
+    config = composed("data=synthetic", "data.shape=[2, 20, 20]", "data.classes=7", "model=leaf_cnn", "model.hidden=8")
+    state = torch.random.get_rng_state()
+    module = build_module(config, build_data(config))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert isinstance(module, Classifier) and module.lr == 0.1
+    assert module.model.conv1.in_channels == 2 and module.model.fc1.in_features == 64 * 25
+    assert module.model.fc2.out_features == 7
+    torch.rand(3)
+    twin = build_module(composed("data=synthetic", "data.shape=[2, 20, 20]", "data.classes=7", "model=leaf_cnn",
+                                 "model.hidden=8", config="nst"), build_data(config))  # fmt: skip
+    assert torch.equal(module.model.fc1.weight, twin.model.fc1.weight)
+    other = build_module(config | {"seed": 2}, build_data(config))
+    assert not torch.equal(module.model.fc1.weight, other.model.fc1.weight)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_has_what_it_never_masks(name):
+    config = composed("data=cifar10", f"model={name}")
+    module = build_module(config, build_data(config))
+    layout = Layout(module, build_trainer(config).exclude, config["model"]["exclude_first_last"])
+    masked = {layer.name.removeprefix("model.").removesuffix(".weight") for layer in layout.layers}
+    if name.startswith("resnet18"):
+        assert len(masked) == (17 if name == "resnet18_tiny" else 20)
+    if name == "mnistnet":
+        assert masked == {"conv2", "fc1"}
+    if name not in ("mnistnet", "lenet5", "leaf_cnn", "digits_cnn"):
+        assert "fc" not in masked
+    assert "stages.0.0.depthwise.0" not in masked
+
+
+def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "users_file.py").write_text(
+        "import lightning as L\nimport torch\n"
+        "class Plain(L.LightningModule):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n        self.fc = torch.nn.Linear(64, num_classes)\n"
+        "class Rated(Plain):\n"
+        "    def __init__(self, num_classes, lr=1.0):\n        super().__init__(num_classes)\n        self.lr = lr\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plain, rated = (composed(f"model.class_path=users_file.{name}", "lr=0.5") for name in ("Plain", "Rated"))
+    assert type(build_module(plain, build_data(plain))).__name__ == "Plain"
+    assert build_trainer(plain).decay.ratio == 1
+    assert build_module(rated, build_data(rated)).lr == 0.5
+    assert build_trainer(rated).decay.ratio == 0.001 / 0.5
+
+
+def test_torchvisions_functions_are_models():
+    config = composed("model.class_path=torchvision.models.resnet18", "model.exclude=[fc]", "data=cifar10")
+    module = build_module(config, build_data(config))
+    assert module.model.fc.out_features == 10 and build_trainer(config).exclude == ["model.fc"]
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_every_fragment_has_a_description_and_an_importable_class(folder):
+    from flash_pl.config.shipped import description, fragment
+    from flash_pl.config.signature import locate, signature
+
+    for name in names(folder):
+        assert description(name, folder)
+        content = fragment(folder, name, folder)
+        if folder != "compat":
+            parameters = signature(locate(folder, content["class_path"])).parameters
+            assert set(content.get("init_args", {})) <= set(parameters)
+
+
+@pytest.mark.parametrize(
+    "value, hint, fine",
+    [
+        (1, int, True), (1, float, True), (1.5, int, False), (True, int, False), (True, float, False),
+        (None, int, False), (None, int | None, True), ([1, 2], tuple[int, int], True), ([1, "a"], list[int], False),
+        ("ab", list[str], False), ({"a": 1}, dict[str, int], True), ({"a": 1}, int, False), ("x", JMWST, False),
+    ],
+)  # fmt: skip
+def test_values_fit_hints(value, hint, fine):
+    assert fits(value, hint) is fine
+    assert describe(hint)
+
+
+def test_keys_are_converted_to_their_types():
+    assert composed("lr=1")["lr"] == 1.0 and isinstance(composed("lr=1")["lr"], float)
+    assert composed("rounds=${cohort}")["rounds"] == 5
+    with pytest.raises(ConfigError, match="rounds: 'ten' is not allowed; expected an integer"):
+        composed("rounds=ten")
