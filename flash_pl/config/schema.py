@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flash_pl.trainer import PRECISIONS
+
 
 def _key(default: Any, help: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:
     return field(default=default, metadata={"help": help, "allowed": allowed, "valid": valid})
@@ -31,9 +33,7 @@ class TrainerKeys:
 
     accelerator: str = _choice("auto", "where to compute", "auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = _key(1, "number of devices", "1: this version trains in one process", lambda value: value == 1)
-    precision: str = _choice(
-        "32-true", "as in Lightning", "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"
-    )
+    precision: str = _choice("32-true", "as in Lightning", *PRECISIONS)
     eval_every: int = _count(1, "rounds between two evaluations")
     eval_last: int = _count(1, "rounds at the end that are all evaluated")
     checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for one at the end", least=0)

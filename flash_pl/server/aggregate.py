@@ -21,7 +21,8 @@ class FedAvg:
     def reset(self, server: Tensor, maskable: int) -> None:
         """Start a round; ``server`` is the server's arena ``[size]``, whose first ``maskable`` weights have masks."""
         self.server, self.maskable = server, maskable
-        self.total = torch.zeros_like(server, dtype=torch.float64)
+        self.dtype = torch.float32 if server.device.type == "mps" else torch.float64  # Apple's GPUs have no doubles
+        self.total = torch.zeros_like(server, dtype=self.dtype)
         self.weight = 0.0
 
     def update(self, report: Report) -> None:
@@ -47,7 +48,7 @@ class MaskedAverage(FedAvg):
 
     def reset(self, server: Tensor, maskable: int) -> None:
         super().reset(server, maskable)
-        self.holders = torch.zeros(maskable, dtype=torch.float64, device=server.device)
+        self.holders = torch.zeros(maskable, dtype=self.dtype, device=server.device)
 
     def update(self, report: Report) -> None:
         super().update(report)
@@ -55,7 +56,7 @@ class MaskedAverage(FedAvg):
 
     def compute(self) -> Tensor:
         new = super().compute()
-        head = (self.total[: self.maskable] / self.holders.clamp(min=1e-300)).to(new.dtype)
+        head = (self.total[: self.maskable] / self.holders.clamp(min=torch.finfo(self.dtype).tiny)).to(new.dtype)
         new[: self.maskable] = torch.where(self.holders > 0, head, self.unheld())
         return new
 
