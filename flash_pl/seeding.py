@@ -18,3 +18,14 @@ def derive(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
 def generator(seed: int, purpose: str, round: int = 0, client: int = 0) -> torch.Generator:
     """A CPU generator seeded by :func:`derive`. It stays on the CPU so that every device sees the same draws."""
     return torch.Generator().manual_seed(derive(seed, purpose, round, client))
+
+
+def seed_global_(value: int, device: torch.device) -> None:
+    """Seed the generators from which a module on ``device`` draws by itself (dropout).
+
+    ``torch.manual_seed`` would do it for all devices; where CUDA has not been used yet it writes a stack trace into a
+    list that grows with every call.
+    """
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)

@@ -4,7 +4,6 @@ from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
@@ -71,7 +70,7 @@ class ClientModule(L.LightningModule):
         if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
             raise TypeError(f"log({name!r}): a federated run reduces by the mean only, not by {kwargs['reduce_fx']!r}")
         client = cast(ClientState, self._client)
-        client.meter.update(name, value, kwargs.get("batch_size") or extract_batch_size(client.batch))
+        client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """As in Lightning, by way of :meth:`log`."""

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -54,6 +55,12 @@ class ClientState:
         self._originals = [buffer.clone() for buffer in self._others]
         self.step = self.epoch = 0
 
+    @property
+    def batch_samples(self) -> int:
+        """Number of samples of the batch under way."""
+        first = self.batch[0] if type(self.batch) is tuple else None
+        return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(self.batch)
+
     def begin(self, context: ClientContext) -> None:
         """Forget the client before, optimiser and meters included."""
         self.context, self.optimizer, self.step, self.epoch = context, None, 0, 0
@@ -93,4 +100,4 @@ class ClientState:
         if mask is not self.mask:
             self.mask = mask
             self._keep.copy_(mask)
-            self._dense = bool(mask.all())
+            self._dense = int(mask.count_nonzero()) == mask.numel()

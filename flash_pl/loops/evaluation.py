@@ -8,7 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from flash_pl.client import ClientState
-from flash_pl.loops.local import call_step, on_device
+from flash_pl.loops.hooks import Transfer, step_with_index
 
 
 class EvaluationLoop:
@@ -29,11 +29,12 @@ class EvaluationLoop:
         training = [part for part in module.modules() if part.training]
         module.eval()
         module.on_validation_epoch_start()
+        transfer, validation_step = Transfer(module, self.fabric), step_with_index(module.validation_step)
         for index, batch in enumerate(batches):
-            client.batch = batch = on_device(module, batch, self.fabric)
+            client.batch = batch = transfer(batch)
             module.on_validation_batch_start(batch, index)
             with self.fabric.autocast():
-                output = call_step(module.validation_step, batch, index)
+                output = validation_step(batch, index)
             module.on_validation_batch_end(output, batch, index)
         module.on_validation_epoch_end()
         for part in training:  # what the user has frozen in eval mode stays so

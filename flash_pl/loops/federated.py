@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
 
 from flash_pl.client import ClientContext, ClientState
@@ -17,7 +16,7 @@ from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
 from flash_pl.loops.sensitivity import SensitivityLoop
 from flash_pl.report import Ballot
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive, generator
+from flash_pl.seeding import derive, generator, seed_global_
 from flash_pl.server import ClientSampler, FedAvg, ServerState
 from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
 
@@ -151,7 +150,7 @@ class FederatedLoop(Loop):
 
     def validate(self) -> dict[str, float]:
         """Metrics of the model masked to d; the union's end in ``_union``, a smaller tier's in ``_d`` and its d."""
-        torch.manual_seed(derive(self.seed, "evaluation", self.round))
+        seed_global_(derive(self.seed, "evaluation", self.round), self.fabric.device)
         server, batches = self.server, self.data.val_dataloader()
         masked = server.masked()
         metrics = self.evaluation.run(self.client, masked, batches)

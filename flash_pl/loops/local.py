@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, Schedule, configure
 from flash_pl.data import Batches
+from flash_pl.loops.hooks import Step, Transfer, step_with_index
 from flash_pl.report import Report
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive
+from flash_pl.seeding import derive, seed_global_
 
 # 16-mixed: where every client's loss scale starts, low enough to lose few of its first steps to an overflow.
 LOSS_SCALE = 2.0**12
@@ -41,7 +40,8 @@ class LocalLoop:
         if self._scaler_start is not None:
             self.fabric.strategy.precision.scaler.load_state_dict(self._scaler_start)  # type: ignore[attr-defined]
         # A module's own randomness (dropout) is named like every other draw.
-        torch.manual_seed(derive(context.seed, f"{context.purpose}/module", context.round, context.client))
+        name = f"{context.purpose}/module"
+        seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
         client.optimizer, schedules = configure(module, context.lr_scale)
 
@@ -69,11 +69,12 @@ class LocalLoop:
     ) -> None:
         module, optimizer, context = client.module, client.optimizer, client.context
         assert optimizer is not None
+        transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
-            client.batch = batch = on_device(module, batch, self.fabric)
+            client.batch = batch = transfer(batch)
             if module.on_train_batch_start(batch, index) == -1:
                 break
-            outputs = self._step(client, optimizer, batch, index)
+            outputs = self._step(client, optimizer, training_step, batch, index)
             client.step += 1
             for schedule in schedules:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
@@ -81,11 +82,13 @@ class LocalLoop:
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
 
-    def _step(self, client: ClientState, optimizer: Optimizer, batch: Any, index: int) -> dict[str, Any] | None:
+    def _step(
+        self, client: ClientState, optimizer: Optimizer, training_step: Step, batch: Any, index: int
+    ) -> dict[str, Any] | None:
         """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, None where the module skips a batch."""
         module, fabric = client.module, self.fabric
         with fabric.autocast():
-            output = call_step(module.training_step, batch, index)
+            output = training_step(batch, index)
         module.on_before_zero_grad(optimizer)
         module.optimizer_zero_grad(client.epoch, index, optimizer)
         if output is None:
@@ -101,15 +104,3 @@ class LocalLoop:
         module.configure_gradient_clipping(optimizer, self.clip_val, self.clip_algorithm)
         fabric.strategy.optimizer_step(optimizer)
         return named | {"loss": loss.detach()}
-
-
-def on_device(module: Any, batch: Any, fabric: Fabric) -> Any:
-    """The batch after the module's own transfer hooks."""
-    batch = module.on_before_batch_transfer(batch, 0)
-    batch = module.transfer_batch_to_device(batch, fabric.device, 0)
-    return module.on_after_batch_transfer(batch, 0)
-
-
-def call_step(step: Any, batch: Any, index: int) -> Any:
-    """Call ``training_step`` or ``validation_step``, with or without ``batch_idx``, as its signature has it."""
-    return step(batch, index) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)

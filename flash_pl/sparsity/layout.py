@@ -81,7 +81,7 @@ class Layout:
 
     def counts(self, mask: Tensor) -> Tensor:
         """Active weights per layer, int64 ``[layers]``, on the CPU."""
-        return torch.stack([part.sum() for part in self.split(mask)]).cpu()
+        return torch.stack([part.count_nonzero() for part in self.split(mask)]).cpu()
 
     def densities(self, mask: Tensor) -> Tensor:
         """Layer densities d_l = nnz(M_l) / n_l, float64 ``[layers]``, on the CPU."""
