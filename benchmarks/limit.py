@@ -95,11 +95,14 @@ def main() -> None:
         ours, bare = [], []
         for repeat in range(repeats + 1):
             cohort = loop.sampler(data.clients, COHORT, loop.seed, loop.round)
-            pair = our_round(loop), bare_round(model, data, cohort)
+            if repeat % 2:  # who goes first alternates
+                first, second = our_round(loop), bare_round(model, data, cohort)
+            else:
+                second, first = bare_round(model, data, cohort), our_round(loop)
             loop.round += 1
-            if repeat:  # the first one warms up
-                ours.append(pair[0])
-                bare.append(pair[1])
+            if repeat:  # the first pair warms up
+                ours.append(first)
+                bare.append(second)
         a, b = statistics.median(ours), statistics.median(bare)
         ratio = statistics.median(x / y for x, y in zip(ours, bare, strict=True))
         print(f"{network.__name__}: {a:.3f} s a round, bare loop {b:.3f} s, median ratio of pairs {ratio:.3f}")
