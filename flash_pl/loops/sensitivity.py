@@ -17,8 +17,8 @@ from flash_pl.server import ServerState
 class SensitivityLoop(Loop):
     """C clients train E_d epochs each with dynamic sparse training; :meth:`run` returns their mean layer densities.
 
-    All start from the server's weights and from one random mask of the method's own distribution. Their weights are
-    thrown away: stage 1 informs the mask only.
+    All start from one random mask of the method's own distribution and from the server's weights, adapted to that mask
+    as the method adapts them to its first one. Their trained weights are thrown away: stage 1 informs the mask only.
 
     Args:
         settings: how many clients, how long, how they move.
@@ -40,7 +40,8 @@ class SensitivityLoop(Loop):
     ) -> None:
         self.settings, self.local, self.client, self.server, self.data = settings, local, client, server, data
         self.density, self.seed, self.on_client_end = density, seed, on_client_end
-        self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, scheduler.first_mask)
+        self.first_mask = scheduler.first_mask
+        self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, self.first_mask)
 
     @property
     def done(self) -> bool:
@@ -55,6 +56,8 @@ class SensitivityLoop(Loop):
             self.server.layout, self.density, None, generator(self.seed, "sensitivity/mask")
         )
         self.mask = mask.to(self.server.weights.device)
+        self.weights = self.server.weights.clone()
+        self.first_mask.initialise(self.server.layout, self.weights, self.mask)
 
     def advance(self) -> None:
         batches = self.data.client_batches(self.cohort[len(self.found)])
@@ -66,7 +69,7 @@ class SensitivityLoop(Loop):
             seed=self.seed,
             purpose="sensitivity",
         )
-        self.client.receive(self.server.weights, self.mask)
+        self.client.receive(self.weights, self.mask)
         report = self.local.run(self.client, self.trainee, batches, context)
         self.found.append(report.densities)
         self.on_client_end(len(self.found), len(self.cohort))

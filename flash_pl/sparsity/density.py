@@ -111,17 +111,21 @@ def total_count(sizes: Tensor, density: float) -> int:
     return round(density * int(sizes.sum()))
 
 
-def allot(ideal: Tensor, capacity: Tensor, total: int) -> Tensor:
+def allot(ideal: Tensor, capacity: Tensor, total: int, least: Tensor | None = None) -> Tensor:
     """Whole numbers near ``ideal`` (float64 ``[layers]``) that sum to ``total`` exactly, none above its capacity.
 
-    Largest remainder, ties by position. No layer is left empty while the total allows one weight for each.
+    Largest remainder, ties by position. ``least`` are the smallest numbers allowed (int64 ``[layers]``); by default no
+    layer is left empty while the total allows one weight for each. Where the total is less than they are together, they
+    are given up.
 
     Raises:
         ValueError: the capacities together are less than the total.
     """
     if total > int(capacity.sum()):
         raise ValueError(f"{total} weights do not fit into layers of {capacity.tolist()}")
-    least = torch.minimum(capacity, torch.ones_like(capacity) if total >= len(capacity) else torch.zeros_like(capacity))
+    least = torch.minimum(capacity, torch.ones_like(capacity) if least is None else least)
+    if total < int(least.sum()):
+        least = torch.zeros_like(capacity)
     counts = torch.minimum(torch.maximum(ideal.floor().long(), least), capacity)
     while (missing := total - int(counts.sum())) != 0:
         step = 1 if missing > 0 else -1

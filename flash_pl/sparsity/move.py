@@ -49,8 +49,9 @@ class Move:
 
     def grow(self, layout: Layout, kept: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         """New places outside ``kept``; ``counts`` are the wished numbers, float64 ``[layers]``, their sum whole."""
-        free = layout.sizes - layout.counts(kept)
-        exact = allot(counts, free, round(float(counts.sum()))).tolist()
+        left = layout.counts(kept)
+        emptied = (left == 0).long()  # only a layer that lost all its weights must grow one
+        exact = allot(counts, layout.sizes - left, round(float(counts.sum())), least=emptied).tolist()
         return torch.cat([random_k(~part, k, generator) for part, k in zip(layout.split(kept), exact, strict=True)])
 
     def survivors(self, mask: Tensor, kept: Tensor, grown: Tensor) -> Tensor:

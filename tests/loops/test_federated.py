@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, RoundDecay
+from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
 from flash_pl.sparsity import AsDrawn, FirstMask, Tier, VariancePreserving
 
@@ -76,6 +77,20 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
         assert torch.equal(slot.view(loop.server.weights), initial[slot.name])
     densities = loop.server.layout.densities(loop.server.mask)
     assert densities.max() - densities.min() > 0.05
+
+
+def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
+    loop = FederatedTrainer(SPDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
+    layout, received = loop.server.layout, []
+    report = Report(0, 1, loop.client.arena, loop.server.mask, torch.ones(len(layout.layers)), {})
+    loop.client.receive = lambda weights, mask: received.append((weights.clone(), mask))
+    loop.local.run = lambda *arguments: report
+    loop.find_first_mask()
+    weights, mask = received[0]
+    for got, drawn, d in zip(
+        layout.split(weights), layout.split(loop.client.arena), layout.densities(mask), strict=True
+    ):
+        torch.testing.assert_close(got, drawn / float(d) ** 0.5)
 
 
 def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data):

@@ -83,6 +83,31 @@ def test_redistribute_spreads_all_within_the_limit(layers, data):
         assert (grown <= limit + 1e-9).all()
 
 
+@given(densities, st.floats(0.01, 1), seeds)
+@settings(max_examples=60)
+def test_growth_stays_within_99_percent_of_the_free_places(density, rate, seed):
+    mask, weights = random_mask(density, seed), random_weights(seed)
+    weights[: LAYOUT.maskable] *= mask
+    moved = Move()(LAYOUT, weights, mask, rate, generator(seed, "move"))
+    free = LAYOUT.sizes - LAYOUT.counts(moved.survivors)
+    limit = (free * 0.99).floor().long()
+    grown = LAYOUT.counts(moved.mask & ~moved.survivors)
+    emptied = LAYOUT.counts(moved.survivors) == 0
+    if int(grown.sum()) < int(limit.sum()):
+        assert bool((grown <= limit.clamp(min=emptied.long())).all())
+    assert int(mask.sum()) < len(LAYOUT.layers) or bool((LAYOUT.counts(moved.mask) > 0).all())
+
+
+def test_a_full_layer_takes_nothing_back_beyond_its_limit():
+    layout = Layout(nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 100)))
+    mask = torch.zeros(layout.maskable, dtype=torch.bool)
+    mask[:200] = True  # the first layer is full: it drops one weight, and 99 % of one free place are none
+    weights = torch.ones(layout.size)
+    weights[:100] = 0.5
+    moved = Move()(layout, weights, mask, 0.005, generator(0, "move"))
+    assert layout.counts(moved.mask & ~moved.survivors).tolist() == [0, 2]
+
+
 def test_bernoulli_move_may_regrow_a_dropped_weight_with_its_old_value():
     mask, weights = random_mask(0.9, 0), random_weights(0)
     moved = BernoulliMove()(LAYOUT, weights, mask, 0.5, generator(0, "move"))
