@@ -59,6 +59,7 @@ def fit(options: argparse.Namespace) -> None:
     trainer = build_trainer(config, callbacks, TensorBoardLogger(run.path, name="", version=""))
     # All that can go wrong goes wrong before the directory is touched.
     prepare(data)
+    trainer.population(data)
     if config["ckpt_path"] is not None:
         refuse_other(config, saved_config(config["ckpt_path"]))
     run.open(resumed=config["ckpt_path"] is not None)

@@ -12,6 +12,14 @@ class ConfigError(ValueError):
         super().__init__(f"{key}: {value!r} is not allowed; expected {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
+    def within(self, section: str) -> "ConfigError":
+        """The same error of a key inside ``section``, for the caller to raise.
+
+        >>> str(ConfigError("prune_rate", 2, "a number in (0, 1]").within("scheduler"))
+        'scheduler.prune_rate: 2 is not allowed; expected a number in (0, 1]'
+        """
+        return ConfigError(f"{section}.{self.key}", self.value, self.allowed)
+
 
 class DataNotFoundError(FileNotFoundError):
     """A data set is in none of the places where it is looked for; the message names every remedy."""

@@ -19,6 +19,7 @@ class Report:
     densities: Tensor  # float64 [layers]
     metrics: dict[str, float]  # what the module logged while training, means over the round
     extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
+    tier: int = 0  # of the budget under which the client trained; the server knows it anyway
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Ballot:
     mask: Tensor
     densities: Tensor
     extra: dict[str, Tensor]
+    tier: int = 0
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":
         """The ballot of a report."""
-        return cls(report.client, report.samples, report.mask, report.densities, report.extra)
+        return cls(report.client, report.samples, report.mask, report.densities, report.extra, report.tier)

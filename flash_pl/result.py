@@ -13,6 +13,7 @@ import torch
 from flash_pl import __version__
 from flash_pl.config import label
 from flash_pl.loops import FederatedLoop
+from flash_pl.loops.consensus import suffix
 
 
 def summarize(
@@ -20,8 +21,10 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
-    ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking;
-    what the module does not log is None.
+    ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking,
+    ``tiers`` lists those of the models masked to each tier; ``accuracy_clients`` tells how the accuracy on their own
+    test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning. The last three are there
+    only where a run has them. What the module does not log is None.
 
     Args:
         loop: the finished loop.
@@ -30,8 +33,9 @@ def summarize(
         seconds_per_round: mean wall time of a round with its evaluation.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
+    tiers = loop.budget.tiers if len(loop.budget.tiers) > 1 else ()
     layers = [layer.name.removesuffix(".weight").removeprefix("model.") for layer in server.layout.layers]
-    return {
+    result = {
         "method": label(config, "scheduler"),
         "data": label(config, "data"),
         "model": label(config, "model"),
@@ -55,6 +59,14 @@ def summarize(
             "lightning": L.__version__,
         },
     }
+    if tiers:
+        found = [{"density": t.density, "accuracy": metrics.get(monitor + suffix(t.density))} for t in tiers]
+        result["tiers"] = found
+    for kind in ("clients", "finetuned"):
+        if f"{monitor}_{kind}" in metrics:
+            parts = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
+            result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in parts.items()}
+    return result
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -65,4 +77,6 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,7 @@ from flash_pl.config import shipped
 from flash_pl.config.typed import KEYS, Key
 
 ABOUT = """
-Inside data, model, scheduler, aggregator and sampler a key is short for an init arg of the class:
+Inside data, model, scheduler, budget, aggregator and sampler a key is short for an init arg of the class:
 scheduler.prune_rate is scheduler.init_args.prune_rate. A name stands for a shipped file, see flash-pl configs.
 A data set brings defaults of its own, such as a model; what is given here wins.
 
@@ -26,15 +26,17 @@ examples:
   flash-pl fit jmwst scheduler.prune_rate=0.3 data.partition=iid
   flash-pl fit jmwst data=cifar10 model.class_path=torchvision.models.resnet18
   flash-pl fit jmwst scheduler.voter.class_path=my_file.MyVote
+  flash-pl fit hetero_jmwst "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
   flash-pl fit RUN/config.yaml                             repeat a run
   flash-pl fit RUN/config.yaml run_dir=RUN ckpt_path=RUN/checkpoints/last.ckpt rounds=200
 """
 
+CLIENTS = {"accuracy_clients": "accuracy of clients", "accuracy_finetuned": "... after fine-tuning"}
+
 
 def fit_help() -> str:
     """Every key with its meaning and default, and examples."""
-    keys = [(name, key) for name, key in KEYS.items() if not name.startswith("budget.tiers.")]
-    lines = [f"  {name:<33}{key.help}{_default(key)}" for name, key in keys]
+    lines = [f"  {name:<33}{key.help}{_default(key)}" for name, key in KEYS.items()]
     return "\n".join(["keys, meaning [default]:", *lines, ABOUT])
 
 
@@ -60,6 +62,8 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
     rows = {
         "accuracy": _percent(result["accuracy"]),
         "accuracy of the union": _percent(result["accuracy_union"]),
+        **{f"accuracy at d = {tier['density']:g}": _percent(tier["accuracy"]) for tier in result.get("tiers", ())},
+        **{label: _spread(result[key]) for key, label in CLIENTS.items() if key in result},
         "density": f"{result['density']:.4f} (target {result['target_density']:g})",
         "mask mismatch": "  ".join(f"{kind} {_percent(value)}" for kind, value in mismatch.items()),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
@@ -78,6 +82,10 @@ def _table(rows: Mapping[str, str], title: str) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _spread(accuracy: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in accuracy.items())
 
 
 def _percent(value: float | None) -> str:

@@ -11,11 +11,11 @@ from lightning.fabric import Fabric
 
 from flash_pl.callbacks.checkpoint import read_checkpoint
 from flash_pl.client import federate
-from flash_pl.data import FederatedData
+from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationLoop, EvaluationSchedule, FederatedLoop, LocalLoop, RoundDecay
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, ServerState, UniformSampler
+from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, Population, ServerState, UniformSampler
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -29,8 +29,9 @@ class FederatedTrainer:
         density: target d over all maskable weights, in (0, 1].
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
         seed: names every random draw of the run; the module brings its initial weights.
-        tiers: device tiers for hetero budgets, the last one of ``density``; None gives every client ``density``.
-        aggregator, sampler: by default sample-weighted FedAvg, with several tiers MaskedAverage, and a uniform cohort.
+        budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
+        aggregator, sampler: by default the average that suits the method, with several tiers MaskedAverage, and a
+            uniform cohort.
         decay: the learning rates' decay over rounds; None keeps the module's own.
         exclude, exclude_first_last: layers that are never masked, see :class:`Layout`.
         evaluate: after which rounds the server is evaluated.
@@ -49,7 +50,7 @@ class FederatedTrainer:
         cohort: int = 10,
         local_epochs: int = 1,
         seed: int = 0,
-        tiers: Sequence[Tier] | None = None,
+        budget: SparsityBudget | None = None,
         aggregator: FedAvg | None = None,
         sampler: ClientSampler | None = None,
         decay: RoundDecay | None = None,
@@ -73,18 +74,14 @@ class FederatedTrainer:
             raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
         if gradient_clip_algorithm not in ("norm", "value"):
             raise ConfigError("gradient_clip_algorithm", gradient_clip_algorithm, "norm or value")
-        tiers = tiers or [Tier(density, 1.0)]
-        if len(tiers) > 1 and not scheduler.follows_budget:
-            raise ConfigError(
-                "budget.tiers", len(tiers), f"one tier: a client of {type(scheduler).__name__} keeps its mask"
-            )
-        if tiers[-1].density != density:
-            raise ConfigError("budget.tiers", tiers[-1].density, f"a last tier of the server's density {density}")
-        self.scheduler, self.density, self.tiers = scheduler, density, tiers
+        budget = budget or SparsityBudget([Tier(density, 1.0)])
+        if budget.density != density:
+            raise ConfigError("budget", budget.density, f"a largest density of {density}, the server's")
+        self.scheduler, self.density, self.budget = scheduler, density, budget
         self.rounds, self.cohort, self.local_epochs, self.seed = rounds, cohort, local_epochs, seed
         self.sampler = sampler or UniformSampler()
-        # FedAvg would count the weights that small devices do not hold as zeros.
-        self.aggregator = aggregator or (MaskedAverage() if len(tiers) > 1 else FedAvg())
+        # Plain averages would count the weights that small devices do not hold as zeros.
+        self.aggregator = aggregator or (MaskedAverage() if len(budget.tiers) > 1 else scheduler.average())
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.exclude, self.exclude_first_last = exclude, exclude_first_last
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
@@ -100,7 +97,8 @@ class FederatedTrainer:
         A module that is no :class:`ClientModule` becomes one. Afterwards its weights are the server's, masked to d.
 
         Raises:
-            ConfigError: a cohort larger than the number of clients, or a checkpoint that cannot be read.
+            ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
+                a checkpoint that cannot be read.
         """
         loop = self.loop(module, data)
         if ckpt_path is not None:
@@ -126,8 +124,7 @@ class FederatedTrainer:
         """The federated loop, ready to run."""
         data.prepare_data()
         data.setup("fit")
-        if self.cohort > data.clients:
-            raise ConfigError("cohort", self.cohort, f"at most the number of clients, {data.clients}")
+        population = self.population(data)
         data.to_(self.fabric.device)
         client = self._bind(module)
         return FederatedLoop(
@@ -140,13 +137,34 @@ class FederatedTrainer:
             cohort=self.cohort,
             local_epochs=self.local_epochs,
             seed=self.seed,
-            budget=SparsityBudget(self.tiers, data.clients, self.seed),
+            budget=self.budget,
+            population=population,
             aggregator=self.aggregator,
             sampler=self.sampler,
             decay=self.decay,
             evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
         )
+
+    def population(self, data: FederatedData) -> Population:
+        """What there is to know of the clients of data that are set up.
+
+        Raises:
+            ConfigError: clients, budget, sampler and evaluation do not fit together.
+        """
+        if self.cohort > data.clients:
+            raise ConfigError("cohort", self.cohort, f"at most the number of clients, {data.clients}")
+        if self.evaluate.clients_every is not None and not isinstance(data, ClientTestData):
+            raise ConfigError("data", type(data).__name__, "data with client_val_batches, to evaluate every client")
+        section = "budget"
+        try:
+            members = self.budget.members(data.clients, self.seed)
+            population = Population(tuple(data.client_sizes), None if members is None else tuple(members))
+            section = "sampler"
+            self.sampler.check(population, self.cohort, self.rounds)
+        except ConfigError as error:
+            raise error.within(section) from error
+        return population
 
     def _own_random_state(self) -> AbstractContextManager[None]:
         """A module's own draws (dropout) come from named seeds; the caller's global generators stay as they were."""

@@ -20,6 +20,7 @@ RESULT = {
     "method", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
     "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "versions",
 }  # fmt: skip
+HETERO = {"tiers", "accuracy_clients"}  # what the shipped configs with tiers add
 
 
 def test_the_five_methods_are_shipped():
@@ -34,14 +35,23 @@ def test_a_round_of_every_config(path, compat, tmp_path, monkeypatch):
     assert main(["fit", path.stem, *TINY, f"compat={compat}"]) == 0
     run = Path("run")
     result = json.loads((run / "result.json").read_text())
-    assert set(result) == RESULT
+    tiered = path.stem.startswith("hetero_")
+    assert set(result) == RESULT | (HETERO if tiered else set())
     assert set(result["mismatch"]) == {"clients", "server", "temporal"}
     assert set(result["versions"]) == {"flash_pl", "python", "torch", "lightning"}
     assert 0 <= result["accuracy"] <= 1 and 0 <= result["accuracy_union"] <= 1
-    assert result["method"] == path.stem and result["data"] == "synthetic" and result["model"] == "digits_cnn"
+    assert (
+        result["method"] == path.stem.removeprefix("hetero_")
+        and result["data"] == "synthetic"
+        and result["model"] == "digits_cnn"
+    )
     assert set(result["layer_density"]) == {"conv1", "conv2", "fc1", "fc2"}
     expected = 1.0 if path.stem == "dense" else 0.2
     assert result["density"] == pytest.approx(expected, rel=0.25 if compat == "official" else 1e-3)
+    if tiered:
+        assert [tier["density"] for tier in result["tiers"]] == pytest.approx([0.1, 0.15, 0.2])
+        assert result["tiers"][-1]["accuracy"] == result["accuracy"]
+        assert set(result["accuracy_clients"]) == {"mean", "lowest_tenth", "highest_tenth"}
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 1 and float(rows[0]["val_acc"]) == pytest.approx(result["accuracy"])

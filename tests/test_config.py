@@ -37,7 +37,7 @@ def test_a_name_and_its_refinement_in_any_order():
     assert there == back
     assert there["data"]["name"] == "fashion_mnist" and there["data"]["init_args"]["root"] == "/x"
     assert there["model"]["class_path"] == "flash_pl.models.LeNet5"
-    assert there["model"]["init_args"] == {"image_size": 28}
+    assert there["model"]["init_args"] == {"image_size": 28, "init": "lecun"}
 
 
 def test_short_keys_reach_the_init_args():
@@ -95,11 +95,30 @@ OFFICIAL = {
 def test_official_sets_what_it_says():
     config = composed("compat=official")
     assert config["trainer"]["lr_delay"] == 1 and config["aggregator"]["init_args"] == {"by_samples": False}
+    assert config["aggregator"]["name"] == "fedavg"
     arguments = config["scheduler"]["init_args"]
     assert arguments["move"]["class_path"] == "flash_pl.sparsity.BernoulliMove"
     assert arguments["voter"]["class_path"] == "flash_pl.server.TruncatingVote"
     for part, name, class_path in OFFICIAL.values():
         assert arguments[part]["init_args"][name]["class_path"] == class_path
+
+
+def test_official_tiers_go_by_position_and_zero_what_nobody_holds():
+    config = composed("compat=official", "density=0.2", config="hetero_jmwst")
+    trainer = build_trainer(config)
+    assert type(trainer.budget).__name__ == "PositionBudget"
+    assert [tier.density for tier in trainer.budget.tiers] == pytest.approx([0.1, 0.15, 0.2])
+    assert type(trainer.aggregator).__name__ == "ZeroingMaskedAverage" and not trainer.aggregator.by_samples
+    voter = trainer.scheduler.voter
+    assert (type(voter).__name__, type(voter.layer_budget).__name__) == ("TruncatingVote", "AggregateBudget")
+    assert compose(config) == config
+    kept = build_trainer(composed("compat=official", "budget=by_share", config="hetero_jmwst"))
+    assert type(kept.budget).__name__ == "SparsityBudget"
+
+
+def test_official_starts_from_torchs_weights():
+    models = [composed("data=fashion_mnist", *more)["model"]["init_args"] for more in ((), ("compat=official",))]
+    assert [model["init"] for model in models] == ["lecun", "torch"]
 
 
 @pytest.mark.parametrize(
@@ -120,17 +139,21 @@ def test_the_users_value_wins_over_official():
     assert config["aggregator"]["class_path"] == "flash_pl.server.MaskedAverage"
     assert config["aggregator"]["init_args"] == {"by_samples": True}
     arguments = config["scheduler"]["init_args"]
-    assert arguments["voter"]["class_path"] == "flash_pl.server.AverageBudgetVote"
+    assert arguments["voter"]["class_path"] == "flash_pl.server.MagnitudeVote"
     first_mask = arguments["first_mask"]["init_args"]
     assert first_mask["draw"]["class_path"] == "flash_pl.sparsity.ExactDraw"
     assert first_mask["rescale"]["class_path"] == "flash_pl.sparsity.ScaleOnce"
 
 
-def test_tiers_average_by_mask_unless_asked_otherwise():
+def test_tiers_and_voted_masks_average_by_mask_unless_asked_otherwise():
     tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
-    assert isinstance(build_trainer(composed(tiers)).aggregator, MaskedAverage)
+    assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed(tiers, "aggregator=fedavg")).aggregator, MaskedAverage)
-    assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
+    # Where all budgets are equal it depends on the method, whether named or by its class.
+    assert not isinstance(build_trainer(composed(config="nst")).aggregator, MaskedAverage)
+    assert isinstance(build_trainer(composed()).aggregator, MaskedAverage)
+    by_class = composed("scheduler.class_path=flash_pl.schedulers.JMWST", config="nst")
+    assert by_class["aggregator"]["name"] == "masked" == composed()["aggregator"]["name"]
 
 
 def test_init_args_become_objects_to_any_depth():

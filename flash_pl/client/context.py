@@ -18,6 +18,7 @@ class ClientContext:
     seed: int
     purpose: str = "round"
     lr_scale: float = 1.0  # multiplies the module's own learning rates
+    tier: int = 0  # of the budget, 0 for the smallest
 
     @property
     def steps(self) -> int:

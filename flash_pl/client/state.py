@@ -61,9 +61,9 @@ class ClientState:
         first = self.batch[0] if type(self.batch) is tuple else None
         return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(self.batch)
 
-    def begin(self, context: ClientContext) -> None:
-        """Forget the client before, optimiser and meters included."""
-        self.context, self.optimizer, self.step, self.epoch = context, None, 0, 0
+    def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
+        """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
+        self.context, self.scheduler, self.optimizer, self.step, self.epoch = context, scheduler, None, 0, 0
         self.meter.reset()
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:

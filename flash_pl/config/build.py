@@ -19,7 +19,7 @@ from flash_pl.loops import EvaluationSchedule, RoundDecay
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive
 from flash_pl.server import ClientSampler, FedAvg
-from flash_pl.sparsity import Layout, SparsityBudget, Tier
+from flash_pl.sparsity import Layout, SparsityBudget
 from flash_pl.trainer import FederatedTrainer
 
 Config = Mapping[str, Any]
@@ -42,8 +42,7 @@ def prepare(data: FederatedData) -> None:
         data.prepare_data()
         data.setup("fit")
     except ConfigError as error:
-        key = error.key if error.key in KEYS else f"data.{error.key}"
-        raise ConfigError(key, error.value, error.allowed) from error
+        raise (error if error.key in KEYS else error.within("data")) from error
 
 
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
@@ -63,7 +62,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     try:
         Layout(model, exclude, first_last)  # complains now, and in the names that the config knows
     except ConfigError as error:
-        raise ConfigError(f"model.{error.key}", error.value, error.allowed) from error
+        raise error.within("model") from error
     if _is_own_module(config):
         return model
     if "classes" not in known:
@@ -78,14 +77,12 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
         ConfigError: a component of the wrong kind, impossible tiers, a device that this machine lacks.
     """
     keys = config["trainer"]
-    tiers = [Tier(**tier) for tier in config["budget"]["tiers"] or ()] or None
-    if tiers:
-        SparsityBudget(tiers, config["clients"] or len(tiers), config["seed"])  # complains now, not after the data
     if keys["threads"] is not None:
         torch.set_num_threads(keys["threads"])
     scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
     aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
+    budget = instantiate("budget", config["budget"], SparsityBudget)
     try:
         return FederatedTrainer(
             scheduler,
@@ -94,13 +91,13 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             cohort=config["cohort"],
             local_epochs=config["local_epochs"],
             seed=config["seed"],
-            tiers=tiers,
+            budget=budget,
             aggregator=aggregator,
             sampler=sampler,
             decay=_decay(config),
             exclude=_exclude(config),
             exclude_first_last=config["model"]["exclude_first_last"],
-            evaluate=EvaluationSchedule(keys["eval_every"], keys["eval_last"]),
+            evaluate=_evaluation(keys),
             gradient_clip_val=keys["gradient_clip_val"],
             gradient_clip_algorithm=keys["gradient_clip_algorithm"],
             channels_last=keys["channels_last"],
@@ -112,6 +109,15 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     except (MisconfigurationException, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError("trainer.accelerator", keys["accelerator"], f"what this machine has ({reason})") from error
+
+
+def _evaluation(keys: Mapping[str, Any]) -> EvaluationSchedule:
+    try:
+        return EvaluationSchedule(
+            keys["eval_every"], keys["eval_last"], keys["eval_clients_every"], keys["finetune_epochs"]
+        )
+    except ConfigError as error:
+        raise error.within("trainer") from error
 
 
 def _component(model: Mapping[str, Any]) -> dict[str, Any]:

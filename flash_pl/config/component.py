@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, get_args
 
 from flash_pl.config import shipped
@@ -32,21 +33,26 @@ def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | 
     target = locate(f"{key}.class_path", class_path)
     if not conforms(target, kind):
         raise ConfigError(f"{key}.class_path", class_path, f"the path of a {kind.__name__}")
-    takes = signature(target)
-    arguments = {name: value for name, value in (fill or {}).items() if name in takes.parameters}
-    arguments |= {name: _argument(f"{key}.{name}", name, v, takes) for name, v in node.get("init_args", {}).items()}
-    for name, parameter in takes.parameters.items():
-        if parameter.required and name not in arguments:
-            raise ConfigError(f"{key}.{name}", None, f"{describe(parameter.hint)}; {class_path} needs it")
-    try:
-        built = target(**arguments)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error.key}", error.value, error.allowed) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(key, class_path, f"init args with which it can be built ({error})") from error
+    built = _build(key, target, node.get("init_args", {}), fill)
     if not conforms(type(built), kind):
         raise ConfigError(f"{key}.class_path", class_path, f"the path of a {kind.__name__}")
     return built
+
+
+def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[str, Any] | None = None) -> Any:
+    """Call ``target`` with the ``init_args`` and those of ``fill`` that it names."""
+    takes = signature(target)
+    arguments = {name: value for name, value in (fill or {}).items() if name in takes.parameters}
+    arguments |= {name: _argument(f"{key}.{name}", name, value, takes) for name, value in init_args.items()}
+    for name, parameter in takes.parameters.items():
+        if parameter.required and name not in arguments:
+            raise ConfigError(f"{key}.{name}", None, f"{describe(parameter.hint)}; {target.__name__} needs it")
+    try:
+        return target(**arguments)
+    except ConfigError as error:
+        raise error.within(key) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(key, target.__name__, f"init args with which it can be built ({error})") from error
 
 
 def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
@@ -57,11 +63,27 @@ def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
     if is_component(value) and "class_path" in value:
         return instantiate(key, value, _class_in(hint))
     if isinstance(value, list):
-        value = [instantiate(key, item) if is_component(item) else item for item in value]
+        kind = _item_class(hint)
+        value = [_item(f"{key}[{index}]", item, kind) for index, item in enumerate(value)]
     if not fits(value, hint):
         names = shipped.names(name) if name in shipped.folders() else []
         raise ConfigError(key, value, one_of(value, names) if names else describe(hint))
     return value
+
+
+def _item(key: str, item: Any, kind: Any) -> Any:
+    """An item of a list: a component, a mapping that holds the fields of the dataclass ``kind``, or plain data."""
+    if is_component(item):
+        return instantiate(key, item)
+    if isinstance(item, dict) and is_dataclass(kind):
+        return _build(key, kind, item)
+    return item
+
+
+def _item_class(hint: Any) -> Any:
+    """``Tier`` for ``Sequence[Tier]``."""
+    arguments = get_args(hint)
+    return arguments[0] if len(arguments) == 1 else Any
 
 
 def _class_in(hint: Any) -> Any:

@@ -8,10 +8,19 @@ from flash_pl.config import shipped
 from flash_pl.config.hints import one_of
 from flash_pl.config.merge import accepted, expand, merge, overlay
 from flash_pl.config.read import read_dotlist
+from flash_pl.config.signature import locate
 from flash_pl.config.typed import typed
 from flash_pl.errors import ConfigError
+from flash_pl.server import FedAvg, MaskedAverage
 
-FOLDERS = {"data": "data", "model": "model", "scheduler": "method", "aggregator": "aggregator", "sampler": "sampler"}
+FOLDERS = {
+    "data": "data",
+    "model": "model",
+    "scheduler": "method",
+    "budget": "budget",
+    "aggregator": "aggregator",
+    "sampler": "sampler",
+}
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -29,19 +38,20 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     """
     user = overlay(_normal(config), _normal(read_dotlist(arguments)))
     compat = shipped.fragment("compat", user["compat"], "compat") if user.get("compat") is not None else {}
-    data = _section("data", user, compat, default="digits")
+    for_tiers, tiered = compat.pop("tiers", {}), _tiered(_section("budget", user, {}, {"name": "by_share"}))
+    compat = overlay(compat, for_tiers) if tiered else compat
+    data = _section("data", user, compat, {"name": "digits"})
     defaults = data.pop("defaults", {})
-    model = _section("model", user, compat, default=defaults.pop("model", None))
+    model = _section("model", user, compat, {"name": defaults.pop("model", None)})
     scheduler = _section("scheduler", user, compat)
     settings = overlay(overlay(defaults, _without_sections(compat)), _without_sections(user))
-    # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
-    average = "masked" if typed(settings)["budget"]["tiers"] else "fedavg"
     components = {
         "data": data,
         "model": {"exclude": [], "exclude_first_last": False} | model,
         "scheduler": scheduler,
-        "aggregator": _section("aggregator", user, compat, default=average),
-        "sampler": _section("sampler", user, compat, default="uniform"),
+        "budget": _section("budget", user, compat, {"name": "by_share"}),
+        "aggregator": _section("aggregator", user, compat, _average(scheduler, tiered)),
+        "sampler": _section("sampler", user, compat, {"name": "uniform"}),
     }
     resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
@@ -72,19 +82,42 @@ def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
+def _tiered(budget: Mapping[str, Any]) -> bool:
+    """Whether clients may have different budgets."""
+    by_share = shipped.fragment("budget", "by_share", "budget")["class_path"]
+    tiers = budget["init_args"].get("tiers")
+    return budget["class_path"] != by_share or (isinstance(tiers, list) and len(tiers) > 1)
+
+
+def _average(scheduler: Mapping[str, Any], tiered: bool) -> dict[str, Any]:
+    """The aggregator where none is named: masked for tiers, else what suits the method."""
+    method = locate("scheduler.class_path", scheduler["class_path"])
+    average = MaskedAverage if tiered else getattr(method, "average", FedAvg)
+    for name in shipped.names("aggregator"):
+        if locate("aggregator", shipped.fragment("aggregator", name, "aggregator")["class_path"]) is average:
+            return {"name": name}
+    return {"class_path": f"{average.__module__}.{average.__qualname__}"}
+
+
 def _section(
-    section: str, user: Mapping[str, Any], compat: Mapping[str, Any], default: str | None = None
+    section: str, user: Mapping[str, Any], compat: Mapping[str, Any], default: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """One component: its fragment, what ``compat`` sets of it, what the user does; all names expanded."""
+    """One component: its fragment, what ``compat`` sets of it, what the user does; all names expanded.
+
+    The user's fragment goes before that of ``compat``, and that before the ``default``.
+    """
     key = "method" if section == "scheduler" else section
+    official = dict(compat.get(section, {}))
+    named = {"name": official.pop("name")} if "name" in official else default or {}
     given = dict(user.get(section, {}))
-    name = given.pop("name", default)
+    given = given if "name" in given or "class_path" in given else dict(named) | given
+    name = given.pop("name", named.get("name"))
     if name is None and "class_path" not in given:
         raise ConfigError(key, None, one_of(None, shipped.names(FOLDERS[section])))
     base = {} if name is None else expand(shipped.fragment(key, name, FOLDERS[section]), section)
     full = expand(merge(base, given, section), section)
-    if section in compat:
-        official = accepted(compat[section], full, section)
+    if official:
+        official = accepted(official, full, section)
         full = expand(merge(merge(base, official, section), given, section), section)
     if name is not None and full["class_path"] == base["class_path"]:
         full["name"] = name

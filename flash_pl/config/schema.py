@@ -36,6 +36,10 @@ class TrainerKeys:
     precision: str = _choice("32-true", "as in Lightning", *PRECISIONS)
     eval_every: int = _count(1, "rounds between two evaluations")
     eval_last: int = _count(1, "rounds at the end that are all evaluated")
+    eval_clients_every: int | None = _count(
+        None, "rounds between two evaluations of every client; 0 for one at the end, null for none", least=0
+    )
+    finetune_epochs: int = _count(0, "epochs for which a client trains on before it is evaluated once more", least=0)
     checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for one at the end", least=0)
     gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
     gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
@@ -44,21 +48,6 @@ class TrainerKeys:
     monitor: str = _key("val_acc", "the metric that result.json calls accuracy")
     lr_delay: int = _count(0, "rounds by which the learning rate's decay lags", least=0)
     progress: bool = _key(True, "show a progress bar in a terminal")
-
-
-@dataclass
-class TierKeys:
-    """A class of devices."""
-
-    density: float = _fraction("???", "what they can afford")
-    share: float = _fraction("???", "their share of all clients")
-
-
-@dataclass
-class BudgetKeys:
-    """What devices can afford."""
-
-    tiers: list[TierKeys] | None = _key(None, "[{density: ..., share: ...}, ...], rising to density; null for one tier")
 
 
 @dataclass
@@ -88,8 +77,8 @@ class Keys:
     run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; numbered if taken")
     ckpt_path: str | None = _key(None, "checkpoint from which to go on")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
-    budget: BudgetKeys = field(default_factory=BudgetKeys, metadata={"help": "device tiers"})
-    aggregator: Any = _key(None, "how clients are averaged: fedavg, or masked if there are tiers")
+    budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
+    aggregator: Any = _key(None, "how clients are averaged; null for what suits the method, masked if there are tiers")
     sampler: Any = _key("uniform", "how a cohort is drawn")
     trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
     cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "no keys yet"})

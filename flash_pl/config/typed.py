@@ -1,9 +1,8 @@
 """Holds a config against the schema: unknown keys, wrong types, impossible values, interpolations."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -30,11 +29,12 @@ def _flatten(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
         name, hint, about = prefix + item.name, hints[item.name], item.metadata
         default = None if item.default is MISSING else item.default
         yield name, Key(hint, default, about["help"], about.get("allowed", ""), about.get("valid", lambda value: True))
-        # A section, or the items of an optional list of sections.
-        for kind in (hint, *(item for choice in get_args(hint) for item in get_args(choice))):
-            if isinstance(kind, type) and is_dataclass(kind):
-                yield from _flatten(kind, f"{name}.")
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _flatten(hint, f"{name}.")
 
+
+# Lets a fragment say a part of another key: ${times:0.5,${density}}.
+OmegaConf.register_resolver("times", lambda factor, value: float(factor) * float(value), replace=True)
 
 KEYS: dict[str, Key] = dict(_flatten(Keys))  # by dotted name, such as "trainer.eval_every"
 
@@ -57,18 +57,13 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
     except OmegaConfBaseException as error:
         name = str(error.full_key)
-        raise ConfigError(name, getattr(error, "value", None), describe(KEYS[_plain(name)].hint)) from error
+        raise ConfigError(name, getattr(error, "value", None), describe(KEYS[name].hint)) from error
     resolved = {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
     for name, value in _leaves(resolved):
-        key = KEYS[_plain(name)]
+        key = KEYS[name]
         if value is not None and not key.valid(value):
             raise ConfigError(name, value, key.allowed)
     return resolved
-
-
-def _plain(name: str) -> str:
-    """``budget.tiers[0].share`` -> ``budget.tiers.share``."""
-    return re.sub(r"\[\d+\]", "", name)
 
 
 def _below(section: str) -> list[str]:
@@ -78,20 +73,17 @@ def _below(section: str) -> list[str]:
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All (dotted name, value) of the sections; a component is one value."""
-    if isinstance(node, Mapping) and (not name or _below(_plain(name)) or name == "cost"):
+    if isinstance(node, Mapping) and (not name or _below(name) or name == "cost"):
         for key, value in node.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(node, list) and _below(_plain(name)):
-        for index, item in enumerate(node):
-            yield from _leaves(item, f"{name}[{index}]")
     else:
         yield name, node
 
 
 def _refuse_unknown(name: str, value: Any) -> None:
-    section, _, key = _plain(name).rpartition(".")
-    if _plain(name) not in KEYS:
+    section, _, key = name.rpartition(".")
+    if name not in KEYS:
         known = _below(section)
         raise ConfigError(name, value, f"a key: {one_of(key, known)}" if known else "no keys here yet")
-    if is_dataclass(KEYS[_plain(name)].hint):
-        raise ConfigError(name, value, f"a mapping with keys of {', '.join(_below(_plain(name)))}")
+    if is_dataclass(KEYS[name].hint):
+        raise ConfigError(name, value, f"a mapping with keys of {', '.join(_below(name))}")

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from flash_pl.data.alike import deal_alike
 from flash_pl.data.batches import Augment, Batches, Shuffled
 from flash_pl.data.partition import Dirichlet, Partition
 from flash_pl.data.samples import Samples
@@ -70,6 +71,7 @@ class FederatedDataModule(L.LightningDataModule):
         self.train, self.test = self.load()
         self._parts = self._deal(self.train)
         self._test: Batches | None = None
+        self._test_parts: list[Tensor] | None = None
 
     def _deal(self, train: Samples) -> list[Tensor]:
         draws = generator(self.seed, "partition")
@@ -83,6 +85,16 @@ class FederatedDataModule(L.LightningDataModule):
         if wanted > len(parts):
             raise ConfigError("clients", wanted, f"at most the {len(parts)} natural clients of these samples")
         return [parts[i] for i in torch.randperm(len(parts), generator=draws)[:wanted].tolist()]
+
+    def _deal_test(self, parts: list[Tensor]) -> list[Tensor]:
+        train, test = self.train, self.test
+        if train.owners is None or test.owners is None or self.partition is not None:
+            labels = train.labels.cpu()
+            return deal_alike([labels[part] for part in parts], test.labels.cpu(), generator(self.seed, "test"))
+        order = test.owners.sort(stable=True)
+        starts = [torch.searchsorted(order.values, train.owners[part[0]]).item() for part in parts]
+        ends = [torch.searchsorted(order.values, train.owners[part[0]], right=True).item() for part in parts]
+        return [order.indices[start:end] for start, end in zip(starts, ends, strict=True)]
 
     @property
     def clients(self) -> int:
@@ -105,6 +117,15 @@ class FederatedDataModule(L.LightningDataModule):
         index = self._parts[client].to(self.train.images.device)
         images, labels = self.train.images[index], self.train.labels[index]
         return Batches(self.normalise(images), labels, self.batch_size, self.augment)
+
+    def client_val_batches(self, client: int) -> Batches:
+        """The part of the test set on which one client is evaluated: its owner's where samples have owners, else one
+        with the classes on which the client trains, :func:`deal_alike`. It can be empty."""
+        assert self._parts is not None, "call setup() first"
+        if self._test_parts is None:
+            self._test_parts = self._deal_test(self._parts)
+        index = self._test_parts[client].to(self.test.images.device)
+        return Batches(self.normalise(self.test.images[index]), self.test.labels[index], self.eval_batch_size)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x - mean) / std per channel; whole numbers are first scaled to [0, 1]."""

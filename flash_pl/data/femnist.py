@@ -31,16 +31,26 @@ class FEMNIST(StoredData):
         return all(any((folder / split).glob("*.json")) for split in ("train", "test"))
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See :class:`StoredData`; the writers are numbered by name, over the training set alone."""
-        return _read(folder / "train"), _read(folder / "test")
+        """See :class:`StoredData`; the writers are numbered by name, those of the training set first."""
+        splits = [_users(folder / split) for split in ("train", "test")]
+        number: dict[str, int] = {}
+        for split in splits:
+            for name in sorted(split):
+                number.setdefault(name, len(number))
+        train, test = (_samples(split, number) for split in splits)
+        return train, test
 
 
-def _read(folder: Path) -> Samples:
-    """All of LEAF's JSON files of a folder; owners are numbered by the order of the writers' names."""
+def _users(folder: Path) -> dict[str, dict[str, list]]:
+    """All of LEAF's JSON files of a folder: each writer's ``x`` and ``y``."""
     users: dict[str, dict[str, list]] = {}
     for path in sorted(folder.glob("*.json")):
         users |= json.loads(path.read_text())["user_data"]
+    return users
+
+
+def _samples(users: dict[str, dict[str, list]], number: dict[str, int]) -> Samples:
     images = [np.asarray(users[name]["x"], dtype=np.float32).reshape(-1, 1, 28, 28) for name in sorted(users)]
     labels = [torch.tensor(users[name]["y"], dtype=torch.int64) for name in sorted(users)]
-    owners = torch.arange(len(users)).repeat_interleave(torch.tensor([len(part) for part in labels]))
-    return Samples(torch.from_numpy(np.concatenate(images)), torch.cat(labels), owners)
+    owners = [torch.full((len(part),), number[name]) for name, part in zip(sorted(users), labels, strict=True)]
+    return Samples(torch.from_numpy(np.concatenate(images)), torch.cat(labels), torch.cat(owners))

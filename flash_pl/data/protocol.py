@@ -1,7 +1,7 @@
 """What the loops need of a data module, whatever its base class."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -42,4 +42,13 @@ class FederatedData(Protocol):
 
     def val_dataloader(self) -> Batches:
         """The batches on which the server is evaluated."""
+        ...
+
+
+@runtime_checkable
+class ClientTestData(Protocol):
+    """Federated data that also know test samples of every client; needed only to evaluate clients one by one."""
+
+    def client_val_batches(self, client: int) -> Batches:
+        """The batches on which client 0..N-1 is evaluated; ``samples`` may be 0."""
         ...

@@ -1,13 +1,16 @@
 """The loops: one client, an evaluation, stage 1, stage 2."""
 
 from flash_pl.loops.base import Loop
+from flash_pl.loops.clients import ClientEvaluationLoop
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
 from flash_pl.loops.sensitivity import SensitivityLoop
+from flash_pl.loops.spread import Spread
 
 __all__ = [
+    "ClientEvaluationLoop",
     "EvaluationLoop",
     "EvaluationSchedule",
     "FederatedLoop",
@@ -15,4 +18,5 @@ __all__ = [
     "Loop",
     "RoundDecay",
     "SensitivityLoop",
+    "Spread",
 ]

@@ -1,15 +1,18 @@
 """Stage 2, the file to read: a round from the drawing of the cohort to the new server model."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
+from flash_pl.loops.clients import ClientEvaluationLoop
+from flash_pl.loops.consensus import consensus, suffix
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
@@ -17,8 +20,8 @@ from flash_pl.loops.sensitivity import SensitivityLoop
 from flash_pl.report import Ballot
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, generator, seed_global_
-from flash_pl.server import ClientSampler, FedAvg, ServerState
-from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
+from flash_pl.server import ClientSampler, FedAvg, Population, ServerState
+from flash_pl.sparsity import SparsityBudget, nested_masks
 
 
 class FederatedLoop(Loop):
@@ -29,6 +32,8 @@ class FederatedLoop(Loop):
 
     Attributes:
         server: weights, mask and union.
+        masks: what the server offers its tiers of devices: nested, the last one is the server's own mask.
+        population: what the sampler knows of the clients.
         round: rounds done, so the index of the next one.
         metrics: the last round's row.
     """
@@ -46,6 +51,7 @@ class FederatedLoop(Loop):
         local_epochs: int,
         seed: int,
         budget: SparsityBudget,
+        population: Population,
         aggregator: FedAvg,
         sampler: ClientSampler,
         decay: RoundDecay,
@@ -54,8 +60,10 @@ class FederatedLoop(Loop):
     ) -> None:
         self.fabric, self.client, self.server, self.data, self.scheduler = fabric, client, server, data, scheduler
         self.rounds, self.cohort, self.local_epochs, self.seed = rounds, cohort, local_epochs, seed
-        self.budget, self.aggregator, self.sampler, self.decay = budget, aggregator, sampler, decay
+        self.budget, self.population, self.aggregator = budget, population, aggregator
+        self.sampler, self.decay = sampler, decay
         self.evaluate, self.local, self.evaluation = evaluate, local, EvaluationLoop(fabric)
+        self.clients = ClientEvaluationLoop(self.evaluation, local, evaluate.finetune_epochs)
         self.round = 0
         self.should_stop = False
         self.metrics: dict[str, float] = {}
@@ -68,6 +76,7 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_start", loop=self)
         if self.round == 0:
             self.find_first_mask()
+        self.nest()
 
     def find_first_mask(self) -> None:
         """Stage 1 if the method has one, then the first server mask and the initial weights adapted to it."""
@@ -87,6 +96,12 @@ class FederatedLoop(Loop):
         mask = self.scheduler.initial_mask(self.server.layout, self.budget.density, found, generator(self.seed, "mask"))
         self.server.mask = mask.to(self.server.weights.device)
         self.scheduler.first_mask.initialise(self.server.layout, self.server.weights, self.server.mask)
+        self.server.prune_()  # a masked average keeps what nobody holds, and that must be nothing
+
+    def nest(self) -> None:
+        """Prune the server's mask to every tier of devices."""
+        server = self.server
+        self.masks = nested_masks(server.layout, server.mask, server.weights, self.budget.ratios)
 
     def on_advance_start(self) -> None:
         self.started = time.perf_counter()
@@ -95,50 +110,48 @@ class FederatedLoop(Loop):
         server, scheduler = self.server, self.scheduler
         previous = server.mask
 
-        # 1. The server draws a cohort and prunes its mask to every tier of devices.
-        cohort = self.sampler(self.data.clients, self.cohort, self.seed, self.round)
-        masks = self.budget.nest(server.layout, server.mask, server.weights)
+        # 1. The server draws a cohort; each client belongs to a tier of devices, for which a mask is ready.
+        cohort = self.sampler(self.population, self.cohort, self.seed, self.round)
+        tiers = self.budget.tiers_of(cohort, self.population.tiers, self.round)
+        scheduler.on_round_start(server, self.masks, self.round)
 
         # 2. Every client trains under its mask; the aggregator sums up what it reports.
         ballots, logged = [], _WeightedMeans()
         self.aggregator.reset(server.weights, server.layout.maskable)
-        for client in cohort:
+        for client, tier in zip(cohort, tiers, strict=True):
             batches = self.data.client_batches(client)
-            context = self.context(client, len(batches))
-            self.client.receive(server.weights, scheduler.client_mask(masks[self.budget.tier(client)], context))
+            context = self.context(client, len(batches), tier)
+            self.client.receive(server.weights, scheduler.client_mask(self.masks[tier], context))
             report = self.local.run(self.client, scheduler, batches, context)
             self.aggregator.update(report)
             ballots.append(Ballot.of(report))
             logged.update(report.metrics, report.samples)
             self.fabric.call("on_client_end", loop=self, report=report)
 
-        # 3. The aggregate replaces the server's weights; unpruned it is the union of the clients' models.
-        server.weights.copy_(self.aggregator.compute())
-        server.union.copy_(server.weights)
+        if ballots:  # a sampler may find nobody online
+            # 3. The aggregate replaces the server's weights; unpruned it is the union of the clients' models.
+            server.weights.copy_(self.aggregator.compute())
+            server.union.copy_(server.weights)
 
-        # 4. The method votes on the mask and prunes the server to it.
-        scheduler.on_aggregate(server, ballots, self.round)
-        self.metrics = logged.compute() | {
-            "density": float(server.mask.float().mean()),
-            "density_union": float((server.union[: server.layout.maskable] != 0).float().mean()),
-            "mismatch_clients": pairwise_mismatch([ballot.mask for ballot in ballots]),
-            "mismatch_server": sum(mismatch(ballot.mask, server.mask) for ballot in ballots) / len(ballots),
-            "mismatch_temporal": mismatch(server.mask, previous),
-            "moved": int((server.mask & ~previous).sum()),
-            "lr_scale": self.decay.scale(self.round),
-        }
+            # 4. The method votes on the mask and prunes the server to it.
+            scheduler.on_aggregate(server, ballots, self.round)
+            self.nest()
 
-    def context(self, client: int, batches: int) -> ClientContext:
+        self.metrics = logged.compute() | consensus(server, previous, ballots, self.budget, self.masks)
+        self.metrics |= {"participants": len(cohort), "lr_scale": self.decay.scale(self.round)}
+
+    def context(self, client: int, batches: int, tier: int = 0) -> ClientContext:
         """The facts of a client's training in this round."""
-        return ClientContext(
-            client, self.round, self.local_epochs, batches, self.seed, lr_scale=self.decay.scale(self.round)
-        )
+        scale = self.decay.scale(self.round)
+        return ClientContext(client, self.round, self.local_epochs, batches, self.seed, lr_scale=scale, tier=tier)
 
     def on_advance_end(self) -> None:
         self.round += 1
         trained = time.perf_counter()
-        if self.evaluate.due(self.round, self.rounds):
-            found = self.validate()
+        found = self.validate() if self.evaluate.due(self.round, self.rounds) else {}
+        if self.evaluate.clients_due(self.round, self.rounds):
+            found |= self.clients.run(self.client, self.offers(), self.data)
+        if found:
             if shared := self.metrics.keys() & found.keys():
                 raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
             self.metrics |= found
@@ -149,7 +162,7 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_end", loop=self)
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the model masked to d; the union's end in ``_union``, a smaller tier's in ``_d`` and its d."""
+        """Metrics of the model masked to d; the union's end in ``_union``, a tier's in ``_d`` and its density."""
         seed_global_(derive(self.seed, "evaluation", self.round), self.fabric.device)
         server, batches = self.server, self.data.val_dataloader()
         masked = server.masked()
@@ -157,11 +170,20 @@ class FederatedLoop(Loop):
         same = bool((masked == server.union).all())
         union = metrics if same else self.evaluation.run(self.client, server.union, batches)
         named = {f"{name}_union": value for name, value in union.items()}
-        smaller = self.budget.nest(server.layout, server.mask, server.weights)[:-1]
-        for tier, mask in zip(self.budget.tiers, smaller, strict=False):
-            found = self.evaluation.run(self.client, server.masked(mask), batches)
-            named |= {f"{name}_d{tier.density:g}": value for name, value in found.items()}
+        if len(self.budget.tiers) > 1:
+            for tier, mask in zip(self.budget.tiers, self.masks, strict=True):
+                largest = mask is server.mask
+                found = metrics if largest else self.evaluation.run(self.client, server.masked(mask), batches)
+                named |= {name + suffix(tier.density): value for name, value in found.items()}
         return metrics | named
+
+    def offers(self) -> Iterator[tuple[Tensor, Tensor, ClientContext]]:
+        """For every client what it would start from now: the server's arena, a mask, and the facts of a fine-tuning."""
+        clients, scale = range(self.data.clients), self.decay.scale(self.round)
+        for client, tier in zip(clients, self.budget.tiers_of(clients, self.population.tiers, self.round), strict=True):
+            batches, epochs = len(self.data.client_batches(client)), self.evaluate.finetune_epochs
+            context = ClientContext(client, self.round, epochs, batches, self.seed, "finetune", scale, tier)
+            yield self.server.weights, self.scheduler.client_mask(self.masks[tier], context), context
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -36,7 +36,7 @@ class LocalLoop:
     def run(self, client: ClientState, scheduler: SparseScheduler, batches: Batches, context: ClientContext) -> Report:
         """Train ``context.epochs`` epochs from where ``client.receive`` left the weights."""
         module = client.module
-        client.begin(context)
+        client.begin(context, scheduler)
         if self._scaler_start is not None:
             self.fabric.strategy.precision.scaler.load_state_dict(self._scaler_start)  # type: ignore[attr-defined]
         # A module's own randomness (dropout) is named like every other draw.
@@ -62,6 +62,7 @@ class LocalLoop:
             densities=client.layout.densities(client.mask),
             metrics=client.meter.compute(),
             extra=extra,
+            tier=context.tier,
         )
 
     def _epoch(

@@ -32,16 +32,37 @@ class RoundDecay:
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
-    """Evaluate after every ``every``-th round and after each of the ``last`` ones."""
+    """When the server's model is evaluated, and when every client on its own test samples.
+
+    Args:
+        every, last: the server after every ``every``-th round and after each of the ``last`` ones.
+        clients_every: the clients after every ``clients_every``-th round and at the end; 0 for the end only, None for
+            never.
+        finetune_epochs: also evaluate the clients after so many epochs on their own training samples; 0 for not.
+    """
 
     every: int = 1
     last: int = 1
+    clients_every: int | None = None
+    finetune_epochs: int = 0
 
     def __post_init__(self) -> None:
         for key, value in {"eval_every": self.every, "eval_last": self.last}.items():
             if value < 1:
                 raise ConfigError(key, value, "an integer of at least 1")
+        if self.clients_every is not None and self.clients_every < 0:
+            raise ConfigError("eval_clients_every", self.clients_every, "an integer of at least 0, or null")
+        if self.finetune_epochs < 0:
+            raise ConfigError("finetune_epochs", self.finetune_epochs, "an integer of at least 0")
+        if self.finetune_epochs and self.clients_every is None:
+            raise ConfigError("finetune_epochs", self.finetune_epochs, "0 while eval_clients_every is null")
 
     def due(self, done: int, rounds: int) -> bool:
-        """Whether to evaluate when ``done`` of ``rounds`` rounds are done."""
+        """Whether to evaluate the server when ``done`` of ``rounds`` rounds are done."""
         return done % self.every == 0 or done > rounds - self.last
+
+    def clients_due(self, done: int, rounds: int) -> bool:
+        """Whether to evaluate the clients when ``done`` of ``rounds`` rounds are done."""
+        if self.clients_every is None:
+            return False
+        return done == rounds or (self.clients_every > 0 and done % self.clients_every == 0)

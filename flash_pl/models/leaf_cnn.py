@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
+from flash_pl.models.initial import Init, initialise
 
 
 class LeafCNN(nn.Module):
@@ -19,6 +20,7 @@ class LeafCNN(nn.Module):
         image_size: side S of a square image, at least 4.
         channels: width of the two convolutions.
         hidden: width of the linear layer that holds most of the weights.
+        init: of the layers before a ReLU, see :func:`initialise`.
 
     Raises:
         ConfigError: the image vanishes in the two 2x2 pools, or ``channels`` are not two.
@@ -31,6 +33,7 @@ class LeafCNN(nn.Module):
         image_size: int = 28,
         channels: Sequence[int] = (32, 64),
         hidden: int = 2048,
+        init: Init = "lecun",
     ) -> None:
         super().__init__()
         if image_size < 4:
@@ -42,6 +45,7 @@ class LeafCNN(nn.Module):
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=5, padding=2)
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
+        initialise(init, self.conv1, self.conv2, self.fc1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""

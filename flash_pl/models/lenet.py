@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
+from flash_pl.models.initial import Init, initialise
 
 
 class LeNet5(nn.Module):
@@ -16,12 +17,13 @@ class LeNet5(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 12.
+        init: of the layers before a ReLU, see :func:`initialise`.
 
     Raises:
         ConfigError: the image is smaller than what the layers consume.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, init: Init = "lecun") -> None:
         super().__init__()
         padding = 2 if image_size < 32 else 0
         side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
@@ -32,6 +34,7 @@ class LeNet5(nn.Module):
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
+        initialise(init, self.conv1, self.conv2, self.fc1, self.fc2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""

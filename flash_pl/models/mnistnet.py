@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
+from flash_pl.models.initial import Init, initialise
 from flash_pl.models.pool import MaxPool3x3
 
 
@@ -16,6 +17,7 @@ class MNISTNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 13.
+        init: of the layers before a ReLU, see :func:`initialise`; the authors' code has ``"torch"``.
         softmax: return probabilities instead of logits. The authors' code does so before its cross-entropy, which
             applies softmax a second time; that flattens the gradient and costs accuracy.
 
@@ -24,7 +26,12 @@ class MNISTNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, softmax: bool = False
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: int = 28,
+        init: Init = "lecun",
+        softmax: bool = False,
     ) -> None:
         super().__init__()
         side = image_size - 2 * (4 + 2)  # two rounds of an unpadded 5x5 convolution and a 3x3 pool
@@ -36,6 +43,7 @@ class MNISTNet(nn.Module):
         self.fc1 = nn.Linear(20 * side * side, 50)
         self.fc2 = nn.Linear(50, num_classes)
         self.softmax = softmax
+        initialise(init, self.conv1, self.conv2, self.fc1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, or probabilities with ``softmax``, ``[B, num_classes]``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.server import Keep, ServerState, Vote
+from flash_pl.server import FedAvg, Keep, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Layout
 
 
@@ -24,7 +24,7 @@ class SparseScheduler:
 
     sensitivity: Sensitivity | None = None  # stage 1, if the method has one
     voter: Vote = Keep()
-    follows_budget: bool = True  # whether clients train under the mask that their budget offers
+    average: type[FedAvg] = FedAvg  # what suits the method where all clients have the same budget
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         self.first_mask = first_mask or FirstMask()
@@ -38,10 +38,15 @@ class SparseScheduler:
         """
         return self.first_mask(layout, density, found, generator)
 
+    # The server, every round
+
+    def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
+        """``masks`` are what the server offers its tiers of devices, bool ``[layout.maskable]`` each, nested."""
+
     # A client, every round
 
     def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
-        """The mask under which the client starts, given the one its budget ``offered``."""
+        """The mask under which the client starts, given the one ``offered`` to its tier."""
         return offered
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
@@ -57,7 +62,7 @@ class SparseScheduler:
         """After the last step; what is returned joins the report to the server as its extra tensors."""
         return {}
 
-    # The server, every round
+    # The server, every round that had a client
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         """``server.weights`` are the new aggregate: vote, then prune to the mask."""

@@ -6,7 +6,7 @@ from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.server import AverageBudgetVote, ServerState, Vote
+from flash_pl.server import MagnitudeVote, MaskedAverage, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Move
 
 
@@ -23,6 +23,8 @@ class JMWST(DynamicSparseTraining):
         prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
 
+    average = MaskedAverage  # a client that has dropped a weight has no opinion on its value
+
     def __init__(
         self,
         vote_interval: int = 1,
@@ -36,7 +38,7 @@ class JMWST(DynamicSparseTraining):
         if vote_interval < 1:
             raise ConfigError("vote_interval", vote_interval, "an integer of at least 1")
         self.vote_interval = vote_interval
-        self.voter = voter or AverageBudgetVote()
+        self.voter = voter or MagnitudeVote()
         self.sensitivity = sensitivity or Sensitivity()
 
     def moves_in(self, round: int) -> bool:

@@ -3,28 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
-from flash_pl.server import AverageBudgetVote, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Layout, Move
+from flash_pl.server import MagnitudeVote, ServerState, Vote
+from flash_pl.sparsity import FirstMask, Move
 
 
 class NST(DynamicSparseTraining):
     """Naive sparse training: the baseline whose masks drift apart (FLASH, stage 2).
 
-    A client starts from one shared random mask, moves it while it trains and takes it up again in its next round. The
-    server averages over the union and keeps it; its mask only says which weights a device of density d would get.
+    A client starts from one shared random mask, or its tier's part of it, moves it while it trains and takes it up
+    again in its next round. The server averages over the union and keeps it; its mask only says which weights a device
+    of density d would get.
 
     Args:
         voter: picks that mask, by default magnitude with averaged layer budgets.
         prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
-
-    follows_budget = False
 
     def __init__(
         self,
@@ -34,16 +32,16 @@ class NST(DynamicSparseTraining):
         first_mask: FirstMask | None = None,
     ) -> None:
         super().__init__(prune_rate, move, first_mask)
-        self.voter = voter or AverageBudgetVote()
-        self.masks: dict[int, Tensor] = {}
+        self.voter = voter or MagnitudeVote()
+        self.shared: list[Tensor] = []  # one mask a tier
+        self.masks: dict[int, Tensor] = {}  # by client
 
-    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        self.masks = {}
-        self.shared = super().initial_mask(layout, density, found, generator)
-        return self.shared
+    def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
+        if round == 0:
+            self.shared, self.masks = [mask.cpu() for mask in masks], {}
 
     def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
-        return self.masks.get(context.client, self.shared).to(offered.device)
+        return self.masks.get(context.client, self.shared[context.tier]).to(offered.device)
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         self.masks[context.client] = client.mask.cpu()
@@ -53,7 +51,7 @@ class NST(DynamicSparseTraining):
         server.mask = self.voter(server, ballots, server.density)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shared": self.shared.cpu(), "masks": dict(self.masks)}
+        return {"shared": list(self.shared), "masks": dict(self.masks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shared, self.masks = state["shared"], dict(state["masks"])
+        self.shared, self.masks = list(state["shared"]), dict(state["masks"])

@@ -1,19 +1,37 @@
 """The server's half of a round: who takes part, how weights are averaged, how the mask is voted."""
 
 from flash_pl.server.aggregate import FedAvg, MaskedAverage, ZeroingMaskedAverage
-from flash_pl.server.sampler import ClientSampler, UniformSampler
+from flash_pl.server.layer_budget import AggregateBudget, AverageBudget, LayerBudget
+from flash_pl.server.sampler import (
+    AvailabilitySampler,
+    ClientSampler,
+    Population,
+    RoundRobinSampler,
+    SampleWeightedSampler,
+    UniformSampler,
+)
 from flash_pl.server.state import ServerState
-from flash_pl.server.vote import AggregateBudgetVote, AverageBudgetVote, Keep, MagnitudeVote, TruncatingVote, Vote
+from flash_pl.server.trace import TraceSampler
+from flash_pl.server.vote import ConsensusVote, Keep, MagnitudeVote, MajorityVote, RankedVote, TruncatingVote, Vote
 
 __all__ = [
-    "AggregateBudgetVote",
-    "AverageBudgetVote",
+    "AggregateBudget",
+    "AvailabilitySampler",
+    "AverageBudget",
     "ClientSampler",
+    "ConsensusVote",
     "FedAvg",
     "Keep",
+    "LayerBudget",
     "MagnitudeVote",
+    "MajorityVote",
     "MaskedAverage",
+    "Population",
+    "RankedVote",
+    "RoundRobinSampler",
+    "SampleWeightedSampler",
     "ServerState",
+    "TraceSampler",
     "TruncatingVote",
     "UniformSampler",
     "Vote",

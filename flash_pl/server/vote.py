@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
+from flash_pl.server.layer_budget import AverageBudget, LayerBudget
 from flash_pl.server.state import ServerState
 from flash_pl.sparsity import Rescale, ScaleDown, WaterFill, allot, top_k_by_layer, total_count
 
@@ -26,51 +28,86 @@ class Keep(Vote):
         return server.mask
 
 
-class MagnitudeVote(Vote):
-    """In every layer the k_l weights of largest |aggregated weight| ("Voting", FLASH stage 2); ties go by position.
-
-    Subclasses say where the layer budgets come from.
+class RankedVote(Vote):
+    """In every layer the k_l weights of highest rank. A subclass says what ranks them; ties go by position.
 
     Args:
-        rescale: how budgets are brought to the target density.
+        layer_budget: layer densities, by default the mean of the clients'.
+        rescale: how they are brought to the target density, by default exactly.
     """
 
-    def __init__(self, rescale: Rescale | None = None) -> None:
-        self.rescale = rescale or WaterFill()
+    def __init__(self, layer_budget: LayerBudget | None = None, rescale: Rescale | None = None) -> None:
+        self.layer_budget, self.rescale = layer_budget or AverageBudget(), rescale or WaterFill()
 
     @abstractmethod
-    def layer_densities(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
-        """Layer densities before rescaling, float64 ``[layers]``."""
+    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
+        """A score for every weight, ``[maskable]``, and one that decides among equal scores, or None."""
 
     def __call__(self, server: ServerState, ballots: Sequence[Ballot], density: float) -> Tensor:
         sizes = server.layout.sizes
-        ideal = self.rescale(self.layer_densities(server, ballots), sizes, density) * sizes
-        return top_k_by_layer(server.layout, server.weights.abs(), self.counts(ideal, sizes, density))
+        ideal = self.rescale(self.layer_budget(server, ballots), sizes, density) * sizes
+        scores, among_equals = self.rank(server, ballots)
+        counts = self.counts(ideal, sizes, density)
+        return top_k_by_layer(server.layout, scores, counts, among_equals=among_equals)
 
     def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
         """Whole numbers of weights per layer from the ``ideal`` ones: exactly round(d n) in all."""
         return allot(ideal, sizes, total_count(sizes, density))
 
 
-class AverageBudgetVote(MagnitudeVote):
-    """Layer budgets dbar_l: the mean of the clients' layer densities ("avg")."""
+class MagnitudeVote(RankedVote):
+    """The largest |aggregated weight| (FLASH stage 2, "Voting")."""
 
-    def layer_densities(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
-        return torch.stack([ballot.densities for ballot in ballots]).mean(dim=0)
-
-
-class AggregateBudgetVote(MagnitudeVote):
-    """Layer budgets: the layer densities of the aggregated weights, the union of the clients' ("aggregate")."""
-
-    def layer_densities(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
-        return server.layout.densities(server.weights[: server.layout.maskable] != 0)
+    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
+        return magnitude(server), None
 
 
-class TruncatingVote(AverageBudgetVote):
-    """The authors' "avg" vote: densities are only ever scaled down and every layer's count is truncated."""
+class MajorityVote(RankedVote):
+    """The most votes: the number of clients whose mask holds the weight, weighted by n_i; magnitude breaks ties."""
 
-    def __init__(self) -> None:
-        super().__init__(ScaleDown())
+    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
+        return vote_share(ballots), magnitude(server)
+
+
+class ConsensusVote(RankedVote):
+    """Magnitude and agreement together: |w| v^a, with v in [0, 1] the weighted share of clients that hold the weight.
+
+    Args:
+        agreement: the exponent a. 0 is magnitude alone; the larger it is, the closer to a majority vote. With masked
+            averages, a = 1 ranks as plain averages would.
+    """
+
+    def __init__(
+        self, agreement: float = 1.0, layer_budget: LayerBudget | None = None, rescale: Rescale | None = None
+    ) -> None:
+        super().__init__(layer_budget, rescale)
+        if not 0 <= agreement < float("inf"):
+            raise ConfigError("agreement", agreement, "a finite number of at least 0")
+        self.agreement = agreement
+
+    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
+        share = vote_share(ballots)
+        return magnitude(server) * share**self.agreement, share
+
+
+class TruncatingVote(MagnitudeVote):
+    """The authors' vote by magnitude: densities are only ever scaled down and every layer's count is truncated."""
+
+    def __init__(self, layer_budget: LayerBudget | None = None) -> None:
+        super().__init__(layer_budget, ScaleDown())
 
     def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
         return ideal.floor().long()
+
+
+def magnitude(server: ServerState) -> Tensor:
+    """|aggregated weight|, ``[maskable]``."""
+    return server.weights[: server.layout.maskable].abs()
+
+
+def vote_share(ballots: Sequence[Ballot]) -> Tensor:
+    """sum_i n_i M_i / sum_i n_i per weight, ``[maskable]``: equal numbers of samples give equal floats."""
+    votes = torch.zeros_like(ballots[0].mask, dtype=torch.float32)
+    for ballot in ballots:
+        votes.add_(ballot.mask, alpha=ballot.samples)  # whole numbers, exact up to 2^24 samples
+    return votes / sum(ballot.samples for ballot in ballots)

@@ -1,6 +1,7 @@
 """Masks and densities: tensors only, nothing of Lightning, clients or servers."""
 
-from flash_pl.sparsity.budget import SparsityBudget, Tier
+from flash_pl.sparsity.budget import PositionBudget, SparsityBudget, Tier
+from flash_pl.sparsity.budget_file import FileBudget
 from flash_pl.sparsity.density import (
     ERK,
     Distribution,
@@ -20,6 +21,7 @@ from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreservin
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
+from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
 
 __all__ = [
@@ -30,12 +32,14 @@ __all__ = [
     "Distribution",
     "Draw",
     "ExactDraw",
+    "FileBudget",
     "FirstMask",
     "Given",
     "Initialisation",
     "Layout",
     "Move",
     "Moved",
+    "PositionBudget",
     "Rescale",
     "ScaleDown",
     "ScaleOnce",
@@ -48,6 +52,7 @@ __all__ = [
     "WaterFill",
     "allot",
     "mismatch",
+    "nested_masks",
     "pairwise_mismatch",
     "random_k",
     "top_k",

@@ -1,16 +1,13 @@
-"""Device budgets: tiers of density, and the nested masks that serve them."""
+"""Device budgets: which density each client can afford."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 from flash_pl.sparsity.density import allot
-from flash_pl.sparsity.layout import Layout
-from flash_pl.sparsity.select import top_k_by_layer
 
 
 @dataclass(frozen=True)
@@ -22,51 +19,63 @@ class Tier:
 
 
 class SparsityBudget:
-    """Which density each client can afford (hetero-FLASH). A client keeps its tier for life.
+    """Tiers of devices (hetero-FLASH). A client belongs to one tier for life, drawn by the seed.
 
     Args:
-        tiers: (density, share) by increasing density; the last one is the server's own. None: all clients afford the
-            server's density.
-        clients: number of clients N; round(share * N) of them, drawn by the seed, belong to each tier.
-        seed: the experiment's seed.
+        tiers: by increasing density; the last one's is the server's own.
 
     Raises:
         ConfigError: densities that do not increase or leave (0, 1], shares that are not positive or do not sum to 1.
     """
 
-    def __init__(self, tiers: Sequence[Tier], clients: int, seed: int = 0) -> None:
+    def __init__(self, tiers: Sequence[Tier]) -> None:
         densities = [tier.density for tier in tiers]
         if not tiers or not all(0 < d <= 1 for d in densities):
-            raise ConfigError("budget.tiers", densities, "densities in (0, 1]")
+            raise ConfigError("tiers", densities, "densities in (0, 1]")
         if any(a >= b for a, b in zip(densities, densities[1:], strict=False)):
-            raise ConfigError("budget.tiers", densities, "densities that increase")
+            raise ConfigError("tiers", densities, "densities that increase")
         shares = torch.tensor([tier.share for tier in tiers], dtype=torch.float64)
         if (shares <= 0).any() or abs(float(shares.sum()) - 1) > 1e-6:
-            raise ConfigError("budget.tiers", shares.tolist(), "shares above 0 that sum to 1")
+            raise ConfigError("tiers", shares.tolist(), "shares above 0 that sum to 1")
         self.tiers = tuple(tiers)
-        counts = allot(shares * clients, torch.full((len(tiers),), clients), clients)
-        tier_of_place = torch.arange(len(tiers)).repeat_interleave(counts)
-        self._tier = tier_of_place[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
 
     @property
     def density(self) -> float:
         """The server's density, that of the largest tier."""
         return self.tiers[-1].density
 
-    def tier(self, client: int) -> int:
-        """Index of the client's tier, 0 for the smallest."""
-        return self._tier[client]
+    @property
+    def ratios(self) -> list[float]:
+        """The tiers' densities over the server's, increasing to 1."""
+        return [tier.density / self.density for tier in self.tiers]
 
-    def nest(self, layout: Layout, mask: Tensor, weights: Tensor) -> list[Tensor]:
-        """One mask a tier, each inside the next larger one; the last is ``mask`` itself.
+    def members(self, clients: int, seed: int) -> list[int] | None:
+        """The tier of every client 0..N-1 for life, 0 for the smallest; None if clients have none.
 
-        Each layer's budget is the largest mask's in proportion; inside it the weights of largest magnitude are kept.
+        round(share * N) clients belong to each tier.
         """
-        masks, largest = [mask], layout.counts(mask)
-        capacity = largest
-        for tier in reversed(self.tiers[:-1]):
-            ratio = tier.density / self.density
-            total = round(ratio * int(largest.sum()))
-            capacity = allot(ratio * largest.double(), capacity, total)
-            masks.append(top_k_by_layer(layout, weights.abs(), capacity, within=masks[-1]))
-        return masks[::-1]
+        return self.deal(clients)[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
+
+    def tiers_of(self, cohort: Sequence[int], members: Sequence[int] | None, round: int) -> list[int]:
+        """The tier of each client of a round's ``cohort``, given what :meth:`members` returned."""
+        assert members is not None
+        return [members[client] for client in cohort]
+
+    def deal(self, places: int) -> torch.Tensor:
+        """Tiers for ``places`` in increasing order, each as often as its share says, int64 ``[places]``."""
+        shares = torch.tensor([tier.share for tier in self.tiers], dtype=torch.float64)
+        counts = allot(shares * places, torch.full((len(shares),), places), places)
+        return torch.arange(len(shares)).repeat_interleave(counts)
+
+
+class PositionBudget(SparsityBudget):
+    """The authors' code: a client's tier is its place in the cohort, the first ones get the smallest.
+
+    Their three tiers of ten clients become shares of a cohort of any size. In round 0 everybody trains at full density.
+    """
+
+    def members(self, clients: int, seed: int) -> None:
+        return None
+
+    def tiers_of(self, cohort: Sequence[int], members: Sequence[int] | None, round: int) -> list[int]:
+        return [len(self.tiers) - 1] * len(cohort) if round == 0 else self.deal(len(cohort)).tolist()

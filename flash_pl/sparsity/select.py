@@ -1,16 +1,19 @@
 """Exact choices among the weights of a layer: the k largest, or k at random."""
 
+from itertools import repeat
+
 import torch
 from torch import Tensor
 
 from flash_pl.sparsity.layout import Layout
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """A bool mask with exactly ``k`` ones at the largest of the 1-d ``scores``; equal scores go by position.
+def top_k(scores: Tensor, k: int, among_equals: Tensor | None = None) -> Tensor:
+    """A bool mask with exactly ``k`` ones at the largest of the 1-d ``scores``.
 
-    ``torch.topk`` promises no order among equals, which would let two devices disagree on a mask. Scores that are not a
-    number count as -1, less than any magnitude.
+    Equal scores go by ``among_equals``, further scores of the same shape, and in the end by position: ``torch.topk``
+    promises no order among equals, which would let two devices disagree on a mask. Scores that are not a number count
+    as -1, less than any magnitude.
     """
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -19,8 +22,8 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     scores = scores.nan_to_num(nan=-1.0, posinf=torch.inf, neginf=-torch.inf)
     threshold = scores.topk(k).values.min()
     chosen = scores > threshold
-    ties = (scores == threshold).nonzero().squeeze(1)
-    chosen[ties[: k - int(chosen.sum())]] = True
+    ties, missing = (scores == threshold).nonzero().squeeze(1), k - int(chosen.sum())
+    chosen[ties[:missing] if among_equals is None else ties[top_k(among_equals[ties], missing)]] = True
     return chosen
 
 
@@ -32,9 +35,19 @@ def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return chosen
 
 
-def top_k_by_layer(layout: Layout, scores: Tensor, counts: Tensor, within: Tensor | None = None) -> Tensor:
-    """In every layer the ``counts[l]`` largest scores, among the ones of the mask ``within`` if it is given."""
+def top_k_by_layer(
+    layout: Layout,
+    scores: Tensor,
+    counts: Tensor,
+    within: Tensor | None = None,
+    among_equals: Tensor | None = None,
+) -> Tensor:
+    """In every layer the ``counts[l]`` largest scores, among the ones of the mask ``within`` if it is given.
+
+    Equal scores go as in :func:`top_k`.
+    """
     if within is not None:
         scores = torch.where(within, scores[: layout.maskable], -torch.inf)
-    parts = zip(layout.split(scores), counts.tolist(), strict=True)
-    return torch.cat([top_k(part, k) for part, k in parts])
+    equals = repeat(None) if among_equals is None else layout.split(among_equals)
+    parts = zip(layout.split(scores), counts.tolist(), equals, strict=False)
+    return torch.cat([top_k(part, k, equal) for part, k, equal in parts])

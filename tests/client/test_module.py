@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneC
 from flash_pl import PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.client import Meter, configure
-from flash_pl.sparsity import Layout, Tier
+from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
 
 def fit(module, data, **settings):
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_another_layout_is_refused(unaware, tiny_data, tmp_path)
 
 
 def test_smaller_tiers_are_evaluated_too(unaware, tiny_data):
-    loop = fit(unaware(), tiny_data, density=0.4, tiers=[Tier(0.1, 0.5), Tier(0.4, 0.5)])
+    loop = fit(unaware(), tiny_data, density=0.4, budget=SparsityBudget([Tier(0.1, 0.5), Tier(0.4, 0.5)]))
     assert "val_acc_d0.1" in loop.metrics and loop.metrics["val_loss_d0.1"] != loop.metrics["val_loss"]
 
 

@@ -1,45 +1,91 @@
 """Votes: exact counts, brute force on small masks, the authors' truncation."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from flash_pl import ConfigError
 from flash_pl.report import Ballot
 from flash_pl.seeding import generator
-from flash_pl.server import AggregateBudgetVote, AverageBudgetVote, Keep, ServerState, TruncatingVote
+from flash_pl.server import (
+    AggregateBudget,
+    AverageBudget,
+    ConsensusVote,
+    Keep,
+    MagnitudeVote,
+    MajorityVote,
+    ServerState,
+    TruncatingVote,
+)
 from flash_pl.sparsity import ExactDraw, Layout, Uniform, total_count, water_fill
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)))
+N = LAYOUT.maskable
 
 
 def election(seed: int, voters: int, density: float) -> tuple[ServerState, list[Ballot]]:
-    weights = torch.randn(LAYOUT.size, generator=generator(seed, "weights"))
+    """Weights from a few values, so that many are equal, and ballots of clients with different numbers of samples."""
+    weights = torch.randint(-3, 4, (LAYOUT.size,), generator=generator(seed, "weights")).float()
     masks = [ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask", client=i)) for i in range(voters)]
     union = torch.stack(masks).any(0)
-    weights[: LAYOUT.maskable] *= union
+    weights[:N] *= union
     server = ServerState.start(LAYOUT, weights, density)
-    return server, [Ballot(i, 1, mask, LAYOUT.densities(mask), {}) for i, mask in enumerate(masks)]
+    return server, [Ballot(i, 1 + i % 3, mask, LAYOUT.densities(mask), {}) for i, mask in enumerate(masks)]
 
 
-@given(st.integers(0, 999), st.integers(1, 4), st.floats(0.1, 0.9))
-def test_magnitude_votes_pick_exactly_the_largest(seed, voters, density):
+def votes(ballots: list[Ballot]) -> list[int]:
+    return [sum(b.samples for b in ballots if b.mask[j]) for j in range(N)]
+
+
+def by_magnitude(server, ballots):
+    return [(-abs(float(server.weights[j])), j) for j in range(N)]
+
+
+def by_majority(server, ballots):
+    return [(-v, -abs(float(server.weights[j])), j) for j, v in enumerate(votes(ballots))]
+
+
+def by_both(server, ballots):
+    total = sum(b.samples for b in ballots)
+    return [(-abs(float(server.weights[j])) * (v / total) ** 2, -v, j) for j, v in enumerate(votes(ballots))]
+
+
+@pytest.mark.parametrize("budget", [AverageBudget(), AggregateBudget()])
+@pytest.mark.parametrize(
+    ("vote", "key"),
+    [(MagnitudeVote, by_magnitude), (MajorityVote, by_majority), (lambda b: ConsensusVote(2.0, b), by_both)],
+)
+@given(seed=st.integers(0, 999), voters=st.integers(1, 4), density=st.floats(0.1, 0.9))
+def test_votes_pick_exactly_the_first_by_brute_force(vote, key, budget, seed, voters, density):
     server, ballots = election(seed, voters, density)
-    for vote in (AverageBudgetVote(), AggregateBudgetVote()):
-        mask = vote(server, ballots, density)
-        assert int(mask.sum()) == total_count(LAYOUT.sizes, density)
-        for weights, chosen in zip(LAYOUT.split(server.weights.abs()), LAYOUT.split(mask), strict=True):
-            k = int(chosen.sum())
-            brute = sorted(range(len(weights)), key=lambda i, w=weights: (-float(w[i]), i))[:k]
-            assert chosen.nonzero().squeeze(1).tolist() == sorted(brute)
+    before = server.weights.clone()
+    mask = vote(budget)(server, ballots, density)
+    assert torch.equal(server.weights, before)
+    assert int(mask.sum()) == total_count(LAYOUT.sizes, density)
+    keys = key(server, ballots)
+    for layer, k in zip(LAYOUT.layers, LAYOUT.counts(mask).tolist(), strict=True):
+        # Products of floats may round differently here and there: compare the keys, and places only among equal ones.
+        order = sorted(range(layer.start, layer.stop), key=lambda j: tuple(round(part, 5) for part in keys[j]))
+        chosen = [j for j in range(layer.start, layer.stop) if mask[j]]
+        assert chosen == sorted(order[:k])
 
 
 def test_budgets_are_the_ballots_mean_or_the_unions_densities():
     server, ballots = election(seed=5, voters=3, density=0.3)
     mean = torch.stack([ballot.densities for ballot in ballots]).mean(0)
-    assert torch.equal(AverageBudgetVote().layer_densities(server, ballots), mean)
-    union = torch.stack([ballot.mask for ballot in ballots]).any(0)
-    assert torch.equal(AggregateBudgetVote().layer_densities(server, ballots), LAYOUT.densities(union))
+    assert torch.equal(AverageBudget()(server, ballots), mean)
+    assert torch.equal(AggregateBudget()(server, ballots), LAYOUT.densities(server.weights[:N] != 0))
+
+
+def test_no_agreement_is_magnitude_and_much_of_it_is_majority():
+    server, ballots = election(seed=3, voters=3, density=0.4)
+    server.weights[:N] = torch.rand(N, generator=generator(0, "distinct")) + 0.5
+    assert torch.equal(ConsensusVote(0.0)(server, ballots, 0.4), MagnitudeVote()(server, ballots, 0.4))
+    assert torch.equal(ConsensusVote(50.0)(server, ballots, 0.4), MajorityVote()(server, ballots, 0.4))
+    with pytest.raises(ConfigError, match="agreement: -1"):
+        ConsensusVote(-1)
 
 
 def test_keep_keeps_and_truncation_never_exceeds_the_budget():

@@ -1,4 +1,4 @@
-"""Random masks, moves, nested masks and mismatch: exact counts in every case."""
+"""Random masks, moves and mismatch: exact counts in every case."""
 
 import math
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import (
     BernoulliDraw,
@@ -17,8 +16,6 @@ from flash_pl.sparsity import (
     Layout,
     Move,
     SizeAwareMove,
-    SparsityBudget,
-    Tier,
     Uniform,
     mismatch,
     pairwise_mismatch,
@@ -113,41 +110,6 @@ def test_bernoulli_move_may_regrow_a_dropped_weight_with_its_old_value():
     moved = BernoulliMove()(LAYOUT, weights, mask, 0.5, generator(0, "move"))
     plain = Move()(LAYOUT, weights, mask, 0.5, generator(0, "move"))
     assert int((moved.survivors & ~plain.survivors).sum()) > 0
-
-
-@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4, unique=True), densities, seeds)
-def test_tiers_are_nested_with_exact_counts(levels, density, seed):
-    levels = sorted(levels)
-    budget = SparsityBudget([Tier(level, 1 / len(levels)) for level in levels], clients=20, seed=seed)
-    mask = random_mask(density, seed)
-    masks = budget.nest(LAYOUT, mask, random_weights(seed))
-    assert masks[-1] is mask
-    for smaller, larger in zip(masks, masks[1:], strict=False):
-        assert bool((smaller <= larger).all())
-    for tier, nested in zip(budget.tiers, masks, strict=True):
-        assert int(nested.sum()) == round(tier.density / levels[-1] * int(mask.sum()))
-
-
-def test_clients_belong_to_tiers_by_share_for_life():
-    tiers = [Tier(0.05, 0.3), Tier(0.075, 0.3), Tier(0.1, 0.4)]
-    budget = SparsityBudget(tiers, clients=10, seed=3)
-    assert sorted(budget.tier(client) for client in range(10)) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
-    assert [budget.tier(c) for c in range(10)] == [SparsityBudget(tiers, 10, 3).tier(c) for c in range(10)]
-
-
-@pytest.mark.parametrize(
-    ("tiers", "words"),
-    [
-        ([], r"densities in \(0, 1\]"),
-        ([Tier(0.2, 0.5), Tier(0.1, 0.5)], "increase"),
-        ([Tier(0.1, 0.5), Tier(1.5, 0.5)], r"densities in \(0, 1\]"),
-        ([Tier(0.1, 0.5), Tier(0.2, 0.6)], "sum to 1"),
-        ([Tier(0.1, -0.5), Tier(0.2, 1.5)], "above 0"),
-    ],
-)
-def test_impossible_tiers_are_named(tiers, words):
-    with pytest.raises(ConfigError, match=words):
-        SparsityBudget(tiers, clients=10)
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=5)

@@ -1,0 +1,144 @@
+"""Rounds in which clients have different budgets, and clients that are evaluated one by one."""
+
+import pytest
+import torch
+
+from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl.schedulers import Sensitivity
+from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
+from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier, total_count
+
+TIERS = [Tier(0.1, 0.5), Tier(0.2, 0.25), Tier(0.4, 0.25)]
+STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
+METHODS = {
+    "pdst": PDST,
+    "spdst": lambda: SPDST(sensitivity=STAGE_1),
+    "jmwst": lambda: JMWST(sensitivity=STAGE_1),
+    "nst": NST,
+}
+
+
+class Watch:
+    """Holds every report against the client's tier and every round against the nesting of its masks."""
+
+    def __init__(self) -> None:
+        self.rows, self.largest, self.tiers = [], [], {}
+
+    def on_run_start(self, loop):
+        self.initial = loop.server.weights.clone()
+
+    def on_client_end(self, loop, report):
+        layout, tier = loop.server.layout, loop.budget.tiers[report.tier]
+        assert int(report.mask.sum()) == round(tier.density / 0.4 * total_count(layout.sizes, 0.4)), (
+            "a client trains exactly what its tier affords"
+        )
+        assert not report.weights[: layout.maskable][~report.mask].any()
+        self.tiers.setdefault(report.client, set()).add(report.tier)
+
+    def on_round_end(self, loop, row):
+        for smaller, larger in zip(loop.masks, loop.masks[1:], strict=False):
+            assert bool((smaller <= larger).all())
+        assert loop.masks[-1] is loop.server.mask
+        self.rows.append(row)
+        self.largest.append(loop.server.mask.clone())
+
+
+def run(method, unaware, data, **settings):
+    torch.manual_seed(7)
+    watch = Watch()
+    settings = {"budget": SparsityBudget(TIERS), "rounds": 3, "cohort": 8} | settings
+    trainer = FederatedTrainer(METHODS[method](), density=0.4, seed=1, accelerator="cpu", callbacks=[watch], **settings)
+    return trainer.fit(unaware(), data), watch
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clients_train_what_their_tier_affords(method, unaware, tiny_data):
+    loop, watch = run(method, unaware, tiny_data)
+    assert isinstance(loop.aggregator, MaskedAverage)
+    assert all(tiers == {loop.population.tiers[client]} for client, tiers in watch.tiers.items())
+    fixed = all(torch.equal(mask, watch.largest[0]) for mask in watch.largest)
+    assert fixed == (method in ("pdst", "spdst"))
+    row = watch.rows[-1]
+    for tier in TIERS:
+        assert f"val_acc_d{tier.density:g}" in row and f"mismatch_server_d{tier.density:g}" in row
+    assert row["val_loss_d0.4"] == row["val_loss"] and row["val_loss_d0.1"] != row["val_loss"]
+    assert (row["mismatch_clients_d0.1"] > 0) == (method in ("jmwst", "nst"))
+    assert row["mismatch_clients"] > row["mismatch_clients_d0.1"]
+
+
+def test_tiers_by_position_are_all_equal_in_round_0(unaware, tiny_data):
+    budget = PositionBudget(TIERS)
+    seen = []
+
+    class Spy:
+        def on_client_end(self, loop, report):
+            seen.append(report.tier)
+
+    trainer = FederatedTrainer(
+        PDST(), density=0.4, rounds=2, cohort=4, accelerator="cpu", callbacks=[Spy()], budget=budget
+    )
+    trainer.fit(unaware(), tiny_data)
+    assert seen == [2, 2, 2, 2, 0, 0, 1, 2]
+
+
+def test_a_round_without_clients_leaves_the_server_as_it_is(unaware, tiny_data):
+    class Nobody(ClientSampler):
+        def __call__(self, population, cohort, seed, round):
+            return [] if round == 1 else [0, 1]
+
+    states = []
+
+    class Spy:
+        def on_round_end(self, loop, row):
+            states.append((loop.server.weights.clone(), loop.server.mask.clone(), row))
+
+    for method in ("jmwst", "nst"):
+        states.clear()
+        trainer = FederatedTrainer(
+            METHODS[method](), density=0.4, rounds=3, cohort=2, sampler=Nobody(), accelerator="cpu", callbacks=[Spy()]
+        )
+        trainer.fit(unaware(), tiny_data)
+        (first, mask, _), (second, same, row), (third, _, _) = states
+        assert torch.equal(first, second) and torch.equal(mask, same) and not torch.equal(second, third)
+        assert row["participants"] == row["moved"] == 0 and row["val_acc"] == states[0][2]["val_acc"]
+
+
+def test_offline_tiers_take_no_part(unaware, tiny_data):
+    sampler = AvailabilitySampler([1.0, 1.0, 0.0])
+    _, watch = run("spdst", unaware, tiny_data, sampler=sampler)
+    assert {tier for tiers in watch.tiers.values() for tier in tiers} == {2}
+    with pytest.raises(ConfigError, match=r"sampler.offline: \[0.5\] .* each of the 3 tiers"):
+        run("spdst", unaware, tiny_data, sampler=AvailabilitySampler([0.5]))
+
+
+def test_the_server_starts_with_nothing_outside_its_mask(unaware, tiny_data):
+    """A masked average keeps what nobody holds; initial weights that were never trained must not be among it."""
+    loop, _ = run("jmwst", unaware, tiny_data, rounds=1, cohort=1)
+    held = loop.server.union[: loop.server.layout.maskable] != 0
+    assert float(held.float().mean()) < 0.5
+
+
+def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
+    evaluate = EvaluationSchedule(clients_every=2, finetune_epochs=3)
+    loop, watch = run("spdst", unaware, tiny_data, evaluate=evaluate, rounds=3)
+    assert ["val_acc_clients" in row for row in watch.rows] == [False, True, True]
+    server, expected, sizes = loop.server, [], []
+    for client in range(8):
+        batches = tiny_data.client_val_batches(client)
+        if batches.samples:
+            weights = server.masked(loop.masks[loop.population.tiers[client]])
+            expected.append(loop.evaluation.run(loop.client, weights, batches)["val_acc"])
+            sizes.append(batches.samples)
+    assert sum(sizes) == 40
+    row = watch.rows[-1]
+    assert row["val_acc_clients"] == pytest.approx(sum(expected) / len(expected))
+    assert row["val_acc_clients_lowest"] == pytest.approx(min(expected))
+    assert row["val_acc_clients_highest"] == pytest.approx(max(expected))
+    assert row["val_loss_finetuned"] < row["val_loss_clients"]
+
+
+def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):
+    plain, _ = run("jmwst", unaware, tiny_data)
+    watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(clients_every=1, finetune_epochs=1))
+    assert torch.equal(plain.server.weights, watched.server.weights)
+    assert torch.equal(plain.server.mask, watched.server.mask)
