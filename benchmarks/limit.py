@@ -94,7 +94,7 @@ def main() -> None:
         model = network().to(memory_format=torch.channels_last)
         ours, bare = [], []
         for repeat in range(repeats + 1):
-            cohort = loop.sampler(data.clients, COHORT, loop.seed, loop.round)
+            cohort = loop.sampler(loop.population, COHORT, loop.seed, loop.round)
             if repeat % 2:  # who goes first alternates
                 first, second = our_round(loop), bare_round(model, data, cohort)
             else:

@@ -1,0 +1,81 @@
+"""What the accuracy studies share: runs of the command line, started where no result is there yet, and figures."""
+
+import csv
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+SEEDS = (1, 2, 3)
+ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training on Fashion-MNIST: a shipped config, "official" or "ours", a density, a seed, further arguments."""
+
+    config: str
+    compat: str
+    density: float
+    seed: int
+    name: str = ""  # what to call it if further arguments make it another experiment than its config
+    arguments: tuple[str, ...] = ()
+
+    def directory(self, out: Path) -> Path:
+        return out / f"{self.compat}-{self.name or self.config}-d{self.density}-s{self.seed}"
+
+    def done(self, out: Path) -> bool:
+        return (self.directory(out) / "result.json").exists()
+
+    def command(self, out: Path) -> list[str]:
+        settings = {
+            "data": "fashion_mnist",
+            "density": self.density,
+            "seed": self.seed,
+            "rounds": ROUNDS,
+            "run_dir": self.directory(out),
+            "trainer.eval_every": 10,
+            "trainer.eval_last": 5,
+            "trainer.threads": 1,
+            "trainer.accelerator": "cpu",
+        }
+        if self.compat == "official":
+            settings["compat"] = "official"
+        overrides = [f"{key}={value}" for key, value in settings.items()]
+        return [sys.executable, "-m", "flash_pl", "fit", self.config, *overrides, *self.arguments]
+
+
+def run_all(runs: Iterable[Run], out: Path, workers: int) -> None:
+    """Run what has no result yet, ``workers`` at a time."""
+
+    def one(job: Run) -> None:
+        log = out / f"{job.directory(out).name}.log"
+        with open(log, "w") as file:
+            code = subprocess.run(job.command(out), stdout=file, stderr=subprocess.STDOUT).returncode
+        print(job.directory(out).name, "done" if code == 0 else f"failed with exit code {code}, see {log}", flush=True)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, [job for job in runs if not job.done(out)]))
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    """metrics.csv of a run."""
+    with open(directory / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last_five(directory: Path, column: str) -> float:
+    """Mean of a metric over the last five rounds, in %."""
+    return 100 * statistics.fmean(float(row[column]) for row in rows(directory)[-5:])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{deviation}"
