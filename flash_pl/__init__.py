@@ -1,7 +1,7 @@
 """flash_pl: federated sparse training with PyTorch Lightning."""
 
 from flash_pl.client import Classifier, ClientModule, federate
-from flash_pl.errors import ConfigError, DataNotFoundError
+from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
 from flash_pl.loops import EvaluationSchedule, RoundDecay
 from flash_pl.schedulers import JMWST, NST, PDST, SPDST, Dense, SparseScheduler
 from flash_pl.trainer import FederatedTrainer
@@ -20,6 +20,7 @@ __all__ = [
     "Dense",
     "EvaluationSchedule",
     "FederatedTrainer",
+    "ModuleError",
     "RoundDecay",
     "SparseScheduler",
     "federate",

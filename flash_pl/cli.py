@@ -23,7 +23,7 @@ from flash_pl.config import (
     refuse_other,
     saved_config,
 )
-from flash_pl.errors import ConfigError, DataNotFoundError
+from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
 from flash_pl.result import summarize, write_result
 from flash_pl.screen import fit_help, list_shipped, metrics_table, result_table
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # a class_path may name a file that lies where the command is run
     try:
         options.command(options)
-    except (ConfigError, DataNotFoundError) as error:
+    except (ConfigError, DataNotFoundError, ModuleError) as error:
         print("flash-pl: error:", *str(error).split(), file=sys.stderr)  # one line, whatever the error quotes
         return 2
     except KeyboardInterrupt:
@@ -59,7 +59,7 @@ def fit(options: argparse.Namespace) -> None:
     trainer = build_trainer(config, callbacks, TensorBoardLogger(run.path, name="", version=""))
     # All that can go wrong goes wrong before the directory is touched.
     prepare(data)
-    trainer.population(data)
+    trainer.loop(module, data)
     if config["ckpt_path"] is not None:
         refuse_other(config, saved_config(config["ckpt_path"]))
     run.open(resumed=config["ckpt_path"] is not None)

@@ -21,5 +21,9 @@ class ConfigError(ValueError):
         return ConfigError(f"{section}.{self.key}", self.value, self.allowed)
 
 
+class ModuleError(TypeError):
+    """A LightningModule that cannot be federated; the message says what to change."""
+
+
 class DataNotFoundError(FileNotFoundError):
     """A data set is in none of the places where it is looked for; the message names every remedy."""

@@ -1,7 +1,11 @@
 """Where every random number comes from: a generator named by (seed, purpose, round, client)."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -21,7 +25,7 @@ def generator(seed: int, purpose: str, round: int = 0, client: int = 0) -> torch
 
 
 def seed_global_(value: int, device: torch.device) -> None:
-    """Seed the generators from which a module on ``device`` draws by itself (dropout).
+    """Seed the generators from which a module on ``device`` draws by itself (dropout): torch's, numpy's and Python's.
 
     ``torch.manual_seed`` would do it for all devices; where CUDA has not been used yet it writes a stack trace into a
     list that grows with every call.
@@ -29,3 +33,17 @@ def seed_global_(value: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.manual_seed(value)
+    np.random.seed(value % 2**32)  # all that it takes
+    random.seed(value)
+
+
+@contextmanager
+def own_global_state(device: torch.device) -> Iterator[None]:
+    """What :func:`seed_global_` seeds is afterwards as it was before, whatever happens inside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,7 +1,6 @@
 """FederatedTrainer: the calls of Lightning's Trainer for a federation of sparse clients."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ import torch
 from lightning.fabric import Fabric
 
 from flash_pl.callbacks.checkpoint import read_checkpoint
-from flash_pl.client import federate
+from flash_pl.client import configure, federate
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationLoop, EvaluationSchedule, FederatedLoop, LocalLoop, RoundDecay
 from flash_pl.schedulers import SparseScheduler
+from flash_pl.seeding import own_global_state
 from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, Population, ServerState, UniformSampler
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
@@ -99,11 +99,12 @@ class FederatedTrainer:
         Raises:
             ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
                 a checkpoint that cannot be read.
+            ModuleError: a module that cannot be federated.
         """
         loop = self.loop(module, data)
         if ckpt_path is not None:
             loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
-        with self._own_random_state():
+        with own_global_state(self.fabric.device):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
         module._fabric = None  # a stock Trainer may take over
@@ -114,7 +115,7 @@ class FederatedTrainer:
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
         loop = self.loop(module, data)
-        with self._own_random_state():
+        with own_global_state(self.fabric.device):
             if ckpt_path is None:
                 return EvaluationLoop(self.fabric).run(loop.client, loop.client.arena.clone(), data.val_dataloader())
             loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
@@ -124,7 +125,7 @@ class FederatedTrainer:
         """The federated loop, ready to run."""
         data.prepare_data()
         data.setup("fit")
-        population = self.population(data)
+        population = self._population(data)
         data.to_(self.fabric.device)
         client = self._bind(module)
         return FederatedLoop(
@@ -146,7 +147,7 @@ class FederatedTrainer:
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
         )
 
-    def population(self, data: FederatedData) -> Population:
+    def _population(self, data: FederatedData) -> Population:
         """What there is to know of the clients of data that are set up.
 
         Raises:
@@ -166,11 +167,6 @@ class FederatedTrainer:
             raise error.within(section) from error
         return population
 
-    def _own_random_state(self) -> AbstractContextManager[None]:
-        """A module's own draws (dropout) come from named seeds; the caller's global generators stay as they were."""
-        device = self.fabric.device
-        return torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
-
     def _bind(self, module: L.LightningModule) -> Any:
         module.__class__ = federate(type(module))
         module.fabric = self.fabric
@@ -179,4 +175,6 @@ class FederatedTrainer:
         module.to(self.fabric.device)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
-        return module.bind(Layout(module, self.exclude, self.exclude_first_last), self.scheduler)  # type: ignore[operator]
+        client = module.bind(Layout(module, self.exclude, self.exclude_first_last), self.scheduler)  # type: ignore[operator]
+        configure(module)  # complains now of optimisers that a client cannot have
+        return client

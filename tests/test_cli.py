@@ -216,6 +216,23 @@ def test_a_class_beside_the_user_and_what_it_does_not_log(capsys, tmp_path):
     assert result["accuracy"] is None and result["model"] == "Mine" and list(result["layer_density"]) == ["fc"]
 
 
+def test_a_module_that_cannot_be_federated_is_one_line(capsys, tmp_path):
+    (tmp_path / "stubborn.py").write_text(
+        "import torch\nimport lightning as L\n"
+        "class Manual(L.LightningModule):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(64, 4)\n"
+        "        self.automatic_optimization = False\n"
+        "class Two(L.LightningModule):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(64, 4)\n"
+        "    def configure_optimizers(self):\n"
+        "        return [torch.optim.SGD(self.parameters(), 0.1), torch.optim.SGD(self.parameters(), 0.1)]\n"
+    )
+    arguments = [argument for argument in TINY if not argument.startswith("model")]
+    assert "manual optimisation" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Manual")
+    assert "exactly one optimiser" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Two")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_configs_help_and_version(capsys):
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out

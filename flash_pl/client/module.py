@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from flash_pl.client.state import ClientState, GradientHook
+from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
 Module = TypeVar("Module", bound=L.LightningModule)
@@ -28,13 +29,15 @@ class ClientModule(L.LightningModule):
         """Move the tensors into an arena of ``layout``, under an all-ones mask.
 
         Raises:
-            TypeError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
+            ModuleError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
         """
         name = type(self).__name__
         if not self.automatic_optimization:
-            raise TypeError(f"{name}: manual optimisation cannot be federated; the mask acts inside the automatic step")
+            raise ModuleError(
+                f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step"
+            )
         if is_overridden("optimizer_step", self, parent=L.LightningModule):
-            raise TypeError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
+            raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
         self._client = ClientState(self, layout, scheduler)
         return self._client
 
@@ -62,13 +65,15 @@ class ClientModule(L.LightningModule):
         """As in Lightning. In a federated run the value joins the client's meter, weighted by the batch size.
 
         Raises:
-            TypeError: a reduction other than the mean.
+            ModuleError: a reduction other than the mean.
         """
         if not self._federated:
             super().log(name, value, *args, **kwargs)
             return
         if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            raise TypeError(f"log({name!r}): a federated run reduces by the mean only, not by {kwargs['reduce_fx']!r}")
+            raise ModuleError(
+                f"log({name!r}): a federated run reduces by the mean only, not by {kwargs['reduce_fx']!r}"
+            )
         client = cast(ClientState, self._client)
         client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
 

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 from torch.optim import Optimizer
 
+from flash_pl.errors import ModuleError
+
 RATES = {"lr", "initial_lr", "max_lr", "min_lr"}  # of a parameter group
 RATE_LISTS = {"base_lrs", "max_lrs", "_last_lr"}  # of a scheduler
 
@@ -30,7 +32,7 @@ def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimiz
     """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay).
 
     Raises:
-        TypeError: no optimiser or several, or a schedule on a plateau of a metric: a client has no validation.
+        ModuleError: no optimiser or several, or a schedule on a plateau of a metric: a client has no validation.
     """
     found: Any = module.configure_optimizers()
     schedules: list[Any] = []
@@ -44,13 +46,13 @@ def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimiz
     if isinstance(found, list | tuple) and len(found) == 1:
         found = found[0]
     if not isinstance(found, Optimizer):
-        raise TypeError(
+        raise ModuleError(
             f"{type(module).__name__}.configure_optimizers: a client needs exactly one optimiser, got {found!r}"
         )
     parsed = [Schedule(**_fields(entry)) for entry in schedules]
     for schedule in parsed:
         if "Plateau" in type(schedule.scheduler).__name__:
-            raise TypeError(
+            raise ModuleError(
                 f"{type(module).__name__}: ReduceLROnPlateau needs a validation inside the client; there is none"
             )
     if lr_scale != 1.0:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from flash_pl.client import configure
+from flash_pl.errors import ModuleError
 
 
 def module(make):
@@ -45,7 +46,7 @@ def test_lightnings_forms_are_read_and_scaled(form):
 
 
 def test_several_optimisers_and_plateaus_are_refused():
-    with pytest.raises(TypeError, match="exactly one optimiser"):
+    with pytest.raises(ModuleError, match="exactly one optimiser"):
         configure(module(lambda o: [o, o]))
-    with pytest.raises(TypeError, match="ReduceLROnPlateau"):
+    with pytest.raises(ModuleError, match="ReduceLROnPlateau"):
         configure(module(lambda o: {"optimizer": o, "lr_scheduler": ReduceLROnPlateau(o)}))

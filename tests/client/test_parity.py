@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 
 from flash_pl.client import ClientContext, federate
 from flash_pl.data import Batches
+from flash_pl.errors import ModuleError
 from flash_pl.loops import LocalLoop
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import generator
@@ -172,5 +173,5 @@ def test_what_would_step_past_the_mask_is_refused(unaware):
 
     for cls, words in [(Manual, "manual optimisation"), (Stepper, "overridden optimizer_step")]:
         module = federate(cls)()
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises(ModuleError, match=words):
             module.bind(Layout(module), SparseScheduler())

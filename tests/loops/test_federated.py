@@ -1,5 +1,8 @@
 """A round: what is sent, averaged and evaluated."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -126,9 +129,24 @@ def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
 
 def test_the_callers_random_state_is_left_alone(unaware, tiny_data):
     module = unaware()
-    state = torch.random.get_rng_state()
+    state, python, numpy = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=2, accelerator="cpu").fit(module, tiny_data)
     assert torch.equal(state, torch.random.get_rng_state())
+    assert random.getstate() == python and (np.random.get_state()[1] == numpy).all()
+
+
+def test_a_modules_own_draws_repeat_whatever_it_draws_with(unaware, tiny_data):
+    class Noisy(unaware):
+        def training_step(self, batch, batch_idx):
+            scale = random.random() + np.random.rand() + float(torch.rand(()))
+            return scale * super().training_step(batch, batch_idx)
+
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loop = FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=2, accelerator="cpu").fit(Noisy(), tiny_data)
+        weights.append(loop.server.weights)
+    assert torch.equal(*weights)
 
 
 def test_a_network_is_wrapped_into_a_classifier(tiny_data):
