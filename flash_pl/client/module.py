@@ -33,9 +33,7 @@ class ClientModule(L.LightningModule):
         """
         name = type(self).__name__
         if not self.automatic_optimization:
-            raise ModuleError(
-                f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step"
-            )
+            raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
         if is_overridden("optimizer_step", self, parent=L.LightningModule):
             raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
         self._client = ClientState(self, layout, scheduler)

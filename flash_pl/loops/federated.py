@@ -1,7 +1,7 @@
 """Stage 2, the file to read: a round from the drawing of the cohort to the new server model."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -12,11 +12,13 @@ from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
 from flash_pl.loops.clients import ClientEvaluationLoop
-from flash_pl.loops.consensus import consensus, suffix
+from flash_pl.loops.consensus import consensus
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.means import WeightedMeans
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
 from flash_pl.loops.sensitivity import SensitivityLoop
+from flash_pl.loops.tiers import evaluate_tiers
 from flash_pl.report import Ballot
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, generator, seed_global_
@@ -76,7 +78,6 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_start", loop=self)
         if self.round == 0:
             self.find_first_mask()
-        self.nest()
 
     def find_first_mask(self) -> None:
         """Stage 1 if the method has one, then the first server mask and the initial weights adapted to it."""
@@ -97,6 +98,7 @@ class FederatedLoop(Loop):
         self.server.mask = mask.to(self.server.weights.device)
         self.scheduler.first_mask.initialise(self.server.layout, self.server.weights, self.server.mask)
         self.server.prune_()  # a masked average keeps what nobody holds, and that must be nothing
+        self.nest()
 
     def nest(self) -> None:
         """Prune the server's mask to every tier of devices."""
@@ -116,7 +118,7 @@ class FederatedLoop(Loop):
         scheduler.on_round_start(server, self.masks, self.round)
 
         # 2. Every client trains under its mask; the aggregator sums up what it reports.
-        ballots, logged = [], _WeightedMeans()
+        ballots, logged = [], WeightedMeans()
         self.aggregator.reset(server.weights, server.layout.maskable)
         for client, tier in zip(cohort, tiers, strict=True):
             batches = self.data.client_batches(client)
@@ -162,20 +164,10 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_end", loop=self)
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the model masked to d; the union's end in ``_union``, a tier's in ``_d`` and its density."""
+        """Metrics of the server's models, see :func:`evaluate_tiers`."""
         seed_global_(derive(self.seed, "evaluation", self.round), self.fabric.device)
-        server, batches = self.server, self.data.val_dataloader()
-        masked = server.masked()
-        metrics = self.evaluation.run(self.client, masked, batches)
-        same = bool((masked == server.union).all())
-        union = metrics if same else self.evaluation.run(self.client, server.union, batches)
-        named = {f"{name}_union": value for name, value in union.items()}
-        if len(self.budget.tiers) > 1:
-            for tier, mask in zip(self.budget.tiers, self.masks, strict=True):
-                largest = mask is server.mask
-                found = metrics if largest else self.evaluation.run(self.client, server.masked(mask), batches)
-                named |= {name + suffix(tier.density): value for name, value in found.items()}
-        return metrics | named
+        batches = self.data.val_dataloader()
+        return evaluate_tiers(self.evaluation, self.client, self.server, self.budget.tiers, self.masks, batches)
 
     def offers(self) -> Iterator[tuple[Tensor, Tensor, ClientContext]]:
         """For every client what it would start from now: the server's arena, a mask, and the facts of a fine-tuning."""
@@ -197,19 +189,4 @@ class FederatedLoop(Loop):
         self.round, self.metrics = state["round"], dict(state["metrics"])
         self.server.load_state_dict(state["server"])
         self.scheduler.load_state_dict(state["scheduler"])
-
-
-class _WeightedMeans:
-    """Means of the clients' metrics, weighted by samples."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.weights: dict[str, int] = {}
-
-    def update(self, metrics: Mapping[str, float], samples: int) -> None:
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + samples * value
-            self.weights[name] = self.weights.get(name, 0) + samples
-
-    def compute(self) -> dict[str, float]:
-        return {name: total / self.weights[name] for name, total in self.sums.items()}
+        self.nest()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl.callbacks import Checkpoint
 from flash_pl.schedulers import Sensitivity
 from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
 from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier, total_count
@@ -142,3 +143,18 @@ def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):
     watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(clients_every=1, finetune_epochs=1))
     assert torch.equal(plain.server.weights, watched.server.weights)
     assert torch.equal(plain.server.mask, watched.server.mask)
+
+
+@pytest.mark.parametrize("method", ["spdst", "jmwst", "nst"])
+def test_hetero_runs_resume_and_validate_as_they_were(method, unaware, tiny_data, tmp_path):
+    whole, _ = run(method, unaware, tiny_data, rounds=3, cohort=3)
+    path = tmp_path / "last.ckpt"
+    settings = {"density": 0.4, "seed": 1, "accelerator": "cpu", "budget": SparsityBudget(TIERS), "cohort": 3}
+    torch.manual_seed(7)
+    first = FederatedTrainer(METHODS[method](), rounds=2, callbacks=[Checkpoint(tmp_path)], **settings)
+    first.fit(unaware(), tiny_data)
+    second = FederatedTrainer(METHODS[method](), rounds=3, callbacks=[Checkpoint(tmp_path)], **settings)
+    resumed = second.fit(unaware(), tiny_data, ckpt_path=path)
+    assert torch.equal(whole.server.weights, resumed.server.weights)
+    found = FederatedTrainer(METHODS[method](), **settings).validate(unaware(), tiny_data, ckpt_path=path)
+    assert found == {name: whole.metrics[name] for name in found} and "val_acc_d0.1" in found
