@@ -59,12 +59,12 @@ def fit(options: argparse.Namespace) -> None:
     trainer = build_trainer(config, callbacks, TensorBoardLogger(run.path, name="", version=""))
     # All that can go wrong goes wrong before the directory is touched.
     prepare(data)
-    trainer.loop(module, data)
+    loop = trainer.loop(module, data)
     if config["ckpt_path"] is not None:
         refuse_other(config, saved_config(config["ckpt_path"]))
     run.open(resumed=config["ckpt_path"] is not None)
     started = time.perf_counter()
-    loop = trainer.fit(module, data, config["ckpt_path"])
+    trainer.run(loop, config["ckpt_path"])
     seconds = time.perf_counter() - started
     rounds = [float(row["seconds"]) for row in table.rows]
     result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)

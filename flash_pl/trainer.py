@@ -102,13 +102,17 @@ class FederatedTrainer:
             ModuleError: a module that cannot be federated.
         """
         loop = self.loop(module, data)
+        self.run(loop, ckpt_path)
+        return loop
+
+    def run(self, loop: FederatedLoop, ckpt_path: str | Path | None = None) -> None:
+        """The training of :meth:`fit`, for a caller that wants the :meth:`loop` before it."""
         if ckpt_path is not None:
             loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
         with own_global_state(self.fabric.device):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
-        module._fabric = None  # a stock Trainer may take over
-        return loop
+        loop.client.module._fabric = None  # a stock Trainer may take over
 
     def validate(
         self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None
@@ -122,7 +126,7 @@ class FederatedTrainer:
             return loop.validate()
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
-        """The federated loop, ready to run."""
+        """The federated loop, ready to run; whatever :meth:`fit` would refuse is refused here."""
         data.prepare_data()
         data.setup("fit")
         population = self._population(data)
