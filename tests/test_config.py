@@ -145,15 +145,11 @@ def test_the_users_value_wins_over_official():
     assert first_mask["rescale"]["class_path"] == "flash_pl.sparsity.ScaleOnce"
 
 
-def test_tiers_and_voted_masks_average_by_mask_unless_asked_otherwise():
+def test_tiers_average_by_mask_unless_asked_otherwise():
     tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
     assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed(tiers, "aggregator=fedavg")).aggregator, MaskedAverage)
-    # Where all budgets are equal it depends on the method, whether named or by its class.
-    assert not isinstance(build_trainer(composed(config="nst")).aggregator, MaskedAverage)
-    assert isinstance(build_trainer(composed()).aggregator, MaskedAverage)
-    by_class = composed("scheduler.class_path=flash_pl.schedulers.JMWST", config="nst")
-    assert by_class["aggregator"]["name"] == "masked" == composed()["aggregator"]["name"]
+    assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
 
 
 def test_init_args_become_objects_to_any_depth():

@@ -8,10 +8,8 @@ from flash_pl.config import shipped
 from flash_pl.config.hints import one_of
 from flash_pl.config.merge import accepted, expand, merge, overlay
 from flash_pl.config.read import read_dotlist
-from flash_pl.config.signature import locate
 from flash_pl.config.typed import typed
 from flash_pl.errors import ConfigError
-from flash_pl.server import FedAvg, MaskedAverage
 
 FOLDERS = {
     "data": "data",
@@ -50,7 +48,8 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "model": {"exclude": [], "exclude_first_last": False} | model,
         "scheduler": scheduler,
         "budget": _section("budget", user, compat, {"name": "by_share"}),
-        "aggregator": _section("aggregator", user, compat, _average(scheduler, tiered)),
+        # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
+        "aggregator": _section("aggregator", user, compat, {"name": "masked" if tiered else "fedavg"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
     }
     resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
@@ -87,16 +86,6 @@ def _tiered(budget: Mapping[str, Any]) -> bool:
     by_share = shipped.fragment("budget", "by_share", "budget")["class_path"]
     tiers = budget["init_args"].get("tiers")
     return budget["class_path"] != by_share or (isinstance(tiers, list) and len(tiers) > 1)
-
-
-def _average(scheduler: Mapping[str, Any], tiered: bool) -> dict[str, Any]:
-    """The aggregator where none is named: masked for tiers, else what suits the method."""
-    method = locate("scheduler.class_path", scheduler["class_path"])
-    average = MaskedAverage if tiered else getattr(method, "average", FedAvg)
-    for name in shipped.names("aggregator"):
-        if locate("aggregator", shipped.fragment("aggregator", name, "aggregator")["class_path"]) is average:
-            return {"name": name}
-    return {"class_path": f"{average.__module__}.{average.__qualname__}"}
 
 
 def _section(

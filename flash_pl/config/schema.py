@@ -78,7 +78,7 @@ class Keys:
     ckpt_path: str | None = _key(None, "checkpoint from which to go on")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
     budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
-    aggregator: Any = _key(None, "how clients are averaged; null for what suits the method, masked if there are tiers")
+    aggregator: Any = _key(None, "how clients are averaged; null for fedavg, or masked if there are tiers")
     sampler: Any = _key("uniform", "how a cohort is drawn")
     trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
     cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "no keys yet"})

@@ -9,7 +9,7 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.server import FedAvg, Keep, ServerState, Vote
+from flash_pl.server import Keep, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Layout
 
 
@@ -24,7 +24,6 @@ class SparseScheduler:
 
     sensitivity: Sensitivity | None = None  # stage 1, if the method has one
     voter: Vote = Keep()
-    average: type[FedAvg] = FedAvg  # what suits the method where all clients have the same budget
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         self.first_mask = first_mask or FirstMask()

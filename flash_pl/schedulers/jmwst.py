@@ -6,7 +6,7 @@ from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.server import MagnitudeVote, MaskedAverage, ServerState, Vote
+from flash_pl.server import MagnitudeVote, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Move
 
 
@@ -22,8 +22,6 @@ class JMWST(DynamicSparseTraining):
         sensitivity: the settings of stage 1.
         prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
     """
-
-    average = MaskedAverage  # a client that has dropped a weight has no opinion on its value
 
     def __init__(
         self,
