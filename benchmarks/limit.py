@@ -73,12 +73,13 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
             return []
 
     server, times = loop.server, []
-    loop.aggregator.reset(server.weights, server.layout.maskable)
+    loop.aggregator.reset(server)
     for client in range(repeats):
         begun = time.perf_counter()
         context = loop.context(client, 1)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), context))
-        loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
+        report = loop.local.run(loop.client, loop.scheduler, Nothing(), context)  # type: ignore[arg-type]
+        loop.aggregator.update(report, server.mask)
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 
