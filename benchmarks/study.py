@@ -24,8 +24,13 @@ class Run:
     name: str = ""  # what to call it if further arguments make it another experiment than its config
     arguments: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What the run is called."""
+        return self.name or self.config
+
     def directory(self, out: Path) -> Path:
-        return out / f"{self.compat}-{self.name or self.config}-d{self.density}-s{self.seed}"
+        return out / f"{self.compat}-{self.label}-d{self.density}-s{self.seed}"
 
     def done(self, out: Path) -> bool:
         return (self.directory(out) / "result.json").exists()
