@@ -73,13 +73,12 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
             return []
 
     server, times = loop.server, []
-    loop.aggregator.reset(server)
+    loop.aggregator.reset(server.weights, server.layout.maskable)
     for client in range(repeats):
         begun = time.perf_counter()
         context = loop.context(client, 1)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), context))
-        report = loop.local.run(loop.client, loop.scheduler, Nothing(), context)  # type: ignore[arg-type]
-        loop.aggregator.update(report, server.mask)
+        loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 

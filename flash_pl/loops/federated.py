@@ -119,13 +119,13 @@ class FederatedLoop(Loop):
 
         # 2. Every client trains under its mask; the aggregator sums up what it reports.
         ballots, logged = [], WeightedMeans()
-        self.aggregator.reset(server)
+        self.aggregator.reset(server.weights, server.layout.maskable)
         for client, tier in zip(cohort, tiers, strict=True):
             batches = self.data.client_batches(client)
             context = self.context(client, len(batches), tier)
             self.client.receive(server.weights, scheduler.client_mask(self.masks[tier], context))
             report = self.local.run(self.client, scheduler, batches, context)
-            self.aggregator.update(report, self.masks[tier])
+            self.aggregator.update(report)
             ballots.append(Ballot.of(report))
             logged.update(report.metrics, report.samples)
             self.fabric.call("on_client_end", loop=self, report=report)

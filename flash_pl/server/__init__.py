@@ -1,6 +1,6 @@
 """The server's half of a round: who takes part, how weights are averaged, how the mask is voted."""
 
-from flash_pl.server.aggregate import AbstainingAverage, FedAvg, MaskedAverage, ZeroingMaskedAverage
+from flash_pl.server.aggregate import FedAvg, MaskedAverage, ZeroingMaskedAverage
 from flash_pl.server.layer_budget import AggregateBudget, AverageBudget, LayerBudget
 from flash_pl.server.sampler import (
     AvailabilitySampler,
@@ -15,7 +15,6 @@ from flash_pl.server.trace import TraceSampler
 from flash_pl.server.vote import ConsensusVote, Keep, MagnitudeVote, MajorityVote, RankedVote, TruncatingVote, Vote
 
 __all__ = [
-    "AbstainingAverage",
     "AggregateBudget",
     "AvailabilitySampler",
     "AverageBudget",
