@@ -70,21 +70,22 @@ def table(out: Path) -> str:
 
 
 def plot(out: Path, to: Path) -> None:
-    """Accuracy per round of the five methods at the first density, our defaults, mean over seeds."""
+    """Accuracy per round of the five methods at the first density, mean over seeds; dense from PyTorch's weights."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for method in METHODS:
+    for method in ("dense_torch", *METHODS[1:]):
         known: dict[int, list[float]] = {}
-        for seed in SEEDS:
-            job = Run(method, "ours", DENSITIES[0], seed)
+        for job in all_runs():
+            if (job.compat, job.label, job.density) != ("ours", method, DENSITIES[0]):
+                continue
             for row in rows(job.directory(out)) if job.done(out) else []:
                 if row["val_acc"]:
                     known.setdefault(int(row["round"]), []).append(100 * float(row["val_acc"]))
-        label = "dense (d = 1)" if method == "dense" else f"{method.upper()} (d = {DENSITIES[0]})"
+        label = "dense, model.init=torch" if method == "dense_torch" else f"{method.upper()} (d = {DENSITIES[0]})"
         axes.plot(list(known), [statistics.fmean(values) for values in known.values()], label=label, marker=".")
     axes.set(xlabel="round", ylabel="test accuracy, %", title="Fashion-MNIST, MNISTNet, 10 of 100 clients a round")
     axes.grid(alpha=0.3)
