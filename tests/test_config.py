@@ -116,6 +116,16 @@ def test_official_tiers_go_by_position_and_zero_what_nobody_holds():
     assert type(kept.budget).__name__ == "SparsityBudget"
 
 
+def test_dense_training_starts_from_torchs_weights_where_the_model_has_a_choice():
+    start = [
+        composed("data=fashion_mnist", *more, config="dense")["model"]["init_args"] for more in ((), ("model.init=he",))
+    ]
+    assert [model["init"] for model in start] == ["torch", "he"]
+    other = composed("data=cifar10", config="dense")
+    assert "init" not in other["model"]["init_args"] and "defaults" not in other["scheduler"]
+    assert compose(other) == other
+
+
 def test_official_starts_from_torchs_weights():
     models = [composed("data=fashion_mnist", *more)["model"]["init_args"] for more in ((), ("compat=official",))]
     assert [model["init"] for model in models] == ["lecun", "torch"]

@@ -48,8 +48,9 @@ def prepare(data: FederatedData) -> None:
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """The LightningModule to train: the config's own class, or a :class:`Classifier` around the network it names.
 
-    The initial weights depend on the seed alone, so all methods start from the same ones; torch's global generator
-    is left as it was. Number of classes and image size come from the data, where the class asks for them.
+    The initial weights depend on the seed and the model alone, so all sparse methods start from the same ones; torch's
+    global generator is left as it was. Number of classes and image size come from the data, where the class asks for
+    them.
     """
     known = _known_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]

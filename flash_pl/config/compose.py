@@ -24,8 +24,8 @@ FOLDERS = {
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Resolve ``config`` with the command line's ``key=value`` arguments on top; a pure function.
 
-    From weak to strong: the schema's defaults, those that the data set brings, the fragments that are named,
-    ``compat``, the config, the arguments.
+    From weak to strong: the schema's defaults, those that the data set brings, the fragments that are named, what the
+    method sets of the model, ``compat``, the config, the arguments.
 
     Returns:
         Plain values. Every component is ``{class_path, init_args}``, with the ``name`` of its fragment if it is one;
@@ -40,8 +40,9 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     compat = overlay(compat, for_tiers) if tiered else compat
     data = _section("data", user, compat, {"name": "digits"})
     defaults = data.pop("defaults", {})
-    model = _section("model", user, compat, {"name": defaults.pop("model", None)})
     scheduler = _section("scheduler", user, compat)
+    of_method = overlay(scheduler.pop("defaults", {}), compat)  # for components that take it, like compat
+    model = _section("model", user, of_method, {"name": defaults.pop("model", None)})
     settings = overlay(overlay(defaults, _without_sections(compat)), _without_sections(user))
     components = {
         "data": data,

@@ -17,7 +17,7 @@ def initialise(init: Init, *hidden: nn.Conv2d | nn.Linear) -> None:
     ``"lecun"`` draws weights from a normal distribution of variance 1 / fan-in (LeCun et al., Efficient BackProp, 1998,
     section 4.6) and ``"he"`` of 2 / fan-in (He et al., ICCV 2015, eq. 10); biases become 0. ``"torch"`` leaves
     PyTorch's own draw of variance 1 / (3 fan-in), under which activations shrink from layer to layer where nothing
-    normalises them, and training starts slowly. ``"he"`` starts fastest and diverges at the lowest learning rate.
+    normalises them, and training starts slowly. ``"he"`` starts fastest and needs the smallest learning rate.
 
     Raises:
         ConfigError: ``init`` is none of them.
