@@ -1,6 +1,7 @@
 """The command line: ``flash-pl fit``, ``validate`` and ``configs``."""
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -8,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
 from flash_pl import __version__
-from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar
+from flash_pl.callbacks import Board, Checkpoint, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.checkpoint import read_checkpoint
 from flash_pl.config import (
     RunDir,
     build_data,
@@ -22,26 +25,43 @@ from flash_pl.config import (
     read_config,
     refuse_other,
     saved_config,
+    starting_point,
 )
-from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
+from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 from flash_pl.result import summarize, write_result
 from flash_pl.screen import fit_help, list_shipped, metrics_table, result_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 after one line on stderr that says what to correct."""
+    """Run a command.
+
+    Returns:
+        The exit code, if not 0 after one line on stderr: 2 for a setting or data to correct, 3 for a run that could not
+        go on, 128 + n for a run that signal n has stopped after it had saved its state.
+    """
     options = _parser().parse_args(arguments)
+    logging.getLogger("lightning").setLevel(logging.WARNING)  # how processes find each other interests nobody
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class_path may name a file that lies where the command is run
     try:
         options.command(options)
     except (ConfigError, DataNotFoundError, ModuleError) as error:
-        print("flash-pl: error:", *str(error).split(), file=sys.stderr)  # one line, whatever the error quotes
-        return 2
+        return _end(2, f"error: {error}")
+    except Interrupted as error:
+        return _end(128 + error.signal, f"{error}; the same command with ckpt_path=last goes on from there")
+    except RunError as error:
+        lonely = isinstance(error, RankError) and error.gone and error.rank == 0
+        return _end(3, f"error: {error}", everywhere=lonely)
     except KeyboardInterrupt:
-        print("flash-pl: interrupted; ckpt_path=RUN/checkpoints/last.ckpt goes on from there", file=sys.stderr)
-        return 130
+        return _end(130, "interrupted")
     return 0
+
+
+def _end(code: int, message: str, everywhere: bool = False) -> int:
+    """Say, on rank 0 or everywhere, in one line why the command ends; returns the exit code."""
+    if everywhere or getattr(rank_zero_only, "rank", 0) == 0:
+        print("flash-pl:", *message.split(), file=sys.stderr)  # one line, whatever the error quotes
+    return code
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -52,35 +72,46 @@ def fit(options: argparse.Namespace) -> None:
     run = RunDir(config)
     table = MetricsCSV(run.path)
     keys = config["trainer"]
-    checkpoint = Checkpoint(run.checkpoints, keys["checkpoint_every"], extra={"config": run.config})
-    callbacks: list[Any] = [table, Board(), checkpoint]
+    checkpoint = Checkpoint(
+        run.checkpoints, keys["checkpoint_every"], {"config": run.config}, keys["monitor"], keys["monitor_mode"]
+    )
+    callbacks: list[Any] = [table, Board(), FaultLog(run.path), checkpoint]
     if keys["progress"]:
         callbacks.append(ProgressBar(keys["monitor"]))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(run.path, name="", version=""))
-    # All that can go wrong goes wrong before the directory is touched.
-    prepare(data)
-    loop = trainer.loop(module, data)
-    if config["ckpt_path"] is not None:
-        refuse_other(config, saved_config(config["ckpt_path"]))
-    run.open(resumed=config["ckpt_path"] is not None)
-    started = time.perf_counter()
-    trainer.run(loop, config["ckpt_path"])
-    seconds = time.perf_counter() - started
-    rounds = [float(row["seconds"]) for row in table.rows]
-    result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
-    write_result(run.result, result)
-    Console().print(result_table(result, run.path))
+    ranks = trainer.launch()
+    with ranks.telling():
+        # All that can go wrong goes wrong before the directory is touched.
+        prepare(data, ranks)
+        loop = trainer.loop(module, data)
+        state = ranks.first(lambda: starting_point(config["ckpt_path"], run))
+        if state is not None:
+            refuse_other(config, saved_config(state, config["ckpt_path"]))
+            trainer.resume(loop, state)
+        ranks.first(lambda: run.open(resumed=state is not None, room=checkpoint.room(loop)))
+        started = time.perf_counter()
+        trainer.run(loop)
+        seconds = time.perf_counter() - started
+        if ranks.rank == 0:
+            rounds = [float(row["seconds"]) for row in table.rows]
+            result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
+            write_result(run.result, result)
+            Console().print(result_table(result, run.path))
 
 
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
-    config = compose(saved_config(options.checkpoint), options.arguments)
+    state = read_checkpoint(options.checkpoint)
+    config = compose(saved_config(state, options.checkpoint), options.arguments)
     data = build_data(config)
     module = build_module(config, data)
     trainer = build_trainer(config)
-    prepare(data)
-    metrics = trainer.validate(module, data, options.checkpoint)
-    Console().print(metrics_table(metrics, options.checkpoint))
+    ranks = trainer.launch()
+    with ranks.telling():
+        prepare(data, ranks)
+        metrics = trainer.validate(module, data, options.checkpoint)
+    if ranks.rank == 0:
+        Console().print(metrics_table(metrics, options.checkpoint))
 
 
 def configs(options: argparse.Namespace) -> None:

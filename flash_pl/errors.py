@@ -1,8 +1,14 @@
-"""The one error that a user's input can cause: a single line with the key, its value and what is allowed."""
+"""What can go wrong in a way that its message explains: one line, never a traceback.
+
+A setting that cannot work is found before anything is written (the command line exits with 2). What ends a run later
+is a :class:`RunError` (exit code 3); the last checkpoint is then still whole.
+"""
+
+import signal
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. The command line prints it as one line and exits with code 2.
+    """A setting that cannot work: the key, its value and what is allowed.
 
     >>> str(ConfigError("density", 1.5, "a number in (0, 1]"))
     'density: 1.5 is not allowed; expected a number in (0, 1]'
@@ -27,3 +33,35 @@ class ModuleError(TypeError):
 
 class DataNotFoundError(FileNotFoundError):
     """A data set is in none of the places where it is looked for; the message names every remedy."""
+
+
+class RunError(RuntimeError):
+    """Why a run that had begun could not go on."""
+
+
+class ClientError(RunError):
+    """A client's training failed; ``trace`` is the traceback of its cause."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class RankError(RunError):
+    """Another process of the run failed, or is ``gone`` without a word.
+
+    >>> str(RankError(1, "it has ended"))
+    'rank 1: it has ended'
+    """
+
+    def __init__(self, rank: int, reason: str, gone: bool = False) -> None:
+        super().__init__(f"rank {rank}: {reason}")
+        self.rank, self.gone = rank, gone
+
+
+class Interrupted(RunError):
+    """A signal asked the run to stop; the server is as it was after the last whole round."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number

@@ -1,8 +1,12 @@
 """What a client sends to the server. The server sees nothing else, so counting a report counts all traffic."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from flash_pl.sparsity import pack_bits, unpack_bits
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,31 @@ class Report:
 
 @dataclass(frozen=True)
 class Ballot:
-    """What is kept of a report until the vote: everything but the weights."""
+    """What is kept of a report until the vote: everything but the weights. All processes of a run get all ballots."""
 
     client: int
     samples: int
     mask: Tensor
     densities: Tensor
+    metrics: dict[str, float]
     extra: dict[str, Tensor]
     tier: int = 0
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":
         """The ballot of a report."""
-        return cls(report.client, report.samples, report.mask, report.densities, report.extra, report.tier)
+        return cls(**{part.name: getattr(report, part.name) for part in fields(cls)})
+
+    def to(self, device: torch.device) -> "Ballot":
+        """The ballot with its tensors on ``device``."""
+        extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
+        return replace(self, mask=self.mask.to(device), extra=extra)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: tensors on the CPU, the mask at one bit a weight."""
+        sent = self.to(torch.device("cpu"))
+        return vars(sent) | {"mask": pack_bits(sent.mask), "maskable": len(sent.mask)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        mask = unpack_bits(state["mask"], state.pop("maskable"))
+        self.__dict__.update(state | {"mask": mask})

@@ -66,6 +66,8 @@ def summarize(
         if f"{monitor}_{kind}" in metrics:
             parts = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
             result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in parts.items()}
+    if config["trainer"]["on_client_error"] == "skip":
+        result["failed_clients"] = loop.failed
     return result
 
 

@@ -8,11 +8,20 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.callbacks.checkpoint import read_checkpoint
-from flash_pl.client import configure, federate
+from flash_pl.checkpoint import read_checkpoint
+from flash_pl.client import configure, federate, unsynchronised
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
-from flash_pl.loops import EvaluationLoop, EvaluationSchedule, FederatedLoop, LocalLoop, RoundDecay
+from flash_pl.loops import (
+    CohortLoop,
+    EvaluationLoop,
+    EvaluationSchedule,
+    FaultPolicy,
+    FederatedLoop,
+    LocalLoop,
+    RoundDecay,
+)
+from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import own_global_state
 from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, Population, ServerState, UniformSampler
@@ -36,7 +45,11 @@ class FederatedTrainer:
         evaluate: after which rounds the server is evaluated.
         gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
         channels_last: store 4-d weights channels-last, which is faster for most convolutions.
-        accelerator, precision: as in Lightning's Trainer, "32-true" or mixed. One process, one device.
+        accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
+        devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
+            for any number of processes of equal processors and threads. torchrun's number of processes wins.
+        timeout: seconds after which a process that does not answer ends the run.
+        faults: what happens when a client's training fails.
         callbacks: objects with any of the loop's hooks; ``logger`` one or more Lightning loggers.
     """
 
@@ -60,7 +73,11 @@ class FederatedTrainer:
         gradient_clip_algorithm: str = "norm",
         channels_last: bool = True,
         accelerator: str = "auto",
+        devices: Any = 1,
+        num_nodes: int = 1,
         precision: Any = "32-true",
+        timeout: float = 1800.0,
+        faults: FaultPolicy | None = None,
         callbacks: Sequence[Any] = (),
         logger: Any = (),
     ) -> None:
@@ -86,9 +103,19 @@ class FederatedTrainer:
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.channels_last = channels_last
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
+        self.timeout, self.faults = timeout, faults or FaultPolicy()
+        devices = processes_here() or devices
+        several = processes_here() is not None or devices != 1 or num_nodes != 1
         self.fabric = Fabric(
-            accelerator=accelerator, devices=1, precision=precision, callbacks=list(callbacks), loggers=loggers
+            accelerator=accelerator,
+            strategy=ProcessStrategy(timeout) if several else "auto",
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=precision,
+            callbacks=list(callbacks),
+            loggers=loggers,
         )
+        self.ranks: Ranks | None = None
 
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; returns the finished loop with the server's weights, mask and last metrics.
@@ -99,16 +126,18 @@ class FederatedTrainer:
             ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
                 a checkpoint that cannot be read.
             ModuleError: a module that cannot be federated.
+            RunError: what ended the run before its time: a client's fault, a signal, another process, a full disk.
         """
         loop = self.loop(module, data)
-        self.run(loop, ckpt_path)
+        if ckpt_path is not None:
+            self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
+        self.run(loop)
         return loop
 
-    def run(self, loop: FederatedLoop, ckpt_path: str | Path | None = None) -> None:
+    def run(self, loop: FederatedLoop) -> None:
         """The training of :meth:`fit`, for a caller that wants the :meth:`loop` before it."""
-        if ckpt_path is not None:
-            loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
-        with own_global_state(self.fabric.device):
+        module = loop.client.module
+        with loop.ranks.telling(), loop.trainer.stop, own_global_state(self.fabric.device), unsynchronised(module):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
         loop.client.module._fabric = None  # a stock Trainer may take over
@@ -118,21 +147,24 @@ class FederatedTrainer:
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
         loop = self.loop(module, data)
-        with own_global_state(self.fabric.device):
+        with own_global_state(self.fabric.device), unsynchronised(module):
             if ckpt_path is None:
-                return EvaluationLoop(self.fabric).run(loop.client, loop.client.arena.clone(), data.val_dataloader())
-            loop.load_state_dict(read_checkpoint(ckpt_path)["flash_pl"])
+                evaluation = EvaluationLoop(self.fabric, self.seed)
+                return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
+            self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
             return loop.validate()
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run; whatever :meth:`fit` would refuse is refused here."""
-        data.prepare_data()
+        ranks = self.launch()
+        ranks.first(data.prepare_data)
         data.setup("fit")
         population = self._population(data)
         data.to_(self.fabric.device)
         client = self._bind(module)
         return FederatedLoop(
             self.fabric,
+            ranks,
             client,
             ServerState.start(client.layout, client.arena, self.density),
             data,
@@ -148,7 +180,31 @@ class FederatedTrainer:
             decay=self.decay,
             evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
+            trainer=CohortLoop(ranks, StopSignals(self._forward), self.faults),
         )
+
+    def launch(self) -> Ranks:
+        """Start the other processes, if there are to be any, and wait until all have met. A second call does nothing.
+
+        Every process runs the program from its beginning, as with Lightning's "ddp".
+        """
+        if self.ranks is None:
+            self.fabric.launch()
+            self.ranks = Ranks(self.fabric, self.timeout)
+        return self.ranks
+
+    def resume(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        """Go on from the content of a checkpoint file.
+
+        Raises:
+            ConfigError: it belongs to another experiment.
+        """
+        loop.load_state_dict(state["flash_pl"])
+        self.fabric.call("on_load_checkpoint", loop=loop, state=state)
+
+    def _forward(self, number: int) -> None:
+        if isinstance(launcher := self.fabric.strategy.launcher, Launcher):
+            launcher.forward(number)
 
     def _population(self, data: FederatedData) -> Population:
         """What there is to know of the clients of data that are set up.

@@ -46,7 +46,7 @@ def elsewhere(tmp_path, monkeypatch):
         ("alpha=0", "alpha", "above 0"),
         ("lr=-0.1", "lr", "above 0"),
         ("lr_end=inf", "lr_end", "above 0"),
-        ("trainer.devices=2", "trainer.devices", "one process"),
+        ("trainer.devices=0", "trainer.devices", "at least 1, auto, or a list"),
         ("trainer.precision=8", "trainer.precision", "one of 32-true"),
         ("trainer.accelerator=abacus", "trainer.accelerator", "one of auto"),
         ("compat=offical", "compat", "did you mean official?"),
@@ -95,7 +95,7 @@ def elsewhere(tmp_path, monkeypatch):
         ("sampler={name: availability, offline: [0.5, 0.5]}", "sampler.offline", "each of the 1 tiers"),
         ("trainer.finetune_epochs=2", "trainer.finetune_epochs", "0 while eval_clients_every is null"),
         ("clients=2000", "clients", "the number of training samples, 1437"),
-        ("ckpt_path=nowhere.ckpt", "ckpt_path", "an existing checkpoint file"),
+        ("ckpt_path=nowhere.ckpt", "ckpt_path", "a checkpoint file that can be read (No such file"),
         ("run_dir=runs/{who}", "run_dir", "{method}"),
         ("run_dir=taken/run", "run_dir", "a folder that can be written"),
         ("lr=${speed}", "lr", "Interpolation key 'speed' not found"),
@@ -177,7 +177,7 @@ def test_validate_repeats_the_last_metrics(capsys, tmp_path):
     assert f"{accuracy:.4f}" in table and "val_loss" in table
     assert refusal(capsys, "nowhere.ckpt", command="validate").startswith("ckpt_path: 'nowhere.ckpt'")
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "a checkpoint of flash_pl" in refusal(capsys, "foreign.ckpt", command="validate")
+    assert "a whole checkpoint of flash_pl" in refusal(capsys, "foreign.ckpt", command="validate")
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path):
@@ -190,10 +190,12 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path)
     with open("parts/metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     capsys.readouterr()
-    assert refusal(capsys, "parts/config.yaml", *more, "model.hidden=8").startswith("model.init_args: ")
+    assert refusal(capsys, "parts/config.yaml", *more, "model.hidden=8").startswith(
+        "model.init_args.hidden: 8 is not allowed"
+    )
     assert (
         refusal(capsys, "parts/config.yaml", *more, "seed=9")
-        == "seed: 9 is not allowed; expected 1, as in the checkpoint\n"
+        == "seed: 9 is not allowed; expected as in the checkpoint: seed=1\n"
     )
     assert OmegaConf.load("parts/config.yaml").rounds == 3
 

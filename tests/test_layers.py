@@ -9,10 +9,13 @@ import flash_pl
 
 ROOT = Path(flash_pl.__file__).parent
 # A part may import from the parts listed for it, and from itself.
-L0 = {"seeding", "errors"}
+L0 = {"seeding", "errors", "state"}
 ALLOWED = {
     "seeding": set(),
     "errors": set(),
+    "state": set(),
+    "ranks": {"errors"},
+    "checkpoint": {"errors"},
     "sparsity": L0,
     "data": L0,
     "models": L0,
@@ -20,8 +23,8 @@ ALLOWED = {
     "client": L0 | {"sparsity", "report"},
     "server": L0 | {"sparsity", "report"},
     "schedulers": L0 | {"sparsity", "report", "client", "server"},
-    "loops": L0 | {"sparsity", "data", "report", "client", "server", "schedulers"},
-    "callbacks": L0 | {"sparsity", "data", "report", "client", "server", "schedulers", "loops"},
+    "loops": L0 | {"ranks", "sparsity", "data", "report", "client", "server", "schedulers"},
+    "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
 }
 
 

@@ -1,8 +1,9 @@
 """What watches a run: checkpoints, metrics.csv, loggers, progress. None of it changes a result."""
 
 from flash_pl.callbacks.board import Board
-from flash_pl.callbacks.checkpoint import Checkpoint, read_checkpoint
+from flash_pl.callbacks.checkpoint import Checkpoint
+from flash_pl.callbacks.faults import FaultLog
 from flash_pl.callbacks.metrics_csv import MetricsCSV
 from flash_pl.callbacks.progress import ProgressBar
 
-__all__ = ["Board", "Checkpoint", "MetricsCSV", "ProgressBar", "read_checkpoint"]
+__all__ = ["Board", "Checkpoint", "FaultLog", "MetricsCSV", "ProgressBar"]

@@ -1,47 +1,91 @@
-"""Checkpoints of a run: atomic, loadable without running code, readable by Lightning."""
+"""When a run is saved."""
 
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
+from lightning.fabric.utilities import rank_zero_only
 
-from flash_pl.errors import ConfigError
+from flash_pl.checkpoint import SCHEMA, CheckpointFolder
+from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop
-
-SCHEMA = 1
 
 
 class Checkpoint:
-    """Writes ``directory/last.ckpt`` after every ``every``-th round and at the end of the run.
+    """Saves the run after its first mask, after every ``every``-th round, at its end and when it is interrupted, and
+    the best round so far as ``best.ckpt``, see :class:`CheckpointFolder`.
 
     ``state_dict`` and ``hyper_parameters`` make it a Lightning checkpoint, which ``load_from_checkpoint`` opens; the
-    run's own state is under ``flash_pl``.
+    run's own state is under ``flash_pl``. A callback adds what it must remember in ``on_save_checkpoint(loop, state)``
+    and takes it back in ``on_load_checkpoint(loop, state)``.
 
     Args:
         directory: where to write; created.
-        every: rounds between two checkpoints; 0 writes at the end only.
+        every: rounds between two checkpoints; 0 writes the best and the last only.
         extra: plain values to keep with the run's state, such as its configuration.
+        monitor, mode: the metric whose highest ("max") or lowest ("min") value is the best.
     """
 
-    def __init__(self, directory: str | Path, every: int = 10, extra: dict[str, Any] | None = None) -> None:
-        self.path, self.every, self.extra = Path(directory) / "last.ckpt", every, extra or {}
+    def __init__(
+        self,
+        directory: str | Path,
+        every: int = 10,
+        extra: dict[str, Any] | None = None,
+        monitor: str = "val_acc",
+        mode: str = "max",
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise ConfigError("mode", mode, "max or min")
+        self.folder, self.every, self.extra = CheckpointFolder(directory), every, extra or {}
+        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
+        self.best: float | None = None
 
     def on_run_start(self, loop: FederatedLoop) -> None:
         self._saved = -1
+        if not loop.has_mask:
+            self.best = None
+
+    def on_first_mask(self, loop: FederatedLoop) -> None:
+        if self.every:
+            self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        if self.every and loop.round % self.every == 0:
-            self.save(loop)
+        value = row.get(self.monitor)
+        best = value is not None and (self.best is None or self.sign * value > self.sign * self.best)
+        if best:
+            self.best = value
+        if best or (self.every and loop.round % self.every == 0):
+            self.save(loop, best)
 
     def on_run_end(self, loop: FederatedLoop) -> None:
         if self._saved != loop.round:
             self.save(loop)
 
-    def save(self, loop: FederatedLoop) -> None:
-        """Write the checkpoint beside the last one, then take its place."""
+    def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
+        # Only these leave the server as it was after the last whole round.
+        if isinstance(error, Interrupted | ClientError) and self._saved != loop.round:
+            self.save(loop)
+
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        state["flash_pl"]["best"] = self.best
+
+    def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        self.best = state["flash_pl"].get("best")
+
+    def room(self, loop: FederatedLoop) -> int:
+        """About how many bytes of disk the run's checkpoints will take: the last two, the best, and one being written.
+
+        Each holds the weights, the union, the model's own weights and the mask; masks of single clients come on top.
+        """
+        return 4 * (3 * loop.client.arena.nbytes + loop.client.mask.nbytes)
+
+    @rank_zero_only
+    def save(self, loop: FederatedLoop, best: bool = False) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         module = loop.client.module
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
@@ -54,29 +98,6 @@ class Checkpoint:
             "callbacks": {},
             "flash_pl": loop.state_dict() | {"schema": SCHEMA, "extra": self.extra},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
+        self.folder.save(state, best)
         self._saved = loop.round
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; a hostile file runs no code.
-
-    Raises:
-        ConfigError: no such file, a torn or foreign file, or a schema of another version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError("ckpt_path", str(path), "an existing checkpoint file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError("ckpt_path", str(path), "a whole checkpoint of flash_pl") from error
-    if not isinstance(state, dict) or state.get("flash_pl", {}).get("schema") != SCHEMA:
-        raise ConfigError("ckpt_path", str(path), f"a checkpoint of flash_pl with schema {SCHEMA}")
-    return state

@@ -1,9 +1,13 @@
 """metrics.csv: one row a round."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities import rank_zero_only
+
+from flash_pl.errors import RunError
 from flash_pl.loops import FederatedLoop
 
 
@@ -22,11 +26,17 @@ class MetricsCSV:
             with open(self.path, newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["round"]) <= loop.round]
 
+    @rank_zero_only
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         self.rows.append(row)
-        # The file is small; writing it whole lets a column appear in any round.
+        # The file is small; writing it whole lets a column appear in any round, and a kill never leaves half of it.
         columns = list(dict.fromkeys(name for known in self.rows for name in known))
-        with open(self.path, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error

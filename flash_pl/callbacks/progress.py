@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,19 +22,27 @@ class ProgressBar:
         self.shown: dict[str, float] = {}
         self.console = console or Console(file=sys.stderr)
 
+    @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("rounds", total=loop.rounds, completed=loop.round)
         self.bar.start()
 
+    @rank_zero_only
     def on_sensitivity_client_end(self, loop: FederatedLoop, done: int, total: int) -> None:
         self.bar.update(self.task, description=f"stage 1: client {done} of {total}")
 
+    @rank_zero_only
     def on_round_end(self, loop: FederatedLoop, row: dict[str, Any]) -> None:
         self.shown |= {label: row[name] for label, name in self.names.items() if name in row}
         text = "  ".join(f"{label} {value:.3f}" for label, value in self.shown.items())
         self.bar.update(self.task, completed=loop.round, description=text or "rounds")
 
+    @rank_zero_only
+    def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
+        self.bar.stop()
+
+    @rank_zero_only
     def on_run_end(self, loop: FederatedLoop) -> None:
         self.bar.stop()

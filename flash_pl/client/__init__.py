@@ -3,8 +3,19 @@
 from flash_pl.client.classifier import Classifier
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
+from flash_pl.client.metrics import unsynchronised
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import Schedule, configure
 from flash_pl.client.state import ClientState
 
-__all__ = ["Classifier", "ClientContext", "ClientModule", "ClientState", "Meter", "Schedule", "configure", "federate"]
+__all__ = [
+    "Classifier",
+    "ClientContext",
+    "ClientModule",
+    "ClientState",
+    "Meter",
+    "Schedule",
+    "configure",
+    "federate",
+    "unsynchronised",
+]

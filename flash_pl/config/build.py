@@ -15,7 +15,8 @@ from flash_pl.config.signature import locate, signature
 from flash_pl.config.typed import KEYS
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
-from flash_pl.loops import EvaluationSchedule, RoundDecay
+from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
+from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive
 from flash_pl.server import ClientSampler, FedAvg
@@ -31,15 +32,15 @@ def build_data(config: Config) -> FederatedData:
     return instantiate("data", config["data"], FederatedData, fill=short)
 
 
-def prepare(data: FederatedData) -> None:
-    """Fetch and load the data.
+def prepare(data: FederatedData, ranks: Ranks) -> None:
+    """Fetch the data, in one process, and load them.
 
     Raises:
         ConfigError: by its key in the config, what the data cannot do.
         DataNotFoundError: they are nowhere.
     """
     try:
-        data.prepare_data()
+        ranks.first(data.prepare_data)
         data.setup("fit")
     except ConfigError as error:
         raise (error if error.key in KEYS else error.within("data")) from error
@@ -103,13 +104,18 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             gradient_clip_algorithm=keys["gradient_clip_algorithm"],
             channels_last=keys["channels_last"],
             accelerator=keys["accelerator"],
+            devices=keys["devices"],
+            num_nodes=keys["num_nodes"],
             precision=keys["precision"],
+            timeout=keys["timeout"],
+            faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,
             logger=logger,
         )
     except (MisconfigurationException, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError("trainer.accelerator", keys["accelerator"], f"what this machine has ({reason})") from error
+        wanted = f"{keys['devices']} x {keys['accelerator']}"
+        raise ConfigError("trainer.accelerator", wanted, f"what this machine has ({reason})") from error
 
 
 def _evaluation(keys: Mapping[str, Any]) -> EvaluationSchedule:

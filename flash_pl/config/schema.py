@@ -27,12 +27,23 @@ def _fraction(default: Any, help: str) -> Any:
     return _key(default, help, "a number in (0, 1]", lambda value: 0 < value <= 1)
 
 
+def _are_devices(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(index) is int and index >= 0 for index in value)
+    return value == "auto" or (type(value) is int and value >= 1)
+
+
+DEVICES = "an integer of at least 1, auto, or a list of GPU numbers"
+
+
 @dataclass
 class TrainerKeys:
     """How the machine trains; nothing here is part of the method."""
 
     accelerator: str = _choice("auto", "where to compute", "auto", "cpu", "gpu", "cuda", "mps")
-    devices: Any = _key(1, "number of devices", "1: this version trains in one process", lambda value: value == 1)
+    devices: Any = _key(1, "processes on this machine, one per device; auto, or a list of GPUs", DEVICES, _are_devices)
+    num_nodes: int = _count(1, "machines")
+    strategy: str = _choice("auto", "how processes work together", "auto", "ddp")
     precision: str = _choice("32-true", "as in Lightning", *PRECISIONS)
     eval_every: int = _count(1, "rounds between two evaluations")
     eval_last: int = _count(1, "rounds at the end that are all evaluated")
@@ -40,12 +51,17 @@ class TrainerKeys:
         None, "rounds between two evaluations of every client; 0 for one at the end, null for none", least=0
     )
     finetune_epochs: int = _count(0, "epochs for which a client trains on before it is evaluated once more", least=0)
-    checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for one at the end", least=0)
+    checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for the best and the last only", least=0)
     gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
     gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
     channels_last: bool = _key(True, "memory format of convolutions; usually faster")
-    threads: int | None = _count(None, "CPU threads; null leaves it to torch")
-    monitor: str = _key("val_acc", "the metric that result.json calls accuracy")
+    threads: int | None = _count(1, "CPU threads of a process; other numbers, other last bits; null leaves it to torch")
+    timeout: float = _positive(1800.0, "seconds after which a process that does not answer ends the run")
+    on_client_error: str = _choice("raise", "what a client that fails does to the run", "raise", "skip")
+    min_clients: int = _count(1, "with skip: a round in which clients fail and fewer remain is repeated")
+    round_attempts: int = _count(3, "with skip: how often a round is tried before the run ends")
+    monitor: str = _key("val_acc", "the metric that result.json calls accuracy and best.ckpt goes by")
+    monitor_mode: str = _choice("max", "which of its values is the best", "max", "min")
     lr_delay: int = _count(0, "rounds by which the learning rate's decay lags", least=0)
     progress: bool = _key(True, "show a progress bar in a terminal")
 
@@ -75,7 +91,7 @@ class Keys:
     seed: int = _count(1, "names every random draw", least=0)
     compat: str | None = _key(None, "official: the choices of the FLASH authors' code")
     run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; numbered if taken")
-    ckpt_path: str | None = _key(None, "checkpoint from which to go on")
+    ckpt_path: str | None = _key(None, "checkpoint from which to go on; last for the newest whole one in run_dir")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
     budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
     aggregator: Any = _key(None, "how clients are averaged; null for fedavg, or masked if there are tiers")

@@ -2,21 +2,26 @@
 
 from flash_pl.loops.base import Loop
 from flash_pl.loops.clients import ClientEvaluationLoop
+from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.evaluation import EvaluationLoop
+from flash_pl.loops.faults import Failure, FaultPolicy
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
-from flash_pl.loops.sensitivity import SensitivityLoop
+from flash_pl.loops.sensitivity import SensitivityStage
 from flash_pl.loops.spread import Spread
 
 __all__ = [
     "ClientEvaluationLoop",
+    "CohortLoop",
     "EvaluationLoop",
     "EvaluationSchedule",
+    "Failure",
+    "FaultPolicy",
     "FederatedLoop",
     "LocalLoop",
     "Loop",
     "RoundDecay",
-    "SensitivityLoop",
+    "SensitivityStage",
     "Spread",
 ]

@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+from flash_pl.state import Stateful
 
-class Loop(ABC):
+
+class Loop(Stateful, ABC):
     """``run`` calls ``advance`` between its hooks until ``done``."""
 
     @property
@@ -40,10 +42,3 @@ class Loop(ABC):
 
     def on_run_end(self) -> Any:
         """After the last advance."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""

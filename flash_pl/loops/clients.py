@@ -1,6 +1,6 @@
 """Evaluates every client on its own test samples, with the model that its device gets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.spread import Spread
+from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 
 
@@ -22,37 +23,44 @@ class ClientEvaluationLoop:
             held fixed (a personalised model, which is then thrown away).
     """
 
-    def __init__(self, evaluation: EvaluationLoop, local: LocalLoop, finetune_epochs: int = 0) -> None:
-        self.evaluation, self.local, self.finetune_epochs = evaluation, local, finetune_epochs
+    def __init__(self, evaluation: EvaluationLoop, local: LocalLoop, ranks: Ranks, finetune_epochs: int = 0) -> None:
+        self.evaluation, self.local, self.ranks, self.finetune_epochs = evaluation, local, ranks, finetune_epochs
         self.fixed = SparseScheduler()
 
     def run(
-        self, client: ClientState, offers: Iterator[tuple[Tensor, Tensor, ClientContext]], data: FederatedData
+        self, client: ClientState, offer: Callable[[int], tuple[Tensor, Tensor, ClientContext]], data: FederatedData
     ) -> dict[str, float]:
-        """``offers`` are, for every client, the server's arena, the client's mask and its context.
+        """``offer`` gives, for a client, the server's arena, the client's mask and its context.
 
         Metrics end in ``_clients`` for the mean, ``_clients_lowest`` and ``_clients_highest`` for the mean of the tenth
         of clients with the smallest and the largest values; after fine-tuning ``_finetuned`` stands for ``_clients``.
         Clients without test samples do not count.
         """
-        assert isinstance(data, ClientTestData)
+        found = {number: self._evaluate(client, *offer(number), data) for number in self.ranks.mine(data.client_sizes)}
         spreads: dict[str, Spread] = {}
-        for weights, mask, context in offers:
-            batches = data.client_val_batches(context.client)
-            if not batches.samples:
-                continue
-            client.receive(weights, mask)
-            self._add(spreads, "clients", self.evaluation.run(client, client.arena, batches))
-            if self.finetune_epochs:
-                client.receive(weights, mask)
-                self.local.run(client, self.fixed, data.client_batches(context.client), context)
-                self._add(spreads, "finetuned", self.evaluation.run(client, client.arena, batches))
+        for metrics in self.ranks.gather_jobs(found).values():
+            for name, value in metrics.items():
+                spreads.setdefault(name, Spread()).update(torch.tensor(value, dtype=torch.float64))
         return {
             name if kind == "mean" else f"{name}_{kind}": float(value)
             for name, spread in spreads.items()
             for kind, value in spread.compute().items()
         }
 
-    def _add(self, spreads: dict[str, Spread], suffix: str, found: dict[str, float]) -> None:
-        for name, value in found.items():
-            spreads.setdefault(f"{name}_{suffix}", Spread()).update(torch.tensor(value, dtype=torch.float64))
+    def _evaluate(
+        self, client: ClientState, weights: Tensor, mask: Tensor, context: ClientContext, data: FederatedData
+    ) -> dict[str, float]:
+        assert isinstance(data, ClientTestData)
+        batches = data.client_val_batches(context.client)
+        if not batches.samples:
+            return {}
+        client.receive(weights, mask)
+        draws = context.round, 1 + context.client
+        found = self.evaluation.run(client, client.arena, batches, *draws)
+        metrics = {f"{name}_clients": value for name, value in found.items()}
+        if self.finetune_epochs:
+            client.receive(weights, mask)
+            self.local.run(client, self.fixed, data.client_batches(context.client), context)
+            found = self.evaluation.run(client, client.arena, batches, *draws)
+            metrics |= {f"{name}_finetuned": value for name, value in found.items()}
+        return metrics

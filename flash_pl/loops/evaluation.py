@@ -9,20 +9,27 @@ from torch import Tensor
 
 from flash_pl.client import ClientState
 from flash_pl.loops.hooks import Transfer, step_with_index
+from flash_pl.seeding import derive, seed_global_
 
 
 class EvaluationLoop:
     """The means of what ``validation_step`` logs over all batches.
 
     The client's arena is overwritten: every client receives the server's weights before it trains anyway.
+
+    Args:
+        seed: of the run; a module that draws in an evaluation draws the same whatever came before it.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
-        self.fabric = fabric
+    def __init__(self, fabric: Fabric, seed: int) -> None:
+        self.fabric, self.seed = fabric, seed
 
     @torch.no_grad()
-    def run(self, client: ClientState, weights: Tensor, batches: Iterable[Any]) -> dict[str, float]:
-        """Evaluate the arena ``weights`` ``[layout.size]``."""
+    def run(
+        self, client: ClientState, weights: Tensor, batches: Iterable[Any], round: int = 0, model: int = 0
+    ) -> dict[str, float]:
+        """Evaluate the arena ``weights`` ``[layout.size]``; ``round`` and ``model`` name the module's draws."""
+        seed_global_(derive(self.seed, "evaluation", round, model), self.fabric.device)
         module = client.module
         client.arena.copy_(weights)
         client.meter.reset()

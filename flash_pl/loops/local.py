@@ -1,5 +1,6 @@
 """One client's training: the stock Trainer's hooks in the Trainer's order, nothing else."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, Schedule, configure
 from flash_pl.data import Batches
+from flash_pl.loops.faults import Fault
 from flash_pl.loops.hooks import Step, Transfer, step_with_index
 from flash_pl.report import Report
 from flash_pl.schedulers import SparseScheduler
@@ -34,9 +36,14 @@ class LocalLoop:
         self._scaler_start = scaler.state_dict() | {"scale": LOSS_SCALE} if scaler is not None else None
 
     def run(self, client: ClientState, scheduler: SparseScheduler, batches: Batches, context: ClientContext) -> Report:
-        """Train ``context.epochs`` epochs from where ``client.receive`` left the weights."""
+        """Train ``context.epochs`` epochs from where ``client.receive`` left the weights.
+
+        Raises:
+            Fault: a loss was not finite.
+        """
         module = client.module
         client.begin(context, scheduler)
+        self._losses: Tensor | float = 0.0
         if self._scaler_start is not None:
             self.fabric.strategy.precision.scaler.load_state_dict(self._scaler_start)  # type: ignore[attr-defined]
         # A module's own randomness (dropout) is named like every other draw.
@@ -52,6 +59,8 @@ class LocalLoop:
             self._epoch(client, scheduler, batches.shuffled(order), schedules)
             module.on_train_epoch_end()
         module.on_train_end()
+        if not math.isfinite(float(self._losses)):  # asked once, not at every step: it waits for the device
+            raise Fault("its training loss is not finite")
 
         extra = scheduler.on_client_end(client, context)
         return Report(
@@ -96,6 +105,7 @@ class LocalLoop:
             return None
         named = dict(output) if isinstance(output, Mapping) else {"loss": output}
         loss: Tensor = named["loss"]
+        self._losses = self._losses + loss.detach().float()
         module.on_before_backward(loss)
         module.backward(loss)
         module.on_after_backward()

@@ -7,14 +7,17 @@ from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import FederatedData
-from flash_pl.loops.base import Loop
+from flash_pl.errors import ClientError, Interrupted
+from flash_pl.loops.cohort import CohortLoop
+from flash_pl.loops.faults import Failure, Fault
 from flash_pl.loops.local import LocalLoop
+from flash_pl.report import Report
 from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
 from flash_pl.seeding import generator
 from flash_pl.server import ServerState
 
 
-class SensitivityLoop(Loop):
+class SensitivityStage:
     """C clients train E_d epochs each with dynamic sparse training; :meth:`run` returns their mean layer densities.
 
     All start from one random mask of the method's own distribution and from the server's weights, adapted to that mask
@@ -23,7 +26,9 @@ class SensitivityLoop(Loop):
     Args:
         settings: how many clients, how long, how they move.
         scheduler: the method, which makes the mask with which all start.
-        on_client_end: called after each client with (clients done, clients in all).
+        cohort: how clients are trained on all ranks.
+        found: layer densities by place in the cohort, from an earlier process that was interrupted; added to.
+        on_client_end: called after each client that this rank has trained with (clients done, clients in all).
     """
 
     def __init__(
@@ -31,27 +36,53 @@ class SensitivityLoop(Loop):
         settings: Sensitivity,
         scheduler: SparseScheduler,
         local: LocalLoop,
+        cohort: CohortLoop,
         client: ClientState,
         server: ServerState,
         data: FederatedData,
         density: float,
         seed: int,
+        found: dict[int, Tensor],
         on_client_end: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.settings, self.local, self.client, self.server, self.data = settings, local, client, server, data
-        self.density, self.seed, self.on_client_end = density, seed, on_client_end
+        self.settings, self.local, self.loop, self.client = settings, local, cohort, client
+        self.server, self.data, self.density, self.seed = server, data, density, seed
+        self.found, self.on_client_end = found, on_client_end
         self.first_mask = scheduler.first_mask
         self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, self.first_mask)
 
-    @property
-    def done(self) -> bool:
-        return len(self.found) == len(self.cohort)
+    def run(self) -> Tensor:
+        """Mean layer densities, float64 ``[layers]``.
 
-    def reset(self) -> None:
+        Raises:
+            ClientError: a client failed and is not to be skipped, or all have failed.
+            Interrupted: a signal came; what is found so far is in ``found``.
+        """
         clients = self.data.clients
         order = torch.randperm(clients, generator=generator(self.seed, "sensitivity/cohort")).tolist()
-        self.cohort = order[: self.settings.clients(clients)]
-        self.found: list[Tensor] = []
+        cohort = order[: self.settings.clients(clients)]
+        self._make_start()
+        missing = [place for place in range(len(cohort)) if place not in self.found]
+        ids = [cohort[place] for place in missing]
+        mine = 0
+
+        def keep(report: Report) -> Tensor:
+            nonlocal mine
+            mine += 1
+            self.on_client_end(len(self.found) + mine, len(cohort))
+            return report.densities
+
+        costs = [self.data.client_sizes[client] for client in ids]
+        done, signal = self.loop.run(ids, costs, 0, self.server.fingerprint(), lambda job: self._train(ids[job]), keep)
+        self.found |= {missing[job]: result for job, result in done.items() if not isinstance(result, Failure)}
+        if signal is not None:
+            raise Interrupted(signal)
+        if not self.found:
+            raise ClientError(f"all {len(cohort)} clients of stage 1 failed; {done[0]}")
+        return torch.stack([self.found[place] for place in sorted(self.found)]).mean(dim=0)
+
+    def _make_start(self) -> None:
+        """The mask and the weights from which every client starts."""
         mask = self.trainee.initial_mask(
             self.server.layout, self.density, None, generator(self.seed, "sensitivity/mask")
         )
@@ -59,21 +90,10 @@ class SensitivityLoop(Loop):
         self.weights = self.server.weights.clone()
         self.first_mask.initialise(self.server.layout, self.weights, self.mask)
 
-    def advance(self) -> None:
-        batches = self.data.client_batches(self.cohort[len(self.found)])
-        context = ClientContext(
-            client=self.cohort[len(self.found)],
-            round=0,
-            epochs=self.settings.epochs,
-            batches=len(batches),
-            seed=self.seed,
-            purpose="sensitivity",
-        )
+    def _train(self, client: int) -> Report:
+        batches = self.data.client_batches(client)
+        if not batches.samples:
+            raise Fault("it has no samples")
+        context = ClientContext(client, 0, self.settings.epochs, len(batches), self.seed, "sensitivity")
         self.client.receive(self.weights, self.mask)
-        report = self.local.run(self.client, self.trainee, batches, context)
-        self.found.append(report.densities)
-        self.on_client_end(len(self.found), len(self.cohort))
-
-    def on_run_end(self) -> Tensor:
-        """Mean layer densities, float64 ``[layers]``."""
-        return torch.stack(self.found).mean(dim=0)
+        return self.local.run(self.client, self.trainee, batches, context)

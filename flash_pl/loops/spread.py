@@ -19,7 +19,7 @@ class Spread(Metric):
     full_state_update = False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.values: list[Tensor]
         self.add_state("values", default=[], dist_reduce_fx="cat")
 

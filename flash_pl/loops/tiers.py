@@ -8,31 +8,43 @@ from torch import Tensor
 from flash_pl.client import ClientState
 from flash_pl.loops.consensus import suffix
 from flash_pl.loops.evaluation import EvaluationLoop
+from flash_pl.ranks import Ranks
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Tier
 
 
 def evaluate_tiers(
     evaluation: EvaluationLoop,
+    ranks: Ranks,
     client: ClientState,
     server: ServerState,
     tiers: Sequence[Tier],
     masks: Sequence[Tensor],
     batches: Iterable[Any],
+    round: int,
 ) -> dict[str, float]:
     """Metrics of the model masked to d; the union's end in ``_union``, a tier's in ``_d`` and its density.
+
+    Each model is evaluated whole, on one rank: a module may look at all outputs of an evaluation together.
 
     Args:
         masks: nested, one for each of the ``tiers``; the last one is the server's.
         batches: the test set, read several times.
+        round: names the draws of the module, if it draws.
     """
-    masked = server.masked()
-    metrics = evaluation.run(client, masked, batches)
-    same = bool((masked == server.union).all())
-    union = metrics if same else evaluation.run(client, server.union, batches)
-    named = {f"{name}_union": value for name, value in union.items()}
+    same = bool((server.masked() == server.union).all())
+    models = [mask for mask in masks[::-1]] + ([] if same else [None])  # None for the union
+    found = ranks.gather_jobs(
+        {
+            job: evaluation.run(
+                client, server.union if models[job] is None else server.masked(models[job]), batches, round, job
+            )
+            for job in ranks.mine([1] * len(models))
+        }
+    )
+    metrics = found[0]
+    named = {f"{name}_union": value for name, value in found[0 if same else len(masks)].items()}
     if len(tiers) > 1:
-        smaller = [evaluation.run(client, server.masked(mask), batches) for mask in masks[:-1]]
-        for tier, found in zip(tiers, [*smaller, metrics], strict=True):
-            named |= {name + suffix(tier.density): value for name, value in found.items()}
+        for job, tier in reversed(list(enumerate(tiers[::-1]))):
+            named |= {name + suffix(tier.density): value for name, value in found[job].items()}
     return metrics | named

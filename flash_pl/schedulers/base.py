@@ -1,7 +1,6 @@
 """What a sparse training method may do, as hooks in the order in which they fire."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +10,17 @@ from flash_pl.report import Ballot
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.server import Keep, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Layout
+from flash_pl.state import Stateful
 
 
-class SparseScheduler:
+class SparseScheduler(Stateful):
     """A method of federated sparse training: a client half and a server half.
 
     As it stands every client trains under one random mask that never moves. A method overrides the hooks it needs.
+
+    Clients are trained by several processes, each with a scheduler of its own, while the server's hooks run alike in
+    all of them. So a client's hooks may remember nothing for later clients: what the server should know goes into the
+    report by :meth:`on_client_end`. A round that was interrupted or failed starts again with :meth:`on_round_start`.
 
     Args:
         first_mask: how the first mask is made.
@@ -67,10 +71,3 @@ class SparseScheduler:
         """``server.weights`` are the new aggregate: vote, then prune to the mask."""
         server.mask = self.voter(server, ballots, server.density)
         server.prune_()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, in tensors and plain values."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""

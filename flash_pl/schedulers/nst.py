@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from flash_pl.client import ClientContext, ClientState
+from flash_pl.client import ClientContext
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.server import MagnitudeVote, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Move
+from flash_pl.sparsity import FirstMask, Move, pack_bits, unpack_bits
 
 
 class NST(DynamicSparseTraining):
@@ -34,20 +34,19 @@ class NST(DynamicSparseTraining):
         super().__init__(prune_rate, move, first_mask)
         self.voter = voter or MagnitudeVote()
         self.shared: list[Tensor] = []  # one mask a tier
-        self.masks: dict[int, Tensor] = {}  # by client
+        self.masks: dict[int, Tensor] = {}  # by client, as bits: there may be many clients
 
     def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
         if round == 0:
             self.shared, self.masks = [mask.cpu() for mask in masks], {}
 
     def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
-        return self.masks.get(context.client, self.shared[context.tier]).to(offered.device)
-
-    def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        self.masks[context.client] = client.mask.cpu()
-        return {}
+        if context.client not in self.masks:
+            return self.shared[context.tier].to(offered.device)
+        return unpack_bits(self.masks[context.client], len(offered)).to(offered.device)
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+        self.masks |= {ballot.client: pack_bits(ballot.mask) for ballot in ballots}
         server.mask = self.voter(server, ballots, server.density)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from flash_pl.server.aggregate import FedAvg, MaskedAverage, ZeroingMaskedAverage
 from flash_pl.server.layer_budget import AggregateBudget, AverageBudget, LayerBudget
+from flash_pl.server.order_free import OrderFreeSum
 from flash_pl.server.sampler import (
     AvailabilitySampler,
     ClientSampler,
@@ -26,6 +27,7 @@ __all__ = [
     "MagnitudeVote",
     "MajorityVote",
     "MaskedAverage",
+    "OrderFreeSum",
     "Population",
     "RankedVote",
     "RoundRobinSampler",

@@ -1,43 +1,69 @@
 """How the clients' weights become the server's: running sums, never a list of clients."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from flash_pl.report import Report
+from flash_pl.server.order_free import OrderFreeSum
+from flash_pl.state import Stateful
 
 
-class FedAvg:
+class FedAvg(Stateful):
     """sum_i n_i theta_i / sum_i n_i over all coordinates, a pruned weight counting as 0.
 
-    Source: McMahan et al. (AISTATS 2017), FLASH section "Aggregation". Sums are in double precision.
+    Source: McMahan et al. (AISTATS 2017), FLASH section "Aggregation".
+
+    The processes of a run each add up their own clients in ``units``; the sum of all their ``units`` is everybody's. A
+    subclass that sums more than this asks for more room (``room``) and uses an :class:`OrderFreeSum` in it.
 
     Args:
         by_samples: weigh clients by their number of samples n_i; False weighs all alike (the authors' code).
     """
 
+    units: Tensor  # int64 [room]
+
     def __init__(self, by_samples: bool = True) -> None:
         self.by_samples = by_samples
 
-    def reset(self, server: Tensor, maskable: int) -> None:
-        """Start a round; ``server`` is the server's arena ``[size]``, whose first ``maskable`` weights have masks."""
+    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
+        """Start a round.
+
+        Args:
+            server: the server's arena ``[size]``.
+            maskable: the number of its first weights that have masks.
+            samples: n_i of the whole cohort, on whatever process a client trains.
+        """
         self.server, self.maskable = server, maskable
-        self.dtype = torch.float32 if server.device.type == "mps" else torch.float64  # Apple's GPUs have no doubles
-        self.total = torch.zeros_like(server, dtype=self.dtype)
-        self.weight = 0.0
+        device = "cpu" if server.device.type == "mps" else server.device  # Apple's GPUs have no doubles
+        self.units = torch.zeros(self.room(len(server), maskable), dtype=torch.int64, device=device)
+        self.bound = max(sum(map(self.weight_of, samples)), 1.0)
+        self.total = OrderFreeSum(self.units[: len(server)], self.bound)
+        self.weight = OrderFreeSum(self.units[len(server) : len(server) + 1], self.bound)
+        self.one = torch.ones(1)
+
+    def room(self, size: int, maskable: int) -> int:
+        """How many sums a round takes."""
+        return size + 1
 
     def update(self, report: Report) -> None:
-        """Add a client."""
-        weight = self.weight_of(report)
-        self.total.add_(report.weights, alpha=weight)
-        self.weight += weight
+        """Add a client.
+
+        Raises:
+            OverflowError: weights that are not finite or not below 2^22 in magnitude; then nothing has been added.
+        """
+        weight = self.weight_of(report.samples)
+        self.total.add(report.weights, weight)
+        self.weight.add(self.one, weight)
 
     def compute(self) -> Tensor:
         """The new server arena ``[size]``, in the server's dtype."""
-        return (self.total / self.weight).to(self.server.dtype)
+        return (self.total.value() / self.weight.value()).to(self.server)
 
-    def weight_of(self, report: Report) -> float:
+    def weight_of(self, samples: int) -> float:
         """A client's weight in the sum."""
-        return float(report.samples) if self.by_samples else 1.0
+        return float(samples) if self.by_samples else 1.0
 
 
 class MaskedAverage(FedAvg):
@@ -46,27 +72,30 @@ class MaskedAverage(FedAvg):
     A coordinate that nobody holds keeps the server's value.
     """
 
-    def reset(self, server: Tensor, maskable: int) -> None:
-        super().reset(server, maskable)
-        self.holders = torch.zeros(maskable, dtype=self.dtype, device=server.device)
+    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
+        super().reset(server, maskable, samples)
+        self.holders = OrderFreeSum(self.units[len(server) + 1 :], self.bound)
+
+    def room(self, size: int, maskable: int) -> int:
+        return super().room(size, maskable) + maskable
 
     def update(self, report: Report) -> None:
         super().update(report)
-        self.holders.add_(report.mask, alpha=self.weight_of(report))
+        self.holders.add(report.mask.view(torch.uint8), self.weight_of(report.samples))
 
     def compute(self) -> Tensor:
-        new = super().compute()
-        head = (self.total[: self.maskable] / self.holders.clamp(min=torch.finfo(self.dtype).tiny)).to(new.dtype)
-        new[: self.maskable] = torch.where(self.holders > 0, head, self.unheld())
+        new, holders = super().compute(), self.holders.value()
+        head = self.total.value()[: self.maskable] / holders.clamp(min=torch.finfo(holders.dtype).tiny)
+        new[: self.maskable] = torch.where(holders > 0, head, self.unheld()).to(new)
         return new
 
     def unheld(self) -> Tensor:
         """The value of a weight that no client of the round holds, ``[maskable]``."""
-        return self.server[: self.maskable]
+        return self.server[: self.maskable].to(self.units.device)
 
 
 class ZeroingMaskedAverage(MaskedAverage):
     """As :class:`MaskedAverage`, but a coordinate that nobody holds becomes 0 (the authors' code)."""
 
     def unheld(self) -> Tensor:
-        return torch.zeros_like(self.server[: self.maskable])
+        return torch.zeros_like(super().unheld())

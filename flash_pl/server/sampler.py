@@ -8,6 +8,7 @@ import torch
 
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
+from flash_pl.state import Stateful
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Population:
         return len(self.samples)
 
 
-class ClientSampler(ABC):
+class ClientSampler(Stateful, ABC):
     """Draws the cohort of a round: distinct client ids, in the order in which they are trained.
 
     It may be smaller than asked for, even empty; the server then stays as it is.

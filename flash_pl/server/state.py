@@ -1,5 +1,6 @@
 """The server's model: weights, mask, and the union they were before the last pruning."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,10 @@ class ServerState:
     def prune_(self) -> None:
         """Set the weights outside the mask to 0."""
         self.weights[: self.layout.maskable].mul_(self.mask)
+
+    def fingerprint(self) -> int:
+        """A checksum of the weights."""
+        return zlib.crc32(self.weights.cpu().numpy().data)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""

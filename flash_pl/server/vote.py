@@ -11,9 +11,10 @@ from flash_pl.report import Ballot
 from flash_pl.server.layer_budget import AverageBudget, LayerBudget
 from flash_pl.server.state import ServerState
 from flash_pl.sparsity import Rescale, ScaleDown, WaterFill, allot, top_k_by_layer, total_count
+from flash_pl.state import Stateful
 
 
-class Vote(ABC):
+class Vote(Stateful, ABC):
     """A rule (server with aggregated weights, ballots, target density) -> new mask, bool ``[maskable]``."""
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Masks and densities: tensors only, nothing of Lightning, clients or servers."""
 
+from flash_pl.sparsity.bits import pack_bits, unpack_bits
 from flash_pl.sparsity.budget import PositionBudget, SparsityBudget, Tier
 from flash_pl.sparsity.budget_file import FileBudget
 from flash_pl.sparsity.density import (
@@ -53,10 +54,12 @@ __all__ = [
     "allot",
     "mismatch",
     "nested_masks",
+    "pack_bits",
     "pairwise_mismatch",
     "random_k",
     "top_k",
     "top_k_by_layer",
     "total_count",
+    "unpack_bits",
     "water_fill",
 ]

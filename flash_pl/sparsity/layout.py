@@ -75,6 +75,11 @@ class Layout:
             tensors[slot.name].data = slot.view(arena)
         return arena
 
+    def slot_of_largest(self, arena: Tensor) -> str:
+        """The name of the tensor that holds the arena's largest magnitude, or its first NaN."""
+        place = int(arena.abs().nan_to_num(nan=float("inf")).argmax())
+        return next(slot.name for slot in self.slots if place < slot.stop)
+
     def split(self, flat: Tensor) -> Iterator[Tensor]:
         """The maskable layers of an arena or a mask, each as a flat view."""
         return (flat[layer.start : layer.stop] for layer in self.layers)

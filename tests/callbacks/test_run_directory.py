@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from flash_pl import NST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar, read_checkpoint
+from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar
+from flash_pl.checkpoint import read_checkpoint
 
 
 def trainer(tmp_path, scheduler=None, rounds=3, **settings):
@@ -53,7 +54,7 @@ def test_torn_foreign_and_missing_checkpoints_are_one_clear_error(unaware, tiny_
     torn.write_bytes((tmp_path / "last.ckpt").read_bytes()[:2000])
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)
-    for path, words in [(torn, "whole checkpoint"), (foreign, "schema"), (tmp_path / "none", "existing checkpoint")]:
+    for path, words in [(torn, "whole checkpoint"), (foreign, "foreign"), (tmp_path / "none", "No such file")]:
         with pytest.raises(ConfigError, match=words):
             read_checkpoint(path)
 

@@ -43,7 +43,7 @@ def test_averages_equal_the_reference(kind, by_samples, drawn, seed):
     server = torch.randn(SIZE, generator=generator(seed, "server"))
     received = reports(drawn, seed)
     average = kind(by_samples)
-    average.reset(server, MASKABLE)
+    average.reset(server, MASKABLE, [report.samples for report in received])
     for report in received:
         average.update(report)
     expected = reference(server, received, by_samples, kind is not FedAvg, kind is ZeroingMaskedAverage)
@@ -54,7 +54,7 @@ def test_equal_masks_make_both_averages_agree():
     server, received = torch.zeros(SIZE), reports([(3, 0b111111), (9, 0b111111)], seed=1)
     results = []
     for average in (FedAvg(), MaskedAverage()):
-        average.reset(server, MASKABLE)
+        average.reset(server, MASKABLE, [3, 9])
         for report in received:
             average.update(report)
         results.append(average.compute())

@@ -1,0 +1,21 @@
+"""A record of the clients that failed and were left out."""
+
+import sys
+from pathlib import Path
+
+from lightning.fabric.utilities import rank_zero_only
+
+from flash_pl.loops import Failure, FederatedLoop
+
+
+class FaultLog:
+    """Says on stderr which client was left out and why, and adds its traceback to ``directory/errors.log``."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.path = Path(directory) / "errors.log"
+
+    @rank_zero_only
+    def on_client_error(self, loop: FederatedLoop, failure: Failure) -> None:
+        print(f"flash-pl: warning: left out {failure}", file=sys.stderr)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{failure}\n{failure.trace}\n")

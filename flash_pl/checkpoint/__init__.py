@@ -1,0 +1,6 @@
+"""Checkpoint files: whole or refused."""
+
+from flash_pl.checkpoint.archive import SCHEMA, read_checkpoint, write_checkpoint
+from flash_pl.checkpoint.folder import CheckpointFolder
+
+__all__ = ["SCHEMA", "CheckpointFolder", "read_checkpoint", "write_checkpoint"]

@@ -1,0 +1,79 @@
+"""One checkpoint file: atomic, checked to the last byte, loadable without running code, readable by Lightning."""
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flash_pl.errors import ConfigError, RunError
+
+SCHEMA = 2
+DIGEST = 32  # bytes
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` beside ``path``, to the disk, then take its place: ``path`` is the old file or the whole new one.
+
+    The file is what ``torch.save`` writes, a zip archive; its comment is the digest of all that comes before.
+
+    Raises:
+        RunError: it cannot be written, for instance because the disk is full; ``path`` is left as it was.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()[:-2]  # the archive ends with the length of its comment, which torch leaves empty
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content + struct.pack("<H", DIGEST) + _digest(content))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"checkpoint {path}: cannot be written ({error.strerror or error})") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; a hostile file runs no code.
+
+    Raises:
+        ConfigError: no such file, a torn or foreign file, or a schema of another version.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError("ckpt_path", str(path), f"a checkpoint file that can be read ({error.strerror})") from error
+    content, tail = data[: -2 - DIGEST], data[-2 - DIGEST :]
+    if tail != struct.pack("<H", DIGEST) + _digest(content):
+        raise ConfigError("ckpt_path", str(path), "a whole checkpoint of flash_pl; this is torn, altered or foreign")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise ConfigError("ckpt_path", str(path), "a checkpoint of tensors and plain values only") from error
+    if not isinstance(state, dict) or state.get("flash_pl", {}).get("schema") != SCHEMA:
+        raise ConfigError("ckpt_path", str(path), f"a checkpoint of flash_pl with schema {SCHEMA}")
+    return state
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; not every system can open a folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

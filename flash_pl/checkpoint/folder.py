@@ -1,0 +1,53 @@
+"""The checkpoints of one run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flash_pl.checkpoint.archive import read_checkpoint, write_checkpoint
+from flash_pl.errors import ConfigError
+
+
+class CheckpointFolder:
+    """``last.ckpt``, the one before it as ``previous.ckpt``, and ``best.ckpt``."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.last, self.previous, self.best = (self.path / f"{name}.ckpt" for name in ("last", "previous", "best"))
+
+    def save(self, state: dict[str, Any], best: bool = False) -> None:
+        """Write ``last.ckpt``, and ``best.ckpt`` if it is the best so far.
+
+        Raises:
+            RunError: it cannot be written; the files there are left as they were.
+        """
+        newest = self.path / "new.ckpt"
+        write_checkpoint(newest, state)
+        if self.last.exists():
+            os.replace(self.last, self.previous)
+        os.replace(newest, self.last)
+        if best:
+            write_checkpoint(self.best, state)
+
+    def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+        """The newest whole checkpoint with its content, and what is wrong with files that are not whole.
+
+        Returns:
+            None if there is no file at all.
+
+        Raises:
+            ConfigError: there are files, but none is whole.
+        """
+        whole, torn = [], []
+        files = [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]
+        for file in files:
+            try:
+                whole.append((file, read_checkpoint(file)))
+            except ConfigError as error:
+                torn.append(str(error))
+        if whole:
+            # Of files of the same round the first one: last.ckpt has seen the most.
+            return *max(whole, key=lambda entry: entry[1]["flash_pl"]["round"]), torn
+        if files:
+            raise ConfigError("ckpt_path", "last", f"a whole checkpoint in {self.path}; none of its {len(files)} is")
+        return None

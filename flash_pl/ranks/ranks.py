@@ -1,0 +1,108 @@
+"""What the processes of a run say to each other."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from flash_pl.errors import ClientError, Interrupted, RankError
+from flash_pl.ranks.share import share
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Said in place of what the others wait for."""
+
+    reason: str
+
+
+class Ranks:
+    """The processes of a run, of which this is one; a run in a single process is a group of one.
+
+    Args:
+        fabric: launched.
+        timeout: seconds after which a rank that does not answer counts as gone. It must exceed the longest time that
+            one rank may have to wait for another, a share of a round.
+
+    Attributes:
+        rank, size: this process and how many there are.
+    """
+
+    def __init__(self, fabric: Fabric, timeout: float) -> None:
+        self.rank, self.size = fabric.global_rank, fabric.world_size
+        self.timeout = timedelta(seconds=timeout)
+        # Objects and signs of life go over the CPU, whatever carries the tensors of the devices.
+        self._told = False
+        self.group: Any = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
+
+    def mine(self, costs: Sequence[float]) -> list[int]:
+        """The positions of this rank's share of jobs with these ``costs``, see :func:`share`."""
+        return share(costs, self.size)[self.rank]
+
+    def gather(self, item: T) -> list[T]:
+        """Everybody's ``item`` by rank. All ranks must come here; the first one that waits in vain says for whom.
+
+        Raises:
+            RankError: a rank is gone, does not answer in time, or has failed (:meth:`telling`).
+        """
+        if self.size == 1:
+            return [item]
+        found: list[Any] = [None] * self.size
+        with self._naming_the_missing():
+            dist.monitored_barrier(self.group, self.timeout)
+            dist.all_gather_object(found, item, self.group)
+        for rank, said in enumerate(found):
+            if isinstance(said, _Failure) and rank != self.rank:
+                raise RankError(rank, said.reason)
+        return found
+
+    def gather_jobs(self, done: Mapping[int, T]) -> dict[int, T]:
+        """The results of all jobs by position, from every rank's own; each job has been done by one rank."""
+        return dict(sorted(job for part in self.gather(dict(done)) for job in part.items()))
+
+    def first(self, find: Callable[[], T]) -> T:
+        """What ``find`` returns on rank 0, on all ranks; an error there is everybody's."""
+        with self.telling():
+            found = find() if self.rank == 0 else None
+        return self.gather(found)[0]  # type: ignore[return-value]
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Add up everybody's ``tensor``, in place. Whole numbers add up the same in any order."""
+        if self.size > 1:
+            with self._naming_the_missing():
+                dist.all_reduce(tensor, group=self.group if tensor.device.type == "cpu" else None)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """What goes wrong inside on this rank, the others hear at the next meeting."""
+        try:
+            yield
+        except (ClientError, Interrupted, RankError):
+            raise  # all ranks have learned of these together
+        except Exception as error:
+            if not self._told:
+                self._told = True
+                with suppress(RankError):  # they know, or are gone
+                    self.gather(_Failure(str(error)))
+            raise
+
+    @contextmanager
+    def _naming_the_missing(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # Rank 0 waits for each of the others, these for rank 0 only.
+            named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
+            missing = int(named[1].split(",")[0]) if named else 0
+            if missing == self.rank:
+                raise
+            seconds = self.timeout.total_seconds()
+            raise RankError(missing, f"it has ended, or has not answered for {seconds:g} s", gone=True) from error

@@ -1,0 +1,51 @@
+"""Sums that are the same whatever the order of their terms, so whatever process adds them up."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# A sum of weighted terms is held in units of 2^-FRACTION of the whole weight, so their mean may reach +-LIMIT.
+FRACTION = 40
+LIMIT = 2.0 ** (62 - FRACTION)
+# Terms are converted piece by piece: a piece stays in the processor's cache.
+PIECE = 1 << 16
+
+
+class OrderFreeSum:
+    """sum_i a_i x_i over tensors x_i, in 64-bit fixed point: adding whole numbers is exact, hence associative.
+
+    Floating-point addition is not: the order of the clients, and so the number of processes, would show in the last
+    bits. Each term is rounded once, to the nearest multiple of w 2^-41 to w 2^-40 where w is the weight of all terms;
+    the mean of the terms is thus off by at most the number of terms times 2^-41, or 5e-13.
+
+    Args:
+        units: int64 ``[n]`` of zeros, in which to sum; sums of several processes add up by adding these.
+        weight: at least the sum of all weights a_i that will come, on all processes.
+    """
+
+    def __init__(self, units: Tensor, weight: float) -> None:
+        self.units = units
+        self.scale = 2.0 ** (FRACTION - math.ceil(math.log2(weight)))
+        self.floats = torch.empty(min(PIECE, len(units)), dtype=torch.float64, device=units.device)
+        self.integers = torch.empty_like(self.floats, dtype=torch.int64)
+
+    def add(self, values: Tensor, weight: float) -> None:
+        """Add ``weight`` times ``values`` ``[n]``, of any type.
+
+        Raises:
+            OverflowError: a value that is not finite or not below 2^22 in magnitude; then nothing has been added.
+        """
+        low, high = (float(bound) for bound in values.aminmax()) if len(values) else (0.0, 0.0)
+        if not (-LIMIT < low and high < LIMIT):
+            raise OverflowError(f"values from {low:g} to {high:g} do not fit a sum of values within +-{LIMIT:g}")
+        factor = weight * self.scale
+        for units, piece in zip(self.units.split(PIECE), values.to(self.units.device).split(PIECE), strict=True):
+            floats, integers = self.floats[: len(piece)], self.integers[: len(piece)]
+            floats.copy_(piece)
+            integers.copy_(floats.mul_(factor).round_())
+            units.add_(integers)
+
+    def value(self) -> Tensor:
+        """The sum, float64 ``[n]``."""
+        return self.units.double() / self.scale
