@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         go on, 128 + n for a run that signal n has stopped after it had saved its state.
     """
     options = _parser().parse_args(arguments)
-    logging.getLogger("lightning").setLevel(logging.WARNING)  # how processes find each other interests nobody
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # how processes find each other interests nobody
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class_path may name a file that lies where the command is run
     try:

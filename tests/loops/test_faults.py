@@ -1,0 +1,135 @@
+"""A client that fails: by an exception, a loss or weights that are not finite, no samples."""
+
+import pytest
+import torch
+
+from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
+from flash_pl.errors import ClientError
+from flash_pl.loops import FaultPolicy
+from flash_pl.schedulers import Sensitivity
+
+
+def trainer(policy=None, scheduler=None, **settings):
+    settings = {"rounds": 4, "cohort": 4} | settings
+    scheduler = scheduler or PDST()
+    return FederatedTrainer(scheduler, density=0.3, accelerator="cpu", faults=policy, seed=1, **settings)
+
+
+def fragile(base, fail, clients=(3,)):
+    """A module that fails in its own way on some clients."""
+
+    class Fragile(base):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return fail(self, loss) if self._client.context.client in clients else loss
+
+    return Fragile()
+
+
+def raising(module, loss):
+    raise ValueError("cannot")
+
+
+def infinite_loss(module, loss):
+    return loss * float("inf")
+
+
+def infinite_weights(module, loss):
+    with torch.no_grad():
+        module.net[0].bias.fill_(float("nan"))
+    return None
+
+
+def too_large(module, loss):
+    with torch.no_grad():
+        module.net[0].bias.fill_(1e9)
+    return None
+
+
+FAULTS = [
+    (raising, "ValueError: cannot"),
+    (infinite_loss, "its training loss is not finite"),
+    (infinite_weights, "its weights cannot be summed (net.0.bias: "),
+    (too_large, "its weights cannot be summed (net.0.bias: "),
+]
+
+
+@pytest.mark.parametrize("fail, words", FAULTS)
+def test_by_default_the_run_ends_with_client_round_and_cause(fail, words, unaware, tiny_data):
+    with pytest.raises(ClientError, match=r"^client 3 in round \d: ") as caught:
+        trainer().fit(fragile(unaware, fail), tiny_data)
+    assert words in str(caught.value)
+
+
+def test_an_exception_tells_where_it_came_from(unaware, tiny_data):
+    with pytest.raises(ClientError) as caught:
+        trainer().fit(fragile(unaware, raising), tiny_data)
+    assert "test_faults.py:" in str(caught.value) and "Traceback" in caught.value.trace
+
+
+@pytest.mark.parametrize("fail, words", FAULTS)
+def test_a_skipped_client_leaves_no_trace_in_the_server(fail, words, unaware, tiny_data):
+    """The server is that of a run whose cohorts never had the client."""
+
+    class Without(type(trainer().sampler)):
+        def __call__(self, population, cohort, seed, round):
+            return [client for client in super().__call__(population, cohort, seed, round) if client != 3]
+
+    seen = []
+
+    class Watch:
+        def on_client_error(self, loop, failure):
+            seen.append(failure)
+
+    runs = []
+    for policy, sampler in ((FaultPolicy("skip"), None), (None, Without())):
+        torch.manual_seed(0)
+        module = fragile(unaware, fail) if policy else unaware()
+        runs.append(trainer(policy, sampler=sampler, callbacks=[Watch()]).fit(module, tiny_data))
+    faulty, without = runs
+    assert torch.equal(faulty.server.weights, without.server.weights)
+    assert faulty.failed == len(seen) > 0 and all(failure.client == 3 and words in failure.reason for failure in seen)
+    assert faulty.metrics["failed"] in (0, 1)
+
+
+def test_a_round_with_too_few_clients_is_repeated_with_others(unaware, tiny_data):
+    """Half of the clients fail; three of four must remain, which another cohort may do."""
+    policy = FaultPolicy("skip", min_clients=3, attempts=50)
+    loop = trainer(policy).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
+    assert loop.round == 4 and loop.failed > 4
+    assert loop.metrics["participants"] >= 3
+
+
+def test_a_round_that_never_succeeds_ends_the_run(unaware, tiny_data):
+    policy = FaultPolicy("skip", min_clients=2, attempts=3)
+    with pytest.raises(ClientError, match="0 of 4 clients remained, min_clients is 2, after 3 attempts; client"):
+        trainer(policy).fit(fragile(unaware, raising, clients=range(8)), tiny_data)
+
+
+def test_stage_1_skips_clients_too_and_fails_only_without_any(unaware, tiny_data):
+    def settings():
+        return JMWST(sensitivity=Sensitivity(init_fraction=1.0, epochs=1))
+
+    policy = FaultPolicy("skip")
+    assert trainer(policy, settings()).fit(fragile(unaware, raising), tiny_data).round == 4
+    with pytest.raises(ClientError, match="client 3 in stage 1"):
+        trainer(None, settings()).fit(fragile(unaware, raising), tiny_data)
+    with pytest.raises(ClientError, match="all 8 clients of stage 1 failed"):
+        trainer(policy, settings()).fit(fragile(unaware, raising, clients=range(8)), tiny_data)
+
+
+def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
+    tiny_data.setup()
+    tiny_data._parts[3] = tiny_data._parts[3][:0]
+    with pytest.raises(ClientError, match="client 3 in round .: it has no samples"):
+        trainer().fit(unaware(), tiny_data)
+    assert trainer(FaultPolicy("skip")).fit(unaware(), tiny_data).failed > 0
+
+
+@pytest.mark.parametrize(
+    "settings, key",
+    [({"on_error": "ignore"}, "on_client_error"), ({"min_clients": 0}, "min_clients"), ({"attempts": 0}, "attempts")],
+)
+def test_impossible_policies_are_named(settings, key):
+    with pytest.raises(ConfigError, match=key):
+        FaultPolicy(**settings)

@@ -1,0 +1,67 @@
+"""Any number of processes gives the same bits."""
+
+import pytest
+import torch
+
+from flash_pl import EvaluationSchedule, FederatedTrainer
+from flash_pl.config import build_trainer, compose, read_config
+
+METHODS = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
+ROUNDS = 3
+
+
+def outcome(loop):
+    """All that a run finds, as bytes and numbers; times aside."""
+    server = loop.server
+    metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
+    tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
+    state = loop.scheduler.state_dict()
+    masks = {client: bits.numpy().tobytes() for client, bits in state.get("masks", {}).items()}
+    return tensors, metrics, masks
+
+
+def trainer(method: str, cohort: int) -> FederatedTrainer:
+    arguments = ["density=0.3", "trainer.accelerator=cpu", f"rounds={ROUNDS}", f"cohort={cohort}", "clients=8"]
+    arguments += ["data=synthetic", "trainer.eval_clients_every=2", "trainer.finetune_epochs=1"]
+    if method in ("spdst", "jmwst", "hetero_jmwst"):
+        arguments += ["scheduler.sensitivity.init_fraction=0.4", "scheduler.sensitivity.epochs=2"]
+    return build_trainer(compose(read_config(method), arguments))
+
+
+def all_runs(unaware, tiny_data, cohort):
+    def runs(rank):
+        found = []
+        for method in METHODS:
+            torch.manual_seed(0)
+            found.append(outcome(trainer(method, cohort).fit(unaware(), tiny_data)))
+        return found
+
+    return runs
+
+
+@pytest.mark.parametrize("size, cohort", [(2, 3), (4, 3)])
+def test_ranks_agree_with_one_process(size, cohort, unaware, tiny_data, run_ranks):
+    """Three clients on two ranks, and on four, where one has nothing to do."""
+    runs = all_runs(unaware, tiny_data, cohort)
+    alone = runs(0)
+    for rank, found in enumerate(run_ranks(size, runs)):
+        for method, ours, expected in zip(METHODS, found, alone, strict=True):
+            assert ours == expected, (method, rank)
+
+
+def test_one_evaluation_may_be_shorter_than_the_ranks(unaware, tiny_data, run_ranks):
+    def run(rank):
+        trainer = FederatedTrainer(
+            build_trainer(compose(read_config("pdst"), [])).scheduler,
+            density=0.3,
+            rounds=1,
+            cohort=2,
+            accelerator="cpu",
+            evaluate=EvaluationSchedule(),
+        )
+        module = unaware()
+        trainer.fit(module, tiny_data)
+        return trainer.validate(module, tiny_data)
+
+    first, second = run_ranks(2, run)
+    assert first == second

@@ -1,0 +1,118 @@
+"""Ranks that fail, vanish, stop or disagree end the run everywhere, and say why."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from flash_pl import PDST, FederatedTrainer
+from flash_pl.callbacks import Checkpoint
+from flash_pl.checkpoint import read_checkpoint
+from flash_pl.errors import ClientError, Interrupted, RankError
+
+
+def trainer(*callbacks, rounds=4, **settings):
+    return FederatedTrainer(
+        PDST(), density=0.3, rounds=rounds, cohort=4, accelerator="cpu", timeout=30, callbacks=callbacks, **settings
+    )
+
+
+class On:
+    """A callback that does something on one rank at the end of a round."""
+
+    def __init__(self, rank, round, action):
+        self.rank, self.round, self.action = rank, round, action
+
+    def on_round_end(self, loop, row):
+        if loop.ranks.rank == self.rank and loop.round == self.round:
+            self.action(loop)
+
+
+def error_of(kind, run):
+    started = time.monotonic()
+    with pytest.raises(kind) as caught:
+        run()
+    return str(caught.value), time.monotonic() - started
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_others_soon(victim, unaware, tiny_data, run_ranks):
+    def run(rank):
+        kill = On(victim, 1, lambda loop: os.kill(os.getpid(), signal.SIGKILL))
+        return error_of(RankError, lambda: trainer(kill).fit(unaware(), tiny_data))
+
+    found = run_ranks(2, run)
+    assert found[victim] is None
+    message, seconds = found[1 - victim]
+    assert message.startswith(f"rank {victim}: it has ended") and seconds < 20
+
+
+def test_an_error_of_one_rank_is_told_to_the_others(unaware, tiny_data, run_ranks):
+    def fail(loop):
+        raise OSError("its disk is full")
+
+    def run(rank):
+        return error_of(OSError if rank else RankError, lambda: trainer(On(1, 1, fail)).fit(unaware(), tiny_data))
+
+    assert [message for message, _ in run_ranks(2, run)] == ["rank 1: its disk is full", "its disk is full"]
+
+
+def test_a_different_server_is_noticed(unaware, tiny_data, run_ranks):
+    def change(loop):
+        loop.server.weights[0] += 1
+
+    def run(rank):
+        return error_of(RankError, lambda: trainer(On(1, 1, change)).fit(unaware(), tiny_data))
+
+    for message, _ in run_ranks(2, run):
+        assert "server differs" in message
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(unaware, tiny_data, run_ranks, tmp_path):
+    def run(rank):
+        torch.manual_seed(0)
+        stop = On(1, 2, lambda loop: os.kill(os.getpid(), signal.SIGTERM))
+        one = trainer(stop, Checkpoint(tmp_path, every=0))
+        message, _ = error_of(Interrupted, lambda: one.fit(unaware(), tiny_data))
+        loop = trainer().fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
+        return message, loop.round, loop.server.weights.numpy().tobytes()
+
+    found = run_ranks(2, run)
+    assert read_checkpoint(tmp_path / "last.ckpt")["flash_pl"]["round"] == 2
+    torch.manual_seed(0)
+    whole = trainer().fit(unaware(), tiny_data)
+    assert found == [("stopped by SIGTERM", 4, whole.server.weights.numpy().tobytes())] * 2
+
+
+def test_a_fault_of_a_client_is_the_same_error_on_all_ranks(unaware, tiny_data, run_ranks):
+    class Fragile(unaware):
+        def training_step(self, batch, batch_idx):
+            if self._client.context.client == 3:
+                raise ValueError("cannot")
+            return super().training_step(batch, batch_idx)
+
+    def run(rank):
+        return error_of(ClientError, lambda: trainer(rounds=9).fit(Fragile(), tiny_data))[0]
+
+    first, second = run_ranks(2, run)
+    assert first == second and first.startswith("client 3 in round ") and "ValueError: cannot" in first
+
+
+def test_skipped_clients_leave_the_same_bits(unaware, tiny_data, run_ranks):
+    from flash_pl.loops import FaultPolicy
+
+    class Fragile(unaware):
+        def training_step(self, batch, batch_idx):
+            if self._client.context.client in (2, 3, 5):
+                raise ValueError("cannot")
+            return super().training_step(batch, batch_idx)
+
+    def run(rank):
+        torch.manual_seed(0)
+        loop = trainer(faults=FaultPolicy("skip", min_clients=2)).fit(Fragile(), tiny_data)
+        return loop.failed, loop.server.weights.numpy().tobytes()
+
+    alone = run(0)
+    assert alone[0] > 0 and run_ranks(2, run) == [alone, alone]
