@@ -38,10 +38,9 @@ def read_idx(path: Path) -> Tensor:
     dimensions = data[3] if data[:3] == b"\0\0\x08" else 0
     sizes = [int.from_bytes(data[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
     header = 4 + 4 * dimensions
-    values = torch.frombuffer(bytearray(data), dtype=torch.uint8)[header:]
-    if not sizes or len(values) != torch.Size(sizes).numel():
+    if not sizes or len(data) - header != torch.Size(sizes).numel():
         raise ValueError(f"{path.name} is no complete idx file of unsigned bytes")
-    return values.view(sizes)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[header:].view(sizes)
 
 
 def _packed(path: Path) -> Path:

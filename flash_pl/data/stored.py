@@ -62,13 +62,29 @@ class StoredData(FederatedDataModule):
         """Find and read.
 
         Raises:
-            DataNotFoundError: see :meth:`find`, or files that cannot be read.
+            DataNotFoundError: see :meth:`find`, or files that cannot be read or hold something else.
         """
         folder = self.find()
         try:
-            return self.read(folder)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise DataNotFoundError(f"{type(self).__name__}: the files in {folder} are damaged: {error}") from error
+            train, test = self.read(folder)
+            for split in (train, test):
+                self._check(split)
+        except Exception as error:  # a damaged file can break its reader in any way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataNotFoundError(f"{type(self).__name__}: the files in {folder} are damaged: {reason}") from error
+        return train, test
+
+    def _check(self, samples: Samples) -> None:
+        """Raise if they are not of this data set's kind."""
+        shape, labels = tuple(samples.images.shape[1:]), samples.labels
+        if not len(samples):
+            raise ValueError("they hold no images")
+        if shape != self.shape:
+            raise ValueError(f"images are {shape}, not {self.shape}")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise ValueError(f"labels go from {labels.min()} to {labels.max()}, not within 0 to {self.classes - 1}")
+        if samples.images.is_floating_point() and not samples.images.isfinite().all():
+            raise ValueError("a pixel is not finite")
 
     def find(self) -> Path:
         """The folder that holds the data.

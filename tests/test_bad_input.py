@@ -1,0 +1,341 @@
+"""Everything a user can get wrong is one clear line and exit code 2: never a traceback, never a hang, nothing lost.
+
+The tables of this file are the list: arguments, config files, damaged checkpoints, data files, budgets, traces.
+"""
+
+import gzip
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from flash_pl.cli import main
+from flash_pl.data.idx import FILES
+
+TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
+TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
+TINY += ["trainer.accelerator=cpu", "trainer.progress=false"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLASH_PL_DATA", str(tmp_path / "cache"))
+
+
+def refusal(capsys, *arguments, command="fit"):
+    """The one line that a command prints when it refuses."""
+    assert main([command, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and err.startswith("flash-pl: error: ")
+    return err.removeprefix("flash-pl: error: ")
+
+
+# Argument, the key that the message starts with, a part of the message.
+ARGUMENTS = [
+    ("rond=3", "rond", "did you mean rounds?"),
+    ("trainer.eval_evry=1", "trainer.eval_evry", "did you mean eval_every?"),
+    ("cost.bytes=1", "cost.bytes", "no keys here yet"),
+    ("trainer=5", "trainer", "a mapping"),
+    ("rounds=ten", "rounds", "'ten' is not allowed; expected an integer"),
+    ("rounds=1.5", "rounds", "an integer"),
+    ("rounds=0", "rounds", "at least 1"),
+    ("local_epochs=-1", "local_epochs", "-1 is not allowed; expected an integer of at least 1"),
+    ("density=0", "density", "(0, 1]"),
+    ("density=1.5", "density", "1.5 is not allowed; expected a number in (0, 1]"),
+    ("density=nan", "density", "(0, 1]"),
+    ("cohort=21", "cohort", "at most the number of clients, 20"),
+    ("alpha=0", "alpha", "above 0"),
+    ("lr=-0.1", "lr", "above 0"),
+    ("lr_end=inf", "lr_end", "above 0"),
+    ("trainer.devices=0", "trainer.devices", "at least 1, auto, or a list"),
+    ("trainer.precision=8", "trainer.precision", "one of 32-true"),
+    ("trainer.accelerator=abacus", "trainer.accelerator", "one of auto"),
+    ("compat=offical", "compat", "did you mean official?"),
+    ("method=jmwts", "method", "did you mean jmwst?"),
+    ("data=digit", "data", "did you mean digits?"),
+    ("data=5", "data", "one of"),
+    ("data.rot=/x", "data.rot", "one of"),
+    ("data.batch_size=many", "data.batch_size", "an integer"),
+    ("data.partition=idd", "data.partition", "did you mean iid?"),
+    ("data.partition.alpha=-1", "data.partition.alpha", "above 0"),
+    ("model=lenet", "model", "did you mean lenet5?"),
+    ("model.hidden=x", "model.hidden", "an integer"),
+    ("model.exclude=[conv9]", "model.exclude", "conv1, conv2, fc1, fc2"),
+    ("model.exclude=conv1", "model.exclude", "a list"),
+    ("model.exclude_first_last=maybe", "model.exclude_first_last", "true or false"),
+    ("model.class_path=torch.nn.Linea", "model.class_path", "did you mean Linear?"),
+    ("model.class_path=no_such_package.Net", "model.class_path", "No module named 'no_such_package'"),
+    ("model.class_path=torch.nn.Linear", "model.in_features", "Linear needs it"),
+    ("model.class_path=torch.optim.SGD", "model.class_path", "the path of a Module"),
+    ("model.class_path=torchvision.models.list_models", "model.class_path", "the path of a Module"),
+    ("scheduler.prune_rat=0.3", "scheduler.prune_rat", "did you mean prune_rate?"),
+    ("scheduler.prune_rate=high", "scheduler.prune_rate", "'high' is not allowed; expected a number"),
+    ("scheduler.prune_rate=2", "scheduler.prune_rate", "2 is not allowed; expected a number in (0, 1]"),
+    ("scheduler.sensitivity.epochs=0", "scheduler.sensitivity.epochs", "at least 1"),
+    ("scheduler.voter=agregate", "scheduler.voter", "did you mean aggregate?"),
+    ("scheduler.voter.class_path=flash_pl.sparsity.Move", "scheduler.voter.class_path", "the path of a Vote"),
+    ("scheduler.voter.rescal=scale_down", "scheduler.voter.rescal", "did you mean rescale?"),
+    ("scheduler.class_path=flash_pl.server.FedAvg", "scheduler.class_path", "the path of a SparseScheduler"),
+    ("scheduler.init_args=5", "scheduler.init_args", "a mapping"),
+    ("aggregator.class_path=flash_pl.PDST", "aggregator.class_path", "the path of a FedAvg"),
+    ("sampler.class_path=flash_pl.PDST", "sampler.class_path", "the path of a ClientSampler"),
+    ("budget.tiers=5", "budget.tiers", "a list"),
+    ("budget.tiers=[{density: 0.05}]", "budget.tiers[0].share", "a number"),
+    ("budget.tiers=[{density: 0.05, shar: 1}]", "budget.tiers[0].shar", "did you mean share?"),
+    ("budget.tiers=[{density: 0.06, share: 0.5}, {density: 0.05, share: 0.5}]", "budget.tiers", "increase"),
+    ("budget.tiers=[{density: 0.1, share: 1}]", "budget", "a largest density of 0.05, the server's"),
+    (
+        "budget.tiers=[{density: 0.05, share: all}]",
+        "budget.tiers[0].share",
+        "'all' is not allowed; expected a number",
+    ),
+    ("budget=file", "budget.path", "FileBudget needs it"),
+    ("budget=by_tier", "budget", "one of by_position, by_share, file"),
+    ("budget.class_path=flash_pl.PDST", "budget.class_path", "the path of a SparsityBudget"),
+    ("sampler=availability", "sampler.offline", "AvailabilitySampler needs it"),
+    ("sampler={name: availability, offline: [0.5, 0.5]}", "sampler.offline", "each of the 1 tiers"),
+    ("trainer.finetune_epochs=2", "trainer.finetune_epochs", "0 while eval_clients_every is null"),
+    ("clients=2000", "clients", "the number of training samples, 1437"),
+    ("ckpt_path=nowhere.ckpt", "ckpt_path", "a checkpoint file that can be read (No such file"),
+    ("run_dir=runs/{who}", "run_dir", "{method}"),
+    ("run_dir=taken/run", "run_dir", "a folder that can be written"),
+    ("lr=${speed}", "lr", "Interpolation key 'speed' not found"),
+    ("rounds", "argument", "key=value"),
+    ("rounds=[1", "rounds", "a value in YAML"),
+    ("trainer.devices=two", "trainer.devices", "an integer of at least 1, auto, or a list"),
+    ("trainer.devices=[]", "trainer.devices", "an integer of at least 1, auto, or a list"),
+    ("trainer.devices=1.5", "trainer.devices", "an integer of at least 1, auto, or a list"),
+    ("trainer.num_nodes=0", "trainer.num_nodes", "at least 1"),
+    ("trainer.strategy=fsdp", "trainer.strategy", "one of auto, ddp"),
+    ("trainer.timeout=0", "trainer.timeout", "above 0"),
+    ("trainer.timeout=soon", "trainer.timeout", "a number"),
+    ("trainer.threads=0", "trainer.threads", "at least 1"),
+    ("trainer.on_client_error=ignore", "trainer.on_client_error", "one of raise, skip"),
+    ("trainer.min_clients=0", "trainer.min_clients", "at least 1"),
+    ("trainer.round_attempts=0", "trainer.round_attempts", "at least 1"),
+    ("trainer.monitor_mode=best", "trainer.monitor_mode", "one of max, min"),
+    ("trainer.checkpoint_every=-1", "trainer.checkpoint_every", "at least 0"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val", "above 0"),
+    ("trainer.gradient_clip_algorithm=sum", "trainer.gradient_clip_algorithm", "one of norm, value"),
+    ("trainer.eval_last=0", "trainer.eval_last", "at least 1"),
+    ("trainer.accelerator=cuda", "trainer.accelerator", "what this machine has"),
+    ("seed=-1", "seed", "at least 0"),
+    ("seed=1e3", "seed", "an integer"),
+    ("clients=0", "clients", "at least 1"),
+    ("cohort=0", "cohort", "at least 1"),
+    ("batch_size=0", "batch_size", "at least 1"),
+    ("lr_horizon=0", "lr_horizon", "at least 1"),
+    ("density=true", "density", "a number"),
+    ("density=[0.1]", "density", "a number"),
+    ("data.root=nowhere", "data.root", "one of"),
+    ("scheduler.vote_interval=0", "scheduler.vote_interval", "at least 1"),
+    ("scheduler.sensitivity.init_fraction=0", "scheduler.sensitivity.init_fraction", "(0, 1]"),
+    ("ckpt_path=taken", "ckpt_path", "torn, altered or foreign"),
+    ("ckpt_path=.", "ckpt_path", "a checkpoint file that can be read (Is a directory"),
+]
+
+# Name of the config, its content, a part of the message.
+CONFIGS = [
+    ("jmwts", None, "did you mean jmwst?"),
+    ("data=digits", None, "one of dense, hetero_jmwst, hetero_nst, hetero_spdst, jmwst, nst, pdst, spdst"),
+    ("broken.yaml", "a: [1", "a readable YAML file"),
+    ("list.yaml", "- a", "a mapping of keys to values"),
+    ("unknown.yaml", "method: pdst\nname: x", "a key"),
+    ("nothing.yaml", "", "one of dense, jmwst, nst, pdst, spdst"),
+]
+
+
+@pytest.mark.parametrize("argument, key, expected", ARGUMENTS)
+def test_arguments(argument, key, expected, capsys, tmp_path):
+    if argument == "trainer.accelerator=cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    (tmp_path / "taken").write_text("a file, not a folder")
+    line = refusal(capsys, "jmwst", argument)
+    assert line.startswith(f"{key}: ") and "is not allowed; expected " in line and expected in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name, content, expected", CONFIGS)
+def test_configs(name, content, expected, capsys, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert expected in refusal(capsys, name)
+
+
+# How a checkpoint is damaged: cut after a share of it, a bit flipped, bytes added or replaced, nothing left.
+DAMAGES = [("cut", draw) for draw in range(8)] + [("flip", draw) for draw in range(16)]
+DAMAGES += [("add", 0), ("zeros", 0), ("text", 0), ("empty", 0)]
+
+
+def damage(content: bytes, how: str, seed: int) -> bytes:
+    draw = random.Random(seed)
+    place = draw.randrange(len(content))
+    if how == "flip":
+        return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+    fixed = {"add": content + b"\0", "zeros": bytes(len(content)), "text": b"x", "empty": b""}
+    return content[:place] if how == "cut" else fixed[how]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a finished run."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["fit", "pdst", *TINY, f"run_dir={run}"]) == 0
+    return run
+
+
+@pytest.mark.parametrize("how, seed", DAMAGES)
+def test_checkpoints(how, seed, finished, capsys, tmp_path):
+    capsys.readouterr()
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.write_bytes(damage(path.read_bytes(), how, seed))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    for command, arguments in (("validate", [str(path)]), ("fit", ["run/config.yaml", f"ckpt_path={path}"])):
+        assert refusal(capsys, *arguments, command=command).startswith(f"ckpt_path: '{path}' is not allowed")
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    # The one before is whole, so going on from the last one still works, and says so.
+    assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last"]) == 0
+    said = capsys.readouterr().err
+    assert "torn, altered or foreign" in said and "going on from run/checkpoints/" in said
+
+
+RESUMES = [
+    (["data.samples=140"], "data.init_args.samples"),
+    (["batch_size=4"], "batch_size"),
+    (["local_epochs=2"], "local_epochs"),
+    (["cohort=3"], "cohort"),
+    (["lr=0.2"], "lr"),
+    (["seed=9"], "seed"),
+    (["model.hidden=8"], "model.init_args.hidden"),
+    (["data.partition=iid"], "data.init_args.partition.class_path, data.init_args.partition.init_args.alpha"),
+    (["scheduler.first_mask.distribution=erk"], "scheduler.init_args.first_mask.init_args.distribution.class_path"),
+    (["aggregator=masked"], "aggregator.class_path"),
+    (["sampler=round_robin"], "sampler.class_path"),
+    (["trainer.precision=bf16-mixed"], "trainer.precision"),
+    (["lr=0.2", "cohort=3"], "cohort, lr"),
+    (["rounds=1"], "rounds"),
+]
+
+
+@pytest.mark.parametrize("arguments, keys", RESUMES)
+def test_another_experiment_is_not_resumed(arguments, keys, finished, capsys):
+    capsys.readouterr()
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    line = refusal(capsys, str(finished / "config.yaml"), f"run_dir={finished}", f"ckpt_path={checkpoint}", *arguments)
+    assert line.startswith(f"{keys}: ") and "the checkpoint" in line
+
+
+def idx(array) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+GOOD = [np.zeros((40, 28, 28)), np.arange(40) % 10, np.zeros((20, 28, 28)), np.arange(20) % 10]
+# Which of the four files of Fashion-MNIST is replaced, by what, a part of the message.
+IDX_FILES = [(file, lambda good: good[: len(good) // 2], "no complete idx file") for file in range(4)]
+IDX_FILES += [(file, lambda good: b"", "no complete idx file") for file in range(4)]
+IDX_FILES += [
+    (0, lambda good: b"\1" + good[1:], "no complete idx file"),
+    (0, lambda good: good[:2] + b"\x0d" + good[3:], "no complete idx file"),
+    (0, lambda good: good + b"\0", "no complete idx file"),
+    (0, lambda good: b"<html>not found</html>", "no complete idx file"),
+    (0, lambda good: idx(np.zeros((40, 20, 20))), "images are (1, 20, 20), not (1, 28, 28)"),
+    (0, lambda good: idx(np.zeros((39, 28, 28))), "expected images [n, C, H, W], labels [n]"),
+    (0, lambda good: idx(np.zeros((40, 28))), "expected images [n, C, H, W]"),
+    (1, lambda good: idx(np.arange(40)), "labels go from 0 to 39, not within 0 to 9"),
+    (1, lambda good: idx(np.zeros((40, 2))), "expected images [n, C, H, W], labels [n]"),
+    (2, lambda good: idx(np.zeros((0, 28, 28))), "expected images [n, C, H, W], labels [n]"),
+    (3, lambda good: idx(np.full(20, 10)), "labels go from 10 to 10"),
+]
+
+
+@pytest.mark.parametrize("file, change, expected", IDX_FILES)
+def test_fashion_mnist_files(file, change, expected, capsys, tmp_path):
+    (tmp_path / "root").mkdir()
+    for number, (name, array) in enumerate(zip(FILES, GOOD, strict=True)):
+        (tmp_path / "root" / name).write_bytes(change(idx(array)) if number == file else idx(array))
+    line = refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
+    assert line.startswith("FashionMNIST: the files in root are damaged: ") and expected in line
+
+
+PACKED = [
+    lambda good: good[:-9],
+    lambda good: good[:-20] + bytes(byte ^ 255 for byte in good[-20:-9]) + good[-9:],
+    lambda good: b"no gzip",
+]
+
+
+@pytest.mark.parametrize("change", PACKED)
+def test_packed_files(change, capsys, tmp_path):
+    (tmp_path / "root").mkdir()
+    for name, array in zip(FILES, GOOD, strict=True):
+        (tmp_path / "root" / f"{name}.gz").write_bytes(change(gzip.compress(idx(array))))
+    assert "are damaged" in refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
+
+
+WRITER = {"x": [[0.5] * 784] * 2, "y": [1, 2]}
+# LEAF's JSON, a part of the message.
+FEMNIST_FILES = [
+    ("{", "Expecting property name"),
+    ("[]", "list indices"),
+    ("{}", "user_data"),
+    (json.dumps({"user_data": {}}), "are damaged"),
+    (json.dumps({"user_data": {"a": {"x": WRITER["x"]}}}), "'y'"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "labels go from 1 to 62"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "expected images [n, C, H, W], labels [n]"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[0.5] * 783] * 2}}}), "reshape"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "are damaged"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "a pixel is not finite"),
+]
+
+
+@pytest.mark.parametrize("content, expected", FEMNIST_FILES)
+def test_femnist_files(content, expected, capsys, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "root" / split).mkdir(parents=True)
+        (tmp_path / "root" / split / "all.json").write_text(content)
+    line = refusal(capsys, "pdst", "data=femnist", "data.root=root", "clients=1", "cohort=1")
+    assert line.startswith("FEMNIST: the files in root are damaged: ") and expected in line
+
+
+# The six clients' budgets, a part of the message.
+BUDGETS = [
+    ("", "under the header client,density"),
+    ("client,density\n", "a line for each client"),
+    ("client;density\n0;0.2\n", "see line 2"),
+    ("client,density\n0,high\n", "see line 2"),
+    ("client,density\n0,0.2\n0,0.2\n", "see line 3"),
+    ("client,density\n0,1.5\n", "see line 2"),
+    ("client,density\n0,0.2\n1,0.2\n", "a line for each of the clients 0 to 5; see 2"),
+    ("client,density\n" + "".join(f"{client},0.1\n" for client in range(6)), "a largest density of 0.2"),
+    ("client,density\n0,0.2,0.3,x\n1\n", "see line 3"),
+]
+
+
+@pytest.mark.parametrize("content, expected", BUDGETS)
+def test_budget_files(content, expected, capsys, tmp_path):
+    (tmp_path / "fleet.csv").write_text(content)
+    line = refusal(capsys, "hetero_spdst", *TINY, "budget=file", "budget.path=fleet.csv")
+    assert line.startswith("budget") and expected in line
+
+
+TRACES = [
+    ("", "a line for each of the 2 rounds; it has 0"),
+    ("0 1\n", "a line for each of the 2 rounds; it has 1"),
+    ("0 1\n0 six\n", "see line 2"),
+    ("0 0\n1 2\n", "see line 1"),
+    ("0 -1\n1 2\n", "see line 1"),
+    ("0 1\n1 6\n", "clients 0 to 5; see line 2"),
+]
+
+
+@pytest.mark.parametrize("content, expected", TRACES)
+def test_trace_files(content, expected, capsys, tmp_path):
+    (tmp_path / "trace.txt").write_text(content)
+    line = refusal(capsys, "pdst", *TINY, "sampler=trace", "sampler.path=trace.txt")
+    assert line.startswith("sampler.path: 'trace.txt'") and expected in line
