@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from flash_pl import Classifier, Dense, FederatedTrainer
 from flash_pl.data import FashionMNIST
-from flash_pl.loops import FederatedLoop
+from flash_pl.loops import FederatedLoop, Member
 from flash_pl.models import LeNet5, MNISTNet
 from flash_pl.schedulers import PDST, SparseScheduler
 from flash_pl.seeding import generator
@@ -73,10 +73,10 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
             return []
 
     server, times = loop.server, []
-    loop.aggregator.reset(server.weights, server.layout.maskable)
+    loop.aggregator.reset(server.weights, server.layout.maskable, [1])
     for client in range(repeats):
         begun = time.perf_counter()
-        context = loop.context(client, 1)
+        context = loop.plan.context(Member(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), context))
         loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
@@ -94,7 +94,7 @@ def main() -> None:
         model = network().to(memory_format=torch.channels_last)
         ours, bare = [], []
         for repeat in range(repeats + 1):
-            cohort = loop.sampler(loop.population, COHORT, loop.seed, loop.round)
+            cohort = [member.client for member in loop.plan.draw(loop.round)]
             if repeat % 2:  # who goes first alternates
                 first, second = our_round(loop), bare_round(model, data, cohort)
             else:

@@ -33,7 +33,7 @@ def summarize(
         seconds_per_round: mean wall time of a round with its evaluation.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
-    tiers = loop.budget.tiers if len(loop.budget.tiers) > 1 else ()
+    tiers = loop.plan.budget.tiers if len(loop.plan.budget.tiers) > 1 else ()
     layers = [layer.name.removesuffix(".weight").removeprefix("model.") for layer in server.layout.layers]
     result = {
         "method": label(config, "scheduler"),

@@ -19,6 +19,7 @@ from flash_pl.loops import (
     FaultPolicy,
     FederatedLoop,
     LocalLoop,
+    Plan,
     RoundDecay,
 )
 from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
@@ -137,7 +138,7 @@ class FederatedTrainer:
     def run(self, loop: FederatedLoop) -> None:
         """The training of :meth:`fit`, for a caller that wants the :meth:`loop` before it."""
         module = loop.client.module
-        with loop.ranks.telling(), loop.trainer.stop, own_global_state(self.fabric.device), unsynchronised(module):
+        with loop.ranks.telling(), loop.cohorts.stop, own_global_state(self.fabric.device), unsynchronised(module):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
         loop.client.module._fabric = None  # a stock Trainer may take over
@@ -169,18 +170,20 @@ class FederatedTrainer:
             ServerState.start(client.layout, client.arena, self.density),
             data,
             self.scheduler,
-            rounds=self.rounds,
-            cohort=self.cohort,
-            local_epochs=self.local_epochs,
-            seed=self.seed,
-            budget=self.budget,
-            population=population,
+            plan=Plan(
+                rounds=self.rounds,
+                cohort=self.cohort,
+                local_epochs=self.local_epochs,
+                seed=self.seed,
+                budget=self.budget,
+                population=population,
+                sampler=self.sampler,
+                decay=self.decay,
+            ),
             aggregator=self.aggregator,
-            sampler=self.sampler,
-            decay=self.decay,
             evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
-            trainer=CohortLoop(ranks, StopSignals(self._forward), self.faults),
+            cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
         )
 
     def launch(self) -> Ranks:

@@ -26,7 +26,7 @@ class ProgressBar:
     def on_run_start(self, loop: FederatedLoop) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
-        self.task = self.bar.add_task("rounds", total=loop.rounds, completed=loop.round)
+        self.task = self.bar.add_task("rounds", total=loop.plan.rounds, completed=loop.round)
         self.bar.start()
 
     @rank_zero_only

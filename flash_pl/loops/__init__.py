@@ -7,6 +7,7 @@ from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure, FaultPolicy
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.plan import Member, Plan
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
 from flash_pl.loops.sensitivity import SensitivityStage
 from flash_pl.loops.spread import Spread
@@ -21,6 +22,8 @@ __all__ = [
     "FederatedLoop",
     "LocalLoop",
     "Loop",
+    "Member",
+    "Plan",
     "RoundDecay",
     "SensitivityStage",
     "Spread",

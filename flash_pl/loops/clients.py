@@ -1,6 +1,6 @@
 """Evaluates every client on its own test samples, with the model that its device gets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.plan import Member
 from flash_pl.loops.spread import Spread
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -28,15 +29,20 @@ class ClientEvaluationLoop:
         self.fixed = SparseScheduler()
 
     def run(
-        self, client: ClientState, offer: Callable[[int], tuple[Tensor, Tensor, ClientContext]], data: FederatedData
+        self,
+        client: ClientState,
+        offer: Callable[[Member], tuple[Tensor, Tensor, ClientContext]],
+        members: Sequence[Member],
+        data: FederatedData,
     ) -> dict[str, float]:
-        """``offer`` gives, for a client, the server's arena, the client's mask and its context.
+        """Evaluate the clients ``members``; ``offer`` gives for each the server's arena, its mask and its context.
 
         Metrics end in ``_clients`` for the mean, ``_clients_lowest`` and ``_clients_highest`` for the mean of the tenth
         of clients with the smallest and the largest values; after fine-tuning ``_finetuned`` stands for ``_clients``.
         Clients without test samples do not count.
         """
-        found = {number: self._evaluate(client, *offer(number), data) for number in self.ranks.mine(data.client_sizes)}
+        mine = self.ranks.mine([member.samples for member in members])
+        found = {place: self._evaluate(client, *offer(members[place]), data) for place in mine}
         spreads: dict[str, Spread] = {}
         for metrics in self.ranks.gather_jobs(found).values():
             for name, value in metrics.items():

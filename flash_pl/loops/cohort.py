@@ -28,7 +28,7 @@ class CohortLoop:
         clients: Sequence[int],
         costs: Sequence[float],
         round: int,
-        state: int,
+        state: Callable[[], int],
         train: Callable[[int], Trained],
         keep: Callable[[Trained], Kept],
     ) -> tuple[dict[int, Kept | Failure], int | None]:
@@ -37,7 +37,7 @@ class CohortLoop:
         Args:
             clients: their ids; ``costs`` how long each takes, in any unit.
             round: for messages, see :class:`Failure`.
-            state: what the clients start from in one number, to see that all ranks have the same.
+            state: what the clients start from, in one number: all ranks must have the same.
             train: trains the client at a position of ``clients``; what it raises is the client's failure.
             keep: makes of that what the other ranks get.
 
@@ -64,9 +64,9 @@ class CohortLoop:
             else:
                 mine[position] = keep(trained)
 
-        met = self.ranks.gather((mine, self.stop.received, state))
+        met = self.ranks.gather((mine, self.stop.received, state() if self.ranks.size > 1 else 0))
         for rank, (_, _, other) in enumerate(met):
-            if other != state:
+            if other != met[self.ranks.rank][2]:
                 raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
         done = dict(sorted(job for part, _, _ in met for job in part.items()))
         if self.faults.on_error == "raise":

@@ -73,7 +73,7 @@ class SensitivityStage:
             return report.densities
 
         costs = [self.data.client_sizes[client] for client in ids]
-        done, signal = self.loop.run(ids, costs, 0, self.server.fingerprint(), lambda job: self._train(ids[job]), keep)
+        done, signal = self.loop.run(ids, costs, 0, self.server.fingerprint, lambda job: self._train(ids[job]), keep)
         self.found |= {missing[job]: result for job, result in done.items() if not isinstance(result, Failure)}
         if signal is not None:
             raise Interrupted(signal)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, RoundDecay
+from flash_pl.loops import Member
 from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving
@@ -20,14 +21,16 @@ def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
     start = {name: value.clone() for name, value in module.state_dict().items()}
     trainer = FederatedTrainer(Dense(), density=1.0, rounds=1, cohort=2, seed=5, accelerator="cpu")
     loop = trainer.loop(module, tiny_data)
-    cohort = loop.sampler(loop.population, 2, 5, 0)
+    cohort = [member.client for member in loop.plan.draw(0)]
     expected = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
     for client in cohort:
         model = unaware()
         model.load_state_dict(start)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batches = tiny_data.client_batches(client)
-        for images, labels in batches.shuffled(loop.context(client, len(batches)).generator("batches")):
+        for images, labels in batches.shuffled(
+            loop.plan.context(Member(client, 0, 20), len(batches), 0).generator("batches")
+        ):
             loss = nn.functional.cross_entropy(model.net(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -124,7 +127,7 @@ def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
     )
     loop = trainer.fit(unaware(), tiny_data)
     assert sorted(round(density, 2) for density in seen.values()) == [0.1] * 4 + [0.2] * 4
-    assert all(round(seen[c], 2) == tiers[loop.population.tiers[c]].density for c in seen)
+    assert all(round(seen[c], 2) == tiers[loop.plan.population.tiers[c]].density for c in seen)
 
 
 def test_the_callers_random_state_is_left_alone(unaware, tiny_data):

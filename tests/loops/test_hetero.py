@@ -29,7 +29,7 @@ class Watch:
         self.initial = loop.server.weights.clone()
 
     def on_client_end(self, loop, report):
-        layout, tier = loop.server.layout, loop.budget.tiers[report.tier]
+        layout, tier = loop.server.layout, loop.plan.budget.tiers[report.tier]
         assert int(report.mask.sum()) == round(tier.density / 0.4 * total_count(layout.sizes, 0.4)), (
             "a client trains exactly what its tier affords"
         )
@@ -56,7 +56,7 @@ def run(method, unaware, data, **settings):
 def test_clients_train_what_their_tier_affords(method, unaware, tiny_data):
     loop, watch = run(method, unaware, tiny_data)
     assert isinstance(loop.aggregator, MaskedAverage)
-    assert all(tiers == {loop.population.tiers[client]} for client, tiers in watch.tiers.items())
+    assert all(tiers == {loop.plan.population.tiers[client]} for client, tiers in watch.tiers.items())
     fixed = all(torch.equal(mask, watch.largest[0]) for mask in watch.largest)
     assert fixed == (method in ("pdst", "spdst"))
     row = watch.rows[-1]
@@ -127,7 +127,7 @@ def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
     for client in range(8):
         batches = tiny_data.client_val_batches(client)
         if batches.samples:
-            weights = server.masked(loop.masks[loop.population.tiers[client]])
+            weights = server.masked(loop.masks[loop.plan.population.tiers[client]])
             expected.append(loop.evaluation.run(loop.client, weights, batches)["val_acc"])
             sizes.append(batches.samples)
     assert sum(sizes) == 40
