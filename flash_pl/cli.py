@@ -27,7 +27,7 @@ from flash_pl.config import (
     saved_config,
     starting_point,
 )
-from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
+from flash_pl.errors import ClientError, ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 from flash_pl.result import summarize, write_result
 from flash_pl.screen import fit_help, list_shipped, metrics_table, result_table
 
@@ -90,7 +90,11 @@ def fit(options: argparse.Namespace) -> None:
             trainer.resume(loop, state)
         ranks.first(lambda: run.open(resumed=state is not None, room=checkpoint.room(loop)))
         started = time.perf_counter()
-        trainer.run(loop)
+        try:
+            trainer.run(loop)
+        except ClientError as error:
+            where = f"; its traceback is in {run.path / 'errors.log'}" if error.trace else ""
+            raise ClientError(f"{error}{where}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
             rounds = [float(row["seconds"]) for row in table.rows]

@@ -2,11 +2,17 @@
 
 import csv
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.errors import ConfigError
 
@@ -158,3 +164,45 @@ def test_an_error_with_line_breaks_is_one_line(capsys, monkeypatch):
 
     monkeypatch.setattr("flash_pl.cli.read_config", broken)
     assert refusal(capsys, "jmwst").endswith("one line\n")
+
+
+def test_sigterm_ends_with_143_and_the_run_goes_on(tmp_path):
+    command = [sys.executable, "-m", "flash_pl", "fit", "nst", *TINY, "run_dir=run"]
+    process = subprocess.Popen([*command, "rounds=100000"], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and said.splitlines()[-1].startswith(
+        "flash-pl: stopped by SIGTERM; the same command"
+    )
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["flash_pl"]
+    with open("run/metrics.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == saved["round"]
+    rounds = saved["round"] + 2
+    for run in ("run", "whole"):
+        assert main(["fit", "nst", *TINY, f"run_dir={run}", f"rounds={rounds}", "ckpt_path=last"]) == 0
+    ends = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["server"] for run in ("run", "whole")]
+    assert torch.equal(ends[0]["weights"], ends[1]["weights"]) and torch.equal(ends[0]["mask"], ends[1]["mask"])
+
+
+def test_a_client_that_fails_ends_with_3_and_a_traceback_in_a_file(capsys, tmp_path):
+    (tmp_path / "fragile.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc, self.calls = nn.Linear(64, 4), 0\n"
+        "    def forward(self, images):\n        self.calls += 1\n        assert self.calls < 9, 'tired'\n"
+        "        return self.fc(images.flatten(1))\n"
+    )
+    arguments = [argument for argument in TINY if not argument.startswith("model")]
+    assert main(["fit", "pdst", *arguments, "model.class_path=fragile.Net", "run_dir=run"]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "round 1: AssertionError: tired" in said and "fragile.py:8" in said
+    assert "run/errors.log" in said and "Traceback" in (tmp_path / "run" / "errors.log").read_text()
+    assert read_checkpoint("run/checkpoints/last.ckpt")["flash_pl"]["round"] == 0
+
+
+def test_too_little_disk_is_known_before_anything_is_trained(capsys, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    assert "MiB of free disk; it has 0 MiB" in refusal(capsys, "pdst", *TINY)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from lightning.fabric.utilities import rank_zero_only
 
+from flash_pl.errors import ClientError
 from flash_pl.loops import Failure, FederatedLoop
 
 
 class FaultLog:
-    """Says on stderr which client was left out and why, and adds its traceback to ``directory/errors.log``."""
+    """Says on stderr which client was left out and why, and keeps tracebacks in ``directory/errors.log``, also that of a
+    client whose fault ends the run."""
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / "errors.log"
@@ -17,5 +19,13 @@ class FaultLog:
     @rank_zero_only
     def on_client_error(self, loop: FederatedLoop, failure: Failure) -> None:
         print(f"flash-pl: warning: left out {failure}", file=sys.stderr)
+        self._write(f"{failure}\n{failure.trace}\n")
+
+    @rank_zero_only
+    def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
+        if isinstance(error, ClientError) and error.trace:
+            self._write(f"{error}\n{error.trace}\n")
+
+    def _write(self, text: str) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(f"{failure}\n{failure.trace}\n")
+            file.write(text)
