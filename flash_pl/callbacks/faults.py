@@ -10,8 +10,10 @@ from flash_pl.loops import Failure, FederatedLoop
 
 
 class FaultLog:
-    """Says on stderr which client was left out and why, and keeps tracebacks in ``directory/errors.log``, also that of a
-    client whose fault ends the run."""
+    """Says on stderr which client was left out and why, and keeps tracebacks in ``directory/errors.log``.
+
+    There is also that of a client whose fault ends the run.
+    """
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / "errors.log"
