@@ -35,6 +35,10 @@ class DataNotFoundError(FileNotFoundError):
     """A data set is in none of the places where it is looked for; the message names every remedy."""
 
 
+class PayloadError(ValueError):
+    """Bytes that are no payload, or not one for this receiver."""
+
+
 class RunError(RuntimeError):
     """Why a run that had begun could not go on."""
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "ranks": {"errors"},
     "checkpoint": {"errors"},
     "sparsity": L0,
+    "wire": L0 | {"sparsity"},
     "data": L0,
     "models": L0,
     "report": L0 | {"sparsity"},

@@ -1,0 +1,101 @@
+"""What a mask and a model cost on the wire: ResNet-18 at d = 0.05, random masks of uniform and ERK layer densities.
+
+    python benchmarks/wire.py
+
+Bytes are lengths of payloads that have been decoded again and compared; seconds are medians, one thread.
+"""
+
+import argparse
+import math
+import statistics
+import time
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flash_pl.models import ResNet18
+from flash_pl.sparsity import ERK, Distribution, ExactDraw, Layout, Move, Uniform, pack_bits
+from flash_pl.wire import Codec, Message
+
+DENSITY = 0.05
+MB = 1e6
+
+
+def entropy(layout: Layout, mask: Tensor) -> float:
+    """sum_l n_l H(d_l) in bytes."""
+    bits = 0.0
+    for size, d in zip(layout.sizes.tolist(), layout.densities(mask).tolist(), strict=True):
+        if 0 < d < 1:
+            bits -= size * (d * math.log2(d) + (1 - d) * math.log2(1 - d))
+    return bits / 8
+
+
+def timed(function: Callable[[], object], repeats: int) -> float:
+    """Median milliseconds."""
+    found = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        function()
+        found.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(found[1:])
+
+
+def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -> None:
+    draws = torch.Generator().manual_seed(1)
+    mask = ExactDraw()(layout, distribution(layout, DENSITY), draws)
+    weights = torch.randn(layout.size, generator=draws)
+    weights[: layout.maskable] *= mask
+    dense, values = 4 * layout.size, 4 * int(mask.sum())
+    bound = entropy(layout, mask)
+    codec = Codec(layout)
+    message = Message(weights, mask)
+    print(f"\n{name}: {len(mask):,} maskable weights, {int(mask.sum()):,} active, dense {dense / MB:.2f} MB", end="")
+    print(f", values {values / MB:.3f} MB, the rest {4 * (layout.size - layout.maskable) / MB:.3f} MB\n")
+    print("| mask section | MB | of the entropy bound | payload | dense / payload | encode, ms | decode, ms |")
+    print("|---|---|---|---|---|---|---|")
+    print(f"| entropy bound | {bound / MB:.3f} | 1 | - | - | - | - |")
+    drawn = ExactDraw()(layout, distribution(layout, DENSITY), torch.Generator().manual_seed(7))
+    cases: list[tuple[str, Codec, Message, Tensor | None, int | None]] = [
+        ("reference", codec, message, mask.clone(), None),
+        ("seed", codec, Message(weights[:] * 1, drawn), None, 7),
+        ("positions", codec, message, None, None),
+    ]
+    cases[1][2].weights[: layout.maskable] *= drawn
+    move = Move()
+    for rate in (0.05, 0.125, 0.25):
+        moved = move(layout, weights[: layout.maskable], mask, rate, torch.Generator().manual_seed(3)).mask
+        changed = weights.clone()
+        changed[: layout.maskable] *= moved
+        cases.append((f"delta, {rate:.1%} moved", codec, Message(changed, moved), mask, None))
+    for label, coder, sent, reference, seed in cases:
+        payload = coder.encode(sent, reference, seed)
+        found = coder.decode(payload.data, reference)
+        assert torch.equal(found.mask, sent.mask) and torch.equal(found.weights, sent.weights)
+        assert payload.kind.name.lower() == label.split(",")[0], (payload.kind, label)
+        encode = timed(lambda c=coder, s=sent, r=reference, k=seed: c.encode(s, r, k), repeats)
+        decode = timed(lambda c=coder, d=payload.data, r=reference: c.decode(d, r), repeats)
+        size, share = len(payload.data), payload.mask / bound
+        print(f"| {label} | {payload.mask / MB:.3f} | {share:.3f} | {size / MB:.3f} | {dense / size:.1f} ", end="")
+        print(f"| {encode:.0f} | {decode:.0f} |")
+    bitmap = pack_bits(mask).numpy().tobytes()
+    for label, length in (("bitmap", len(bitmap)), ("bitmap, zlib", len(zlib.compress(bitmap, 9)))):
+        size = length + values + 4 * (layout.size - layout.maskable)
+        print(f"| {label} | {length / MB:.3f} | {length / bound:.3f} | {size / MB:.3f} | {dense / size:.1f} | - | - |")
+    only = timed(lambda: codec.decode(codec.encode(message).data), repeats)
+    print(f"\nencode and decode of the whole model by positions: {only:.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    layout = Layout(ResNet18(num_classes=10), exclude=["fc"])
+    for name, distribution in (("uniform", Uniform()), ("ERK", ERK())):
+        table(name, distribution, layout, repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A scheduler's own tensors on the wire."""
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+from flash_pl.errors import PayloadError
+from flash_pl.wire.reader import Reader, number
+
+# The numbers on the wire are the places in this list.
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+TENSORS, DIMENSIONS, NAME = 64, 8, 256  # at most so many of them, so many dimensions, so many bytes of a name
+
+
+def encode_extra(extra: Mapping[str, Tensor]) -> bytes:
+    """The number of tensors; of each its name, type, shape and values.
+
+    Raises:
+        ValueError: a type that is not in ``TYPES``, or more than the limits allow.
+    """
+    if len(extra) > TENSORS:
+        raise ValueError(f"a report carries at most {TENSORS} tensors of a scheduler, not {len(extra)}")
+    parts = [number(len(extra))]
+    for name, tensor in extra.items():
+        written = name.encode()
+        if tensor.dtype not in TYPES or tensor.ndim > DIMENSIONS or len(written) > NAME:
+            raise ValueError(f"{name}: a tensor {tuple(tensor.shape)} of {tensor.dtype} cannot be sent")
+        parts += [number(len(written)), written, bytes([TYPES.index(tensor.dtype)]), number(tensor.ndim)]
+        parts += [number(size) for size in tensor.shape]
+        if tensor.numel():
+            parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return b"".join(parts)
+
+
+def decode_extra(reader: Reader) -> dict[str, Tensor]:
+    """What :func:`encode_extra` wrote.
+
+    Raises:
+        PayloadError: it did not write this.
+    """
+    found: dict[str, Tensor] = {}
+    for _ in range(reader.number(TENSORS)):
+        try:
+            name = bytes(reader.take(reader.number(NAME))).decode()
+        except UnicodeDecodeError as error:
+            raise PayloadError("the name of a tensor is no text") from error
+        kind = reader.integer(1)
+        if kind >= len(TYPES) or name in found:
+            raise PayloadError(f"{name!r}: a tensor of type {kind}, or one that comes twice")
+        dtype = TYPES[kind]
+        shape = [reader.number(2**40) for _ in range(reader.number(DIMENSIONS))]
+        taken = bytearray(reader.take(prod(shape) * dtype.itemsize))
+        if dtype == torch.bool and any(byte > 1 for byte in taken):
+            raise PayloadError(f"{name!r}: a truth value that is neither 0 nor 1")
+        values = torch.frombuffer(taken, dtype=dtype) if taken else torch.empty(0, dtype=dtype)
+        found[name] = values.reshape(shape)
+    return found

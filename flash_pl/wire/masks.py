@@ -1,0 +1,128 @@
+"""The mask section: five ways to say which weights are active, of which the shortest is sent."""
+
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flash_pl.errors import PayloadError
+from flash_pl.sparsity import pack_bits, random_k
+from flash_pl.wire import rice
+from flash_pl.wire.reader import Reader, number
+
+
+class MaskKind(IntEnum):
+    """How a mask is written."""
+
+    REFERENCE = 0  # the receiver has it: a checksum
+    SEED = 1  # random with so many weights in each layer: a generator's seed and the numbers
+    DELTA = 2  # the positions that differ from a mask that the receiver has, and that one's checksum
+    POSITIONS = 3  # the active positions, Rice-coded layer by layer
+    BITMAP = 4  # a bit a weight
+    DEFLATED = 5  # the bitmap, compressed by zlib
+
+
+def encode_mask(
+    mask: Tensor,
+    sizes: Sequence[int],
+    reference: Tensor | None = None,
+    seed: int | None = None,
+    compress: bool = False,
+) -> tuple[MaskKind, bytes]:
+    """The shortest section for ``mask``.
+
+    Args:
+        mask: bool ``[sum(sizes)]``, layers of ``sizes`` one behind the other.
+        reference: a mask that the receiver has.
+        seed: of a generator that may have drawn the mask; tried, and used only if it did.
+        compress: also try zlib on the bitmap, which takes longer.
+    """
+    mask = mask.cpu()
+    if reference is not None:
+        reference = reference.cpu()
+        if torch.equal(mask, reference):
+            return MaskKind.REFERENCE, _checksum(mask)
+    counts = [int(part.count_nonzero()) for part in mask.split(list(sizes))]
+    if sum(counts) == len(mask):
+        seed = 0  # nothing is drawn where everything is active
+    if seed is not None and torch.equal(_draw(seed, sizes, counts), mask):
+        return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
+    tried = [(MaskKind.POSITIONS, _positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
+    if reference is not None:
+        tried.append((MaskKind.DELTA, _checksum(reference) + _positions(mask ^ reference, sizes)))
+    if compress:
+        tried.append((MaskKind.DEFLATED, zlib.compress(tried[1][1], 9)))
+    return min(tried, key=lambda entry: len(entry[1]))
+
+
+def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tensor | None = None) -> Tensor:
+    """The mask in a section that ``reader`` holds alone, bool ``[sum(sizes)]`` on the CPU.
+
+    Raises:
+        PayloadError: no such section, or it needs another ``reference``.
+    """
+    total = sum(sizes)
+    if kind in (MaskKind.REFERENCE, MaskKind.DELTA):
+        known = bytes(reader.take(4))
+        if reference is None or known != _checksum(reference.cpu()):
+            raise PayloadError("the mask is written against one that this receiver does not have")
+        changes = torch.zeros(total, dtype=torch.bool)
+        if kind == MaskKind.DELTA:
+            changes = _mask_of(reader, sizes)
+        return reference.cpu() ^ changes
+    if kind == MaskKind.SEED:
+        seed = reader.integer(8)
+        return _draw(seed, sizes, [reader.number(size) for size in sizes])
+    if kind == MaskKind.POSITIONS:
+        return _mask_of(reader, sizes)
+    if kind == MaskKind.BITMAP:
+        return torch.from_numpy(reader.bits(total).view(bool).copy())
+    if kind == MaskKind.DEFLATED:
+        return torch.from_numpy(Reader(_inflate(reader, -(-total // 8))).bits(total).view(bool).copy())
+    raise PayloadError(f"no mask section has the number {kind}")
+
+
+def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
+    draws = torch.Generator().manual_seed(seed & (2**63 - 1))
+    return torch.cat(
+        [random_k(torch.ones(size, dtype=torch.bool), k, draws) for size, k in zip(sizes, counts, strict=True)]
+    )
+
+
+def _positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
+    places = np.flatnonzero(mask.numpy())
+    starts = np.array([0, *accumulate(sizes)])
+    cuts = np.searchsorted(places, starts)
+    parts: list[bytes] = []
+    for layer, (start, stop) in enumerate(pairwise(cuts)):
+        parts.append(rice.encode(places[start:stop] - starts[layer], sizes[layer]))
+    return b"".join(parts)
+
+
+def _mask_of(reader: Reader, sizes: Sequence[int]) -> Tensor:
+    mask: NDArray[np.bool_] = np.zeros(sum(sizes), dtype=bool)
+    for start, size in zip([0, *accumulate(sizes)], sizes, strict=False):
+        mask[start + rice.decode(reader, size)] = True
+    return torch.from_numpy(mask)
+
+
+def _inflate(reader: Reader, size: int) -> bytes:
+    """Decompress what is left into exactly ``size`` bytes, never more: the sender may wish us ill."""
+    inflater = zlib.decompressobj()
+    try:
+        found = inflater.decompress(reader.take(len(reader.data) - reader.place), size)
+    except zlib.error as error:
+        raise PayloadError(f"a compressed bitmap that cannot be read ({error})") from error
+    if len(found) != size or not inflater.eof or inflater.unused_data:
+        raise PayloadError("a compressed bitmap of another length")
+    return found
+
+
+def _checksum(mask: Tensor) -> bytes:
+    return zlib.crc32(pack_bits(mask).numpy().data).to_bytes(4, "little")

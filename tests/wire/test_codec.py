@@ -1,0 +1,149 @@
+"""Payloads come back as they were, say how long they are, and never break a receiver."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flash_pl.errors import ConfigError, PayloadError
+from flash_pl.seeding import generator
+from flash_pl.sparsity import ExactDraw, Layout
+from flash_pl.wire import Codec, MaskKind, Message
+
+MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
+LAYOUT = Layout(MODEL)
+WORDS = st.sampled_from(["reference", "delta", "seed", "none"])
+
+
+def random_mask(density: float, seed: int):
+    return torch.rand(LAYOUT.maskable, generator=generator(seed, "mask")) < density
+
+
+def message(density: float, seed: int, samples: int = 0, extra=None) -> Message:
+    mask = random_mask(density, seed)
+    weights = torch.randn(LAYOUT.size, generator=generator(seed, "weights"))
+    weights[: LAYOUT.maskable] *= mask
+    return Message(weights, mask, samples, extra or {})
+
+
+def same(one: Message, other: Message) -> bool:
+    extra = one.extra.keys() == other.extra.keys() and all(
+        torch.equal(one.extra[k], other.extra[k]) and one.extra[k].dtype == other.extra[k].dtype for k in one.extra
+    )
+    return extra and torch.equal(one.weights, other.weights) and torch.equal(one.mask, other.mask)
+
+
+@given(st.floats(0, 1), st.integers(0, 99), st.sampled_from([None, 0.0, 0.1, 1.0]), st.booleans())
+def test_messages_come_back_exactly(density, seed, other, compress):
+    codec, sent = Codec(LAYOUT, compress=compress), message(density, seed, samples=seed)
+    reference = None if other is None else sent.mask ^ random_mask(other, seed + 1)
+    payload = codec.encode(sent, reference)
+    found = codec.decode(payload.data, reference)
+    assert same(sent, found) and found.samples == seed
+    assert payload.header + payload.mask + payload.values + payload.rest == len(payload.data)
+    assert payload.values == 4 * int(sent.mask.sum()) and payload.rest >= 4 * (LAYOUT.size - LAYOUT.maskable)
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_nothing_and_everything(density):
+    codec, sent = Codec(LAYOUT), message(density, 1)
+    assert same(sent, codec.decode(codec.encode(sent).data))
+
+
+def test_the_shortest_section_is_chosen():
+    codec, sent = Codec(LAYOUT, compress=True), message(0.1, 1)
+    drawn = ExactDraw()(LAYOUT, torch.full((3,), 0.3, dtype=torch.float64), torch.Generator().manual_seed(77))
+    nothing, everything = torch.zeros(LAYOUT.size), torch.ones(LAYOUT.maskable, dtype=torch.bool)
+    assert codec.encode(sent, reference=sent.mask.clone()).kind is MaskKind.REFERENCE
+    assert codec.encode(Message(nothing, drawn), seed=77).kind is MaskKind.SEED
+    assert codec.encode(Message(nothing, everything)).kind is MaskKind.SEED
+    assert codec.encode(Message(nothing, drawn), seed=78).kind is not MaskKind.SEED
+
+
+def test_long_masks_prefer_positions_deltas_and_bitmaps():
+    model = nn.Linear(1000, 50, bias=False)
+    layout = Layout(model)
+    codec, squeezing = Codec(layout), Codec(layout, compress=True)
+    sparse = torch.rand(layout.maskable, generator=generator(1, "mask")) < 0.05
+    half = torch.rand(layout.maskable, generator=generator(2, "mask")) < 0.5
+    moved = sparse.clone()
+    moved[:40] ^= True
+    regular = torch.arange(layout.maskable) % 2 == 0
+    cases = [(codec, sparse, None, MaskKind.POSITIONS), (codec, half, None, MaskKind.BITMAP)]
+    cases += [(codec, moved, sparse, MaskKind.DELTA), (squeezing, regular, None, MaskKind.DEFLATED)]
+    for coder, mask, reference, kind in cases:
+        payload = coder.encode(Message(torch.zeros(layout.size), mask), reference)
+        assert payload.kind is kind
+        assert torch.equal(coder.decode(payload.data, reference).mask, mask)
+
+
+@pytest.mark.parametrize("values, worst", [("fp16", 2**-11), ("bf16", 2**-8)])
+def test_short_values_round_the_active_weights_only(values, worst):
+    codec, sent = Codec(LAYOUT, values), message(0.5, 3)
+    payload = codec.encode(sent)
+    found = codec.decode(payload.data)
+    assert payload.values == 2 * int(sent.mask.sum())
+    torch.testing.assert_close(found.weights[: LAYOUT.maskable], sent.weights[: LAYOUT.maskable], rtol=worst, atol=1e-6)
+    assert torch.equal(found.weights[LAYOUT.maskable :], sent.weights[LAYOUT.maskable :])
+
+
+def test_values_that_are_not_numbers_arrive_too():
+    sent = message(1.0, 1)
+    sent.weights[:3] = torch.tensor([float("nan"), float("inf"), -0.0])
+    found = Codec(LAYOUT).decode(Codec(LAYOUT).encode(sent).data)
+    assert torch.equal(found.weights.view(torch.int32), sent.weights.view(torch.int32))
+
+
+def test_a_schedulers_tensors_arrive_too():
+    extra = {
+        "scores": torch.randn(3, 2, dtype=torch.float64),
+        "votes": torch.tensor([True, False]),
+        "empty": torch.empty(0, 4),
+        "größe": torch.tensor(7),
+    }
+    sent = message(0.3, 1, extra=extra)
+    assert same(sent, Codec(LAYOUT).decode(Codec(LAYOUT).encode(sent).data))
+    with pytest.raises(ValueError, match="complex64"):
+        Codec(LAYOUT).encode(message(0.3, 1, extra={"odd": torch.zeros(2, dtype=torch.complex64)}))
+
+
+def test_another_reference_another_layout_and_another_type_are_named():
+    codec, sent = Codec(LAYOUT), message(0.3, 1)
+    data = codec.encode(sent, sent.mask).data
+    for reference in (None, ~sent.mask):
+        with pytest.raises(PayloadError, match="does not have"):
+            codec.decode(data, reference)
+    with pytest.raises(PayloadError):
+        Codec(Layout(nn.Linear(3, 3))).decode(codec.encode(sent).data)
+    with pytest.raises(ConfigError, match="values: 'int8'"):
+        Codec(LAYOUT, "int8")
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300))
+def test_bytes_of_any_kind_are_refused(data):
+    with pytest.raises(PayloadError):
+        Codec(LAYOUT).decode(data)
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 9), WORDS, st.integers(0, 10**6), st.integers(0, 255), st.booleans())
+def test_a_changed_byte_is_noticed_and_never_breaks_the_receiver(seed, kind, place, byte, mend):
+    """``mend`` repairs the checksum, so that what comes behind it meets the change."""
+    import zlib
+
+    codec, sent = Codec(LAYOUT, compress=True), message(0.3, seed)
+    reference = {"reference": sent.mask, "delta": sent.mask ^ random_mask(0.05, seed)}.get(kind)
+    data = bytearray(codec.encode(sent, reference).data)
+    place %= len(data)
+    changed = data[place] != byte
+    data[place] = byte
+    if mend:
+        data[8:12] = zlib.crc32(data[12:]).to_bytes(4, "little")
+    try:
+        found = codec.decode(bytes(data), reference)
+    except PayloadError:
+        return
+    assert mend or not changed
+    assert found.weights.shape == (LAYOUT.size,) and found.mask.shape == (LAYOUT.maskable,)
