@@ -7,6 +7,7 @@ ranks have unequal shares and of four one has nothing to do. Stage 1 is shortene
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ DATA = {"digits": 6, "fashion_mnist": 3}  # and rounds
 
 def fit(out: Path, data: str, rounds: int, method: str, ranks: int) -> Path:
     run = out / f"{data}-{method}-{ranks}"
+    shutil.rmtree(run, ignore_errors=True)
     arguments = [f"data={data}", f"rounds={rounds}", "cohort=3", f"trainer.devices={ranks}", f"run_dir={run}"]
     arguments += ["trainer.accelerator=cpu", "trainer.threads=1", "density=0.1"]
     if method.endswith(("spdst", "jmwst")):

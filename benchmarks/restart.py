@@ -9,6 +9,7 @@ run that was left alone, bit for bit.
 import argparse
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/restart"))
     out = parser.parse_args().out
+    shutil.rmtree(out, ignore_errors=True)
     for victim in (0, 1):
         lost(out, victim)
     found = restarted(out)

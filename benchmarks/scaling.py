@@ -3,7 +3,7 @@
     python benchmarks/scaling.py ranks      # 1 process with 1 and with 2 threads, 2 processes with 1 thread each
     python benchmarks/scaling.py clients    # 10 to 10,000 registered clients
 
-Ranks: rounds of PDST on Fashion-MNIST, ten clients a round; the contenders take turns. Clients: all have the same 32
+Ranks: rounds of PDST on Fashion-MNIST, ten clients a round; the contenders take turns. Clients: all have the same 96
 synthetic images, so that the data do not grow; ten train a round. Each number of clients has a process of its own.
 """
 
@@ -23,20 +23,21 @@ from flash_pl.loops import EvaluationSchedule
 from flash_pl.models import MNISTNet
 from flash_pl.schedulers import Sensitivity, SparseScheduler
 from flash_pl.server import RoundRobinSampler
+from flash_pl.sparsity import MaskStore
 
 CONTENDERS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
 CLIENTS = (10, 100, 1000, 10_000)
 
 
 class Alike:
-    """Any number of clients that all have the same 32 images."""
+    """Any number of clients that all have the same 96 images."""
 
     def __init__(self, clients: int) -> None:
         self.clients, self.classes = clients, 10
         draws = torch.Generator().manual_seed(1)
-        images, labels = torch.randn(32, 1, 28, 28, generator=draws), torch.randint(10, (32,), generator=draws)
+        images, labels = torch.randn(96, 1, 28, 28, generator=draws), torch.randint(10, (96,), generator=draws)
         self.batches = Batches(images, labels, 32)
-        self.client_sizes = [32] * clients
+        self.client_sizes = [96] * clients
 
     def prepare_data(self) -> None: ...
 
@@ -56,7 +57,7 @@ def ranks(out: Path, rounds: int, repeats: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for repeat in range(repeats):
         for name, (devices, threads) in list(CONTENDERS.items())[:: 1 if repeat % 2 else -1]:
-            run = out / f"ranks-{devices}-{threads}"
+            run = out / f"ranks-{devices}-{threads}-{repeat}"
             arguments = ["data=fashion_mnist", f"rounds={rounds}", f"run_dir={run}", "trainer.accelerator=cpu"]
             arguments += [f"trainer.devices={devices}", f"trainer.threads={threads}", f"trainer.eval_every={rounds}"]
             command = [sys.executable, "-m", "flash_pl", "fit", "pdst", *arguments]
@@ -104,9 +105,8 @@ def one(method: str, number: int) -> None:
         callbacks=[Clock()],
     )
     loop = trainer.fit(Classifier(MNISTNet(), classes=10), Alike(number))
-    state = scheduler.state_dict().get("masks", {})
-    held = sum(bits.nbytes for bits in state.values()) / 2**20
-    bits = len(state) * loop.server.layout.maskable / 8 / 2**20
+    masks = getattr(scheduler, "masks", MaskStore())
+    held, bits = masks.nbytes / 2**20, len(masks) * loop.server.layout.maskable / 8 / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"| {method} | {number} | {1e3 * statistics.median(seconds):.0f} | {peak:.0f} | {held:.1f} | {bits:.1f} |")
 

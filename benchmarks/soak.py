@@ -40,9 +40,8 @@ def round_of(run: Path) -> int:
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
 
-def wait_for_a_write(process: subprocess.Popen[bytes], run: Path) -> None:
+def wait_for_a_write(process: subprocess.Popen[bytes], temporary: Path) -> None:
     """Until a checkpoint is being written, or the process has ended."""
-    temporary = run / "checkpoints" / "new.tmp"
     while process.poll() is None and not temporary.exists():
         pass
 
@@ -52,7 +51,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--method", default="jmwst")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=1500)
     parser.add_argument("--seconds", type=float, default=9.0, help="the latest moment of a kill after a start")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     options = parser.parse_args()
@@ -62,17 +61,18 @@ def main() -> int:
     if start(options.method, alone, *settings).wait() != 0:
         raise SystemExit("the run that is left alone failed")
     print(f"left alone: {options.rounds} rounds, {time.monotonic() - started:.0f} s with start-up", flush=True)
-    draw, kills, torn = random.Random(0), 0, 0
+    draw, kills, torn, temporary = random.Random(0), 0, 0, run / "checkpoints" / "new.tmp"
     while kills < options.kills:
+        temporary.unlink(missing_ok=True)
         process = start(options.method, run, *settings)
         time.sleep(draw.uniform(0, options.seconds))
         if kills % 2:
-            wait_for_a_write(process, run)
+            wait_for_a_write(process, temporary)
         if not kill(process):
             print(f"ended after {kills} kills with exit code {process.returncode}", flush=True)
             break
         kills += 1
-        torn += (run / "checkpoints" / "new.tmp").exists()
+        torn += temporary.exists()
         print(f"kill {kills}: round {round_of(run)}", flush=True)
     process = start(options.method, run, *settings)
     said = process.communicate()[0].decode()

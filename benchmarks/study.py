@@ -42,6 +42,7 @@ class Run:
             "seed": self.seed,
             "rounds": ROUNDS,
             "run_dir": self.directory(out),
+            "ckpt_path": "last",
             "trainer.eval_every": 10,
             "trainer.eval_last": 5,
             "trainer.threads": 1,

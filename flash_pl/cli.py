@@ -21,6 +21,7 @@ from flash_pl.config import (
     build_module,
     build_trainer,
     compose,
+    is_restarted,
     prepare,
     read_config,
     refuse_other,
@@ -69,7 +70,7 @@ def fit(options: argparse.Namespace) -> None:
     config = compose(read_config(options.config), options.arguments)
     data = build_data(config)
     module = build_module(config, data)
-    run = RunDir(config)
+    run = RunDir(config, is_restarted())
     table = MetricsCSV(run.path)
     keys = config["trainer"]
     checkpoint = Checkpoint(
@@ -95,6 +96,8 @@ def fit(options: argparse.Namespace) -> None:
         except ClientError as error:
             where = f"; its traceback is in {run.path / 'errors.log'}" if error.trace else ""
             raise ClientError(f"{error}{where}") from error
+        except OSError as error:
+            raise RunError(f"{error.filename or run.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
             rounds = [float(row["seconds"]) for row in table.rows]

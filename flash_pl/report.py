@@ -40,8 +40,9 @@ class Ballot:
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":
-        """The ballot of a report."""
-        return cls(**{part.name: getattr(report, part.name) for part in fields(cls)})
+        """The ballot of a report; a scheduler's tensors are copied, they may be views of the client's weights."""
+        extra = {name: tensor.clone() for name, tensor in report.extra.items()}
+        return cls(**{part.name: getattr(report, part.name) for part in fields(cls)} | {"extra": extra})
 
     def to(self, device: torch.device) -> "Ballot":
         """The ballot with its tensors on ``device``."""

@@ -72,8 +72,10 @@ def summarize(
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write it as JSON, where a number that is not finite becomes null."""
-    path.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
+    """Write it as JSON, where a number that is not finite becomes null; the file is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _finite(value: Any) -> Any:

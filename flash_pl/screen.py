@@ -28,7 +28,7 @@ examples:
   flash-pl fit jmwst scheduler.voter.class_path=my_file.MyVote
   flash-pl fit hetero_jmwst "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
   flash-pl fit RUN/config.yaml                             repeat a run
-  flash-pl fit RUN/config.yaml run_dir=RUN ckpt_path=last rounds=200       go on with a run
+  flash-pl fit jmwst rounds=200 ckpt_path=last             go on with the newest run of this name
   flash-pl fit jmwst trainer.devices=4 trainer.accelerator=gpu             on four GPUs, with the same result
 """
 

@@ -1,5 +1,6 @@
 """FederatedTrainer: the calls of Lightning's Trainer for a federation of sparse clients."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class FederatedTrainer:
         accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
         devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
             for any number of processes of equal processors and threads. torchrun's number of processes wins.
+        deterministic: on CUDA, only kernels that give the same bits in every run, where torch has them.
         timeout: seconds after which a process that does not answer ends the run.
         faults: what happens when a client's training fails.
         callbacks: objects with any of the loop's hooks; ``logger`` one or more Lightning loggers.
@@ -77,6 +79,7 @@ class FederatedTrainer:
         devices: Any = 1,
         num_nodes: int = 1,
         precision: Any = "32-true",
+        deterministic: bool = True,
         timeout: float = 1800.0,
         faults: FaultPolicy | None = None,
         callbacks: Sequence[Any] = (),
@@ -117,6 +120,10 @@ class FederatedTrainer:
             loggers=loggers,
         )
         self.ranks: Ranks | None = None
+        if deterministic and self.fabric.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.benchmark = False
 
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; returns the finished loop with the server's weights, mask and last metrics.
@@ -153,7 +160,7 @@ class FederatedTrainer:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
             self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
-            return loop.validate()
+            return loop.validate(loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run; whatever :meth:`fit` would refuse is refused here."""
@@ -163,6 +170,8 @@ class FederatedTrainer:
         population = self._population(data)
         data.to_(self.fabric.device)
         client = self._bind(module)
+        if ranks.size > 1:  # a script may have left its module's first weights to chance
+            client.arena.copy_(ranks.first(client.arena.cpu))
         return FederatedLoop(
             self.fabric,
             ranks,

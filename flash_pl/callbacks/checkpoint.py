@@ -1,5 +1,6 @@
 """When a run is saved."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ class Checkpoint:
             self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        value = row.get(self.monitor)
-        best = value is not None and (self.best is None or self.sign * value > self.sign * self.best)
+        value = row.get(self.monitor, math.nan)  # a NaN is no best
+        best = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best)
         if best:
             self.best = value
         if best or (self.every and loop.round % self.every == 0):
@@ -62,9 +63,10 @@ class Checkpoint:
             self.save(loop)
 
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        # Only these leave the server as it was after the last whole round.
-        if isinstance(error, Interrupted | ClientError) and self._saved != loop.round:
-            self.save(loop)
+        # What else may go wrong may go wrong again; these two are expected, and the same on all ranks.
+        if isinstance(error, Interrupted | ClientError) and loop.whole:
+            if self._saved != loop.round or loop.pending:
+                self.save(loop)
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
         state["flash_pl"]["best"] = self.best
@@ -87,6 +89,7 @@ class Checkpoint:
             RunError: it cannot be written.
         """
         module = loop.client.module
+        loop.client.forget()
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
             "state_dict": {name: value.cpu().clone() for name, value in module.state_dict().items()},

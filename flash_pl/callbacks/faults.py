@@ -29,5 +29,8 @@ class FaultLog:
             self._write(f"{error}\n{error.trace}\n")
 
     def _write(self, text: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            print(f"flash-pl: warning: {self.path}: cannot be written ({error.strerror})", file=sys.stderr)

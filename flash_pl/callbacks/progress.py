@@ -21,11 +21,11 @@ class ProgressBar:
         self.names = {"accuracy": accuracy, "loss": loss, "density": "density"}
         self.shown: dict[str, float] = {}
         self.console = console or Console(file=sys.stderr)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
 
     @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("rounds", total=loop.plan.rounds, completed=loop.round)
         self.bar.start()
 

@@ -21,13 +21,17 @@ class CheckpointFolder:
         Raises:
             RunError: it cannot be written; the files there are left as they were.
         """
+        if best:  # first: a kill in between must not leave a last one that believes in a best one
+            write_checkpoint(self.best, state)
         newest = self.path / "new.ckpt"
         write_checkpoint(newest, state)
         if self.last.exists():
             os.replace(self.last, self.previous)
         os.replace(newest, self.last)
-        if best:
-            write_checkpoint(self.best, state)
+
+    def files(self) -> list[Path]:
+        """The checkpoints that are there, whole or not, the ones that have seen the most first."""
+        return [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]
 
     def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
         """The newest whole checkpoint with its content, and what is wrong with files that are not whole.
@@ -39,7 +43,7 @@ class CheckpointFolder:
             ConfigError: there are files, but none is whole.
         """
         whole, torn = [], []
-        files = [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]
+        files = self.files()
         for file in files:
             try:
                 whole.append((file, read_checkpoint(file)))

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
@@ -54,6 +55,7 @@ class ClientState:
         self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
         self._originals = [buffer.clone() for buffer in self._others]
         self.step = self.epoch = 0
+        self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
     @property
     def batch_samples(self) -> int:
@@ -63,14 +65,21 @@ class ClientState:
 
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
-        self.context, self.scheduler, self.optimizer, self.step, self.epoch = context, scheduler, None, 0, 0
+        self.context, self.scheduler, self.optimizer = context, scheduler, None
+        self.forget()
+
+    def forget(self) -> None:
+        """Whatever the module kept of the client before is as it was at first: meters, counters, what is not sent."""
+        self.step = self.epoch = 0
         self.meter.reset()
+        for metric in self._metrics:
+            metric.reset()
+        for buffer, original in zip(self._others, self._originals, strict=True):
+            buffer.copy_(original)
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
         self.arena.copy_(weights)
-        for buffer, original in zip(self._others, self._originals, strict=True):
-            buffer.copy_(original)
         self._set_mask(mask)
         if not self._dense:
             self.weights.mul_(self._keep)

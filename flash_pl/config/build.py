@@ -107,6 +107,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             devices=keys["devices"],
             num_nodes=keys["num_nodes"],
             precision=keys["precision"],
+            deterministic=keys["deterministic"],
             timeout=keys["timeout"],
             faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,

@@ -27,8 +27,7 @@ def starting_point(ckpt_path: str | None, run: RunDir) -> dict[str, Any] | None:
     Raises:
         ConfigError: a file that is not whole, or ``last`` where none of the files is.
     """
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if ckpt_path == "last" or restarted:
+    if ckpt_path == "last" or is_restarted():
         if (newest := CheckpointFolder(run.checkpoints).newest()) is not None:
             path, state, torn = newest
             for error in torn:
@@ -39,6 +38,11 @@ def starting_point(ckpt_path: str | None, run: RunDir) -> dict[str, Any] | None:
             print(f"flash-pl: no checkpoint in {run.checkpoints} yet, starting afresh", file=sys.stderr)
             return None
     return None if ckpt_path is None else read_checkpoint(ckpt_path)
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this process in place of one that died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def saved_config(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

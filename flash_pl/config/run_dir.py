@@ -2,12 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from flash_pl.checkpoint import CheckpointFolder
 from flash_pl.config.compose import label
 from flash_pl.config.schema import Keys
 from flash_pl.errors import ConfigError
@@ -16,25 +18,34 @@ from flash_pl.errors import ConfigError
 class RunDir:
     """``config.yaml``, ``metrics.csv``, TensorBoard's events, ``checkpoints/*.ckpt`` and ``result.json``.
 
+    A run never replaces another one. Without a ``run_dir`` of its own it gets the next free number, or with
+    ``ckpt_path`` the directory of the run that goes on: that of the checkpoint file, or with ``last`` the newest.
+
     Args:
         config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{method}``, ``{density}`` and
-            ``{seed}``. The default one gets a number rather than replace a finished run, unless the run goes on from a
-            checkpoint; another is taken as it is.
+            ``{seed}``.
+        restarted: another process was here before and has died; as with ``ckpt_path=last``.
+
+    Raises:
+        ConfigError: no path, or the directory of another run.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], restarted: bool = False) -> None:
         facts = {key: label(config, key) for key in ("data", "model")} | {"method": label(config, "scheduler")}
         facts |= {key: config[key] for key in ("density", "seed")}
-        template = config["run_dir"]
+        template, checkpoint = config["run_dir"], "last" if restarted else config["ckpt_path"]
         try:
             self.path = Path(template.format(**facts))
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError("run_dir", template, f"a path; it may hold {{{'}, {'.join(facts)}}}") from error
         # Where a run was written and continued from does not belong to what it computes.
         self.config = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}
-        first, number = self.path, 2
-        while template == Keys.run_dir and config["ckpt_path"] is None and self.result.exists():
-            self.path, number = first.with_name(f"{first.name}-{number}"), number + 1
+        own = None if checkpoint in (None, "last") else Path(checkpoint).parent.parent
+        if template == Keys.run_dir:
+            self.path = own or self._numbered(goes_on=checkpoint == "last", restarted=restarted)
+        elif self._is_taken(self.path) and checkpoint != "last" and own != self.path:
+            allowed = "a folder without a run; ckpt_path=last goes on with the one that is there"
+            raise ConfigError("run_dir", str(self.path), allowed)
 
     @property
     def result(self) -> Path:
@@ -47,8 +58,7 @@ class RunDir:
         return self.path / "checkpoints"
 
     def open(self, resumed: bool = False, room: int = 0) -> None:
-        """Create the directory and write ``config.yaml``. What an earlier run left there and this one would not replace
-        is removed; a ``resumed`` run goes on with the curves.
+        """Create the directory and write ``config.yaml``; a ``resumed`` run is no finished one any more.
 
         Raises:
             ConfigError: it cannot be written, or its disk has not ``room`` bytes left.
@@ -57,12 +67,30 @@ class RunDir:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(self.path).free) < room:
                 raise ConfigError("run_dir", str(self.path), f"{room >> 20} MiB of free disk; it has {free >> 20} MiB")
-            old = [self.path / "errors.log", *self.path.glob("events.out.tfevents.*"), *self.checkpoints.glob("*.ckpt")]
-            stale = [self.result, *([] if resumed else old)]
-            for file in stale:
-                file.unlink(missing_ok=True)
             text = "# Repeat this run: flash-pl fit THIS_FILE\n" + OmegaConf.to_yaml(OmegaConf.create(self.config))
             (self.path / "config.yaml").write_text(text, encoding="utf-8")
+            if resumed:
+                self.result.unlink(missing_ok=True)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigError("run_dir", str(self.path), f"a folder that can be written ({reason})") from error
+
+    def _numbered(self, goes_on: bool, restarted: bool) -> Path:
+        """The first free directory, or the newest that is taken."""
+        before = self.path
+        for path in self._numbers():
+            if not self._is_taken(path):
+                # torchrun may start again what had ended before it got a directory: a finished run is not that one.
+                finished = restarted and (before / "result.json").exists()
+                return before if goes_on and self._is_taken(before) and not finished else path
+            before = path
+        raise AssertionError("there are always more numbers")
+
+    def _numbers(self) -> Iterator[Path]:
+        yield self.path
+        for number in count(2):
+            yield self.path.with_name(f"{self.path.name}-{number}")
+
+    def _is_taken(self, path: Path) -> bool:
+        files = (path / "result.json", path / "metrics.csv")
+        return any(file.exists() for file in files) or bool(CheckpointFolder(path / "checkpoints").files())

@@ -55,6 +55,7 @@ class TrainerKeys:
     gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
     gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
     channels_last: bool = _key(True, "memory format of convolutions; usually faster")
+    deterministic: bool = _key(True, "on CUDA, only kernels that repeat their bits, where torch has them")
     threads: int | None = _count(1, "CPU threads of a process; other numbers, other last bits; null leaves it to torch")
     timeout: float = _positive(1800.0, "seconds after which a process that does not answer ends the run")
     on_client_error: str = _choice("raise", "what a client that fails does to the run", "raise", "skip")

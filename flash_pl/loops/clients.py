@@ -7,11 +7,13 @@ from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import ClientTestData, FederatedData
+from flash_pl.errors import Interrupted
+from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.evaluation import EvaluationLoop
+from flash_pl.loops.faults import Failure
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Member
 from flash_pl.loops.spread import Spread
-from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 
 
@@ -24,8 +26,10 @@ class ClientEvaluationLoop:
             held fixed (a personalised model, which is then thrown away).
     """
 
-    def __init__(self, evaluation: EvaluationLoop, local: LocalLoop, ranks: Ranks, finetune_epochs: int = 0) -> None:
-        self.evaluation, self.local, self.ranks, self.finetune_epochs = evaluation, local, ranks, finetune_epochs
+    def __init__(
+        self, evaluation: EvaluationLoop, local: LocalLoop, cohorts: CohortLoop, finetune_epochs: int = 0
+    ) -> None:
+        self.evaluation, self.local, self.cohorts, self.finetune_epochs = evaluation, local, cohorts, finetune_epochs
         self.fixed = SparseScheduler()
 
     def run(
@@ -34,17 +38,33 @@ class ClientEvaluationLoop:
         offer: Callable[[Member], tuple[Tensor, Tensor, ClientContext]],
         members: Sequence[Member],
         data: FederatedData,
+        round: int,
+        state: Callable[[], int],
     ) -> dict[str, float]:
         """Evaluate the clients ``members``; ``offer`` gives for each the server's arena, its mask and its context.
 
         Metrics end in ``_clients`` for the mean, ``_clients_lowest`` and ``_clients_highest`` for the mean of the tenth
         of clients with the smallest and the largest values; after fine-tuning ``_finetuned`` stands for ``_clients``.
-        Clients without test samples do not count.
+        Clients without test samples do not count. ``round`` and ``state`` are for :meth:`CohortLoop.run`.
+
+        Raises:
+            ClientError: a client failed and is not to be skipped.
+            Interrupted: a signal came.
         """
-        mine = self.ranks.mine([member.samples for member in members])
-        found = {place: self._evaluate(client, *offer(members[place]), data) for place in mine}
+        done, signal = self.cohorts.run(
+            [member.client for member in members],
+            [member.samples for member in members],
+            round,
+            state,
+            lambda place: self._evaluate(client, *offer(members[place]), data),
+            lambda metrics: metrics,
+        )
+        if signal is not None:
+            raise Interrupted(signal)
         spreads: dict[str, Spread] = {}
-        for metrics in self.ranks.gather_jobs(found).values():
+        for metrics in done.values():
+            if isinstance(metrics, Failure):
+                continue
             for name, value in metrics.items():
                 spreads.setdefault(name, Spread()).update(torch.tensor(value, dtype=torch.float64))
         return {

@@ -18,10 +18,14 @@ class CohortLoop:
         ranks: the processes of the run.
         stop: looked at after every client.
         faults: what to do about clients that fail.
+
+    Attributes:
+        on_failure: called, on every rank, for each client that failed and is left out.
     """
 
     def __init__(self, ranks: Ranks, stop: StopSignals, faults: FaultPolicy) -> None:
         self.ranks, self.stop, self.faults = ranks, stop, faults
+        self.on_failure: Callable[[Failure], None] = lambda failure: None
 
     def run(
         self,
@@ -69,8 +73,9 @@ class CohortLoop:
             if other != met[self.ranks.rank][2]:
                 raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
         done = dict(sorted(job for part, _, _ in met for job in part.items()))
-        if self.faults.on_error == "raise":
-            for result in done.values():
-                if isinstance(result, Failure):
+        for result in done.values():
+            if isinstance(result, Failure):
+                if self.faults.on_error == "raise":
                     raise ClientError(str(result), result.trace)
+                self.on_failure(result)
         return done, next((signal for _, signal, _ in met if signal is not None), None)

@@ -15,6 +15,7 @@ from flash_pl.loops.clients import ClientEvaluationLoop
 from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.consensus import consensus
 from flash_pl.loops.evaluation import EvaluationLoop
+from flash_pl.loops.faults import Failure
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.means import WeightedMeans
 from flash_pl.loops.plan import Member, Plan
@@ -44,6 +45,8 @@ class FederatedLoop(Loop):
         round: rounds done, so the index of the next one.
         metrics: the last round's row.
         failed: how many times a client has failed and was left out.
+        pending: the round has changed the server and is not evaluated yet.
+        whole: the server is as a round left it, so that it can be saved.
     """
 
     def __init__(
@@ -76,11 +79,12 @@ class FederatedLoop(Loop):
             lambda report: fabric.call("on_client_end", loop=self, report=report),
         )
         self.evaluate, self.evaluation = evaluate, EvaluationLoop(fabric, plan.seed)
-        self.clients = ClientEvaluationLoop(self.evaluation, local, ranks, evaluate.finetune_epochs)
+        self.clients = ClientEvaluationLoop(self.evaluation, local, cohorts, evaluate.finetune_epochs)
+        cohorts.on_failure = self.on_failure
         self.round = self.failed = 0
         self.has_mask = False
         self.found: dict[int, Tensor] = {}  # by stage 1, while it is under way
-        self.should_stop = False
+        self.should_stop, self.pending, self.whole = False, False, True
         self.metrics: dict[str, float] = {}
 
     @property
@@ -93,6 +97,11 @@ class FederatedLoop(Loop):
         except BaseException as error:
             self.fabric.call("on_run_abort", loop=self, error=error)
             raise
+
+    def on_failure(self, failure: Failure) -> None:
+        """A client is left out."""
+        self.failed += 1
+        self.fabric.call("on_client_error", loop=self, failure=failure)
 
     def on_run_start(self) -> None:
         self.fabric.call("on_run_start", loop=self)
@@ -134,14 +143,14 @@ class FederatedLoop(Loop):
         self.started = time.perf_counter()
 
     def advance(self) -> None:
-        server, previous = self.server, self.server.mask
+        if self.pending:  # the run was interrupted while it evaluated this round
+            return
+        server, previous, failed = self.server, self.server.mask, self.failed
 
         # 1. A cohort trains, each client under a mask that its device can afford.
-        ballots, failures = self.training.run(self.masks, self.round)
-        for failure in failures:
-            self.fabric.call("on_client_error", loop=self, failure=failure)
-        self.failed += len(failures)
+        ballots = self.training.run(self.masks, self.round)
 
+        self.whole = False
         if ballots:  # a sampler may find nobody online
             # 2. The sum over all ranks is everybody's; the aggregate replaces the server's weights. Unpruned it is the
             # union of the clients' models.
@@ -159,35 +168,36 @@ class FederatedLoop(Loop):
         self.metrics = logged.compute() | consensus(server, previous, ballots, self.plan.budget, self.masks)
         self.metrics |= {"participants": len(ballots), "lr_scale": self.plan.decay.scale(self.round)}
         if self.cohorts.faults.on_error == "skip":
-            self.metrics["failed"] = len(failures)
+            self.metrics["failed"] = self.failed - failed
+        self.metrics["seconds_train"] = time.perf_counter() - self.started
+        self.pending = self.whole = True
 
     def on_advance_end(self) -> None:
-        self.round += 1
-        trained, rounds = time.perf_counter(), self.plan.rounds
-        found = self.validate() if self.evaluate.due(self.round, rounds) else {}
-        if self.evaluate.clients_due(self.round, rounds):
-            found |= self.clients.run(self.client, self.offer, self.plan.everyone(self.round), self.data)
+        done, rounds = self.round + 1, self.plan.rounds
+        found = self.validate(done) if self.evaluate.due(done, rounds) else {}
+        if self.evaluate.clients_due(done, rounds):
+            everyone = self.plan.everyone(done)
+            found |= self.clients.run(self.client, self.offer, everyone, self.data, done, self.server.fingerprint)
         if found:
             if shared := self.metrics.keys() & found.keys():
                 raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
             self.metrics |= found
-        self.metrics |= {"seconds_train": trained - self.started, "seconds": time.perf_counter() - self.started}
+        self.metrics["seconds"] = time.perf_counter() - self.started
+        self.round, self.pending = done, False
         self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)
 
     def on_run_end(self) -> None:
         self.fabric.call("on_run_end", loop=self)
 
-    def validate(self) -> dict[str, float]:
-        """Metrics of the server's models, see :func:`evaluate_tiers`."""
+    def validate(self, round: int) -> dict[str, float]:
+        """Metrics of the server's models after ``round`` rounds, see :func:`evaluate_tiers`."""
         batches, tiers = self.data.val_dataloader(), self.plan.budget.tiers
-        return evaluate_tiers(
-            self.evaluation, self.ranks, self.client, self.server, tiers, self.masks, batches, self.round
-        )
+        return evaluate_tiers(self.evaluation, self.ranks, self.client, self.server, tiers, self.masks, batches, round)
 
     def offer(self, member: Member) -> tuple[Tensor, Tensor, ClientContext]:
         """What a client would start from now: the server's arena, a mask, and the facts of a fine-tuning."""
         batches = len(self.data.client_batches(member.client))
-        facts = self.plan.context(member, batches, self.round)
+        facts = self.plan.context(member, batches, self.round + 1)
         context = replace(facts, purpose="finetune", epochs=self.evaluate.finetune_epochs)
         return self.server.weights, self.scheduler.client_mask(self.masks[member.tier], context), context
 
@@ -217,6 +227,8 @@ class FederatedLoop(Loop):
             "failed": self.failed,
             "metrics": self.metrics,
             "has_mask": self.has_mask,
+            "pending": self.pending,
+            "stopped": self.should_stop,
             "found": dict(self.found),
         } | {name: part.state_dict() for name, part in self.parts().items()}
 
@@ -233,6 +245,7 @@ class FederatedLoop(Loop):
             raise ConfigError("rounds", self.plan.rounds, f"at least the {state['round']} that the checkpoint has done")
         self.round, self.failed, self.metrics = state["round"], state["failed"], dict(state["metrics"])
         self.has_mask, self.found = state["has_mask"], dict(state["found"])
+        self.pending, self.should_stop = state["pending"], state["stopped"]
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.nest()

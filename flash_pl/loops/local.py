@@ -45,7 +45,9 @@ class LocalLoop:
         client.begin(context, scheduler)
         self._losses: Tensor | float = 0.0
         if self._scaler_start is not None:
-            self.fabric.strategy.precision.scaler.load_state_dict(self._scaler_start)  # type: ignore[attr-defined]
+            scaler = self.fabric.strategy.precision.scaler  # type: ignore[attr-defined]
+            scaler.load_state_dict(self._scaler_start)
+            scaler._per_optimizer_states.clear()  # of a client that failed in the middle of a step
         # A module's own randomness (dropout) is named like every other draw.
         name = f"{context.purpose}/module"
         seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)

@@ -41,8 +41,8 @@ class RoundTraining:
         self.data, self.scheduler, self.aggregator = data, scheduler, aggregator
         self.on_client_end = on_client_end
 
-    def run(self, masks: Sequence[Tensor], round: int) -> tuple[list[Ballot], list[Failure]]:
-        """The ballots of the cohort, in its order, and the clients that failed.
+    def run(self, masks: Sequence[Tensor], round: int) -> list[Ballot]:
+        """The ballots of the cohort, in its order.
 
         Args:
             masks: what the server offers each tier.
@@ -51,17 +51,16 @@ class RoundTraining:
             ClientError: a client failed and is not to be skipped, or too few remained, time and again.
             Interrupted: a signal came.
         """
-        faults, failures = self.cohorts.faults, []
+        faults = self.cohorts.faults
         for attempt in range(faults.attempts):
             cohort = self.plan.draw(round, attempt)
             ballots, failed = self._attempt(cohort, masks, round)
-            failures += failed
             if not failed or len(ballots) >= faults.min_clients:
-                return ballots, failures
+                return ballots
         raise ClientError(
             f"round {round + 1}: {len(ballots)} of {len(cohort)} clients remained, min_clients is "
-            f"{faults.min_clients}, after {faults.attempts} attempts; {failures[-1]}",
-            failures[-1].trace,
+            f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",
+            failed[-1].trace,
         )
 
     def _attempt(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from flash_pl.errors import ClientError, Interrupted, RankError
+from flash_pl.errors import ClientError, Interrupted, RankError, RunError
 from flash_pl.ranks.share import share
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ class Ranks:
         self.rank, self.size = fabric.global_rank, fabric.world_size
         self.timeout = timedelta(seconds=timeout)
         # Objects and signs of life go over the CPU, whatever carries the tensors of the devices.
-        self._told = False
         self.group: Any = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
 
     def mine(self, costs: Sequence[float]) -> list[int]:
@@ -71,12 +70,21 @@ class Ranks:
     def first(self, find: Callable[[], T]) -> T:
         """What ``find`` returns on rank 0, on all ranks; an error there is everybody's."""
         with self.telling():
-            found = find() if self.rank == 0 else None
-        return self.gather(found)[0]  # type: ignore[return-value]
+            found: list[Any] = [find() if self.rank == 0 else None]
+        self.gather(None)
+        if self.size > 1:
+            with self._naming_the_missing():
+                dist.broadcast_object_list(found, group=self.group)
+        return found[0]
 
     def sum_(self, tensor: Tensor) -> None:
-        """Add up everybody's ``tensor``, in place. Whole numbers add up the same in any order."""
+        """Add up everybody's ``tensor``, in place. Whole numbers add up the same in any order.
+
+        Raises:
+            RankError: as :meth:`gather`; the ranks meet before they add, so that nobody waits in vain.
+        """
         if self.size > 1:
+            self.gather(None)
             with self._naming_the_missing():
                 dist.all_reduce(tensor, group=self.group if tensor.device.type == "cpu" else None)
 
@@ -88,10 +96,10 @@ class Ranks:
         except (ClientError, Interrupted, RankError):
             raise  # all ranks have learned of these together
         except Exception as error:
-            if not self._told:
-                self._told = True
-                with suppress(RankError):  # they know, or are gone
-                    self.gather(_Failure(str(error)))
+            if not getattr(error, "told", False):  # contexts may be nested
+                error.told = True  # type: ignore[attr-defined]
+                with suppress(RunError):  # they know, or are gone
+                    self.gather(_Failure(str(error) or type(error).__name__))
             raise
 
     @contextmanager
@@ -103,6 +111,6 @@ class Ranks:
             named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
             missing = int(named[1].split(",")[0]) if named else 0
             if missing == self.rank:
-                raise
+                raise RunError(f"the connection to another rank was lost ({error})") from error
             seconds = self.timeout.total_seconds()
             raise RankError(missing, f"it has ended, or has not answered for {seconds:g} s", gone=True) from error

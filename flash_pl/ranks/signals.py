@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Each with the one by which a process passes it on to those that it has started: by that they only note it.
+SIGNALS = {signal.SIGTERM: signal.SIGUSR2, signal.SIGINT: signal.SIGUSR1}
 # A terminal, a launcher and a scheduler may all pass on the same request.
 SAME_REQUEST = 1.0  # seconds
 
@@ -20,7 +21,8 @@ class StopSignals:
     Outside the main thread, where Python takes no handlers, it notes nothing.
 
     Args:
-        forward: is called with every signal, to pass it on to the processes that this one has started.
+        forward: sends a signal to the processes that this one has started; the first request goes there as SIGUSR1 or
+            SIGUSR2, since the same request may reach them directly as well, sooner or later.
 
     Attributes:
         received: the number of the signal, or None.
@@ -33,7 +35,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            for number, passed in SIGNALS.items():
+                self._before[number] = signal.signal(number, self._handle)
+                self._before[passed] = signal.signal(passed, self._note)
         return self
 
     def __exit__(
@@ -42,11 +46,16 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def _note(self, passed: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = next(number for number, other in SIGNALS.items() if other == passed)
+            self._since = time.monotonic()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received is None:
             self.received, self._since = number, now
-            self.forward(number)
+            self.forward(SIGNALS[signal.Signals(number)])
         elif now - self._since >= SAME_REQUEST:
             self.forward(number)
             signal.signal(number, signal.SIG_DFL)

@@ -4,6 +4,8 @@ import atexit
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -46,6 +48,7 @@ class Launcher:
     def __init__(self, environment: ClusterEnvironment, processes: int, nodes: int) -> None:
         self.environment, self.processes, self.nodes = environment, processes, nodes
         self.children: list[subprocess.Popen[bytes]] = []
+        self.met = threading.Event()
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Start the others, then go on as rank 0 with ``function``.
@@ -66,7 +69,20 @@ class Launcher:
         for rank in range(1, self.processes):
             self.children.append(subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}))
         atexit.register(self.end)
-        return function(*args, **kwargs)
+        threading.Thread(target=self._watch, daemon=True).start()
+        found = function(*args, **kwargs)
+        self.met.set()  # from here on the ranks notice by themselves
+        return found
+
+    def _watch(self) -> None:
+        """End the run if another process dies before all have met; this one would wait for it."""
+        while not self.met.wait(0.2):
+            for rank, child in enumerate(self.children, start=1):
+                if child.poll() is not None:
+                    print(f"flash-pl: error: rank {rank}: it ended while it started", file=sys.stderr, flush=True)
+                    for other in self.children:
+                        other.kill()
+                    os._exit(3)
 
     def forward(self, number: int) -> None:
         """Send a signal to the others."""
@@ -76,9 +92,10 @@ class Launcher:
 
     def end(self) -> None:
         """Wait for the others, not for ever."""
+        end = time.monotonic() + GRACE
         for child in self.children:
             try:
-                child.wait(GRACE)
+                child.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

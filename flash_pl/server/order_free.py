@@ -16,8 +16,8 @@ class OrderFreeSum:
     """sum_i a_i x_i over tensors x_i, in 64-bit fixed point: adding whole numbers is exact, hence associative.
 
     Floating-point addition is not: the order of the clients, and so the number of processes, would show in the last
-    bits. Each term is rounded once, to the nearest multiple of w 2^-41 to w 2^-40 where w is the weight of all terms;
-    the mean of the terms is thus off by at most the number of terms times 2^-41, or 5e-13.
+    bits. Each term is rounded once, to the nearest multiple of w 2^-40, w being the weight of all terms rounded up to a
+    power of two; the mean of K terms is thus off by at most K 2^-40, 9e-12 for ten.
 
     Args:
         units: int64 ``[n]`` of zeros, in which to sum; sums of several processes add up by adding these.

@@ -20,6 +20,7 @@ from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw
 from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
+from flash_pl.sparsity.mask_store import MaskStore
 from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
 from flash_pl.sparsity.nest import nested_masks
@@ -38,6 +39,7 @@ __all__ = [
     "Given",
     "Initialisation",
     "Layout",
+    "MaskStore",
     "Move",
     "Moved",
     "PositionBudget",

@@ -5,7 +5,7 @@ import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
 from flash_pl.errors import ClientError
-from flash_pl.loops import FaultPolicy
+from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import Sensitivity
 
 
@@ -133,3 +133,29 @@ def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
 def test_impossible_policies_are_named(settings, key):
     with pytest.raises(ConfigError, match=key):
         FaultPolicy(**settings)
+
+
+def test_faults_of_a_fine_tuning_follow_the_policy(unaware, tiny_data):
+    class Overfit(unaware):
+        def training_step(self, batch, batch_idx):
+            if self._client.context.purpose == "finetune" and self._client.context.client == 3:
+                raise ValueError("cannot")
+            return super().training_step(batch, batch_idx)
+
+    schedule = EvaluationSchedule(clients_every=2, finetune_epochs=1)
+    with pytest.raises(ClientError, match="client 3 in round 2: ValueError"):
+        trainer(evaluate=schedule).fit(Overfit(), tiny_data)
+    loop = trainer(FaultPolicy("skip"), evaluate=schedule).fit(Overfit(), tiny_data)
+    assert loop.failed == 2 and "val_acc_finetuned" in loop.metrics
+
+
+def test_clients_that_fail_in_stage_1_are_reported_too(unaware, tiny_data):
+    seen = []
+
+    class Watch:
+        def on_client_error(self, loop, failure):
+            seen.append((failure.client, failure.round))
+
+    method = JMWST(sensitivity=Sensitivity(init_fraction=1.0, epochs=1))
+    trainer(FaultPolicy("skip"), method, callbacks=[Watch()]).fit(fragile(unaware, raising), tiny_data)
+    assert (3, 0) in seen

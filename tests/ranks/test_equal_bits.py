@@ -15,9 +15,8 @@ def outcome(loop):
     server = loop.server
     metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
     tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
-    state = loop.scheduler.state_dict()
-    masks = {client: bits.numpy().tobytes() for client, bits in state.get("masks", {}).items()}
-    return tensors, metrics, masks
+    masks = loop.scheduler.state_dict().get("masks", {"masks": torch.empty(0), "of": {}})
+    return tensors, metrics, masks["masks"].numpy().tobytes(), masks["of"]
 
 
 def trainer(method: str, cohort: int) -> FederatedTrainer:

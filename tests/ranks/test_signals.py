@@ -28,7 +28,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back():
         assert stop.received is None
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
-        assert stop.received == signal.SIGINT and forwarded == [signal.SIGINT]
+        assert stop.received == signal.SIGINT and forwarded == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGINT) is before
 
 

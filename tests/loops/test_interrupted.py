@@ -1,0 +1,67 @@
+"""A run that is interrupted anywhere goes on to the same end."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from flash_pl import JMWST, FederatedTrainer
+from flash_pl.callbacks import Checkpoint, MetricsCSV
+from flash_pl.errors import Interrupted
+from flash_pl.loops import EvaluationSchedule
+from flash_pl.schedulers import Sensitivity
+
+
+class StopIn:
+    """A module that asks its own process to stop, once, in a given purpose."""
+
+    asked = False
+
+
+def stopping(base, purpose, client):
+    class Module(base):
+        def training_step(self, batch, batch_idx):
+            facts = self._client.context
+            if not StopIn.asked and facts.purpose == purpose and facts.client == client and facts.round >= 0:
+                StopIn.asked = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(batch, batch_idx)
+
+    return Module
+
+
+def trainer(folder):
+    method = JMWST(sensitivity=Sensitivity(init_fraction=1.0, epochs=1))
+    return FederatedTrainer(
+        method,
+        density=0.3,
+        rounds=4,
+        cohort=4,
+        accelerator="cpu",
+        evaluate=EvaluationSchedule(clients_every=2, finetune_epochs=1),
+        callbacks=[MetricsCSV(folder), Checkpoint(folder, every=0)],
+    )
+
+
+def table(folder):
+    return [
+        ",".join(cell for name, cell in row.items() if "seconds" not in name)
+        for row in __import__("csv").DictReader(open(folder / "metrics.csv", newline=""))
+    ]
+
+
+@pytest.mark.parametrize("purpose", ["sensitivity", "round", "finetune"])
+@pytest.mark.parametrize("client", [0, 5])
+def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data, tmp_path):
+    torch.manual_seed(0)
+    whole = trainer(tmp_path / "whole").fit(unaware(), tiny_data) if (tmp_path / "whole").mkdir() is None else None
+    (tmp_path / "parts").mkdir()
+    StopIn.asked = False
+    torch.manual_seed(0)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "parts").fit(stopping(unaware, purpose, client)(), tiny_data)
+    saved = tmp_path / "parts" / "last.ckpt"
+    loop = trainer(tmp_path / "parts").fit(unaware(), tiny_data, ckpt_path=saved)
+    assert torch.equal(loop.server.weights, whole.server.weights) and torch.equal(loop.server.mask, whole.server.mask)
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")

@@ -1,0 +1,85 @@
+"""No command replaces a run that is there; the one that goes on finds its own."""
+
+import json
+
+import pytest
+
+from flash_pl.checkpoint import read_checkpoint
+from flash_pl.cli import main
+
+TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.classes=4", "data.shape=[1, 8, 8]"]
+TINY += ["model=digits_cnn", "model.hidden=8", "clients=3", "cohort=2", "batch_size=8", "density=0.2"]
+TINY += ["trainer.accelerator=cpu", "trainer.progress=false"]
+NAME = "runs/synthetic-pdst-d0.2-s1"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fit(*arguments, rounds=2) -> int:
+    return main(["fit", "pdst", *TINY, f"rounds={rounds}", *arguments])
+
+
+def rounds_of(run) -> int:
+    return read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["round"]
+
+
+def break_off(run):
+    """As a kill leaves a run: everything but the result."""
+    (run / "result.json").unlink()
+
+
+def files(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_plain_command_takes_the_next_number_also_beside_a_broken_run(tmp_path):
+    assert fit() == 0
+    break_off(tmp_path / NAME)
+    before = files(tmp_path / NAME)
+    assert fit() == 0 and fit() == 0
+    assert files(tmp_path / NAME) == before
+    assert (tmp_path / f"{NAME}-2" / "result.json").exists() and (tmp_path / f"{NAME}-3" / "result.json").exists()
+
+
+def test_last_goes_on_with_the_newest_of_the_numbered_runs(tmp_path):
+    assert fit() == 0 and fit() == 0
+    break_off(tmp_path / f"{NAME}-2")
+    first = files(tmp_path / NAME)
+    assert fit("ckpt_path=last", rounds=4) == 0
+    assert files(tmp_path / NAME) == first and rounds_of(f"{NAME}-2") == 4
+
+
+def test_a_checkpoint_file_goes_on_in_its_own_run(tmp_path):
+    assert fit() == 0 and fit() == 0
+    second = files(tmp_path / f"{NAME}-2")
+    assert fit(f"ckpt_path={NAME}/checkpoints/last.ckpt", rounds=3) == 0
+    assert rounds_of(NAME) == 3 and files(tmp_path / f"{NAME}-2") == second
+    assert json.loads((tmp_path / NAME / "result.json").read_text())["rounds"] == 3
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_named_directory_with_a_run_is_refused_and_left_alone(finished, tmp_path, capsys):
+    assert fit("run_dir=mine") == 0 and fit("run_dir=other") == 0
+    if not finished:
+        break_off(tmp_path / "mine")
+    before = files(tmp_path / "mine")
+    capsys.readouterr()
+    for arguments in ([], ["ckpt_path=other/checkpoints/last.ckpt"]):
+        assert fit("run_dir=mine", *arguments) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "run_dir: 'mine'" in said and "ckpt_path=last goes on" in said
+    assert files(tmp_path / "mine") == before
+    assert fit("run_dir=mine", "ckpt_path=last", rounds=3) == 0 and rounds_of("mine") == 3
+
+
+def test_a_restart_by_torchrun_finds_the_run_that_died_and_not_a_finished_one(tmp_path, monkeypatch):
+    assert fit() == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert fit() == 0
+    assert rounds_of(NAME) == rounds_of(f"{NAME}-2") == 2
+    break_off(tmp_path / f"{NAME}-2")
+    assert fit(rounds=3) == 0
+    assert rounds_of(f"{NAME}-2") == 3 and not (tmp_path / f"{NAME}-3").exists()
