@@ -73,11 +73,13 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
         payload = coder.encode(sent, reference, seed)
         found = coder.decode(payload.data, reference)
         assert torch.equal(found.mask, sent.mask) and torch.equal(found.weights, sent.weights)
-        assert payload.kind.name.lower() == label.split(",")[0], (payload.kind, label)
+        assert payload.sizes.kind.name.lower() == label.split(",")[0], (payload.sizes.kind, label)
         encode = timed(lambda c=coder, s=sent, r=reference, k=seed: c.encode(s, r, k), repeats)
         decode = timed(lambda c=coder, d=payload.data, r=reference: c.decode(d, r), repeats)
-        size, share = len(payload.data), payload.mask / bound
-        print(f"| {label} | {payload.mask / MB:.3f} | {share:.3f} | {size / MB:.3f} | {dense / size:.1f} ", end="")
+        size, share = len(payload.data), payload.sizes.mask / bound
+        print(
+            f"| {label} | {payload.sizes.mask / MB:.3f} | {share:.3f} | {size / MB:.3f} | {dense / size:.1f} ", end=""
+        )
         print(f"| {encode:.0f} | {decode:.0f} |")
     bitmap = pack_bits(mask).numpy().tobytes()
     for label, length in (("bitmap", len(bitmap)), ("bitmap, zlib", len(zlib.compress(bitmap, 9)))):

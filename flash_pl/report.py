@@ -24,6 +24,7 @@ class Report:
     metrics: dict[str, float]  # what the module logged while training, means over the round
     extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
     tier: int = 0  # of the budget under which the client trained; the server knows it anyway
+    costs: dict[str, float] = field(default_factory=dict)  # what the round has cost with this client
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Ballot:
     metrics: dict[str, float]
     extra: dict[str, Tensor]
     tier: int = 0
+    costs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":

@@ -22,6 +22,7 @@ def summarize(
     """The summary of a finished run.
 
     ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking,
+    ``cost`` are the bytes sent and the FLOPs of training over the whole run, stage 1 included.
     ``tiers`` lists those of the models masked to each tier; ``accuracy_clients`` tells how the accuracy on their own
     test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning. The last three are there
     only where a run has them. What the module does not log is None.
@@ -51,6 +52,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": seconds_per_round,
+        "cost": dict(loop.bill.totals),
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
             "flash_pl": __version__,

@@ -67,6 +67,7 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         **{label: _spread(result[key]) for key, label in CLIENTS.items() if key in result},
         "density": f"{result['density']:.4f} (target {result['target_density']:g})",
         "mask mismatch": "  ".join(f"{kind} {_percent(value)}" for kind, value in mismatch.items()),
+        "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
     lines = [

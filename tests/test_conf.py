@@ -18,7 +18,7 @@ TINY += ["model=digits_cnn", "model.hidden=16", "clients=4", "cohort=2", "batch_
 TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
 RESULT = {
     "method", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
-    "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "versions",
+    "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
 }  # fmt: skip
 HETERO = {"tiers", "accuracy_clients"}  # what the shipped configs with tiers add
 

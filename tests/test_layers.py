@@ -23,8 +23,9 @@ ALLOWED = {
     "report": L0 | {"sparsity"},
     "client": L0 | {"sparsity", "report"},
     "server": L0 | {"sparsity", "report"},
+    "costs": L0 | {"sparsity", "report", "wire"},
     "schedulers": L0 | {"sparsity", "report", "client", "server"},
-    "loops": L0 | {"ranks", "sparsity", "data", "report", "client", "server", "schedulers"},
+    "loops": L0 | {"ranks", "wire", "costs", "sparsity", "data", "report", "client", "server", "schedulers"},
     "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
 }
 

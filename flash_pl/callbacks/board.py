@@ -2,7 +2,16 @@
 
 from flash_pl.loops import FederatedLoop
 
-GROUPS = {"acc": "accuracy", "loss": "loss", "mismatch": "mask", "density": "mask", "moved": "mask", "seconds": "time"}
+GROUPS = {
+    "acc": "accuracy",
+    "bytes": "cost",
+    "flops": "cost",
+    "loss": "loss",
+    "mismatch": "mask",
+    "density": "mask",
+    "moved": "mask",
+    "seconds": "time",
+}
 
 
 class Board:

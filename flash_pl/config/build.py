@@ -109,6 +109,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             precision=keys["precision"],
             deterministic=keys["deterministic"],
             timeout=keys["timeout"],
+            **config["cost"],
             faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,
             logger=logger,

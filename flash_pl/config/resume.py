@@ -12,8 +12,8 @@ from flash_pl.errors import ConfigError
 
 # What a resumed run may change: how long, on what machine, what is watched and where things are. The rest is the
 # experiment. `name` and `method` only say which fragments a config came from.
-FREE = {"rounds", "run_dir", "ckpt_path", "method", "trainer", "cost"}
-FREE_LEAVES = {"name", "root"}
+FREE = {"rounds", "run_dir", "ckpt_path", "method", "trainer"}
+FREE_LEAVES = {"name", "root", "verify"}
 # Settings of the trainer that are the experiment all the same.
 FIXED = {"precision", "channels_last", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flash_pl.trainer import PRECISIONS
+from flash_pl.wire import VALUE_TYPES
 
 
 def _key(default: Any, help: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -69,7 +70,11 @@ class TrainerKeys:
 
 @dataclass
 class CostKeys:
-    """Nothing yet."""
+    """What is sent between server and clients, and counted; only ``values`` changes what is trained."""
+
+    values: str = _choice("fp32", "type of the active weights on the wire; shorter ones arrive rounded", *VALUE_TYPES)
+    compress: bool = _key(False, "also try a compressed bitmap for the mask; slower")
+    verify: bool = _key(False, "clients train on what was decoded from the bytes; the result is the same")
 
 
 @dataclass
@@ -98,4 +103,4 @@ class Keys:
     aggregator: Any = _key(None, "how clients are averaged; null for fedavg, or masked if there are tiers")
     sampler: Any = _key("uniform", "how a cohort is drawn")
     trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
-    cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "no keys yet"})
+    cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "bytes on the wire"})

@@ -8,6 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
+from flash_pl.costs import Bill, Link
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
@@ -16,6 +17,7 @@ from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.consensus import consensus
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure
+from flash_pl.loops.flops import flops_of
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.means import WeightedMeans
 from flash_pl.loops.plan import Member, Plan
@@ -63,6 +65,7 @@ class FederatedLoop(Loop):
         evaluate: EvaluationSchedule,
         local: LocalLoop,
         cohorts: CohortLoop,
+        link: Link,
     ) -> None:
         self.fabric, self.ranks, self.client, self.server = fabric, ranks, client, server
         self.data, self.scheduler, self.plan = data, scheduler, plan
@@ -76,11 +79,13 @@ class FederatedLoop(Loop):
             data,
             scheduler,
             aggregator,
+            link,
             lambda report: fabric.call("on_client_end", loop=self, report=report),
         )
         self.evaluate, self.evaluation = evaluate, EvaluationLoop(fabric, plan.seed)
         self.clients = ClientEvaluationLoop(self.evaluation, local, cohorts, evaluate.finetune_epochs)
         cohorts.on_failure = self.on_failure
+        self.link, self.bill = link, Bill()
         self.round = self.failed = 0
         self.has_mask = False
         self.found: dict[int, Tensor] = {}  # by stage 1, while it is under way
@@ -104,6 +109,7 @@ class FederatedLoop(Loop):
         self.fabric.call("on_client_error", loop=self, failure=failure)
 
     def on_run_start(self) -> None:
+        self.bill.flops = flops_of(self.client, self.evaluation, self.data)
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()
@@ -125,6 +131,8 @@ class FederatedLoop(Loop):
                 self.plan.budget.density,
                 self.plan.seed,
                 self.found,
+                self.link,
+                self.bill,
                 lambda done, total: self.fabric.call("on_sensitivity_client_end", loop=self, done=done, total=total),
             ).run()
         server, draws = self.server, generator(self.plan.seed, "mask")
@@ -165,7 +173,9 @@ class FederatedLoop(Loop):
         logged = WeightedMeans()
         for ballot in ballots:
             logged.update(ballot.metrics, ballot.samples)
+        densities = server.layout.densities(server.mask)
         self.metrics = logged.compute() | consensus(server, previous, ballots, self.plan.budget, self.masks)
+        self.metrics |= self.bill.round(ballots, self.plan.local_epochs, densities)
         self.metrics |= {"participants": len(ballots), "lr_scale": self.plan.decay.scale(self.round)}
         if self.cohorts.faults.on_error == "skip":
             self.metrics["failed"] = self.failed - failed
@@ -218,6 +228,8 @@ class FederatedLoop(Loop):
             "voter": self.scheduler.voter,
             "sampler": self.plan.sampler,
             "aggregator": self.aggregator,
+            "link": self.link,
+            "bill": self.bill,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Stage 1: which layer densities do clients choose when they are free to move the mask?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
+from flash_pl.costs import Bill, Link
 from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops.cohort import CohortLoop
@@ -15,6 +16,7 @@ from flash_pl.report import Report
 from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
 from flash_pl.seeding import generator
 from flash_pl.server import ServerState
+from flash_pl.wire import Message
 
 
 class SensitivityStage:
@@ -28,6 +30,7 @@ class SensitivityStage:
         scheduler: the method, which makes the mask with which all start.
         cohort: how clients are trained on all ranks.
         found: layer densities by place in the cohort, from an earlier process that was interrupted; added to.
+        link, bill: what stage 1 costs: a model under one mask to each of its clients, 4 bytes a layer back, training.
         on_client_end: called after each client that this rank has trained with (clients done, clients in all).
     """
 
@@ -43,11 +46,13 @@ class SensitivityStage:
         density: float,
         seed: int,
         found: dict[int, Tensor],
+        link: Link,
+        bill: Bill,
         on_client_end: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.settings, self.local, self.loop, self.client = settings, local, cohort, client
         self.server, self.data, self.density, self.seed = server, data, density, seed
-        self.found, self.on_client_end = found, on_client_end
+        self.found, self.link, self.bill, self.on_client_end = found, link, bill, on_client_end
         self.first_mask = scheduler.first_mask
         self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, self.first_mask)
 
@@ -79,7 +84,16 @@ class SensitivityStage:
             raise Interrupted(signal)
         if not self.found:
             raise ClientError(f"all {len(cohort)} clients of stage 1 failed; {done[0]}")
-        return torch.stack([self.found[place] for place in sorted(self.found)]).mean(dim=0)
+        means = torch.stack([self.found[place] for place in sorted(self.found)]).mean(dim=0)
+        self._charge([cohort[place] for place in self.found], means)
+        return means
+
+    def _charge(self, clients: Sequence[int], densities: Tensor) -> None:
+        seed = generator(self.seed, "sensitivity/mask").initial_seed()
+        down = self.link.codec.measure(Message(self.weights, self.mask), seed=seed).total
+        passes = self.settings.epochs * sum(self.data.client_sizes[client] for client in clients)
+        up = 4 * len(densities) * len(clients)
+        self.bill.stage_1(up, down * len(clients), passes, densities)
 
     def _make_start(self) -> None:
         """The mask and the weights from which every client starts."""

@@ -1,10 +1,12 @@
 """The clients' half of a round: a cohort trains, and if too many of it fail, another one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from flash_pl.client import ClientState
+from flash_pl.costs import Link, by_name
 from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops.cohort import CohortLoop
@@ -22,6 +24,7 @@ class RoundTraining:
     Args:
         plan: who trains.
         cohorts: trains clients on all ranks; it has the rules for those that fail.
+        link: carries models to clients and reports to the server.
         on_client_end: called with the report of every client that this rank has trained.
     """
 
@@ -35,8 +38,10 @@ class RoundTraining:
         data: FederatedData,
         scheduler: SparseScheduler,
         aggregator: FedAvg,
+        link: Link,
         on_client_end: Callable[[Report], None],
     ) -> None:
+        self.link = link
         self.plan, self.cohorts, self.local, self.client, self.server = plan, cohorts, local, client, server
         self.data, self.scheduler, self.aggregator = data, scheduler, aggregator
         self.on_client_end = on_client_end
@@ -56,6 +61,7 @@ class RoundTraining:
             cohort = self.plan.draw(round, attempt)
             ballots, failed = self._attempt(cohort, masks, round)
             if not failed or len(ballots) >= faults.min_clients:
+                self.link.remember(ballots)
                 return ballots
         raise ClientError(
             f"round {round + 1}: {len(ballots)} of {len(cohort)} clients remained, min_clients is "
@@ -88,14 +94,16 @@ class RoundTraining:
         if not batches.samples:
             raise Fault("it has no samples")
         context = self.plan.context(member, len(batches), round)
-        self.client.receive(self.server.weights, self.scheduler.client_mask(masks[member.tier], context))
-        report = self.local.run(self.client, self.scheduler, batches, context)
+        offered = self.scheduler.client_mask(masks[member.tier], context)
+        weights, mask, down = self.link.down(member.client, self.server.weights, offered)
+        self.client.receive(weights, mask)
+        report, up = self.link.up(self.local.run(self.client, self.scheduler, batches, context), mask)
         try:
             self.aggregator.update(report)
         except OverflowError as error:
             where = self.client.layout.slot_of_largest(report.weights)
             raise Fault(f"its weights cannot be summed ({where}: {error})") from error
-        return report
+        return replace(report, costs=by_name(down, up))
 
     def _keep(self, report: Report) -> Ballot:
         self.on_client_end(report)

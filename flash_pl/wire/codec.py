@@ -35,15 +35,27 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Payload:
-    """The bytes of a message, and how many of them go where; the four parts add up to ``len(data)``."""
+class Sizes:
+    """How many bytes of a payload go where."""
 
-    data: bytes
     kind: MaskKind
-    header: int  # also the lengths of the parts and the number of samples
+    header: int  # also the length of the mask section and the number of samples
     mask: int
     values: int  # of active maskable weights
     rest: int  # other parameters, buffers and a scheduler's own tensors
+
+    @property
+    def total(self) -> int:
+        """The length of the payload."""
+        return self.header + self.mask + self.values + self.rest
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of a message."""
+
+    data: bytes
+    sizes: Sizes
 
 
 class Codec:
@@ -67,18 +79,26 @@ class Codec:
         if values not in VALUE_TYPES:
             raise ConfigError("values", values, f"one of {', '.join(VALUE_TYPES)}")
         self.layout, self.sizes = layout, layout.sizes.tolist()
-        self.type, self.compress = list(VALUE_TYPES).index(values), compress
+        self.type, self.dtype, self.compress = list(VALUE_TYPES).index(values), VALUE_TYPES[values], compress
 
     def encode(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Payload:
         """The payload of a message; ``reference`` and ``seed`` as in :func:`encode_mask`."""
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
-        values = _bytes(weights[:maskable][mask].to(list(VALUE_TYPES.values())[self.type]))
+        values = _bytes(weights[:maskable][mask].to(self.dtype))
         rest = _bytes(weights[maskable:]) + encode_extra(message.extra)
         body = b"".join([number(message.samples), number(len(section)), section, values, rest])
         head = MAGIC + bytes([VERSION, self.type, kind, 0]) + zlib.crc32(body).to_bytes(4, "little")
         parts = len(section), len(values), len(rest)
-        return Payload(head + body, kind, len(head) + len(body) - sum(parts), *parts)
+        return Payload(head + body, Sizes(kind, len(head) + len(body) - sum(parts), *parts))
+
+    def measure(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Sizes:
+        """The sizes of what :meth:`encode` would return: the mask is encoded, values only need to be counted."""
+        kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
+        header = HEADER + len(number(message.samples)) + len(number(len(section)))
+        values = int(message.mask.count_nonzero()) * self.dtype.itemsize
+        rest = 4 * (self.layout.size - self.layout.maskable) + len(encode_extra(message.extra))
+        return Sizes(kind, header, len(section), values, rest)
 
     def decode(self, data: bytes, reference: Tensor | None = None) -> Message:
         """The message of a payload, on the CPU.

@@ -41,8 +41,9 @@ def test_messages_come_back_exactly(density, seed, other, compress):
     payload = codec.encode(sent, reference)
     found = codec.decode(payload.data, reference)
     assert same(sent, found) and found.samples == seed
-    assert payload.header + payload.mask + payload.values + payload.rest == len(payload.data)
-    assert payload.values == 4 * int(sent.mask.sum()) and payload.rest >= 4 * (LAYOUT.size - LAYOUT.maskable)
+    assert payload.sizes.total == len(payload.data) and payload.sizes == codec.measure(sent, reference)
+    assert payload.sizes.values == 4 * int(sent.mask.sum())
+    assert payload.sizes.rest == 4 * (LAYOUT.size - LAYOUT.maskable) + 1
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])
@@ -55,10 +56,10 @@ def test_the_shortest_section_is_chosen():
     codec, sent = Codec(LAYOUT, compress=True), message(0.1, 1)
     drawn = ExactDraw()(LAYOUT, torch.full((3,), 0.3, dtype=torch.float64), torch.Generator().manual_seed(77))
     nothing, everything = torch.zeros(LAYOUT.size), torch.ones(LAYOUT.maskable, dtype=torch.bool)
-    assert codec.encode(sent, reference=sent.mask.clone()).kind is MaskKind.REFERENCE
-    assert codec.encode(Message(nothing, drawn), seed=77).kind is MaskKind.SEED
-    assert codec.encode(Message(nothing, everything)).kind is MaskKind.SEED
-    assert codec.encode(Message(nothing, drawn), seed=78).kind is not MaskKind.SEED
+    assert codec.encode(sent, reference=sent.mask.clone()).sizes.kind is MaskKind.REFERENCE
+    assert codec.encode(Message(nothing, drawn), seed=77).sizes.kind is MaskKind.SEED
+    assert codec.encode(Message(nothing, everything)).sizes.kind is MaskKind.SEED
+    assert codec.encode(Message(nothing, drawn), seed=78).sizes.kind is not MaskKind.SEED
 
 
 def test_long_masks_prefer_positions_deltas_and_bitmaps():
@@ -74,7 +75,7 @@ def test_long_masks_prefer_positions_deltas_and_bitmaps():
     cases += [(codec, moved, sparse, MaskKind.DELTA), (squeezing, regular, None, MaskKind.DEFLATED)]
     for coder, mask, reference, kind in cases:
         payload = coder.encode(Message(torch.zeros(layout.size), mask), reference)
-        assert payload.kind is kind
+        assert payload.sizes.kind is kind
         assert torch.equal(coder.decode(payload.data, reference).mask, mask)
 
 
@@ -83,7 +84,7 @@ def test_short_values_round_the_active_weights_only(values, worst):
     codec, sent = Codec(LAYOUT, values), message(0.5, 3)
     payload = codec.encode(sent)
     found = codec.decode(payload.data)
-    assert payload.values == 2 * int(sent.mask.sum())
+    assert payload.sizes.values == 2 * int(sent.mask.sum())
     torch.testing.assert_close(found.weights[: LAYOUT.maskable], sent.weights[: LAYOUT.maskable], rtol=worst, atol=1e-6)
     assert torch.equal(found.weights[LAYOUT.maskable :], sent.weights[LAYOUT.maskable :])
 

@@ -1,0 +1,82 @@
+"""The way between server and clients: everything that is sent goes through here and is counted."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from flash_pl.costs.traffic import Traffic, price
+from flash_pl.report import Ballot, Report
+from flash_pl.sparsity import Layout, MaskStore
+from flash_pl.state import Stateful
+from flash_pl.wire import Codec, Message
+
+
+class Link(Stateful):
+    """Sends models to clients and reports to the server.
+
+    It remembers with which mask each client ended its last round: both sides know it, so a later mask can be written as
+    the difference to it.
+
+    Args:
+        layout: of the model.
+        values: type of the active weights on the wire, see :class:`Codec`; what is shorter than fp32 arrives rounded.
+        compress: see :class:`Codec`.
+        verify: what arrives is what was decoded from the bytes. Otherwise the bytes of the mask are made and those of
+            the values only counted; the result is the same.
+        seed: of the generator that draws the first mask: to a client that has none yet the seed is sent, as long as
+            that is the mask.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        values: str = "fp32",
+        compress: bool = False,
+        verify: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.layout, self.codec, self.seed = layout, Codec(layout, values, compress), seed
+        self.verify = verify or values != "fp32"
+        self.masks = MaskStore()
+
+    def down(self, client: int, weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Traffic]:
+        """The server's arena ``weights`` ``[size]`` under ``mask`` as the client gets them, and what that costs."""
+        reference = self.masks.get(client)
+        message, first = Message(weights, mask), reference is None
+        seed = self.seed if first else None
+        if not self.verify:
+            return weights, mask, price(self.layout, mask, self.codec.measure(message, reference, seed), first)
+        payload = self.codec.encode(message, reference, seed)
+        found = self.codec.decode(payload.data, reference)
+        traffic = price(self.layout, mask, payload.sizes, first)
+        return found.weights.to(weights.device), found.mask.to(mask.device), traffic
+
+    def up(self, report: Report, received: Tensor) -> tuple[Report, Traffic]:
+        """A client's report as the server gets it; ``received`` is the mask that was sent to the client."""
+        message = Message(report.weights, report.mask, report.samples, report.extra)
+        if not self.verify:
+            return report, price(self.layout, report.mask, self.codec.measure(message, received))
+        payload = self.codec.encode(message, received)
+        found = self.codec.decode(payload.data, received)
+        device = report.weights.device
+        arrived = replace(
+            report,
+            weights=found.weights.to(device),
+            mask=found.mask.to(device),
+            samples=found.samples,
+            extra={name: tensor.to(device) for name, tensor in found.extra.items()},
+        )
+        return arrived, price(self.layout, report.mask, payload.sizes)
+
+    def remember(self, ballots: Sequence[Ballot]) -> None:
+        """The round has ended; its clients hold these masks."""
+        for ballot in ballots:
+            self.masks.put(ballot.client, ballot.mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.masks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.masks.load_state_dict(state)

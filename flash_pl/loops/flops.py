@@ -1,0 +1,25 @@
+"""Counts the FLOPs of a client's model on a batch of the test set."""
+
+from itertools import islice
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from flash_pl.client import ClientState
+from flash_pl.costs import Flops, count_flops
+from flash_pl.data import FederatedData
+from flash_pl.loops.evaluation import EvaluationLoop
+
+
+def flops_of(client: ClientState, evaluation: EvaluationLoop, data: FederatedData) -> Flops | None:
+    """FLOPs of one sample, see :func:`count_flops`; None where no ``validation_step`` runs the model."""
+    module = client.module
+    batches = list(islice(iter(data.val_dataloader()), 1))
+    if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
+        return None
+    weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
+    found = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
+    samples = client.batch_samples
+    if not found.forward(found.dense):
+        return None
+    return Flops(tuple(f / samples for f in found.layers), found.rest / samples, found.first)

@@ -1,0 +1,121 @@
+"""Every byte and FLOP of a round is counted, and counting changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from flash_pl import FederatedTrainer
+from flash_pl.config import build_trainer, compose, read_config
+from flash_pl.costs import Traffic, count_flops, entropy_bits, price
+from flash_pl.server import RoundRobinSampler
+from flash_pl.sparsity import Layout
+from flash_pl.wire import MaskKind, Sizes
+
+METHODS = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
+HEADER = 12 + 1 + 1  # magic to checksum, number of samples, length of the mask section: all below 128 here
+NO_EXTRA = 1
+
+
+class Rows:
+    def __init__(self):
+        self.rows = []
+
+    def on_round_end(self, loop, row):
+        self.rows.append({name: value for name, value in row.items() if "seconds" not in name})
+
+
+def train(method, module, data, rounds=4, sampler=None, **settings) -> tuple:
+    arguments = ["density=0.3", "trainer.accelerator=cpu", f"rounds={rounds}", "cohort=4", "clients=8"]
+    arguments += [
+        "data=synthetic",
+        "model.exclude_first_last=false",
+        *(f"cost.{key}={value}" for key, value in settings.items()),
+    ]
+    if method in ("spdst", "jmwst", "hetero_jmwst"):
+        arguments += ["scheduler.sensitivity.init_fraction=0.25", "scheduler.sensitivity.epochs=2"]
+    watch = Rows()
+    trainer: FederatedTrainer = build_trainer(compose(read_config(method), arguments), [watch])
+    trainer.sampler = sampler or trainer.sampler
+    torch.manual_seed(0)
+    return trainer.fit(module(), data), watch.rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clients_that_train_on_decoded_bytes_train_the_same(method, unaware, tiny_data):
+    counted, rows = train(method, unaware, tiny_data)
+    verified, other = train(method, unaware, tiny_data, verify="true")
+    assert torch.equal(counted.server.weights, verified.server.weights)
+    assert torch.equal(counted.server.mask, verified.server.mask) and rows == other
+
+
+def test_short_values_halve_them_and_change_what_is_trained(unaware, tiny_data):
+    (full, rows), (half, short) = (train("pdst", unaware, tiny_data, values=v) for v in ("fp32", "bf16"))
+    assert short[0]["bytes_up_values"] == rows[0]["bytes_up_values"] / 2
+    assert not torch.equal(full.server.weights, half.server.weights)
+    torch.testing.assert_close(full.server.weights, half.server.weights, rtol=0.1, atol=0.05)
+
+
+def test_a_fixed_mask_costs_a_seed_once_and_a_checksum_from_then_on(unaware, tiny_data):
+    loop, rows = train("pdst", unaware, tiny_data, sampler=RoundRobinSampler())
+    layout, active = loop.server.layout, int(loop.server.mask.sum())
+    values, rest = 4 * active, 4 * (layout.size - layout.maskable) + NO_EXTRA
+    counts = sum(1 if count < 128 else 2 for count in layout.counts(loop.server.mask).tolist())
+    for row, mask in zip(rows, [8 + counts, 8 + counts, 4, 4], strict=True):
+        # Four clients a round, eight in all: after two rounds everybody has the mask.
+        assert row["bytes_down"] == 4 * (HEADER + mask + values + rest)
+        assert row["bytes_up"] == 4 * (HEADER + 4 + values + rest)
+        assert row["bytes_once"] == (4 * mask if mask > 4 else 0)
+        assert row["bytes_up_values"] == row["bytes_down_values"] == 4 * values
+        assert row["bytes_up_entropy"] == row["bytes_up_bitmap"] == 4 * (values + rest)
+    assert rows[-1]["bytes_up_total"] == sum(row["bytes_up"] for row in rows)
+
+
+def test_clients_that_keep_their_own_mask_get_no_mask_again(unaware, tiny_data):
+    _, rows = train("nst", unaware, tiny_data, sampler=RoundRobinSampler())
+    assert rows[0]["bytes_once"] > 0 and rows[2]["bytes_once"] == 0
+    for row in rows[2:]:
+        assert row["bytes_down"] < row["bytes_up"]  # down a checksum, up the difference to it
+        assert row["bytes_down_bitmap"] < row["bytes_up_bitmap"]
+
+
+def test_stage_1_is_on_the_bill(unaware, tiny_data):
+    loop, rows = train("spdst", unaware, tiny_data)
+    layers, passes = len(loop.server.layout.layers), 2 * 2 * 20  # two clients, two epochs, 20 samples
+    assert rows[0]["bytes_up_total"] - rows[0]["bytes_up"] == 2 * 4 * layers
+    assert rows[0]["bytes_down_total"] - rows[0]["bytes_down"] > 2 * 4 * int(loop.server.mask.sum())
+    assert 0 < rows[0]["flops_total"] - rows[0]["flops"] < passes * loop.bill.flops.training(loop.bill.flops.dense)
+
+
+def test_dense_training_is_the_measure_of_flops(unaware, tiny_data):
+    loop, rows = train("dense", unaware, tiny_data)
+    flops = loop.bill.flops
+    # 8 x 8 images: a 3 x 3 convolution of 1 to 4 channels, then 144 to 16 to 4 units; a multiply-add is two.
+    assert flops.layers == (2 * 36 * 9 * 4, 2 * 144 * 16, 2 * 16 * 4) and flops.rest == 0 and flops.first == 0
+    assert rows[0]["flops"] == 4 * 20 * (3 * sum(flops.layers) - flops.layers[0])
+    assert rows[0]["flops_ratio"] == rows[0]["flops_inference_ratio"] == 1
+
+
+def test_the_order_of_calls_decides_which_layer_sees_the_input():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(3, 2), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x)) @ torch.ones(2, 1)
+
+    module = Backwards()
+    flops = count_flops(module, ["last.weight", "first.weight"], lambda: module(torch.zeros(1, 5)))
+    assert flops.layers == (12, 30) and flops.rest == 4 and flops.first == 1
+    half = torch.tensor([0.5, 0.5])
+    assert flops.forward(half) == 25 and flops.training(half) == 3 * 25 - 15
+
+
+def test_a_known_mask_is_free_in_every_convention():
+    layout = Layout(nn.Linear(100, 10))
+    mask = torch.zeros(1000, dtype=torch.bool)
+    mask[:500] = True
+    assert entropy_bits(layout, mask) == 1000
+    sizes = {"header": 14, "mask": 125, "values": 2000, "rest": 41}
+    assert price(layout, mask, Sizes(MaskKind.BITMAP, **sizes)) == Traffic(2180, 2041 + 125, 2041 + 125, 2000, 0)
+    assert price(layout, mask, Sizes(MaskKind.SEED, **sizes), first=True) == Traffic(2180, 2041, 2041, 2000, 125)
