@@ -21,7 +21,6 @@ from flash_pl.config import (
     build_module,
     build_trainer,
     compose,
-    is_restarted,
     prepare,
     read_config,
     refuse_other,
@@ -29,6 +28,7 @@ from flash_pl.config import (
     starting_point,
 )
 from flash_pl.errors import ClientError, ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
+from flash_pl.ranks import restarts
 from flash_pl.result import summarize, write_result
 from flash_pl.screen import fit_help, list_shipped, metrics_table, result_table
 
@@ -70,7 +70,7 @@ def fit(options: argparse.Namespace) -> None:
     config = compose(read_config(options.config), options.arguments)
     data = build_data(config)
     module = build_module(config, data)
-    run = RunDir(config, is_restarted())
+    run = RunDir(config, restarted=restarts() > 0)
     table = MetricsCSV(run.path)
     keys = config["trainer"]
     checkpoint = Checkpoint(

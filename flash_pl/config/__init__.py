@@ -2,7 +2,7 @@
 
 from flash_pl.config.build import build_data, build_module, build_trainer, prepare
 from flash_pl.config.compose import compose, label
-from flash_pl.config.resume import is_restarted, refuse_other, saved_config, starting_point
+from flash_pl.config.resume import refuse_other, saved_config, starting_point
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.shipped import config as read_config
 
@@ -12,7 +12,6 @@ __all__ = [
     "build_module",
     "build_trainer",
     "compose",
-    "is_restarted",
     "label",
     "prepare",
     "read_config",

@@ -1,6 +1,5 @@
 """From which checkpoint a run goes on, and whether it is the same experiment."""
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from flash_pl.checkpoint import CheckpointFolder, read_checkpoint
 from flash_pl.config.run_dir import RunDir
 from flash_pl.errors import ConfigError
+from flash_pl.ranks import restarts
 
 # What a resumed run may change: how long, on what machine, what is watched and where things are. The rest is the
 # experiment. `name` and `method` only say which fragments a config came from.
@@ -27,7 +27,7 @@ def starting_point(ckpt_path: str | None, run: RunDir) -> dict[str, Any] | None:
     Raises:
         ConfigError: a file that is not whole, or ``last`` where none of the files is.
     """
-    if ckpt_path == "last" or is_restarted():
+    if ckpt_path == "last" or restarts():
         if (newest := CheckpointFolder(run.checkpoints).newest()) is not None:
             path, state, torn = newest
             for error in torn:
@@ -38,11 +38,6 @@ def starting_point(ckpt_path: str | None, run: RunDir) -> dict[str, Any] | None:
             print(f"flash-pl: no checkpoint in {run.checkpoints} yet, starting afresh", file=sys.stderr)
             return None
     return None if ckpt_path is None else read_checkpoint(ckpt_path)
-
-
-def is_restarted() -> bool:
-    """Whether torchrun has started this process in place of one that died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def saved_config(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

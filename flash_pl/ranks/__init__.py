@@ -3,6 +3,6 @@
 from flash_pl.ranks.ranks import Ranks
 from flash_pl.ranks.share import share
 from flash_pl.ranks.signals import StopSignals
-from flash_pl.ranks.strategy import Launcher, ProcessStrategy, processes_here
+from flash_pl.ranks.strategy import Launcher, ProcessStrategy, processes_here, restarts
 
-__all__ = ["Launcher", "ProcessStrategy", "Ranks", "StopSignals", "processes_here", "share"]
+__all__ = ["Launcher", "ProcessStrategy", "Ranks", "StopSignals", "processes_here", "restarts", "share"]

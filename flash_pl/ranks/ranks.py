@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -107,10 +108,22 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            # Rank 0 waits for each of the others, these for rank 0 only.
-            named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
-            missing = int(named[1].split(",")[0]) if named else 0
-            if missing == self.rank:
+            if (lost := self._lost()) is not None:
+                raise RankError(lost, "it has ended", gone=True) from error
+            # Only rank 0 knows who has not come to a meeting; the others wait for rank 0.
+            named = re.search(r"Ranks? (\d+)[\d, ]* failed to pass", str(error))
+            silent = int(named[1]) if named else 0
+            if silent == self.rank:
                 raise RunError(f"the connection to another rank was lost ({error})") from error
             seconds = self.timeout.total_seconds()
-            raise RankError(missing, f"it has ended, or has not answered for {seconds:g} s", gone=True) from error
+            raise RankError(silent, f"it has not answered for {seconds:g} s", gone=True) from error
+
+    def _lost(self) -> int | None:
+        """The first rank to which the connection is broken."""
+        for rank in range(self.size):
+            try:
+                if rank != self.rank:
+                    dist.isend(torch.zeros(1), rank, group=self.group)
+            except RuntimeError:
+                return rank
+        return None

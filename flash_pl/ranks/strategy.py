@@ -10,8 +10,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.errors import ConfigError
 
@@ -24,6 +27,11 @@ def processes_here() -> int | None:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if launched else None
 
 
+def restarts() -> int:
+    """How many times torchrun has started this process again in place of one that died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 class ProcessStrategy(DDPStrategy):
     """Fabric's strategy of one process per device, without its launcher.
 
@@ -32,7 +40,19 @@ class ProcessStrategy(DDPStrategy):
     """
 
     def __init__(self, timeout: float) -> None:
-        super().__init__(timeout=timedelta(seconds=timeout))
+        self.patience = timedelta(seconds=timeout)
+        super().__init__(timeout=self.patience)
+
+    def _setup_distributed(self) -> None:
+        # By default torchrun keeps its store for all attempts; without a prefix gloo would find the addresses of dead
+        # processes in it.
+        attempt = restarts()
+        if attempt and not dist.is_initialized():
+            store, rank, size = next(rendezvous("env://"))
+            store = PrefixStore(f"attempt {attempt}", store)
+            backend = self._get_process_group_backend()
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=self.patience)
+        super()._setup_distributed()
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None

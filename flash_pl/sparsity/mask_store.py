@@ -9,18 +9,20 @@ from torch import Tensor
 from flash_pl.sparsity.bits import pack_bits, unpack_bits
 from flash_pl.state import Stateful
 
+BLOCK = 4 << 20  # bytes
+
 
 class MaskStore(Stateful):
     """The masks of clients by their ids.
 
     Equal masks are kept once: where masks never move that is a single one for all clients, where each client moves its
-    own it is one a client. They lie in one block that grows by doubling; many small ones would be scattered over
-    memory and keep it from being returned.
+    own it is one a client. They lie in blocks of some megabytes; by themselves they would be scattered over memory and
+    keep it from being returned.
     """
 
     def __init__(self) -> None:
         self.size = 0  # weights of a mask
-        self._block = torch.empty(0, 0, dtype=torch.uint8)  # [rows, bytes of a mask]
+        self._blocks: list[Tensor] = []  # uint8 [rows of a block, bytes of a mask] each
         self._row: dict[int, int] = {}  # by client
         self._holders: list[int] = []  # clients of a row
         self._digest: dict[int, bytes] = {}  # of a row in use
@@ -37,11 +39,11 @@ class MaskStore(Stateful):
     @property
     def nbytes(self) -> int:
         """Bytes of the masks that are kept."""
-        return len(self._row_of) * self._block.shape[1]
+        return len(self._row_of) * -(-self.size // 8)
 
     def get(self, client: int) -> Tensor | None:
         """The client's mask, bool ``[size]`` on the CPU, or None."""
-        return unpack_bits(self._block[self._row[client]], self.size) if client in self._row else None
+        return unpack_bits(self._bits(self._row[client]), self.size) if client in self._row else None
 
     def put(self, client: int, mask: Tensor) -> None:
         """Keep a copy of the client's mask, bool ``[size]`` on any device, in place of the one before."""
@@ -62,18 +64,19 @@ class MaskStore(Stateful):
                 self._free.append(before)
 
     def _new_row(self, bits: Tensor, size: int) -> int:
-        if not self._row:
-            self.size, self._block = size, torch.empty(1, len(bits), dtype=torch.uint8)
-            self._holders, self._free = [], []
-        if not self._free and len(self._holders) == len(self._block):
-            self._block = torch.cat([self._block, torch.empty_like(self._block)])
-        if self._free:
-            row = self._free.pop()
-        else:
-            row = len(self._holders)
-            self._holders.append(0)
-        self._block[row] = bits
+        if not self._blocks:
+            self.size, self._rows = size, min(1024, max(1, BLOCK // max(1, len(bits))))
+        if not self._free:
+            first = len(self._holders)
+            self._blocks.append(torch.empty(self._rows, len(bits), dtype=torch.uint8))
+            self._holders += [0] * self._rows
+            self._free = list(range(first + self._rows - 1, first - 1, -1))
+        row = self._free.pop()
+        self._bits(row).copy_(bits)
         return row
+
+    def _bits(self, row: int) -> Tensor:
+        return self._blocks[row // self._rows][row % self._rows]
 
     def state_dict(self) -> dict[str, Any]:
         """The same for the same masks, however they came here."""
@@ -82,7 +85,7 @@ class MaskStore(Stateful):
         place = {row: index for index, row in enumerate(rows)}
         return {
             "size": self.size,
-            "masks": self._block[rows].clone(),
+            "masks": torch.stack([self._bits(row) for row in rows]) if rows else torch.empty(0, 0, dtype=torch.uint8),
             "of": {client: place[self._row[client]] for client in clients},
         }
 

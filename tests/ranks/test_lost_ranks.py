@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
@@ -13,10 +14,9 @@ from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import ClientError, Interrupted, RankError
 
 
-def trainer(*callbacks, rounds=4, **settings):
-    return FederatedTrainer(
-        PDST(), density=0.3, rounds=rounds, cohort=4, accelerator="cpu", timeout=30, callbacks=callbacks, **settings
-    )
+def trainer(*callbacks, rounds=4, timeout=30, **settings):
+    settings |= {"rounds": rounds, "timeout": timeout, "callbacks": callbacks}
+    return FederatedTrainer(PDST(), density=0.3, cohort=4, accelerator="cpu", **settings)
 
 
 class On:
@@ -47,6 +47,38 @@ def test_a_rank_that_dies_ends_the_others_soon(victim, unaware, tiny_data, run_r
     assert found[victim] is None
     message, seconds = found[1 - victim]
     assert message.startswith(f"rank {victim}: it has ended") and seconds < 20
+
+
+def test_a_rank_that_hangs_is_named_after_the_timeout(unaware, tiny_data, run_ranks):
+    def run(rank):
+        hang = On(1, 1, lambda loop: time.sleep(8))
+        one = trainer(hang, timeout=2)
+        return error_of(RankError, lambda: one.fit(unaware(), tiny_data))
+
+    (message, seconds), _ = run_ranks(2, run)
+    assert message == "rank 1: it has not answered for 2 s" and seconds < 8
+
+
+def test_of_several_ranks_the_lost_one_is_named(unaware, tiny_data, run_ranks):
+    def run(rank):
+        kill = On(2, 1, lambda loop: os.kill(os.getpid(), signal.SIGKILL))
+        return error_of(RankError, lambda: trainer(kill).fit(unaware(), tiny_data))[0]
+
+    first, second, third = run_ranks(3, run)
+    assert first.startswith("rank 2: it has ended") and third is None
+    assert second.startswith(("rank 2: it has ended", "rank 0: it has ended"))  # rank 0 may end before it looks
+
+
+def test_a_rank_that_dies_in_the_middle_of_a_meeting_is_named(unaware, tiny_data, run_ranks):
+    def run(rank):
+        one = trainer()
+        ranks = one.launch()
+        if rank == 1:
+            dist.monitored_barrier(ranks.group)  # the others think that it takes part
+            os.kill(os.getpid(), signal.SIGKILL)
+        return error_of(RankError, lambda: ranks.gather("here"))[0]
+
+    assert run_ranks(2, run)[0].startswith("rank 1: it has ended")
 
 
 def test_an_error_of_one_rank_is_told_to_the_others(unaware, tiny_data, run_ranks):
