@@ -108,15 +108,14 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if (lost := self._lost()) is not None:
-                raise RankError(lost, "it has ended", gone=True) from error
-            # Only rank 0 knows who has not come to a meeting; the others wait for rank 0.
-            named = re.search(r"Ranks? (\d+)[\d, ]* failed to pass", str(error))
-            silent = int(named[1]) if named else 0
-            if silent == self.rank:
+            if (lost := self._lost()) is None:
+                # Only rank 0 knows who has not come to a meeting; the others wait for rank 0.
+                named = re.search(r"Ranks? (\d+)[\d, ]* failed to pass", str(error))
+                lost = int(named[1]) if named else 0
+            if lost == self.rank:
                 raise RunError(f"the connection to another rank was lost ({error})") from error
             seconds = self.timeout.total_seconds()
-            raise RankError(silent, f"it has not answered for {seconds:g} s", gone=True) from error
+            raise RankError(lost, f"it has ended, or has not answered for {seconds:g} s", gone=True) from error
 
     def _lost(self) -> int | None:
         """The first rank to which the connection is broken."""

@@ -56,7 +56,7 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(unaware, tiny_data, run_ra
         return error_of(RankError, lambda: one.fit(unaware(), tiny_data))
 
     (message, seconds), _ = run_ranks(2, run)
-    assert message == "rank 1: it has not answered for 2 s" and seconds < 8
+    assert message == "rank 1: it has ended, or has not answered for 2 s" and seconds < 8
 
 
 def test_of_several_ranks_the_lost_one_is_named(unaware, tiny_data, run_ranks):
