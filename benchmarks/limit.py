@@ -56,7 +56,9 @@ def federated(model: nn.Module, data: FashionMNIST, scheduler: SparseScheduler) 
 def our_round(loop: FederatedLoop) -> float:
     """Seconds of a round of the federated loop, without evaluation."""
     begun = time.perf_counter()
+    loop.on_advance_start()
     loop.advance()
+    loop.pending = False  # on_advance_end, which would evaluate the round, is left out
     return time.perf_counter() - begun
 
 

@@ -48,9 +48,9 @@ def encode_mask(
         if torch.equal(mask, reference):
             return MaskKind.REFERENCE, _checksum(mask)
     counts = [int(part.count_nonzero()) for part in mask.split(list(sizes))]
-    if sum(counts) == len(mask):
-        seed = 0  # nothing is drawn where everything is active
-    if seed is not None and torch.equal(_draw(seed, sizes, counts), mask):
+    full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
+    seed = 0 if full else seed
+    if seed is not None and (full or torch.equal(_draw(seed, sizes, counts), mask)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
     tried = [(MaskKind.POSITIONS, _positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
     if reference is not None:
@@ -89,6 +89,8 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
 
 def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
     """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
+    if sum(counts) == sum(sizes):
+        return torch.ones(sum(sizes), dtype=torch.bool)
     draws = torch.Generator().manual_seed(seed & (2**63 - 1))
     return torch.cat(
         [random_k(torch.ones(size, dtype=torch.bool), k, draws) for size, k in zip(sizes, counts, strict=True)]
