@@ -113,7 +113,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         assert torch.equal(found["weights"], torch.full((200_000,), float(found["flash_pl"]["round"])))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, the device that is always full")
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.ckpt"
     write_checkpoint(path, state(1))

@@ -1,5 +1,7 @@
 """Payloads come back as they were, say how long they are, and never break a receiver."""
 
+import zlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,8 +134,6 @@ def test_bytes_of_any_kind_are_refused(data):
 @given(st.integers(0, 9), WORDS, st.integers(0, 10**6), st.integers(0, 255), st.booleans())
 def test_a_changed_byte_is_noticed_and_never_breaks_the_receiver(seed, kind, place, byte, mend):
     """``mend`` repairs the checksum, so that what comes behind it meets the change."""
-    import zlib
-
     codec, sent = Codec(LAYOUT, compress=True), message(0.3, seed)
     reference = {"reference": sent.mask, "delta": sent.mask ^ random_mask(0.05, seed)}.get(kind)
     data = bytearray(codec.encode(sent, reference).data)
