@@ -162,7 +162,7 @@ def test_an_error_with_line_breaks_is_one_line(capsys, monkeypatch):
     def broken(*arguments):
         raise ConfigError("key", "a\nb", "one\nline")
 
-    monkeypatch.setattr("flash_pl.cli.read_config", broken)
+    monkeypatch.setattr("flash_pl.commands.fit.read_config", broken)
     assert refusal(capsys, "jmwst").endswith("one line\n")
 
 

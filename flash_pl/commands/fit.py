@@ -1,0 +1,73 @@
+"""``flash-pl fit CONFIG KEY=VALUE ...``"""
+
+import argparse
+import time
+from typing import Any
+
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from rich.console import Console
+
+from flash_pl.callbacks import Board, Checkpoint, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.commands.command import add_overrides, command
+from flash_pl.config import (
+    RunDir,
+    build_data,
+    build_module,
+    build_trainer,
+    compose,
+    prepare,
+    read_config,
+    refuse_other,
+    saved_config,
+    starting_point,
+)
+from flash_pl.errors import ClientError, RunError
+from flash_pl.ranks import restarts
+from flash_pl.result import summarize, write_result
+from flash_pl.screen import fit_help, result_table
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, run, epilog=fit_help())
+    parser.add_argument("config", metavar="CONFIG", help="a shipped config (see flash-pl configs) or a YAML file")
+    add_overrides(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and write a run directory."""
+    config = compose(read_config(options.config), options.arguments)
+    data = build_data(config)
+    module = build_module(config, data)
+    directory = RunDir(config, restarted=restarts() > 0)
+    table = MetricsCSV(directory.path)
+    keys = config["trainer"]
+    extra, every = {"config": directory.config}, keys["checkpoint_every"]
+    checkpoint = Checkpoint(directory.checkpoints, every, extra, keys["monitor"], keys["monitor_mode"])
+    callbacks: list[Any] = [table, Board(), FaultLog(directory.path), checkpoint]
+    if keys["progress"]:
+        callbacks.append(ProgressBar(keys["monitor"]))
+    trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
+    ranks = trainer.launch()
+    with ranks.telling():
+        # All that can go wrong goes wrong before the directory is touched.
+        prepare(data, ranks)
+        loop = trainer.loop(module, data)
+        state = ranks.first(lambda: starting_point(config["ckpt_path"], directory))
+        if state is not None:
+            refuse_other(config, saved_config(state, config["ckpt_path"]))
+            trainer.resume(loop, state)
+        ranks.first(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
+        started = time.perf_counter()
+        try:
+            trainer.run(loop)
+        except ClientError as error:
+            where = f"; its traceback is in {directory.path / 'errors.log'}" if error.trace else ""
+            raise ClientError(f"{error}{where}") from error
+        except OSError as error:
+            raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
+        seconds = time.perf_counter() - started
+        if ranks.rank == 0:
+            rounds = [float(row["seconds"]) for row in table.rows]
+            result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
+            write_result(directory.result, result)
+            Console().print(result_table(result, directory.path))
