@@ -79,7 +79,7 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
     for client in range(repeats):
         begun = time.perf_counter()
         context = loop.plan.context(Member(client, 0, 1), 1, 0)
-        loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), context))
+        loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
         loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)

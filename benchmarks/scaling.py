@@ -23,7 +23,6 @@ from flash_pl.loops import EvaluationSchedule
 from flash_pl.models import MNISTNet
 from flash_pl.schedulers import Sensitivity, SparseScheduler
 from flash_pl.server import RoundRobinSampler
-from flash_pl.sparsity import MaskStore
 
 CONTENDERS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
 CLIENTS = (10, 100, 1000, 10_000)
@@ -105,7 +104,7 @@ def one(method: str, number: int) -> None:
         callbacks=[Clock()],
     )
     loop = trainer.fit(Classifier(MNISTNet(), classes=10), Alike(number))
-    masks = getattr(scheduler, "masks", MaskStore())
+    masks = loop.accounts.link.masks
     held, bits = masks.nbytes / 2**20, len(masks) * loop.server.layout.maskable / 8 / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"| {method} | {number} | {1e3 * statistics.median(seconds):.0f} | {peak:.0f} | {held:.1f} | {bits:.1f} |")

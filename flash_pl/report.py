@@ -25,6 +25,8 @@ class Report:
     extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
     tier: int = 0  # of the budget under which the client trained; the server knows it anyway
     costs: dict[str, float] = field(default_factory=dict)  # what the round has cost with this client
+    seconds: float = 0.0  # simulated ones from the beginning of the round to its arrival
+    late: bool = False  # it comes after the round's deadline
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Ballot:
     extra: dict[str, Tensor]
     tier: int = 0
     costs: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    late: bool = False
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from flash_pl import __version__
+from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.loops import FederatedLoop
 from flash_pl.loops.consensus import suffix
@@ -22,7 +23,8 @@ def summarize(
     """The summary of a finished run.
 
     ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking,
-    ``cost`` are the bytes sent and the FLOPs of training over the whole run, stage 1 included.
+    ``cost`` are the bytes sent and the FLOPs of training over the whole run, stage 1 included, the simulated seconds if
+    there is a fleet, and ``bytes_dense``, what the dense model takes once.
     ``tiers`` lists those of the models masked to each tier; ``accuracy_clients`` tells how the accuracy on their own
     test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning. The last three are there
     only where a run has them. What the module does not log is None.
@@ -34,15 +36,15 @@ def summarize(
         seconds_per_round: mean wall time of a round with its evaluation.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
+    densities = server.layout.densities(server.mask).tolist()
     tiers = loop.plan.budget.tiers if len(loop.plan.budget.tiers) > 1 else ()
-    layers = [layer.name.removesuffix(".weight").removeprefix("model.") for layer in server.layout.layers]
     result = {
         "method": label(config, "scheduler"),
         "data": label(config, "data"),
         "model": label(config, "model"),
         "target_density": config["density"],
         "density": float(server.mask.double().mean()),
-        "layer_density": dict(zip(layers, server.layout.densities(server.mask).tolist(), strict=True)),
+        "layer_density": dict(zip(layer_labels(server.layout), densities, strict=True)),
         "accuracy": metrics.get(monitor),
         "accuracy_union": metrics.get(f"{monitor}_union"),
         "loss": metrics.get("val_loss"),
@@ -52,7 +54,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": seconds_per_round,
-        "cost": dict(loop.bill.totals),
+        "cost": loop.accounts.totals | {"bytes_dense": 4 * server.layout.size},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
             "flash_pl": __version__,

@@ -68,6 +68,7 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         "density": f"{result['density']:.4f} (target {result['target_density']:g})",
         "mask mismatch": "  ".join(f"{kind} {_percent(value)}" for kind, value in mismatch.items()),
         "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
+        **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
     lines = [
@@ -88,6 +89,15 @@ def _table(rows: Mapping[str, str], title: str) -> Table:
 
 def _spread(accuracy: Mapping[str, float | None]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in accuracy.items())
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(4000), _duration(12.3)
+    ('1 h 7 min', '12.3 s')
+    """
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{hours} h {minutes} min"
 
 
 def _percent(value: float | None) -> str:

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.client import configure, federate, unsynchronised
-from flash_pl.costs import Link
+from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import (
@@ -29,7 +29,6 @@ from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, own_global_state
 from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, Population, ServerState, UniformSampler
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
-from flash_pl.wire import VALUE_TYPES
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -55,7 +54,8 @@ class FederatedTrainer:
         deterministic: on CUDA, only kernels that give the same bits in every run, where torch has them.
         timeout: seconds after which a process that does not answer ends the run.
         faults: what happens when a client's training fails.
-        values, compress, verify: what is sent and how it is counted, see :class:`Link`.
+        wire: how models are sent.
+        fleet: what devices the clients are, to simulate the time that rounds take and a deadline.
         callbacks: objects with any of the loop's hooks; ``logger`` one or more Lightning loggers.
     """
 
@@ -85,9 +85,8 @@ class FederatedTrainer:
         deterministic: bool = True,
         timeout: float = 1800.0,
         faults: FaultPolicy | None = None,
-        values: str = "fp32",
-        compress: bool = False,
-        verify: bool = False,
+        wire: WireFormat | None = None,
+        fleet: Fleet | None = None,
         callbacks: Sequence[Any] = (),
         logger: Any = (),
     ) -> None:
@@ -113,9 +112,7 @@ class FederatedTrainer:
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.channels_last = channels_last
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
-        if values not in VALUE_TYPES:
-            raise ConfigError("values", values, f"one of {', '.join(VALUE_TYPES)}")
-        self.wire: dict[str, Any] = {"values": values, "compress": compress, "verify": verify}
+        self.wire, self.fleet = wire, fleet
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         devices = processes_here() or devices
         several = processes_here() is not None or devices != 1 or num_nodes != 1
@@ -201,7 +198,7 @@ class FederatedTrainer:
             aggregator=self.aggregator,
             evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
-            link=Link(client.layout, seed=derive(self.seed, "mask"), **self.wire),
+            accounts=self._accounts(client.layout, population),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
         )
 
@@ -223,6 +220,12 @@ class FederatedTrainer:
         """
         loop.load_state_dict(state["flash_pl"])
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)
+
+    def _accounts(self, layout: Layout, population: Population) -> Accounts:
+        link, clock = Link(layout, self.wire, seed=derive(self.seed, "mask")), None
+        if self.fleet is not None:
+            clock = Clock(self.fleet.deal(population.clients, population.tiers, self.seed), self.fleet.deadline)
+        return Accounts(link, clock, self.local_epochs)
 
     def _forward(self, number: int) -> None:
         if isinstance(launcher := self.fabric.strategy.launcher, Launcher):

@@ -12,7 +12,7 @@ import torch
 
 from flash_pl.errors import ConfigError, RunError
 
-SCHEMA = 2
+SCHEMA = 3
 DIGEST = 32  # bytes
 
 

@@ -1,6 +1,6 @@
 """The client's half of a round: a LightningModule under a mask."""
 
-from flash_pl.client.classifier import Classifier
+from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.client.metrics import unsynchronised
@@ -17,5 +17,6 @@ __all__ = [
     "Schedule",
     "configure",
     "federate",
+    "layer_labels",
     "unsynchronised",
 ]

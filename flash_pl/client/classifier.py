@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from flash_pl.sparsity import Layout
+
 
 class Classifier(L.LightningModule):
     """Cross-entropy and top-1 accuracy for ``model``: images ``[B, C, H, W]`` -> logits ``[B, classes]``.
@@ -47,3 +49,8 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def layer_labels(layout: Layout) -> list[str]:
+    """The maskable layers' names as the user's own network has them."""
+    return [layer.name.removesuffix(".weight").removeprefix("model.") for layer in layout.layers]

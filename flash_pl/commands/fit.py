@@ -7,7 +7,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Board, Checkpoint, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
 from flash_pl.commands.command import add_overrides, command
 from flash_pl.config import (
     RunDir,
@@ -39,11 +39,12 @@ def run(options: argparse.Namespace) -> None:
     data = build_data(config)
     module = build_module(config, data)
     directory = RunDir(config, restarted=restarts() > 0)
-    table = MetricsCSV(directory.path)
+    metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
     keys = config["trainer"]
     extra, every = {"config": directory.config}, keys["checkpoint_every"]
     checkpoint = Checkpoint(directory.checkpoints, every, extra, keys["monitor"], keys["monitor_mode"])
-    callbacks: list[Any] = [table, Board(), FaultLog(directory.path), checkpoint]
+    board = Board(directory.config, consensus, keys["monitor"])
+    callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
     if keys["progress"]:
         callbacks.append(ProgressBar(keys["monitor"]))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rounds = [float(row["seconds"]) for row in table.rows]
+            rounds = [float(row["seconds"]) for row in metrics.table.rows]
             result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
             write_result(directory.result, result)
             Console().print(result_table(result, directory.path))

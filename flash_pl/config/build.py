@@ -13,6 +13,7 @@ from flash_pl.config.component import instantiate
 from flash_pl.config.hints import describe, fits
 from flash_pl.config.signature import locate, signature
 from flash_pl.config.typed import KEYS
+from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
@@ -85,6 +86,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
     budget = instantiate("budget", config["budget"], SparsityBudget)
+    fleet = instantiate("fleet", config["fleet"], Fleet) if config["fleet"] is not None else None
     try:
         return FederatedTrainer(
             scheduler,
@@ -109,7 +111,8 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             precision=keys["precision"],
             deterministic=keys["deterministic"],
             timeout=keys["timeout"],
-            **config["cost"],
+            wire=WireFormat(**config["cost"]),
+            fleet=fleet,
             faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,
             logger=logger,

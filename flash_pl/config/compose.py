@@ -18,6 +18,7 @@ FOLDERS = {
     "budget": "budget",
     "aggregator": "aggregator",
     "sampler": "sampler",
+    "fleet": "fleet",
 }
 
 
@@ -52,6 +53,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
         "aggregator": _section("aggregator", user, compat, {"name": "masked" if tiered else "fedavg"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
+        "fleet": _section("fleet", user, compat, {"name": "mixed"}) if "fleet" in user else None,
     }
     resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:

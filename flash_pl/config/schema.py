@@ -102,5 +102,6 @@ class Keys:
     budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
     aggregator: Any = _key(None, "how clients are averaged; null for fedavg, or masked if there are tiers")
     sampler: Any = _key("uniform", "how a cohort is drawn")
+    fleet: Any = _key(None, "devices whose time is simulated, with a fleet.deadline; null for none")
     trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
     cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "bytes on the wire"})

@@ -1,55 +1,74 @@
 """The way between server and clients: everything that is sent goes through here and is counted."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from flash_pl.costs.traffic import Traffic, price
+from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot, Report
 from flash_pl.sparsity import Layout, MaskStore
 from flash_pl.state import Stateful
-from flash_pl.wire import Codec, Message
+from flash_pl.wire import VALUE_TYPES, Codec, Message
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """How models are sent.
+
+    Args:
+        values: type of the active weights, fp32, fp16 or bf16; what is shorter than fp32 arrives rounded.
+        compress: also try a compressed bitmap for the mask.
+        verify: what arrives is what was decoded from the bytes. Otherwise the bytes of the mask are made and those of
+            the values only counted; the result is the same.
+
+    Raises:
+        ConfigError: no such type.
+    """
+
+    values: str = "fp32"
+    compress: bool = False
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.values not in VALUE_TYPES:
+            raise ConfigError("values", self.values, f"one of {', '.join(VALUE_TYPES)}")
 
 
 class Link(Stateful):
     """Sends models to clients and reports to the server.
 
-    It remembers with which mask each client ended its last round: both sides know it, so a later mask can be written as
-    the difference to it.
+    It remembers the mask that each client holds: the one with which it ended its last round. Both sides know that one,
+    so a later mask can be written as the difference to it.
 
     Args:
         layout: of the model.
-        values: type of the active weights on the wire, see :class:`Codec`; what is shorter than fp32 arrives rounded.
-        compress: see :class:`Codec`.
-        verify: what arrives is what was decoded from the bytes. Otherwise the bytes of the mask are made and those of
-            the values only counted; the result is the same.
+        format: how it is sent.
         seed: of the generator that draws the first mask: to a client that has none yet the seed is sent, as long as
             that is the mask.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        values: str = "fp32",
-        compress: bool = False,
-        verify: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        self.layout, self.codec, self.seed = layout, Codec(layout, values, compress), seed
-        self.verify = verify or values != "fp32"
+    def __init__(self, layout: Layout, format: WireFormat | None = None, seed: int | None = None) -> None:
+        format = format or WireFormat()
+        self.layout, self.codec, self.seed = layout, Codec(layout, format.values, format.compress), seed
+        self.verify = format.verify or format.values != "fp32"
         self.masks = MaskStore()
 
-    def down(self, client: int, weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Traffic]:
-        """The server's arena ``weights`` ``[size]`` under ``mask`` as the client gets them, and what that costs."""
-        reference = self.masks.get(client)
-        message, first = Message(weights, mask), reference is None
+    def held(self, client: int) -> Tensor | None:
+        """The mask that the client holds, bool ``[maskable]`` on the CPU; None before its first round."""
+        return self.masks.get(client)
+
+    def down(self, weights: Tensor, mask: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
+        """The server's arena ``weights`` ``[size]`` under ``mask``, as a client that has ``held`` gets them, and what
+        that costs."""
+        message, first = Message(weights, mask), held is None
         seed = self.seed if first else None
         if not self.verify:
-            return weights, mask, price(self.layout, mask, self.codec.measure(message, reference, seed), first)
-        payload = self.codec.encode(message, reference, seed)
-        found = self.codec.decode(payload.data, reference)
+            return weights, mask, price(self.layout, mask, self.codec.measure(message, held, seed), first)
+        payload = self.codec.encode(message, held, seed)
+        found = self.codec.decode(payload.data, held)
         traffic = price(self.layout, mask, payload.sizes, first)
         return found.weights.to(weights.device), found.mask.to(mask.device), traffic
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from flash_pl.report import Ballot
 from flash_pl.server import ServerState
-from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
+from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch, vote_counts
 
 
 def consensus(
@@ -19,10 +19,14 @@ def consensus(
     tiers the first two also stand for each alone, ``_d`` and its density behind; clients then count against the new
     mask of their tier. A pair takes two clients, so a tier with fewer has no ``mismatch_clients``.
 
+    ``moved`` is the number of weights that are new in the server's mask; ``held_by_all`` and ``held_by_one`` are the
+    shares of the weights that any client holds which all of them or only one of them holds.
+
     Args:
         masks: the new nested masks, one a tier.
     """
-    maskable = server.layout.maskable
+    maskable, votes = server.layout.maskable, vote_counts([ballot.mask for ballot in ballots])[1:]
+    held = max(1, int(votes.sum()))
     found = {
         "density": float(server.mask.float().mean()),
         "density_union": float((server.union[:maskable] != 0).float().mean()),
@@ -30,6 +34,8 @@ def consensus(
         "mismatch_server": _mean([mismatch(ballot.mask, server.mask) for ballot in ballots]),
         "mismatch_temporal": mismatch(server.mask, previous),
         "moved": int((server.mask & ~previous).sum()),
+        "held_by_all": int(votes[-1]) / held if ballots else 0.0,
+        "held_by_one": int(votes[0]) / held if ballots else 0.0,
     }
     if len(budget.tiers) > 1:
         for index, (tier, mask) in enumerate(zip(budget.tiers, masks, strict=True)):

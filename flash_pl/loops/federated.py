@@ -8,18 +8,17 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.costs import Bill, Link
+from flash_pl.costs import Accounts
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
 from flash_pl.loops.clients import ClientEvaluationLoop
 from flash_pl.loops.cohort import CohortLoop
-from flash_pl.loops.consensus import consensus
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure
 from flash_pl.loops.flops import flops_of
 from flash_pl.loops.local import LocalLoop
-from flash_pl.loops.means import WeightedMeans
+from flash_pl.loops.metrics import round_metrics
 from flash_pl.loops.plan import Member, Plan
 from flash_pl.loops.schedule import EvaluationSchedule
 from flash_pl.loops.sensitivity import SensitivityStage
@@ -29,7 +28,7 @@ from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import generator
 from flash_pl.server import FedAvg, ServerState
-from flash_pl.sparsity import nested_masks
+from flash_pl.sparsity import nested_masks, vote_counts
 
 
 class FederatedLoop(Loop):
@@ -46,6 +45,8 @@ class FederatedLoop(Loop):
         plan: who trains when, for how long and at what rate.
         round: rounds done, so the index of the next one.
         metrics: the last round's row.
+        votes: how many weights were held by 0, 1, ..., K of the last round's K clients.
+        accounts: what the run has cost.
         failed: how many times a client has failed and was left out.
         pending: the round has changed the server and is not evaluated yet.
         whole: the server is as a round left it, so that it can be saved.
@@ -65,7 +66,7 @@ class FederatedLoop(Loop):
         evaluate: EvaluationSchedule,
         local: LocalLoop,
         cohorts: CohortLoop,
-        link: Link,
+        accounts: Accounts,
     ) -> None:
         self.fabric, self.ranks, self.client, self.server = fabric, ranks, client, server
         self.data, self.scheduler, self.plan = data, scheduler, plan
@@ -79,18 +80,19 @@ class FederatedLoop(Loop):
             data,
             scheduler,
             aggregator,
-            link,
+            accounts,
             lambda report: fabric.call("on_client_end", loop=self, report=report),
         )
         self.evaluate, self.evaluation = evaluate, EvaluationLoop(fabric, plan.seed)
         self.clients = ClientEvaluationLoop(self.evaluation, local, cohorts, evaluate.finetune_epochs)
         cohorts.on_failure = self.on_failure
-        self.link, self.bill = link, Bill()
+        self.accounts = accounts
         self.round = self.failed = 0
         self.has_mask = False
         self.found: dict[int, Tensor] = {}  # by stage 1, while it is under way
         self.should_stop, self.pending, self.whole = False, False, True
         self.metrics: dict[str, float] = {}
+        self.votes: list[int] = []
 
     @property
     def done(self) -> bool:
@@ -109,7 +111,7 @@ class FederatedLoop(Loop):
         self.fabric.call("on_client_error", loop=self, failure=failure)
 
     def on_run_start(self) -> None:
-        self.bill.flops = flops_of(self.client, self.evaluation, self.data)
+        self.accounts.open(flops_of(self.client, self.evaluation, self.data))
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()
@@ -131,8 +133,7 @@ class FederatedLoop(Loop):
                 self.plan.budget.density,
                 self.plan.seed,
                 self.found,
-                self.link,
-                self.bill,
+                self.accounts,
                 lambda done, total: self.fabric.call("on_sensitivity_client_end", loop=self, done=done, total=total),
             ).run()
         server, draws = self.server, generator(self.plan.seed, "mask")
@@ -156,10 +157,11 @@ class FederatedLoop(Loop):
         server, previous, failed = self.server, self.server.mask, self.failed
 
         # 1. A cohort trains, each client under a mask that its device can afford.
-        ballots = self.training.run(self.masks, self.round)
+        trained = self.training.run(self.masks, self.round)
+        ballots = trained.ballots
 
         self.whole = False
-        if ballots:  # a sampler may find nobody online
+        if ballots:  # a sampler may find nobody online, and a deadline may pass before the first report
             # 2. The sum over all ranks is everybody's; the aggregate replaces the server's weights. Unpruned it is the
             # union of the clients' models.
             self.ranks.sum_(self.aggregator.units)
@@ -170,13 +172,8 @@ class FederatedLoop(Loop):
             self.scheduler.on_aggregate(server, ballots, self.round)
             self.nest()
 
-        logged = WeightedMeans()
-        for ballot in ballots:
-            logged.update(ballot.metrics, ballot.samples)
-        densities = server.layout.densities(server.mask)
-        self.metrics = logged.compute() | consensus(server, previous, ballots, self.plan.budget, self.masks)
-        self.metrics |= self.bill.round(ballots, self.plan.local_epochs, densities)
-        self.metrics |= {"participants": len(ballots), "lr_scale": self.plan.decay.scale(self.round)}
+        self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
+        self.metrics = round_metrics(trained, server, previous, self.masks, self.plan, self.accounts, self.round)
         if self.cohorts.faults.on_error == "skip":
             self.metrics["failed"] = self.failed - failed
         self.metrics["seconds_train"] = time.perf_counter() - self.started
@@ -209,7 +206,8 @@ class FederatedLoop(Loop):
         batches = len(self.data.client_batches(member.client))
         facts = self.plan.context(member, batches, self.round + 1)
         context = replace(facts, purpose="finetune", epochs=self.evaluate.finetune_epochs)
-        return self.server.weights, self.scheduler.client_mask(self.masks[member.tier], context), context
+        held = self.accounts.link.held(member.client)
+        return self.server.weights, self.scheduler.client_mask(self.masks[member.tier], held, context), context
 
     def identity(self) -> dict[str, Any]:
         """What makes this another experiment, as far as a trainer knows without a config."""
@@ -228,8 +226,7 @@ class FederatedLoop(Loop):
             "voter": self.scheduler.voter,
             "sampler": self.plan.sampler,
             "aggregator": self.aggregator,
-            "link": self.link,
-            "bill": self.bill,
+            "accounts": self.accounts,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,6 +235,7 @@ class FederatedLoop(Loop):
             "round": self.round,
             "failed": self.failed,
             "metrics": self.metrics,
+            "votes": self.votes,
             "has_mask": self.has_mask,
             "pending": self.pending,
             "stopped": self.should_stop,
@@ -255,7 +253,8 @@ class FederatedLoop(Loop):
                 raise ConfigError(key, value, f"{state['identity'][key]!r}, as in the checkpoint")
         if state["round"] > self.plan.rounds:
             raise ConfigError("rounds", self.plan.rounds, f"at least the {state['round']} that the checkpoint has done")
-        self.round, self.failed, self.metrics = state["round"], state["failed"], dict(state["metrics"])
+        self.round, self.failed = state["round"], state["failed"]
+        self.metrics, self.votes = dict(state["metrics"]), list(state["votes"])
         self.has_mask, self.found = state["has_mask"], dict(state["found"])
         self.pending, self.should_stop = state["pending"], state["stopped"]
         for name, part in self.parts().items():

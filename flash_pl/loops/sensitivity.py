@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.costs import Bill, Link
+from flash_pl.costs import Accounts
 from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops.cohort import CohortLoop
@@ -30,7 +30,7 @@ class SensitivityStage:
         scheduler: the method, which makes the mask with which all start.
         cohort: how clients are trained on all ranks.
         found: layer densities by place in the cohort, from an earlier process that was interrupted; added to.
-        link, bill: what stage 1 costs: a model under one mask to each of its clients, 4 bytes a layer back, training.
+        accounts: where its costs go.
         on_client_end: called after each client that this rank has trained with (clients done, clients in all).
     """
 
@@ -46,13 +46,12 @@ class SensitivityStage:
         density: float,
         seed: int,
         found: dict[int, Tensor],
-        link: Link,
-        bill: Bill,
+        accounts: Accounts,
         on_client_end: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.settings, self.local, self.loop, self.client = settings, local, cohort, client
         self.server, self.data, self.density, self.seed = server, data, density, seed
-        self.found, self.link, self.bill, self.on_client_end = found, link, bill, on_client_end
+        self.found, self.accounts, self.on_client_end = found, accounts, on_client_end
         self.first_mask = scheduler.first_mask
         self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, self.first_mask)
 
@@ -90,10 +89,8 @@ class SensitivityStage:
 
     def _charge(self, clients: Sequence[int], densities: Tensor) -> None:
         seed = generator(self.seed, "sensitivity/mask").initial_seed()
-        down = self.link.codec.measure(Message(self.weights, self.mask), seed=seed).total
-        passes = self.settings.epochs * sum(self.data.client_sizes[client] for client in clients)
-        up = 4 * len(densities) * len(clients)
-        self.bill.stage_1(up, down * len(clients), passes, densities)
+        samples = [self.settings.epochs * self.data.client_sizes[client] for client in clients]
+        self.accounts.stage_1(Message(self.weights, self.mask), seed, clients, samples, densities)
 
     def _make_start(self) -> None:
         """The mask and the weights from which every client starts."""

@@ -1,12 +1,12 @@
 """The clients' half of a round: a cohort trains, and if too many of it fail, another one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from flash_pl.client import ClientState
-from flash_pl.costs import Link, by_name
+from flash_pl.costs import Accounts
 from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops.cohort import CohortLoop
@@ -18,14 +18,22 @@ from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import FedAvg, ServerState
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The ballots of a cohort, in its order; those of clients that came ``late`` have no say in the round."""
+
+    ballots: list[Ballot]
+    late: list[Ballot]
+
+
 class RoundTraining:
     """Trains the cohort of a round and leaves this rank's part of the sum in the aggregator.
 
     Args:
         plan: who trains.
         cohorts: trains clients on all ranks; it has the rules for those that fail.
-        link: carries models to clients and reports to the server.
-        on_client_end: called with the report of every client that this rank has trained.
+        accounts: with the link that carries models to clients and reports to the server.
+        on_client_end: called with the report of every client that this rank has trained and that was in time.
     """
 
     def __init__(
@@ -38,16 +46,16 @@ class RoundTraining:
         data: FederatedData,
         scheduler: SparseScheduler,
         aggregator: FedAvg,
-        link: Link,
+        accounts: Accounts,
         on_client_end: Callable[[Report], None],
     ) -> None:
-        self.link = link
+        self.accounts = accounts
         self.plan, self.cohorts, self.local, self.client, self.server = plan, cohorts, local, client, server
         self.data, self.scheduler, self.aggregator = data, scheduler, aggregator
         self.on_client_end = on_client_end
 
-    def run(self, masks: Sequence[Tensor], round: int) -> list[Ballot]:
-        """The ballots of the cohort, in its order.
+    def run(self, masks: Sequence[Tensor], round: int) -> Trained:
+        """Train the cohort of a round, and another one if too many of it fail.
 
         Args:
             masks: what the server offers each tier.
@@ -59,19 +67,17 @@ class RoundTraining:
         faults = self.cohorts.faults
         for attempt in range(faults.attempts):
             cohort = self.plan.draw(round, attempt)
-            ballots, failed = self._attempt(cohort, masks, round)
-            if not failed or len(ballots) >= faults.min_clients:
-                self.link.remember(ballots)
-                return ballots
+            trained, failed = self._attempt(cohort, masks, round)
+            if not failed or len(trained.ballots) >= faults.min_clients:
+                self.accounts.link.remember([*trained.ballots, *trained.late])
+                return trained
         raise ClientError(
-            f"round {round + 1}: {len(ballots)} of {len(cohort)} clients remained, min_clients is "
+            f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
             f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",
             failed[-1].trace,
         )
 
-    def _attempt(
-        self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int
-    ) -> tuple[list[Ballot], list[Failure]]:
+    def _attempt(self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int) -> tuple[Trained, list[Failure]]:
         server, samples = self.server, [member.samples for member in cohort]
         self.scheduler.on_round_start(server, masks, round)
         self.aggregator.reset(server.weights, server.layout.maskable, samples)
@@ -86,25 +92,31 @@ class RoundTraining:
         if signal is not None:
             raise Interrupted(signal)
         ballots = [result.to(server.weights.device) for result in done.values() if isinstance(result, Ballot)]
-        return ballots, [result for result in done.values() if isinstance(result, Failure)]
+        in_time, late = ([ballot for ballot in ballots if ballot.late is flag] for flag in (False, True))
+        return Trained(in_time, late), [result for result in done.values() if isinstance(result, Failure)]
 
     def _train(self, member: Member, masks: Sequence[Tensor], round: int) -> Report:
-        """Train a client under the mask that its tier is offered, and add its weights to the sum."""
+        """Train a client under the mask that its tier is offered, and add its weights to the sum if it is in time."""
         batches = self.data.client_batches(member.client)
         if not batches.samples:
             raise Fault("it has no samples")
         context = self.plan.context(member, len(batches), round)
-        offered = self.scheduler.client_mask(masks[member.tier], context)
-        weights, mask, down = self.link.down(member.client, self.server.weights, offered)
+        held = self.accounts.link.held(member.client)
+        offered = self.scheduler.client_mask(masks[member.tier], held, context)
+        weights, mask, down = self.accounts.link.down(self.server.weights, offered, held)
         self.client.receive(weights, mask)
-        report, up = self.link.up(self.local.run(self.client, self.scheduler, batches, context), mask)
+        report, up = self.accounts.link.up(self.local.run(self.client, self.scheduler, batches, context), mask)
+        report = self.accounts.settle(report, down, up)
+        if report.late:
+            return replace(report, mask=mask, metrics={}, extra={})  # of the client's own the server learns nothing
         try:
             self.aggregator.update(report)
         except OverflowError as error:
             where = self.client.layout.slot_of_largest(report.weights)
             raise Fault(f"its weights cannot be summed ({where}: {error})") from error
-        return replace(report, costs=by_name(down, up))
+        return report
 
     def _keep(self, report: Report) -> Ballot:
-        self.on_client_end(report)
+        if not report.late:
+            self.on_client_end(report)
         return Ballot.of(report)

@@ -48,8 +48,9 @@ class SparseScheduler(Stateful):
 
     # A client, every round
 
-    def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
-        """The mask under which the client starts, given the one ``offered`` to its tier."""
+    def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
+        """The mask under which the client starts, given the one ``offered`` to its tier and the one it has ``held``
+        since its last round, on the CPU; None before its first."""
         return offered
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:

@@ -9,7 +9,7 @@ from flash_pl.client import ClientContext
 from flash_pl.report import Ballot
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.server import MagnitudeVote, ServerState, Vote
-from flash_pl.sparsity import FirstMask, MaskStore, Move
+from flash_pl.sparsity import FirstMask, Move
 
 
 class NST(DynamicSparseTraining):
@@ -34,24 +34,19 @@ class NST(DynamicSparseTraining):
         super().__init__(prune_rate, move, first_mask)
         self.voter = voter or MagnitudeVote()
         self.shared: list[Tensor] = []  # one mask a tier
-        self.masks = MaskStore()  # by client
 
     def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
         if round == 0:
-            self.shared, self.masks = [mask.cpu() for mask in masks], MaskStore()
+            self.shared = [mask.cpu() for mask in masks]
 
-    def client_mask(self, offered: Tensor, context: ClientContext) -> Tensor:
-        own = self.masks.get(context.client)
-        return (self.shared[context.tier] if own is None else own).to(offered.device)
+    def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
+        return (self.shared[context.tier] if held is None else held).to(offered.device)
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        for ballot in ballots:
-            self.masks.put(ballot.client, ballot.mask)
         server.mask = self.voter(server, ballots, server.density)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shared": list(self.shared), "masks": self.masks.state_dict()}
+        return {"shared": list(self.shared)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shared, self.masks = list(state["shared"]), MaskStore()
-        self.masks.load_state_dict(state["masks"])
+        self.shared = list(state["shared"])

@@ -21,7 +21,7 @@ from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mask_store import MaskStore
-from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch
+from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
 from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
@@ -63,5 +63,6 @@ __all__ = [
     "top_k_by_layer",
     "total_count",
     "unpack_bits",
+    "vote_counts",
     "water_fill",
 ]

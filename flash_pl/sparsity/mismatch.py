@@ -29,3 +29,17 @@ def pairwise_mismatch(masks: Sequence[Tensor]) -> float:
     distance = torch.where(either > 0, 1 - both / either.clamp(min=1), 0.0)
     pairs = torch.triu_indices(len(masks), len(masks), offset=1)
     return float(distance[pairs[0], pairs[1]].mean())
+
+
+def vote_counts(masks: Sequence[Tensor]) -> Tensor:
+    """How many weights are held by 0, 1, ..., K of K masks (each bool ``[n]``), int64 ``[K + 1]`` on the CPU.
+
+    >>> vote_counts([torch.tensor([True, True, False]), torch.tensor([False, True, False])]).tolist()
+    [1, 1, 1]
+    """
+    if not masks:
+        return torch.zeros(1, dtype=torch.int64)
+    holders = torch.zeros(len(masks[0]), dtype=torch.int32, device=masks[0].device)
+    for mask in masks:
+        holders += mask
+    return torch.bincount(holders, minlength=len(masks) + 1).cpu()

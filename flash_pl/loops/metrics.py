@@ -1,0 +1,36 @@
+"""The line of metrics of a round, but for its evaluation and its seconds."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from flash_pl.costs import Accounts
+from flash_pl.loops.consensus import consensus
+from flash_pl.loops.means import WeightedMeans
+from flash_pl.loops.plan import Plan
+from flash_pl.loops.training import Trained
+from flash_pl.server import ServerState
+
+
+def round_metrics(
+    trained: Trained,
+    server: ServerState,
+    previous: Tensor,
+    masks: Sequence[Tensor],
+    plan: Plan,
+    accounts: Accounts,
+    round: int,
+) -> dict[str, float]:
+    """What the clients logged (means by samples), how far they agree, what the round has cost.
+
+    Args:
+        server: after the round; ``previous`` is its mask before.
+        masks: the new nested ones, one a tier.
+        round: the round's index.
+    """
+    logged = WeightedMeans()
+    for ballot in trained.ballots:
+        logged.update(ballot.metrics, ballot.samples)
+    row = logged.compute() | consensus(server, previous, trained.ballots, plan.budget, masks)
+    row |= accounts.round(trained.ballots, trained.late, server.layout.densities(server.mask))
+    return row | {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
