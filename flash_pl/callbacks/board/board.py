@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from flash_pl.callbacks.board.charts import charts
 from flash_pl.callbacks.board.pictures import density_picture, vote_picture
-from flash_pl.callbacks.board.run_facts import config_text, flat
+from flash_pl.callbacks.board.run_facts import config_text, hyperparameters
 from flash_pl.callbacks.consensus_csv import ConsensusCSV
 from flash_pl.client import layer_labels
 from flash_pl.loops import FederatedLoop
@@ -75,13 +75,13 @@ class Board:
         final |= {name: row.get(name) for name in ("flops_total", "fleet_seconds_total", "mismatch_clients")}
         known = {f"final/{name}": value for name, value in final.items() if value is not None}
         for logger in _boards(loop):
-            logger.log_hyperparams(flat(self.config), known, step=loop.round)
+            logger.log_hyperparams(hyperparameters(self.config), known, step=loop.round)
 
     def _by_cost(self, writer: SummaryWriter, row: Mapping[str, float]) -> None:
         axes = {"kB_up": row.get("bytes_up_total", 0) / 1e3, "fleet_seconds": row.get("fleet_seconds_total", 0)}
         for axis, value in axes.items():
-            for name in row:
-                if value and group(name) == "accuracy":
+            for name in (self.monitor, f"{self.monitor}_union"):
+                if value and name in row:
                     writer.add_scalar(f"accuracy_by_{axis}/{name}", row[name], round(value))
 
     def _draw(self, writer: SummaryWriter, loop: FederatedLoop) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito 2008
 
@@ -27,6 +27,9 @@ def density_picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for label, line, colour in zip(labels, values, COLOURS, strict=False):
             axes.plot(rounds, line, label=label, color=colour, marker="." if len(rounds) < 30 else None)
         axes.set(ylabel="density", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda density, _: f"{density:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
     else:

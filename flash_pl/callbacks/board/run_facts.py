@@ -11,17 +11,29 @@ def config_text(config: Mapping[str, Any]) -> str:
     return f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(dict(config)))}```"
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values; what is nested in lists becomes text.
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What may differ between experiments, as dotted keys and plain values; what is nested in lists becomes text.
 
-    >>> flat({"lr": 0.1, "scheduler": {"init_args": {"rate": 0.2}}})
-    {'lr': 0.1, 'scheduler.rate': 0.2}
+    Left out are the machine's settings, the class of what has a name, and a component's copy of a top-level key.
+
+    >>> scheduler = {"name": "nst", "class_path": "flash_pl.NST", "init_args": {"prune_rate": 0.2}}
+    >>> hyperparameters({"seed": 1, "scheduler": scheduler, "data": {"init_args": {"seed": 1}}, "cost": {}})
+    {'seed': 1, 'scheduler.name': 'nst', 'scheduler.prune_rate': 0.2}
     """
     found: dict[str, Any] = {}
     for key, value in config.items():
-        name = f"{prefix}.{key}" if prefix and key != "init_args" else prefix or key
-        if isinstance(value, Mapping):
-            found |= flat(value, name)
-        else:
-            found[name] = value if isinstance(value, bool | int | float | str) else str(value)
+        if key in ("trainer", "cost"):
+            continue
+        leaves = _leaves(value, key) if isinstance(value, Mapping) else {key: value}
+        found |= {name: leaf for name, leaf in leaves.items() if name == key or name.rpartition(".")[2] not in config}
+    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in found.items()}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "class_path" and "name" in node:
+            continue
+        name = prefix if key == "init_args" else f"{prefix}.{key}"
+        found |= _leaves(value, name) if isinstance(value, Mapping) else {name: value}
     return found
