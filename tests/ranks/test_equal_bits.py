@@ -15,8 +15,8 @@ def outcome(loop):
     server = loop.server
     metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
     tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
-    masks = loop.scheduler.state_dict().get("masks", {"masks": torch.empty(0), "of": {}})
-    return tensors, metrics, masks["masks"].numpy().tobytes(), masks["of"]
+    held = loop.accounts.link.state_dict()
+    return tensors, metrics, held["masks"].numpy().tobytes(), held["of"], loop.votes
 
 
 def trainer(method: str, cohort: int) -> FederatedTrainer:
@@ -24,6 +24,8 @@ def trainer(method: str, cohort: int) -> FederatedTrainer:
     arguments += ["data=synthetic", "trainer.eval_clients_every=2", "trainer.finetune_epochs=1"]
     if method in ("spdst", "jmwst", "hetero_jmwst"):
         arguments += ["scheduler.sensitivity.init_fraction=0.4", "scheduler.sensitivity.epochs=2"]
+    if method.startswith("hetero"):
+        arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # late for some
     return build_trainer(compose(read_config(method), arguments))
 
 
