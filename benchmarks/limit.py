@@ -75,12 +75,12 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
             return []
 
     server, times = loop.server, []
-    loop.aggregator.reset(server.weights, server.layout.maskable, [1])
+    loop.parts.aggregator.reset(server.weights, server.layout.maskable, [1])
     for client in range(repeats):
         begun = time.perf_counter()
         context = loop.plan.context(Member(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
-        loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
+        loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 

@@ -20,6 +20,7 @@ from flash_pl.loops import (
     EvaluationSchedule,
     FaultPolicy,
     FederatedLoop,
+    Federation,
     LocalLoop,
     Plan,
     RoundDecay,
@@ -151,7 +152,12 @@ class FederatedTrainer:
     def run(self, loop: FederatedLoop) -> None:
         """The training of :meth:`fit`, for a caller that wants the :meth:`loop` before it."""
         module = loop.client.module
-        with loop.ranks.telling(), loop.cohorts.stop, own_global_state(self.fabric.device), unsynchronised(module):
+        with (
+            loop.ranks.telling(),
+            loop.parts.cohorts.stop,
+            own_global_state(self.fabric.device),
+            unsynchronised(module),
+        ):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
         loop.client.module._fabric = None  # a stock Trainer may take over
@@ -166,7 +172,7 @@ class FederatedTrainer:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
             self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
-            return loop.validate(loop.round)
+            return loop.evaluation.server(loop.masks, loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run; whatever :meth:`fit` would refuse is refused here."""
@@ -178,13 +184,13 @@ class FederatedTrainer:
         client = self._bind(module)
         if ranks.size > 1:  # a script may have left its module's first weights to chance
             client.arena.copy_(ranks.first(client.arena.cpu))
-        return FederatedLoop(
-            self.fabric,
-            ranks,
-            client,
-            ServerState.start(client.layout, client.arena, self.density),
-            data,
-            self.scheduler,
+        federation = Federation(
+            fabric=self.fabric,
+            ranks=ranks,
+            client=client,
+            server=ServerState.start(client.layout, client.arena, self.density),
+            data=data,
+            scheduler=self.scheduler,
             plan=Plan(
                 rounds=self.rounds,
                 cohort=self.cohort,
@@ -196,11 +202,11 @@ class FederatedTrainer:
                 decay=self.decay,
             ),
             aggregator=self.aggregator,
-            evaluate=self.evaluate,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
-            accounts=self._accounts(client.layout, population),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
+            accounts=self._accounts(client.layout, population),
         )
+        return FederatedLoop(federation, self.evaluate)
 
     def launch(self) -> Ranks:
         """Start the other processes, if there are to be any, and wait until all have met. A second call does nothing.

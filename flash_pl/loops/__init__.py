@@ -6,6 +6,7 @@ from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure, FaultPolicy
 from flash_pl.loops.federated import FederatedLoop
+from flash_pl.loops.federation import Federation
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Member, Plan
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
@@ -20,6 +21,7 @@ __all__ = [
     "Failure",
     "FaultPolicy",
     "FederatedLoop",
+    "Federation",
     "LocalLoop",
     "Loop",
     "Member",

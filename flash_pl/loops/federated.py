@@ -1,33 +1,21 @@
 """Stage 2, the file to read: a round from the drawing of the cohort to the new server model."""
 
 import time
-from dataclasses import replace
 from typing import Any
 
-from lightning.fabric import Fabric
 from torch import Tensor
 
-from flash_pl.client import ClientContext, ClientState
-from flash_pl.costs import Accounts
-from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
-from flash_pl.loops.clients import ClientEvaluationLoop
-from flash_pl.loops.cohort import CohortLoop
-from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure
+from flash_pl.loops.federation import Federation
 from flash_pl.loops.flops import flops_of
-from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.metrics import round_metrics
-from flash_pl.loops.plan import Member, Plan
+from flash_pl.loops.round_evaluation import RoundEvaluation, merged
 from flash_pl.loops.schedule import EvaluationSchedule
 from flash_pl.loops.sensitivity import SensitivityStage
-from flash_pl.loops.tiers import evaluate_tiers
 from flash_pl.loops.training import RoundTraining
-from flash_pl.ranks import Ranks
-from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import generator
-from flash_pl.server import FedAvg, ServerState
 from flash_pl.sparsity import nested_masks, vote_counts
 
 
@@ -52,41 +40,16 @@ class FederatedLoop(Loop):
         whole: the server is as a round left it, so that it can be saved.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        ranks: Ranks,
-        client: ClientState,
-        server: ServerState,
-        data: FederatedData,
-        scheduler: SparseScheduler,
-        *,
-        plan: Plan,
-        aggregator: FedAvg,
-        evaluate: EvaluationSchedule,
-        local: LocalLoop,
-        cohorts: CohortLoop,
-        accounts: Accounts,
-    ) -> None:
-        self.fabric, self.ranks, self.client, self.server = fabric, ranks, client, server
-        self.data, self.scheduler, self.plan = data, scheduler, plan
-        self.aggregator, self.local, self.cohorts = aggregator, local, cohorts
+    def __init__(self, federation: Federation, evaluate: EvaluationSchedule) -> None:
+        self.parts = federation
+        self.fabric, self.ranks, self.client = federation.fabric, federation.ranks, federation.client
+        self.server, self.data, self.scheduler = federation.server, federation.data, federation.scheduler
+        self.plan, self.accounts = federation.plan, federation.accounts
         self.training = RoundTraining(
-            plan,
-            cohorts,
-            local,
-            client,
-            server,
-            data,
-            scheduler,
-            aggregator,
-            accounts,
-            lambda report: fabric.call("on_client_end", loop=self, report=report),
+            federation, lambda report: self.fabric.call("on_client_end", loop=self, report=report)
         )
-        self.evaluate, self.evaluation = evaluate, EvaluationLoop(fabric, plan.seed)
-        self.clients = ClientEvaluationLoop(self.evaluation, local, cohorts, evaluate.finetune_epochs)
-        cohorts.on_failure = self.on_failure
-        self.accounts = accounts
+        self.evaluation = RoundEvaluation(federation, evaluate)
+        federation.cohorts.on_failure = self.on_failure
         self.round = self.failed = 0
         self.has_mask = False
         self.found: dict[int, Tensor] = {}  # by stage 1, while it is under way
@@ -111,7 +74,7 @@ class FederatedLoop(Loop):
         self.fabric.call("on_client_error", loop=self, failure=failure)
 
     def on_run_start(self) -> None:
-        self.accounts.open(flops_of(self.client, self.evaluation, self.data))
+        self.accounts.open(flops_of(self.client, self.evaluation.evaluation, self.data))
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()
@@ -123,17 +86,9 @@ class FederatedLoop(Loop):
         found = None
         if self.scheduler.sensitivity is not None:
             found = SensitivityStage(
+                self.parts,
                 self.scheduler.sensitivity,
-                self.scheduler,
-                self.local,
-                self.cohorts,
-                self.client,
-                self.server,
-                self.data,
-                self.plan.budget.density,
-                self.plan.seed,
                 self.found,
-                self.accounts,
                 lambda done, total: self.fabric.call("on_sensitivity_client_end", loop=self, done=done, total=total),
             ).run()
         server, draws = self.server, generator(self.plan.seed, "mask")
@@ -164,8 +119,8 @@ class FederatedLoop(Loop):
         if ballots:  # a sampler may find nobody online, and a deadline may pass before the first report
             # 2. The sum over all ranks is everybody's; the aggregate replaces the server's weights. Unpruned it is the
             # union of the clients' models.
-            self.ranks.sum_(self.aggregator.units)
-            server.weights.copy_(self.aggregator.compute())
+            self.ranks.sum_(self.parts.aggregator.units)
+            server.weights.copy_(self.parts.aggregator.compute())
             server.union.copy_(server.weights)
 
             # 3. The method votes on the mask and prunes the server to it.
@@ -174,40 +129,20 @@ class FederatedLoop(Loop):
 
         self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
         self.metrics = round_metrics(trained, server, previous, self.masks, self.plan, self.accounts, self.round)
-        if self.cohorts.faults.on_error == "skip":
+        if self.parts.cohorts.faults.on_error == "skip":
             self.metrics["failed"] = self.failed - failed
         self.metrics["seconds_train"] = time.perf_counter() - self.started
         self.pending = self.whole = True
 
     def on_advance_end(self) -> None:
-        done, rounds = self.round + 1, self.plan.rounds
-        found = self.validate(done) if self.evaluate.due(done, rounds) else {}
-        if self.evaluate.clients_due(done, rounds):
-            everyone = self.plan.everyone(done)
-            found |= self.clients.run(self.client, self.offer, everyone, self.data, done, self.server.fingerprint)
-        if found:
-            if shared := self.metrics.keys() & found.keys():
-                raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
-            self.metrics |= found
+        done = self.round + 1
+        self.metrics = merged(self.metrics, self.evaluation.run(self.masks, done))
         self.metrics["seconds"] = time.perf_counter() - self.started
         self.round, self.pending = done, False
         self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)
 
     def on_run_end(self) -> None:
         self.fabric.call("on_run_end", loop=self)
-
-    def validate(self, round: int) -> dict[str, float]:
-        """Metrics of the server's models after ``round`` rounds, see :func:`evaluate_tiers`."""
-        batches, tiers = self.data.val_dataloader(), self.plan.budget.tiers
-        return evaluate_tiers(self.evaluation, self.ranks, self.client, self.server, tiers, self.masks, batches, round)
-
-    def offer(self, member: Member) -> tuple[Tensor, Tensor, ClientContext]:
-        """What a client would start from now: the server's arena, a mask, and the facts of a fine-tuning."""
-        batches = len(self.data.client_batches(member.client))
-        facts = self.plan.context(member, batches, self.round + 1)
-        context = replace(facts, purpose="finetune", epochs=self.evaluate.finetune_epochs)
-        held = self.accounts.link.held(member.client)
-        return self.server.weights, self.scheduler.client_mask(self.masks[member.tier], held, context), context
 
     def identity(self) -> dict[str, Any]:
         """What makes this another experiment, as far as a trainer knows without a config."""
@@ -216,17 +151,6 @@ class FederatedLoop(Loop):
             "seed": self.plan.seed,
             "density": self.plan.budget.density,
             "clients": self.data.clients,
-        }
-
-    def parts(self) -> dict[str, Any]:
-        """What has a state of its own."""
-        return {
-            "server": self.server,
-            "scheduler": self.scheduler,
-            "voter": self.scheduler.voter,
-            "sampler": self.plan.sampler,
-            "aggregator": self.aggregator,
-            "accounts": self.accounts,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +164,7 @@ class FederatedLoop(Loop):
             "pending": self.pending,
             "stopped": self.should_stop,
             "found": dict(self.found),
-        } | {name: part.state_dict() for name, part in self.parts().items()}
+        } | {name: part.state_dict() for name, part in self.parts.stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -257,6 +181,6 @@ class FederatedLoop(Loop):
         self.metrics, self.votes = dict(state["metrics"]), list(state["votes"])
         self.has_mask, self.found = state["has_mask"], dict(state["found"])
         self.pending, self.should_stop = state["pending"], state["stopped"]
-        for name, part in self.parts().items():
+        for name, part in self.parts.stateful().items():
             part.load_state_dict(state[name])
         self.nest()

@@ -5,17 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from flash_pl.client import ClientContext, ClientState
-from flash_pl.costs import Accounts
-from flash_pl.data import FederatedData
+from flash_pl.client import ClientContext
 from flash_pl.errors import ClientError, Interrupted
-from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.faults import Failure, Fault
-from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.federation import Federation
 from flash_pl.report import Report
-from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
+from flash_pl.schedulers import DynamicSparseTraining, Sensitivity
 from flash_pl.seeding import generator
-from flash_pl.server import ServerState
 from flash_pl.wire import Message
 
 
@@ -26,33 +22,22 @@ class SensitivityStage:
     as the method adapts them to its first one. Their trained weights are thrown away: stage 1 informs the mask only.
 
     Args:
+        federation: the run's parts; its scheduler makes the mask with which all start.
         settings: how many clients, how long, how they move.
-        scheduler: the method, which makes the mask with which all start.
-        cohort: how clients are trained on all ranks.
         found: layer densities by place in the cohort, from an earlier process that was interrupted; added to.
-        accounts: where its costs go.
         on_client_end: called after each client that this rank has trained with (clients done, clients in all).
     """
 
     def __init__(
         self,
+        federation: Federation,
         settings: Sensitivity,
-        scheduler: SparseScheduler,
-        local: LocalLoop,
-        cohort: CohortLoop,
-        client: ClientState,
-        server: ServerState,
-        data: FederatedData,
-        density: float,
-        seed: int,
         found: dict[int, Tensor],
-        accounts: Accounts,
         on_client_end: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.settings, self.local, self.loop, self.client = settings, local, cohort, client
-        self.server, self.data, self.density, self.seed = server, data, density, seed
-        self.found, self.accounts, self.on_client_end = found, accounts, on_client_end
-        self.first_mask = scheduler.first_mask
+        self.parts, self.settings, self.found, self.on_client_end = federation, settings, found, on_client_end
+        self.seed, self.server, self.data = federation.plan.seed, federation.server, federation.data
+        self.first_mask = federation.scheduler.first_mask
         self.trainee = DynamicSparseTraining(settings.prune_rate, settings.move, self.first_mask)
 
     def run(self) -> Tensor:
@@ -77,7 +62,9 @@ class SensitivityStage:
             return report.densities
 
         costs = [self.data.client_sizes[client] for client in ids]
-        done, signal = self.loop.run(ids, costs, 0, self.server.fingerprint, lambda job: self._train(ids[job]), keep)
+        done, signal = self.parts.cohorts.run(
+            ids, costs, 0, self.server.fingerprint, lambda job: self._train(ids[job]), keep
+        )
         self.found |= {missing[job]: result for job, result in done.items() if not isinstance(result, Failure)}
         if signal is not None:
             raise Interrupted(signal)
@@ -90,12 +77,12 @@ class SensitivityStage:
     def _charge(self, clients: Sequence[int], densities: Tensor) -> None:
         seed = generator(self.seed, "sensitivity/mask").initial_seed()
         samples = [self.settings.epochs * self.data.client_sizes[client] for client in clients]
-        self.accounts.stage_1(Message(self.weights, self.mask), seed, clients, samples, densities)
+        self.parts.accounts.stage_1(Message(self.weights, self.mask), seed, clients, samples, densities)
 
     def _make_start(self) -> None:
         """The mask and the weights from which every client starts."""
         mask = self.trainee.initial_mask(
-            self.server.layout, self.density, None, generator(self.seed, "sensitivity/mask")
+            self.server.layout, self.parts.plan.budget.density, None, generator(self.seed, "sensitivity/mask")
         )
         self.mask = mask.to(self.server.weights.device)
         self.weights = self.server.weights.clone()
@@ -106,5 +93,5 @@ class SensitivityStage:
         if not batches.samples:
             raise Fault("it has no samples")
         context = ClientContext(client, 0, self.settings.epochs, len(batches), self.seed, "sensitivity")
-        self.client.receive(self.weights, self.mask)
-        return self.local.run(self.client, self.trainee, batches, context)
+        self.parts.client.receive(self.weights, self.mask)
+        return self.parts.local.run(self.parts.client, self.trainee, batches, context)

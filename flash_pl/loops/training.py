@@ -5,17 +5,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from flash_pl.client import ClientState
-from flash_pl.costs import Accounts
-from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError, Interrupted
-from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.faults import Failure, Fault
-from flash_pl.loops.local import LocalLoop
-from flash_pl.loops.plan import Member, Plan
+from flash_pl.loops.federation import Federation
+from flash_pl.loops.plan import Member
 from flash_pl.report import Ballot, Report
-from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import FedAvg, ServerState
 
 
 @dataclass(frozen=True)
@@ -30,29 +24,12 @@ class RoundTraining:
     """Trains the cohort of a round and leaves this rank's part of the sum in the aggregator.
 
     Args:
-        plan: who trains.
-        cohorts: trains clients on all ranks; it has the rules for those that fail.
-        accounts: with the link that carries models to clients and reports to the server.
+        federation: the run's parts.
         on_client_end: called with the report of every client that this rank has trained and that was in time.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        cohorts: CohortLoop,
-        local: LocalLoop,
-        client: ClientState,
-        server: ServerState,
-        data: FederatedData,
-        scheduler: SparseScheduler,
-        aggregator: FedAvg,
-        accounts: Accounts,
-        on_client_end: Callable[[Report], None],
-    ) -> None:
-        self.accounts = accounts
-        self.plan, self.cohorts, self.local, self.client, self.server = plan, cohorts, local, client, server
-        self.data, self.scheduler, self.aggregator = data, scheduler, aggregator
-        self.on_client_end = on_client_end
+    def __init__(self, federation: Federation, on_client_end: Callable[[Report], None]) -> None:
+        self.parts, self.on_client_end = federation, on_client_end
 
     def run(self, masks: Sequence[Tensor], round: int) -> Trained:
         """Train the cohort of a round, and another one if too many of it fail.
@@ -64,12 +41,12 @@ class RoundTraining:
             ClientError: a client failed and is not to be skipped, or too few remained, time and again.
             Interrupted: a signal came.
         """
-        faults = self.cohorts.faults
+        faults = self.parts.cohorts.faults
         for attempt in range(faults.attempts):
-            cohort = self.plan.draw(round, attempt)
+            cohort = self.parts.plan.draw(round, attempt)
             trained, failed = self._attempt(cohort, masks, round)
             if not failed or len(trained.ballots) >= faults.min_clients:
-                self.accounts.link.remember([*trained.ballots, *trained.late])
+                self.parts.accounts.link.remember([*trained.ballots, *trained.late])
                 return trained
         raise ClientError(
             f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
@@ -78,10 +55,10 @@ class RoundTraining:
         )
 
     def _attempt(self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int) -> tuple[Trained, list[Failure]]:
-        server, samples = self.server, [member.samples for member in cohort]
-        self.scheduler.on_round_start(server, masks, round)
-        self.aggregator.reset(server.weights, server.layout.maskable, samples)
-        done, signal = self.cohorts.run(
+        server, samples = self.parts.server, [member.samples for member in cohort]
+        self.parts.scheduler.on_round_start(server, masks, round)
+        self.parts.aggregator.reset(server.weights, server.layout.maskable, samples)
+        done, signal = self.parts.cohorts.run(
             [member.client for member in cohort],
             samples,
             round + 1,
@@ -97,22 +74,22 @@ class RoundTraining:
 
     def _train(self, member: Member, masks: Sequence[Tensor], round: int) -> Report:
         """Train a client under the mask that its tier is offered, and add its weights to the sum if it is in time."""
-        batches = self.data.client_batches(member.client)
+        parts, link = self.parts, self.parts.accounts.link
+        batches = parts.data.client_batches(member.client)
         if not batches.samples:
             raise Fault("it has no samples")
-        context = self.plan.context(member, len(batches), round)
-        held = self.accounts.link.held(member.client)
-        offered = self.scheduler.client_mask(masks[member.tier], held, context)
-        weights, mask, down = self.accounts.link.down(self.server.weights, offered, held)
-        self.client.receive(weights, mask)
-        report, up = self.accounts.link.up(self.local.run(self.client, self.scheduler, batches, context), mask)
-        report = self.accounts.settle(report, down, up)
+        context, held = parts.plan.context(member, len(batches), round), link.held(member.client)
+        offered = parts.scheduler.client_mask(masks[member.tier], held, context)
+        weights, mask, down = link.down(parts.server.weights, offered, held)
+        parts.client.receive(weights, mask)
+        report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
+        report = parts.accounts.settle(report, down, up)
         if report.late:
             return replace(report, mask=mask, metrics={}, extra={})  # of the client's own the server learns nothing
         try:
-            self.aggregator.update(report)
+            parts.aggregator.update(report)
         except OverflowError as error:
-            where = self.client.layout.slot_of_largest(report.weights)
+            where = parts.client.layout.slot_of_largest(report.weights)
             raise Fault(f"its weights cannot be summed ({where}: {error})") from error
         return report
 

@@ -65,9 +65,9 @@ def test_learning_rates_follow_the_round(unaware, tiny_data):
 def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
     loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=4, accelerator="cpu").fit(unaware(), tiny_data)
     assert loop.metrics["density"] == pytest.approx(0.2, abs=1e-3) and loop.metrics["density_union"] > 0.22
-    masked = loop.evaluation.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
+    masked = loop.evaluation.evaluation.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
     assert loop.metrics["val_loss"] == masked["val_loss"]
-    union = loop.evaluation.run(loop.client, loop.server.union, tiny_data.val_dataloader())
+    union = loop.evaluation.evaluation.run(loop.client, loop.server.union, tiny_data.val_dataloader())
     assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
 
 
@@ -92,7 +92,7 @@ def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
     layout, received = loop.server.layout, []
     report = Report(0, 1, loop.client.arena, loop.server.mask, torch.ones(len(layout.layers)), {})
     loop.client.receive = lambda weights, mask: received.append((weights.clone(), mask))
-    loop.local.run = lambda *arguments: report
+    loop.parts.local.run = lambda *arguments: report
     loop.find_first_mask()
     weights, mask = received[0]
     for got, drawn, d in zip(

@@ -55,7 +55,7 @@ def run(method, unaware, data, **settings):
 @pytest.mark.parametrize("method", METHODS)
 def test_clients_train_what_their_tier_affords(method, unaware, tiny_data):
     loop, watch = run(method, unaware, tiny_data)
-    assert isinstance(loop.aggregator, MaskedAverage)
+    assert isinstance(loop.parts.aggregator, MaskedAverage)
     assert all(tiers == {loop.plan.population.tiers[client]} for client, tiers in watch.tiers.items())
     fixed = all(torch.equal(mask, watch.largest[0]) for mask in watch.largest)
     assert fixed == (method in ("pdst", "spdst"))
@@ -128,7 +128,7 @@ def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
         batches = tiny_data.client_val_batches(client)
         if batches.samples:
             weights = server.masked(loop.masks[loop.plan.population.tiers[client]])
-            expected.append(loop.evaluation.run(loop.client, weights, batches)["val_acc"])
+            expected.append(loop.evaluation.evaluation.run(loop.client, weights, batches)["val_acc"])
             sizes.append(batches.samples)
     assert sum(sizes) == 40
     row = watch.rows[-1]

@@ -1,0 +1,84 @@
+"""What counting costs: rounds whose bytes, FLOPs and simulated seconds are counted against rounds where nothing is.
+
+    python benchmarks/accounting.py --repeats 15
+
+Two federations of MNISTNet on Fashion-MNIST train the same cohorts in turn within one process, one thread, without
+evaluation. One counts as every run does, on a fleet; the other has a link that only hands over. Medians of the pairs.
+"""
+
+import argparse
+import statistics
+
+import torch
+from limit import our_round
+from torch import Tensor
+
+from flash_pl import Classifier, Dense, FederatedTrainer
+from flash_pl.config.shipped import fragment
+from flash_pl.costs import Device, Fleet, Link, Traffic, WireFormat
+from flash_pl.data import FashionMNIST
+from flash_pl.loops import FederatedLoop
+from flash_pl.models import MNISTNet
+from flash_pl.report import Report
+from flash_pl.schedulers import JMWST, NST, PDST, SparseScheduler
+
+METHODS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
+
+
+class FreeLink(Link):
+    """Hands models over and counts nothing; the masks that clients hold are kept, NST needs them."""
+
+    def down(self, weights: Tensor, mask: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
+        return weights, mask, Traffic()
+
+    def up(self, report: Report, received: Tensor) -> tuple[Report, Traffic]:
+        return report, Traffic()
+
+
+def federated(scheduler: SparseScheduler, data: FashionMNIST, verify: bool, counted: bool) -> FederatedLoop:
+    devices = [Device(**device) for device in fragment("fleet", "mixed", "fleet")["init_args"]["devices"]]
+    torch.manual_seed(1)
+    trainer = FederatedTrainer(
+        scheduler,
+        density=0.05,
+        rounds=10**6,
+        cohort=10,
+        seed=1,
+        accelerator="cpu",
+        wire=WireFormat(verify=verify),
+        fleet=Fleet(devices) if counted else None,
+    )
+    loop = trainer.loop(Classifier(MNISTNet(), classes=10), data)
+    if not counted:
+        loop.accounts.link.__class__ = FreeLink
+    loop.on_run_start()
+    return loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    data = FashionMNIST(clients=100, seed=1)
+    print(
+        "| method | verify | s a round, nothing counted | s, counted | median ratio of pairs |\n|---|---|---|---|---|"
+    )
+    for name, scheduler in METHODS.items():
+        for verify in (False, True):
+            loops = [federated(scheduler(), data, verify, counted) for counted in (False, True)]
+            times: list[list[float]] = [[], []]
+            for repeat in range(repeats + 1):
+                for which in (0, 1) if repeat % 2 else (1, 0):  # who goes first alternates
+                    seconds = our_round(loops[which])
+                    loops[which].round += 1
+                    if repeat:  # the first pair warms up
+                        times[which].append(seconds)
+            assert torch.equal(loops[0].server.weights, loops[1].server.weights)
+            ratio = statistics.median(counted / free for free, counted in zip(*times, strict=True))
+            free, counted = map(statistics.median, times)
+            print(f"| {name} | {'on' if verify else 'off'} | {free:.3f} | {counted:.3f} | {ratio:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

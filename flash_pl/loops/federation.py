@@ -1,0 +1,54 @@
+"""What a run is made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from flash_pl.client import ClientState
+from flash_pl.costs import Accounts
+from flash_pl.data import FederatedData
+from flash_pl.loops.cohort import CohortLoop
+from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.plan import Plan
+from flash_pl.ranks import Ranks
+from flash_pl.schedulers import SparseScheduler
+from flash_pl.server import FedAvg, ServerState
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts that the loops of a run share.
+
+    Args:
+        fabric, ranks: devices, precision, loggers and callbacks; the processes.
+        client: the module that every client trains in turn.
+        server, scheduler, aggregator: the server's model, the method, the average.
+        data: of all clients.
+        plan: who trains when, for how long and at what rate.
+        local, cohorts: train one client, and those between two states of the server.
+        accounts: what it all costs.
+    """
+
+    fabric: Fabric
+    ranks: Ranks
+    client: ClientState
+    server: ServerState
+    data: FederatedData
+    scheduler: SparseScheduler
+    plan: Plan
+    aggregator: FedAvg
+    local: LocalLoop
+    cohorts: CohortLoop
+    accounts: Accounts
+
+    def stateful(self) -> dict[str, Any]:
+        """What has a state of its own, by the names that it has in a checkpoint."""
+        return {
+            "server": self.server,
+            "scheduler": self.scheduler,
+            "voter": self.scheduler.voter,
+            "sampler": self.plan.sampler,
+            "aggregator": self.aggregator,
+            "accounts": self.accounts,
+        }
