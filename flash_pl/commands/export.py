@@ -44,11 +44,14 @@ def run(options: argparse.Namespace) -> None:
     try:
         model = saved.model(options.density)
         content, remark = WRITERS[path.suffix](saved, model, options)
-        write_whole(path, content)
     except ConfigError as error:
-        raise (
-            ConfigError(f"--{error.key}", error.value, error.allowed) if error.key in vars(options) else error
-        ) from error
+        if error.key not in vars(options):
+            raise
+        raise ConfigError(f"--{error.key}", error.value, error.allowed) from error
+    except ValueError as error:
+        raise ConfigError("--to", str(path), f"another format for this model ({error})") from error
+    try:
+        write_whole(path, content)
     except OSError as error:
         raise ConfigError("--to", str(path), f"a file that can be written ({error.strerror or error})") from error
     share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"

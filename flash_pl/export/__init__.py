@@ -3,7 +3,7 @@
 from flash_pl.export.contents import Contents, Row
 from flash_pl.export.network import build_network
 from flash_pl.export.onnx import BATCHES, missing_packages, to_onnx
-from flash_pl.export.read_contents import read_contents
+from flash_pl.export.readers import read_contents
 from flash_pl.export.safetensors import to_safetensors
 from flash_pl.export.saved_run import SavedRun
 from flash_pl.export.table import contents_table

@@ -46,10 +46,10 @@ def contents_table(contents: Contents, path: Path) -> Group:
 
 
 def _end(contents: Contents) -> Text:
-    if not contents.counted:
-        return Text(f"{contents.size:,} bytes with all that a run needs to go on")
     if not contents.dense:
         return Text(f"{contents.size:,} bytes without tensors")
+    if not contents.counted:
+        return Text(f"{contents.size:,} bytes with all that a run needs to go on")
     return Text(f"{contents.size:,} bytes, {contents.size / contents.dense:.1%} of the dense tensors")
 
 

@@ -49,7 +49,8 @@ def _flash(path: Path) -> Contents:
         )
         for name, tensor in model.tensors.items()
     ]
-    facts = model.facts | {"mask": sizes.kind.name.lower(), "values": file.values}
+    mask = "all active" if model.active == model.maskable else sizes.kind.name.lower()
+    facts = model.facts | {"mask": mask, "values": file.values}
     return Contents(facts, ("density",), tuple(rows), file.size, 0 if mask_bytes else sizes.mask)
 
 
