@@ -50,11 +50,6 @@ class Contents:
         return sum(row.values or 0 for row in self.rows)
 
     @property
-    def counted(self) -> int:
-        """Bytes of both; the others are names and what the format adds."""
-        return self.masks + self.values
-
-    @property
     def dense(self) -> int:
         """Bytes of all tensors written out."""
         return sum(row.dense for row in self.rows)

@@ -67,8 +67,7 @@ def _exported(network: nn.Module, samples: Tensor) -> bytes:
             )
             return buffer.getvalue()
     except Exception as error:  # whatever torch meets in somebody's forward
-        cause = error.__cause__ or error
-        gist = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        gist = _gist(error.__cause__ or error)
         raise ModuleError(f"{type(network).__name__}: torch cannot export its forward to ONNX ({gist})") from error
 
 
@@ -94,20 +93,27 @@ def _quiet() -> Iterator[None]:
 
 
 def _difference(network: nn.Module, content: bytes, samples: Tensor) -> float:
+    """The largest one between the outputs for ``samples``."""
     import onnxruntime  # an optional dependency
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: samples.numpy()})
-    expected = [output.numpy() for output in _tensors(network(samples))]
-    largest = 0.0
-    for one, other in zip(found, expected, strict=True):
-        worst = float(np.abs(one - other).max(initial=0))
-        if not worst <= TOLERANCE * max(1.0, float(np.abs(other).max(initial=0))):
-            raise ModuleError(
-                f"{type(network).__name__}: ONNX and torch differ by {worst:g} on a batch of {len(samples)}"
-            )
-        largest = max(largest, worst)
-    return largest
+    name, worst = type(network).__name__, 0.0
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: samples.numpy()})
+        expected = [output.numpy() for output in _tensors(network(samples))]
+        pairs = [(one.astype(float), other.astype(float)) for one, other in zip(found, expected, strict=True)]
+    except Exception as error:  # whatever onnxruntime or somebody's forward meets
+        raise ModuleError(f"{name}: as ONNX it cannot run on {len(samples)} samples ({_gist(error)})") from error
+    for one, other in pairs:
+        difference, scale = (float(np.abs(values).max(initial=0)) for values in (one - other, other))
+        if one.shape != other.shape or not difference <= TOLERANCE * max(1.0, scale):
+            raise ModuleError(f"{name}: ONNX and torch differ by {difference:g} on {len(samples)} samples")
+        worst = max(worst, difference)
+    return worst
+
+
+def _gist(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _tensors(output: Any) -> list[Tensor]:

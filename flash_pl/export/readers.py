@@ -84,8 +84,8 @@ def _onnx(path: Path) -> Contents:
     from onnx.numpy_helper import to_array
 
     try:
+        onnx.checker.check_model(str(path))  # by its path it may be larger than 2 GB
         model = onnx.load(path)
-        onnx.checker.check_model(model)
         arrays = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
     except Exception as error:  # a damaged file can break its reader in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -54,7 +54,6 @@ class SavedRun:
             "data": label(self.config, "data"),
             "model": self.config["model"]["class_path"],
             "round": str(self.round),
-            "flash_pl": __version__,
         }
 
     def model(self, density: float | None = None) -> SparseModel:
@@ -86,7 +85,8 @@ class SavedRun:
             slot = slots.get(name) or self._twin(value)
             tensors[name] = (slot.view(weights) if slot else value).contiguous().clone()
         masks = {layer.name: layer.view(mask).contiguous().clone() for layer in self._layout.layers}
-        return SparseModel(self._own(tensors), self._own(masks), self.facts(density))
+        facts = self.facts(density) | {"flash_pl": __version__}
+        return SparseModel(self._own(tensors), self._own(masks), facts)
 
     def _twin(self, value: Tensor) -> Slot | None:
         """Where in the arena the weight lies that two layers share, given its ``value`` under the other name."""

@@ -1,4 +1,4 @@
-"""Bytes on the wire: masks, values and whole messages, encoded and decoded."""
+"""Bytes on the wire and in a file: masks, values, whole messages and models, encoded and decoded."""
 
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Payload, Sizes
 from flash_pl.wire.file import FlashFile, decode_flash, encode_flash, load_flash

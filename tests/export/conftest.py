@@ -7,16 +7,17 @@ import pytest
 
 from flash_pl.cli import main
 
-TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
-TINY += ["clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
+SYNTHETIC = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
+TINY = ["clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
 TINY += ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.threads=1"]
 CNN = ["model=digits_cnn", "model.hidden=16"]
 
 # Networks of a user: with counters, a buffer that is not saved and a weight under two names; modules of Lightning.
-NETS = """
+NETS = '''
 import torch
 import lightning as L
 from torch import nn
+from flash_pl.data import FederatedDataModule, Samples
 
 
 class Net(nn.Module):
@@ -37,6 +38,16 @@ class Larger(Net):
     def __init__(self):
         super().__init__()
         self.more = nn.Linear(4, 4)
+
+
+class Shapeless(FederatedDataModule):
+    """Data that do not know the shape of their images."""
+
+    classes = 4
+
+    def load(self):
+        images, labels = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(100) % 4
+        return Samples(images[:95], labels[:95]), Samples(images[95:], labels[95:])
 
 
 class Silent(L.LightningModule):
@@ -63,7 +74,7 @@ class Own(Silent):
 class Branching(Net):
     def forward(self, images):
         return super().forward(images if images.sum() > 0 else -images)
-"""
+'''
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +87,15 @@ def runs(tmp_path_factory):
         "hetero": ["hetero_jmwst", *CNN, "scheduler.sensitivity.epochs=1"],
         "dense": ["dense", *CNN, "rounds=1"],
         **{name.lower(): ["pdst", f"model.class_path=export_nets.{name}"] for name in ("Net", "Silent", "Own")},
+        "shapeless": ["pdst", "data.class_path=export_nets.Shapeless", "model.class_path=export_nets.Net"],
         "branching": ["pdst", "model.class_path=export_nets.Branching", "rounds=1"],
     }
     before = os.getcwd()
     os.chdir(folder)
     try:
-        for name, arguments in commands.items():
-            assert main(["fit", arguments[0], *TINY, *arguments[1:], f"run_dir={folder / name}"]) == 0
+        for name, (config, *arguments) in commands.items():
+            data = [] if name == "shapeless" else SYNTHETIC
+            assert main(["fit", config, *data, *TINY, *arguments, f"run_dir={folder / name}"]) == 0
     finally:
         os.chdir(before)
     return {name: folder / name / "checkpoints" / "last.ckpt" for name in commands}
