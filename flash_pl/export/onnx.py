@@ -105,8 +105,10 @@ def _difference(network: nn.Module, content: bytes, samples: Tensor) -> float:
     except Exception as error:  # whatever onnxruntime or somebody's forward meets
         raise ModuleError(f"{name}: as ONNX it cannot run on {len(samples)} samples ({_gist(error)})") from error
     for one, other in pairs:
+        if one.shape != other.shape:
+            raise ModuleError(f"{name}: ONNX gives {one.shape} where torch gives {other.shape}")
         difference, scale = (float(np.abs(values).max(initial=0)) for values in (one - other, other))
-        if one.shape != other.shape or not difference <= TOLERANCE * max(1.0, scale):
+        if not difference <= TOLERANCE * max(1.0, scale):
             raise ModuleError(f"{name}: ONNX and torch differ by {difference:g} on {len(samples)} samples")
         worst = max(worst, difference)
     return worst

@@ -65,12 +65,8 @@ def _safetensors(path: Path) -> Contents:
             raise ConfigError("file", str(path), f"of each sparse tensor {', '.join(PARTS)}; see {name}")
         indices, values, sizes = (tensors.pop(f"{name}.{part}") for part in PARTS)
         shape = tuple(sizes.reshape(-1).tolist())
-        density, mask, dense = (
-            values.numel() / max(1, prod(shape)),
-            indices.nbytes + sizes.nbytes,
-            prod(shape) * values.itemsize,
-        )
-        rows.append(Row(name, shape, (density,), mask, values.nbytes, dense))
+        density, mask = values.numel() / max(1, prod(shape)), indices.nbytes + sizes.nbytes
+        rows.append(Row(name, shape, (density,), mask, values.nbytes, prod(shape) * values.itemsize))
     for name, tensor in tensors.items():
         share = None if sparse else _nonzero(tensor)
         rows.append(Row(name, tuple(tensor.shape), (share,), None, tensor.nbytes, tensor.nbytes))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from flash_pl.checkpoint import read_checkpoint, write_checkpoint
 from flash_pl.cli import main
 from flash_pl.export import missing_packages
 
@@ -59,6 +60,24 @@ def test_exports(run, options, expected, runs, folder, capsys):
     before = sorted(os.listdir(folder))
     assert expected in refusal(capsys, "export", runs.get(run, run), "--to", *options)
     assert sorted(os.listdir(folder)) == before
+
+
+# What is changed in a checkpoint's state, a part of the message.
+STATES = [
+    (lambda state: state.update(has_mask=False), "a checkpoint with a mask"),
+    (lambda state: state.update(extra={}), "a checkpoint that flash-pl fit wrote, with its config"),
+    (lambda state: state["extra"]["config"]["model"].update(class_path="no_such_file.Net"), "No module named 'no_such"),
+]
+
+
+@pytest.mark.parametrize("change, expected", STATES)
+def test_checkpoints_without_what_an_export_needs(change, expected, runs, folder, capsys):
+    state = read_checkpoint(runs["jmwst"])
+    change(state["flash_pl"])
+    write_checkpoint(folder / "x.ckpt", state)
+    assert expected in refusal(capsys, "export", "x.ckpt", "--to", "model.flash")
+    assert expected in refusal(capsys, "inspect", "x.ckpt")
+    assert os.listdir(folder) == ["x.ckpt"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
