@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
-from flash_pl.commands import configs, fit, validate
+from flash_pl.commands import configs, export, fit, inspect, validate
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 
-COMMANDS = (fit, validate, configs)
+COMMANDS = (fit, validate, export, inspect, configs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ ALLOWED = {
     "schedulers": L0 | {"sparsity", "report", "client", "server"},
     "loops": L0 | {"ranks", "wire", "costs", "sparsity", "data", "report", "client", "server", "schedulers"},
     "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
+    "export": L0 | {"checkpoint", "config", "data", "sparsity", "wire"},
 }
 
 

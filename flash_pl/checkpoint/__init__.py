@@ -2,5 +2,6 @@
 
 from flash_pl.checkpoint.archive import SCHEMA, read_checkpoint, write_checkpoint
 from flash_pl.checkpoint.folder import CheckpointFolder
+from flash_pl.checkpoint.whole import write_whole
 
-__all__ = ["SCHEMA", "CheckpointFolder", "read_checkpoint", "write_checkpoint"]
+__all__ = ["SCHEMA", "CheckpointFolder", "read_checkpoint", "write_checkpoint", "write_whole"]

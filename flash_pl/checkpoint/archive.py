@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from flash_pl.checkpoint.whole import write_whole
 from flash_pl.errors import ConfigError, RunError
 
 SCHEMA = 3
@@ -27,17 +27,10 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()[:-2]  # the archive ends with the length of its comment, which torch leaves empty
-    temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content + struct.pack("<H", DIGEST) + _digest(content))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        write_whole(path, content + struct.pack("<H", DIGEST) + _digest(content))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"checkpoint {path}: cannot be written ({error.strerror or error})") from error
 
 
@@ -65,15 +58,3 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST).digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last; not every system can open a folder."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,6 @@
 """Configuration: YAML and command line to a resolved config, a resolved config to objects."""
 
-from flash_pl.config.build import build_data, build_module, build_trainer, prepare
+from flash_pl.config.build import build_budget, build_data, build_module, build_trainer, network_prefix, prepare
 from flash_pl.config.compose import compose, label
 from flash_pl.config.resume import refuse_other, saved_config, starting_point
 from flash_pl.config.run_dir import RunDir
@@ -8,11 +8,13 @@ from flash_pl.config.shipped import config as read_config
 
 __all__ = [
     "RunDir",
+    "build_budget",
     "build_data",
     "build_module",
     "build_trainer",
     "compose",
     "label",
+    "network_prefix",
     "prepare",
     "read_config",
     "refuse_other",

@@ -73,6 +73,16 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     return Classifier(model, known["classes"], lr=config["lr"])
 
 
+def network_prefix(config: Config) -> str:
+    """What the names of the config's own network begin with in the module that is trained: see :func:`build_module`."""
+    return "" if _is_own_module(config) else "model."
+
+
+def build_budget(config: Config) -> SparsityBudget:
+    """What the clients can afford."""
+    return instantiate("budget", config["budget"], SparsityBudget)
+
+
 def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = ()) -> FederatedTrainer:
     """The trainer of the config's method.
 
@@ -85,7 +95,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
     aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
-    budget = instantiate("budget", config["budget"], SparsityBudget)
+    budget = build_budget(config)
     fleet = instantiate("fleet", config["fleet"], Fleet) if config["fleet"] is not None else None
     try:
         return FederatedTrainer(
@@ -154,8 +164,7 @@ def _is_own_module(config: Config) -> bool:
 
 def _exclude(config: Config) -> list[str]:
     """The layers that are never masked, by their names in the module that is trained."""
-    prefix = "" if _is_own_module(config) else "model."
-    return [prefix + pattern for pattern in config["model"]["exclude"]]
+    return [network_prefix(config) + pattern for pattern in config["model"]["exclude"]]
 
 
 def _decay(config: Config) -> RoundDecay | None:

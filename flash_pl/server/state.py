@@ -48,7 +48,7 @@ class ServerState:
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
-        return {"layout": self._plan()} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
@@ -56,12 +56,8 @@ class ServerState:
         Raises:
             ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.
         """
-        if state["layout"] != self._plan():
+        if state["layout"] != self.layout.plan:
             raise ConfigError("ckpt_path", "...", "a checkpoint of the same model, excluded layers and memory format")
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
-
-    def _plan(self) -> list[list[Any]]:
-        slots, maskable = self.layout.slots, self.layout.maskable
-        return [[slot.name, slot.start < maskable, list(slot.shape), list(slot.stride)] for slot in slots]

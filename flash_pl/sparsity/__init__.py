@@ -25,6 +25,7 @@ from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
 from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
+from flash_pl.sparsity.sparse_model import SparseModel
 
 __all__ = [
     "ERK",
@@ -48,6 +49,7 @@ __all__ = [
     "ScaleOnce",
     "SizeAwareMove",
     "Slot",
+    "SparseModel",
     "SparsityBudget",
     "Tier",
     "Uniform",

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +54,40 @@ class Layout:
         tensors = parameters | buffers
         if len({(t.dtype, t.device) for t in tensors.values()}) > 1:
             raise ValueError("all parameters and floating-point buffers must share one dtype and device")
+        self._place([(name, tensors[name].shape, tensors[name].stride()) for name in order], len(maskable))
+
+    @classmethod
+    def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
+        """The layout whose :attr:`plan` this is, without its module.
+
+        Raises:
+            ValueError: no maskable tensor, one after others, a name that comes twice, or as above.
+        """
+        layers = sum(bool(maskable) for _, maskable, _, _ in plan)
+        if not layers or not all(maskable for _, maskable, _, _ in plan[:layers]):
+            raise ValueError("a layout has maskable tensors, and they come first")
+        if len({name for name, _, _, _ in plan}) < len(plan):
+            raise ValueError("two tensors of one name")
+        layout = cls.__new__(cls)
+        layout._place([(name, shape, stride) for name, _, shape, stride in plan], layers)
+        return layout
+
+    @property
+    def plan(self) -> list[list[Any]]:
+        """Of each slot ``[name, whether it is maskable, shape, stride]``, in plain values."""
+        layers = len(self.layers)
+        return [[s.name, place < layers, list(s.shape), list(s.stride)] for place, s in enumerate(self.slots)]
+
+    def _place(self, tensors: Sequence[tuple[str, Sequence[int], Sequence[int]]], layers: int) -> None:
+        """Put tensors of these names, shapes and strides one behind the other; the first ``layers`` are maskable."""
         slots, start = [], 0
-        for name in order:
-            tensor = tensors[name]
-            if not _is_dense(tensor):
+        for name, shape, stride in tensors:
+            if not _is_dense(shape, stride):
                 raise ValueError(f"{name}: its elements overlap or have gaps in memory; make it contiguous first")
-            slots.append(Slot(name, start, start + tensor.numel(), tensor.shape, tensor.stride()))
-            start += tensor.numel()
+            slots.append(Slot(name, start, start + prod(shape), torch.Size(shape), tuple(stride)))
+            start = slots[-1].stop
         self.slots = tuple(slots)
-        self.layers = self.slots[: len(maskable)]
+        self.layers = self.slots[:layers]
         self.size = start
         self.maskable = self.layers[-1].stop
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
@@ -109,10 +136,10 @@ def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_las
     return weights
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether the elements fill one block of memory exactly once, in whatever order of dimensions."""
     expected = 1
-    for stride, size in sorted((st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz > 1):
+    for stride, size in sorted((st, sz) for st, sz in zip(strides, shape, strict=True) if sz > 1):
         if stride != expected:
             return False
         expected *= size

@@ -100,6 +100,15 @@ class Codec:
         rest = 4 * (self.layout.size - self.layout.maskable) + len(encode_extra(message.extra))
         return Sizes(kind, header, len(section), values, rest)
 
+    def sizes_of(self, data: bytes, message: Message) -> Sizes:
+        """Where the bytes of a payload go, given the message that :meth:`decode` found in it."""
+        reader = Reader(data)
+        _, value_type, kind, _ = reader.take(HEADER)[4:8]
+        reader.number(2**63 - 1)
+        length = reader.number(len(data))
+        values = int(message.mask.count_nonzero()) * list(VALUE_TYPES.values())[value_type].itemsize
+        return Sizes(MaskKind(kind), reader.place, length, values, len(data) - reader.place - length - values)
+
     def decode(self, data: bytes, reference: Tensor | None = None) -> Message:
         """The message of a payload, on the CPU.
 

@@ -14,14 +14,14 @@ TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int6
 TENSORS, DIMENSIONS, NAME = 64, 8, 256  # at most so many of them, so many dimensions, so many bytes of a name
 
 
-def encode_extra(extra: Mapping[str, Tensor]) -> bytes:
-    """The number of tensors; of each its name, type, shape and values.
+def encode_extra(extra: Mapping[str, Tensor], limit: int = TENSORS) -> bytes:
+    """The number of tensors, at most ``limit``; of each its name, type, shape and values.
 
     Raises:
-        ValueError: a type that is not in ``TYPES``, or more than the limits allow.
+        ValueError: a type that is not in ``TYPES``, or more than is allowed.
     """
-    if len(extra) > TENSORS:
-        raise ValueError(f"a report carries at most {TENSORS} tensors of a scheduler, not {len(extra)}")
+    if len(extra) > limit:
+        raise ValueError(f"at most {limit} further tensors can be written, not {len(extra)}")
     parts = [number(len(extra))]
     for name, tensor in extra.items():
         written = name.encode()
@@ -34,14 +34,14 @@ def encode_extra(extra: Mapping[str, Tensor]) -> bytes:
     return b"".join(parts)
 
 
-def decode_extra(reader: Reader) -> dict[str, Tensor]:
-    """What :func:`encode_extra` wrote.
+def decode_extra(reader: Reader, limit: int = TENSORS) -> dict[str, Tensor]:
+    """What :func:`encode_extra` wrote, with the same ``limit``.
 
     Raises:
         PayloadError: it did not write this.
     """
     found: dict[str, Tensor] = {}
-    for _ in range(reader.number(TENSORS)):
+    for _ in range(reader.number(limit)):
         try:
             name = bytes(reader.take(reader.number(NAME))).decode()
         except UnicodeDecodeError as error:
@@ -51,6 +51,8 @@ def decode_extra(reader: Reader) -> dict[str, Tensor]:
             raise PayloadError(f"{name!r}: a tensor of type {kind}, or one that comes twice")
         dtype = TYPES[kind]
         shape = [reader.number(2**40) for _ in range(reader.number(DIMENSIONS))]
+        if prod(max(1, size) for size in shape) >= 2**62:  # more than torch can count, even where one size is 0
+            raise PayloadError(f"{name!r}: a shape {shape}")
         taken = bytearray(reader.take(prod(shape) * dtype.itemsize))
         if dtype == torch.bool and any(byte > 1 for byte in taken):
             raise PayloadError(f"{name!r}: a truth value that is neither 0 nor 1")

@@ -87,6 +87,19 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
     raise PayloadError(f"no mask section has the number {kind}")
 
 
+def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int] | None:
+    """How many bytes of the section of a mask speak of each layer; None where they cannot be told apart.
+
+    A byte of a bitmap in which two layers meet counts for the first.
+    """
+    ends = list(accumulate(sizes))
+    if kind == MaskKind.BITMAP:
+        return [-(-end // 8) - -(-(end - size) // 8) for end, size in zip(ends, sizes, strict=True)]
+    if kind == MaskKind.POSITIONS:
+        return [len(_positions(part, [size])) for part, size in zip(mask.cpu().split(list(sizes)), sizes, strict=True)]
+    return None
+
+
 def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
     """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
     if sum(counts) == sum(sizes):

@@ -117,7 +117,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.ckpt"
     write_checkpoint(path, state(1))
-    os.symlink("/dev/full", path.with_suffix(".tmp"))
+    os.symlink("/dev/full", f"{path}.tmp")
     with pytest.raises(RunError, match="cannot be written .No space left"):
         write_checkpoint(path, state(2))
     assert read_checkpoint(path)["flash_pl"]["round"] == 1

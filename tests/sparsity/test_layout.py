@@ -71,3 +71,28 @@ def test_tied_weights_appear_once():
 def test_mixed_dtypes_are_refused():
     with pytest.raises(ValueError, match="one dtype"):
         Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_plan_gives_the_layout_back_without_the_module(memory_format):
+    layout = Layout(network().to(memory_format=memory_format))
+    again = Layout.from_plan(layout.plan)
+    assert again.slots == layout.slots and again.layers == layout.layers and again.plan == layout.plan
+    assert (again.size, again.maskable) == (layout.size, layout.maskable) and torch.equal(again.sizes, layout.sizes)
+
+
+# Rows of a plan, a part of the message.
+PLANS = [
+    ([], "has maskable tensors"),
+    ([["bias", False, [2], [1]]], "has maskable tensors"),
+    ([["bias", False, [2], [1]], ["weight", True, [2], [1]]], "they come first"),
+    ([["weight", True, [2], [1]], ["weight", False, [2], [1]]], "two tensors of one name"),
+    ([["weight", True, [2, 3], [1, 1]]], "weight: its elements overlap or have gaps"),
+    ([["weight", True, [2, 3], [6, 2]]], "weight: its elements overlap or have gaps"),
+]
+
+
+@pytest.mark.parametrize("plan, expected", PLANS)
+def test_a_plan_that_cannot_be_is_refused(plan, expected):
+    with pytest.raises(ValueError, match=expected):
+        Layout.from_plan(plan)

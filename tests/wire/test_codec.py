@@ -11,7 +11,9 @@ from torch import nn
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
-from flash_pl.wire import Codec, MaskKind, Message
+from flash_pl.wire import Codec, MaskKind, Message, Reader
+from flash_pl.wire.extra import decode_extra
+from flash_pl.wire.reader import number
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
 LAYOUT = Layout(MODEL)
@@ -148,3 +150,10 @@ def test_a_changed_byte_is_noticed_and_never_breaks_the_receiver(seed, kind, pla
         return
     assert mend or not changed
     assert found.weights.shape == (LAYOUT.size,) and found.mask.shape == (LAYOUT.maskable,)
+
+
+def test_a_shape_that_nobody_can_count_is_refused():
+    """Seven sizes of 2^40 and one of 0: no bytes, and more elements than an integer of torch holds without the 0."""
+    reader = Reader(b"\1" + b"\1x" + b"\0" + number(8) + number(2**40) * 7 + number(0))
+    with pytest.raises(PayloadError, match="'x': a shape"):
+        decode_extra(reader)

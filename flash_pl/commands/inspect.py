@@ -1,0 +1,20 @@
+"""``flash-pl inspect FILE``"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flash_pl.commands.command import command
+from flash_pl.export import contents_table, read_contents
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, run)
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Show what a file with a model holds, and where its bytes go."""
+    Console().print(contents_table(read_contents(options.file), options.file))
