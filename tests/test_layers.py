@@ -27,6 +27,8 @@ ALLOWED = {
     "schedulers": L0 | {"sparsity", "report", "client", "server"},
     "loops": L0 | {"ranks", "wire", "costs", "sparsity", "data", "report", "client", "server", "schedulers"},
     "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
+    "compare": L0 | {"config"},
+    "sweep": L0 | {"config", "ranks", "compare"},
 }
 
 
