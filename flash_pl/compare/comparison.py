@@ -79,9 +79,18 @@ class Comparison:
         return shown[group.label] == best and len(set(shown.values())) > 1
 
     @property
-    def caption(self) -> str:
-        """How the numbers came about."""
+    def about_accuracy(self) -> str:
+        """How the accuracies came about."""
         rounds = "the last evaluated round" if self.last == 1 else f"the last {self.last} evaluated rounds"
-        deviation = any(len(one.runs) > 1 for one in self.groups)
-        spread = "; mean ± sample standard deviation over seeds" if deviation else ""
+        spread = "; mean ± sample standard deviation over seeds" if self.repeated else ""
         return f"Accuracy is the mean over {rounds} of a run{spread}."
+
+    @property
+    def about_costs(self) -> str:
+        """How the costs came about."""
+        return "Costs are means over seeds." if self.repeated else "Costs are those of the whole run."
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any group has several seeds."""
+        return any(len(one.runs) > 1 for one in self.groups)

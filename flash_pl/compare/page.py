@@ -45,7 +45,7 @@ def report(comparison: Comparison, pictures: Sequence[tuple[str, str, bytes]], c
     data = ", ".join(comparison.data)
     seeds = sorted({seed for group in comparison.groups for seed in group.seeds})
     title = f"Comparison of {len(comparison.groups)} experiments on {data}"
-    made = f"Seeds {', '.join(map(str, seeds))}; accuracies are means over the last {comparison.last} evaluated rounds."
+    made = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, seeds))}. {comparison.about_accuracy}"
     body = element(
         "body",
         element("h1", title),
@@ -58,7 +58,7 @@ def report(comparison: Comparison, pictures: Sequence[tuple[str, str, bytes]], c
         element("h2", "Experiments"),
         element("div", _experiments(comparison), class_="wide"),
         element("h2", "Shared by all"),
-        element("div", _pairs(shared([group.first for group in comparison.groups])), class_="wide"),
+        element("div", _pairs(shared([run for group in comparison.groups for run in group.runs])), class_="wide"),
         element("h2", "Runs"),
         element("div", _runs(comparison), class_="wide"),
     )
@@ -99,7 +99,7 @@ def _results(table: Table) -> Element:
         for row in table.rows
     ]
     parts = [
-        element("caption", f"{table.caption}Best in bold."),
+        element("caption", f"{table.caption} Best in bold."),
         element("thead", element("tr", *heads)),
         element("tbody", *rows),
     ]

@@ -18,9 +18,10 @@ NAMED = {"density", "data.class_path", "model.class_path", "scheduler.class_path
 def identity(run: Run) -> Settings:
     """The dotted keys and values that two runs must share to be the same experiment under another seed.
 
-    Densities of tiers are relative to the run's.
+    Densities of tiers are relative to the run's. What is null is left out: an older config may lack the key.
     """
-    found = {key: _relative(value, run.config["density"]) for key, value in _keys(run.config).items()}
+    keys = _keys(run.config)
+    found = {key: _relative(value, run.config["density"]) for key, value in keys.items() if value is not None}
     for key in [key for key, value in found.items() if key.rpartition(".")[2] == "seed" and value == run.seed]:
         del found[key]  # a data set draws its partition from the same seed
     return found | {"density": run.density, "trainer.monitor": run.monitor}
@@ -71,7 +72,7 @@ def differing(runs: Sequence[Run]) -> list[Settings]:
 
 def shared(runs: Sequence[Run]) -> Settings:
     """The keys that have the same value in all runs; what a component repeats of the top level is left out."""
-    first, *others = [_keys(run.config) for run in runs]
+    first, *others = [_keys(run.config) | {"density": run.density} for run in runs]
     same = {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
     return {shorten(key): value for key, value in same.items() if not _repeats(key, first)}
 

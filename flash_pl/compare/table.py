@@ -33,7 +33,7 @@ class Table:
     @classmethod
     def of(cls, comparison: Comparison) -> list["Table"]:
         """One of accuracies and masks, one of costs; a row a group, data set and model only where they differ."""
-        parts = {"accuracy": f"{comparison.caption} ", "cost": "Costs: means over seeds. "}
+        parts = {"accuracy": comparison.about_accuracy, "cost": comparison.about_costs}
         return [
             cls._part(comparison, [column for column in comparison.columns if column.part == part], caption)
             for part, caption in parts.items()
@@ -92,7 +92,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
         cells = [[_emphasise(entry, escape_markdown, "**{}**") for entry in row] for row in table.rows]
         rule = ["---"] * table.names + ["---:"] * (len(table.titles) - table.names)
         lines += ["| " + " | ".join(row) + " |" for row in [list(map(escape_markdown, table.headers)), rule, *cells]]
-        lines += ["", escape_markdown(table.caption) + "Best in bold.", ""]
+        lines += ["", f"{escape_markdown(table.caption)} Best in bold.", ""]
     return "\n".join(lines)
 
 
@@ -102,7 +102,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     for table in tables:
         rows = [" & ".join(_emphasise(entry, escape_latex, r"\textbf{{{}}}") for entry in row) for row in table.rows]
         lines += [
-            f"% {table.caption}Best in bold.",
+            f"% {table.caption} Best in bold.",
             rf"\begin{{tabular}}{{{'l' * table.names + 'r' * (len(table.titles) - table.names)}}}",
             r"\toprule",
             rf"{' & '.join(map(_cell, table.stacked))} \\",

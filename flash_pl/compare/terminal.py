@@ -23,7 +23,7 @@ def show(table: Table, console: Console) -> None:
         part = _part(table, rest[:count], star)
         (console if console.is_terminal else Console(file=console.file, width=_width(part, console))).print(part)
         rest = rest[count:]
-    console.print(Text(f"{table.caption}Best {'with *' if star else 'in bold'}."), soft_wrap=not console.is_terminal)
+    console.print(Text(f"{table.caption} Best {'with *' if star else 'in bold'}."), soft_wrap=not console.is_terminal)
 
 
 def _part(table: Table, numbers: list[int], star: str) -> RichTable:

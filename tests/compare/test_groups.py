@@ -59,6 +59,8 @@ def test_a_key_that_components_repeat_is_said_once(groups_of):
     assert labels(groups) == ["jmwst, batch_size=8", "jmwst, batch_size=16"]
     same = shared([one.first for one in groups])
     assert same["alpha"] == 0.5 and not {"data.batch_size", "data.partition.alpha", "batch_size"} & same.keys()
+    several, _ = groups_of(["seed=1"], ["seed=2"])
+    assert not {"seed", "data.seed"} & shared(several[0].runs).keys() and shared(several[0].runs[:1])["seed"] == 1
 
 
 def test_densities_and_those_of_tiers_are_one_difference(groups_of):
