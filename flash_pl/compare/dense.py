@@ -29,8 +29,8 @@ class DenseModels:
     def ratio(self, run: Run) -> float | None:
         """All bytes of a run, stage 1 included, over those of as many dense messages as its rounds had."""
         sent, messages = traffic(run), exchanges(run)
-        dense = run.result.get("dense_bytes") or self.bytes.get(_key(run))
-        return None if sent is None or not messages or dense is None else sent / (2 * messages * float(dense))
+        dense = run.dense_bytes or self.bytes.get(_key(run))
+        return None if sent is None or not messages or dense is None else sent / (2 * messages * dense)
 
 
 def traffic(run: Run) -> float | None:
@@ -42,7 +42,7 @@ def traffic(run: Run) -> float | None:
 def exchanges(run: Run) -> float:
     """How often a client got a model and sent one back, summed over the rounds."""
     counted = run.total("participants")
-    return counted if counted is not None else float(run.config.get("cohort", 0)) * len(run.metrics["round"])
+    return counted if counted is not None else float(run.config["cohort"]) * len(run.metrics["round"])
 
 
 def _key(run: Run) -> Key:

@@ -1,5 +1,6 @@
 """The figures of a comparison."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,36 +41,37 @@ class Axis:
 
 
 ROUND = Axis("round", "round", PLAIN)
+# What accuracy is drawn against, by the ends of the file names; and in the words of a caption.
 COSTS = {
-    "sent": Axis("bytes_up_total", "sent by all clients", BYTES),
-    "flops": Axis("flops_total", "training of all clients", FLOPS),
-    "fleet_time": Axis("fleet_seconds_total", "simulated time of the fleet", TIME),
+    "sent": (Axis("bytes_up_total", "sent by all clients", BYTES), "bytes sent from clients to the server"),
+    "flops": (Axis("flops_total", "training of all clients", FLOPS), "theoretical FLOPs of training"),
+    "fleet_time": (Axis("fleet_seconds_total", "simulated time of the fleet", TIME), "simulated time of the fleet"),
 }
 
 
-def pictures(comparison: Comparison) -> Iterator[Picture]:
+def pictures(comparison: Comparison) -> list[Picture]:
     """All figures for which there are data."""
     with matplotlib.rc_context(style.SETTINGS):
-        runs = [run for group in comparison.groups for run in group.runs]
-        metrics = monitors(runs)
-        for metric in metrics:
-            y, end = Axis(metric, title_of(metric), scale_of(runs, metric)), f"_{metric}" if len(metrics) > 1 else ""
-            masked = "" if y.title != "accuracy" else " of the model masked to the target density"
-            yield from _curves(comparison, f"accuracy{end}", ROUND, y, f"{_sentence(y.title)}{masked} over rounds.")
-            for name, x in COSTS.items():
-                total = "over the whole run so far, stage 1 included"
-                caption = f"{_sentence(y.title)}{masked} against {_against(name)}, {total}."
-                yield from _curves(comparison, f"accuracy_{name}{end}", x, y, caption)
-        yield from _mismatch(comparison)
-        yield from _layers(comparison)
+        return [*_accuracies(comparison), *_mismatch(comparison), *_layers(comparison)]
+
+
+def _accuracies(comparison: Comparison) -> Iterator[Picture]:
+    runs = [run for group in comparison.groups for run in group.runs]
+    metrics = monitors(runs)
+    for metric in metrics:
+        y = Axis(metric, title_of(metric), scale_of(runs, metric))
+        end = "_" + re.sub(r"\W+", "_", metric) if len(metrics) > 1 else ""
+        what = "Accuracy of the model masked to the target density" if y.title == "accuracy" else y.title
+        yield from _curves(comparison, f"accuracy{end}", ROUND, y, f"{what} over rounds.")
+        for name, (x, against) in COSTS.items():
+            caption = f"{what} against {against}, over the whole run so far, stage 1 included."
+            yield from _curves(comparison, f"accuracy_{name}{end}", x, y, caption)
 
 
 def _mismatch(comparison: Comparison) -> Iterator[Picture]:
     """Without the groups whose clients always agree: their lines would lie on one another."""
     y = Axis("mismatch_clients", "mask mismatch of clients", SHARE, from_zero=True)
-    agreeing = [
-        group for group in comparison.groups if group.runs and not any(run.total(y.column) for run in group.runs)
-    ]
+    agreeing = [group for group in comparison.groups if all(run.total(y.column) == 0 for run in group.runs)]
     caption = "Mask mismatch between the clients of a round."
     if agreeing:
         names = "; ".join(dict.fromkeys(group.label for group in agreeing))
@@ -154,23 +156,12 @@ def _layers_of(run: Run) -> list[str]:
 
 def _seeds(groups: Collection[Group]) -> str:
     """Which runs a figure is drawn from."""
-    seeds = ", ".join(map(str, sorted({seed for group in groups for seed in group.seeds})))
+    numbers = sorted({seed for group in groups for seed in group.seeds})
+    seeds = ", ".join(map(str, numbers))
     if all(len(group.runs) == 1 for group in groups):
-        return f"Seed {seeds}." if len(seeds) == 1 else f"Seeds {seeds}, one of them a line."
+        return f"Seed {seeds}." if len(numbers) == 1 else f"Seeds {seeds}, one of them a line."
     return f"Lines are means over seeds {seeds}, bands one sample standard deviation."
-
-
-def _against(name: str) -> str:
-    return {
-        "sent": "bytes sent from clients to the server",
-        "flops": "theoretical FLOPs of training",
-        "fleet_time": "simulated time of the fleet",
-    }[name]
 
 
 def _with_unit(title: str, unit: str) -> str:
     return f"{title}, {unit}" if unit else title
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -40,11 +40,16 @@ def _files(comparison: Comparison, command: str) -> Iterator[tuple[str, bytes]]:
     tables = Table.of(comparison)
     texts = {"csv": as_csv(comparison), "md": as_markdown(tables), "tex": as_latex(tables)}
     for kind, text in texts.items():
-        yield f"table.{kind}", text.encode()
+        yield f"table.{kind}", _encoded(text)
     shown = []
     for picture in pictures(comparison):
         png = as_png(picture.figure)
         yield f"{picture.name}.png", png
         yield f"{picture.name}.pdf", as_pdf(picture.figure)
         shown.append((picture.name.replace("_", " "), picture.caption, png))
-    yield "report.html", report(comparison, shown, command).encode()
+    yield "report.html", _encoded(report(comparison, shown, command))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; what a file name has that is no text is shown as an escape."""
+    return text.encode(errors="backslashreplace")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from flash_pl.errors import ConfigError
 Columns = Mapping[str, NDArray[np.float64]]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -28,7 +28,8 @@ def _is_component(value: object) -> bool:
 NAMES = {"data": "data", "model": "model", "method": "scheduler"}  # with the sections that have them
 # What a resolved config has, as far as it is read here.
 NEEDED = {
-    **dict.fromkeys(("density", "seed", "rounds"), _is_number),
+    "density": lambda value: _is_number(value) and value > 0,
+    **dict.fromkeys(("seed", "rounds", "cohort"), _is_number),
     **dict.fromkeys(("data", "model", "scheduler"), _is_component),
     "trainer": lambda value: isinstance(value, dict),
 }
@@ -77,7 +78,7 @@ class Run:
     def names(self) -> dict[str, str]:
         """What data set, model and method are called."""
         config = {"method": None, **self.config}
-        return {name: label(config, section) for name, section in NAMES.items()}
+        return {name: str(label(config, section)) for name, section in NAMES.items()}
 
     @property
     def seed(self) -> int:
@@ -92,6 +93,12 @@ class Run:
     def highest(self) -> bool:
         """Whether the highest value of the monitored metric is the best."""
         return bool(self.config["trainer"].get("monitor_mode", "max") == "max")
+
+    @property
+    def dense_bytes(self) -> float | None:
+        """Of the dense model, where the result has them."""
+        found = self.result.get("dense_bytes")
+        return float(found) if _is_number(found) and found > 0 else None
 
     @property
     def density(self) -> float:

@@ -18,7 +18,7 @@ DASHES = ("-", "--", ":", "-.")
 FEW = 10  # points of a curve that are marked one by one
 WIDE = 5.0  # ratio of an axis' ends above which it is logarithmic
 DPI = 150
-SETTINGS: dict[Any, Any] = {"font.size": 9, "pdf.fonttype": 42, "legend.frameon": False}
+SETTINGS: dict[Any, Any] = {"font.size": 9, "pdf.fonttype": 42, "legend.frameon": False, "text.parse_math": False}
 
 
 def line_style(index: int) -> dict[str, Any]:

@@ -99,12 +99,24 @@ def test_groups_keep_their_colour_and_those_that_always_agree_are_named(make_run
     paths = [
         make_run("a", "method=spdst", accuracies=(0.5, 0.6), columns=mismatch[0]),
         make_run("b", "method=nst", accuracies=(0.5, 0.6), columns=mismatch[1]),
+        make_run("c", "method=pdst", accuracies=(0.5, 0.6)),  # an older run, without the column
     ]
     made = {one.name: one for one in pictures(Comparison.of([Run.read(path) for path in paths], 5)[0])}
     lines = {name: made[name].figure.axes[0].get_lines() for name in ("accuracy", "mismatch")}
-    assert [line.get_label() for line in lines["accuracy"]] == ["spdst", "nst"]
+    assert [line.get_label() for line in lines["accuracy"]] == ["spdst", "nst", "pdst"]
     assert [line.get_color() for line in lines["mismatch"]] == [lines["accuracy"][1].get_color()]
     assert "Left out, since all have one mask: spdst." in made["mismatch"].caption
+
+
+def test_names_that_are_no_file_names_or_formulas(make_run, tmp_path):
+    paths = [
+        make_run("a", "trainer.monitor=val/$acc$"),
+        make_run("b", "data.partition=iid", result={"dense_bytes": "many", "density": "?"}),
+    ]
+    found, _ = Comparison.of([Run.read(path) for path in paths], 5)
+    names = {path.name for path in write_report(found, tmp_path / "out", "\udcff")}
+    assert {"accuracy_val_acc_.png", "accuracy_val_acc.png"} <= names
+    assert "\\udcff" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_curve_is_the_mean_over_the_rounds_that_all_seeds_have():
