@@ -29,7 +29,7 @@ def refusal(capsys, *arguments):
 
 @pytest.mark.slow
 def test_what_is_whole_is_skipped_what_was_begun_goes_on_what_fails_is_named(capsys, tmp_path):
-    (tmp_path / "fragile.py").write_text(
+    (tmp_path / "tires_soon.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, rounds=100):\n"
@@ -37,7 +37,7 @@ def test_what_is_whole_is_skipped_what_was_begun_goes_on_what_fails_is_named(cap
         "    def forward(self, images):\n        self.left -= 1\n        assert self.left > 0, 'tired'\n"
         "        return self.fc(images.flatten(1))\n"
     )
-    net, names = ["model.class_path=fragile.Net"], ["whole", "begun", "other", "fails"]
+    net, names = ["model.class_path=tires_soon.Net"], ["whole", "begun", "other", "fails"]
     values = dict(zip(names, ("1001", "1002", "1003", "2"), strict=True))
     folders = {name: tmp_path / "out" / f"model.rounds={value}" for name, value in values.items()}
     for name in ("whole", "begun"):
