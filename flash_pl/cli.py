@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
-from flash_pl.commands import configs, export, fit, inspect, validate
+from flash_pl.commands import compare, configs, export, fit, inspect, sweep, validate
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 
-COMMANDS = (fit, validate, export, inspect, configs)
+COMMANDS = (fit, validate, sweep, compare, export, inspect, configs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataNotFoundError, ModuleError) as error:
         return _end(2, f"error: {error}")
     except Interrupted as error:
-        return _end(128 + error.signal, f"{error}; the same command with ckpt_path=last goes on from there")
+        return _end(128 + error.signal, f"{error}; {error.remedy}")
     except RunError as error:
         lonely = isinstance(error, RankError) and error.gone and error.rank == 0
         return _end(3, f"error: {error}", everywhere=lonely)

@@ -64,8 +64,11 @@ class RankError(RunError):
 
 
 class Interrupted(RunError):
-    """A signal asked the run to stop; the server is as it was after the last whole round."""
+    """A signal asked the run to stop; the server is as it was after the last whole round.
 
-    def __init__(self, number: int) -> None:
+    ``remedy`` says how to go on.
+    """
+
+    def __init__(self, number: int, remedy: str = "the same command with ckpt_path=last goes on from there") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.signal = number
+        self.signal, self.remedy = number, remedy

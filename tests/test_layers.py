@@ -28,6 +28,8 @@ ALLOWED = {
     "loops": L0 | {"ranks", "wire", "costs", "sparsity", "data", "report", "client", "server", "schedulers"},
     "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
     "export": L0 | {"checkpoint", "config", "data", "sparsity", "wire"},
+    "compare": L0 | {"config"},
+    "sweep": L0 | {"config", "ranks", "compare"},
 }
 
 

@@ -1,0 +1,96 @@
+"""Groups of runs against each other: the numbers of the table, and which of them are best."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from flash_pl.compare.columns import Column, columns
+from flash_pl.compare.groups import Group, group
+from flash_pl.compare.runs import Run
+from flash_pl.compare.units import Unit
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation over ``n`` seeds; no deviation of a single one."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Cell":
+        """
+        >>> Cell.of([1.0, 3.0])
+        Cell(mean=2.0, std=1.4142135623730951, n=2)
+        """
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What every format of the table, every figure and the report show; ``last`` as in :func:`columns`."""
+
+    groups: Sequence[Group]
+    columns: Sequence[Column]
+    last: int
+
+    @classmethod
+    def of(cls, runs: Iterable[Run], last: int) -> tuple["Comparison", list[str]]:
+        """The comparison of at least one run, and warnings about runs that are left out."""
+        groups, warnings = group(runs)
+        return cls(groups, columns([run for one in groups for run in one.runs], last), last), warnings
+
+    @cached_property
+    def data(self) -> list[str]:
+        """The data sets."""
+        return list(dict.fromkeys(one.first.names["data"] for one in self.groups))
+
+    def cell(self, group: Group, column: Column) -> Cell | None:
+        """None if no run of the group has a value."""
+        values = [value for run in group.runs if (value := column.value(run)) is not None]
+        return Cell.of(values) if values else None
+
+    def unit(self, column: Column) -> Unit:
+        """The unit in which the column reads well."""
+        cells = [self.cell(group, column) for group in self.groups]
+        return column.scale.fitting(cell.mean for cell in cells if cell is not None)
+
+    def text(self, group: Group, column: Column) -> str:
+        """``83.5 ± 0.6`` in the column's :meth:`unit`, ``-`` for nothing."""
+        cell = self.cell(group, column)
+        if cell is None:
+            return "-"
+        unit = self.unit(column)
+        if not column.spread or cell.std is None:
+            return unit.write(cell.mean)
+        return f"{unit.write(cell.mean)} ± {cell.std / unit.factor:.{unit.decimals(cell.mean)}f}"
+
+    def is_best(self, group: Group, column: Column) -> bool:
+        """Whether no other group with the same data set is better, as far as the table shows, and some is worse."""
+        beside = [one for one in self.groups if one.first.names["data"] == group.first.names["data"]]
+        cells = {one.label: cell for one in beside if (cell := self.cell(one, column)) is not None}
+        if column.better is None or group.label not in cells:
+            return False
+        unit = self.unit(column)
+        shown = {label: float(unit.write(cell.mean)) for label, cell in cells.items()}
+        best = (max if column.better == "high" else min)(shown.values())
+        return shown[group.label] == best and len(set(shown.values())) > 1
+
+    @property
+    def about_accuracy(self) -> str:
+        """How the accuracies came about."""
+        rounds = "the last evaluated round" if self.last == 1 else f"the last {self.last} evaluated rounds"
+        spread = "; mean ± sample standard deviation over seeds" if self.repeated else ""
+        return f"Accuracy is the mean over {rounds} of a run{spread}."
+
+    @property
+    def about_costs(self) -> str:
+        """How the costs came about."""
+        return "Costs are means over seeds." if self.repeated else "Costs are those of the whole run."
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any group has several seeds."""
+        return any(len(one.runs) > 1 for one in self.groups)

@@ -1,0 +1,118 @@
+"""The runs of a sweep."""
+
+import hashlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flash_pl.compare import Run
+from flash_pl.config import build_data, build_module, build_trainer, compose
+from flash_pl.config.resume import experiment
+from flash_pl.errors import ConfigError
+from flash_pl.sweep.values import Choice
+
+LONGEST = 120  # characters of a name
+OWN = {
+    "run_dir": "--out FOLDER instead",
+    "ckpt_path": "no such key in a sweep: each run goes on from its own checkpoint",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: where it goes, the command line that trains it, its resolved config."""
+
+    name: str
+    directory: Path
+    arguments: tuple[str, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def log(self) -> Path:
+        """What the training prints."""
+        return self.directory.with_name(f"{self.name}.log")
+
+    @property
+    def command(self) -> list[str]:
+        """The training as a process of its own; it goes on from its last checkpoint, if there is one."""
+        # In a run_dir braces stand for names; quoted, no YAML is read into the path.
+        template = json.dumps(str(self.directory).replace("{", "{{").replace("}", "}}"), ensure_ascii=False)
+        fit = [sys.executable, "-m", "flash_pl", "fit"]
+        return [*fit, *self.arguments, f"run_dir={template}", "ckpt_path=last"]
+
+    def finished(self) -> bool:
+        """Whether the run is there, whole.
+
+        Raises:
+            ConfigError: a finished run of another experiment is there, or one that cannot be read.
+        """
+        if not (self.directory / "result.json").exists():
+            return False
+        found = Run.read(self.directory).config
+        ours, theirs = ({"rounds": one["rounds"]} | dict(experiment(one)) for one in (self.config, found))
+        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+        if other:
+            what = ", ".join(f"{key}={theirs.get(key)!r}" for key in other)
+            raise ConfigError(
+                "out", str(self.directory), f"a folder without a finished run of another experiment ({what})"
+            )
+        return True
+
+
+def jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], folder: Path) -> list[Job]:
+    """One for each combination of values; seeds vary slowest, so that a sweep that is stopped has fewer seeds of all.
+
+    Args:
+        config: name or path of the config, and its ``content``.
+
+    Raises:
+        ConfigError: a key given twice or reserved, or a combination of which no config can be made.
+    """
+    keys = [choice.key for choice in choices]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(key, f"{keys.count(key)} times", "a key once, with commas between its values")
+        if key in OWN:
+            raise ConfigError(key, "a value", OWN[key])
+    found = []
+    order = sorted(choices, key=lambda choice: choice.key != "seed")
+    for values in itertools.product(*(choice.values for choice in order)):
+        value = dict(zip((choice.key for choice in order), values, strict=True))
+        overrides = [f"{key}={value[key]}" for key in keys]
+        name = name_of({choice.key: value[choice.key] for choice in choices if choice.varies})
+        found.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
+    return found
+
+
+def name_of(values: Mapping[str, str]) -> str:
+    """A name for a folder that tells a combination from others of the same keys; the seed comes last.
+
+    >>> name_of({"seed": "1", "scheduler": "jmwst", "density": "0.05"})
+    'scheduler=jmwst,density=0.05,seed=1'
+    >>> name_of({"data.shape": "[1, 8]"})
+    'data.shape=_1,_8_-e3fcb2'
+    """
+    pairs = sorted(values.items(), key=lambda pair: pair[0] == "seed")
+    plain = ",".join(f"{key}={value}" for key, value in pairs) or "run"
+    safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)[:LONGEST]
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Build what the jobs train, without data, so that a wrong setting of a component shows before anything is trained.
+
+    Raises:
+        ConfigError: the first setting that cannot work.
+    """
+    seen = set()
+    for job in jobs:
+        overrides = tuple(argument for argument in job.arguments if not argument.startswith("seed="))
+        if overrides not in seen:
+            seen.add(overrides)
+            build_module(job.config, build_data(job.config))
+            build_trainer(job.config)

@@ -1,0 +1,101 @@
+"""The numbers of the table."""
+
+import math
+
+import pytest
+
+from flash_pl.compare import Comparison, Run
+
+
+def comparison(*paths, last=5):
+    return Comparison.of([Run.read(path) for path in paths], last)[0]
+
+
+def column(found, key):
+    return next(one for one in found.columns if one.key == key)
+
+
+def cells(found, key):
+    return [found.cell(group, column(found, key)) for group in found.groups]
+
+
+def test_accuracy_is_the_mean_of_the_last_evaluated_rounds_over_seeds(make_run):
+    one = make_run("1", "seed=1", accuracies=(0.9, "", 0.4, 0.6, ""))
+    two = make_run("2", "seed=2", accuracies=("", "", 0.7, 0.9, ""))
+    found = comparison(one, two, last=2)
+    (cell,) = cells(found, "val_acc")
+    assert (cell.mean, cell.n) == (pytest.approx(0.65), 2)
+    assert cell.std == pytest.approx(math.sqrt(0.045))  # 0.5 and 0.8
+    assert found.text(found.groups[0], column(found, "val_acc")) == "65.0 ± 21.2"
+    assert "last 2 evaluated rounds" in found.about_accuracy
+    assert cells(comparison(one), "val_acc")[0].std is None
+
+
+def test_the_best_is_best_among_the_same_data_only(make_run):
+    paths = [
+        make_run("a", "method=spdst", accuracies=(0.5,), columns={"bytes_up_total": (10,)}),
+        make_run("b", "method=nst", accuracies=(0.7,), columns={"bytes_up_total": (30,)}),
+        make_run("c", "method=pdst", accuracies=(0.7001,), columns={"bytes_up_total": (30,)}),
+        make_run("d", "data=fashion_mnist", accuracies=(0.9,), columns={"bytes_up_total": (5,)}),
+    ]
+    found = comparison(*paths)
+    best = {key: [found.is_best(one, column(found, key)) for one in found.groups] for key in ("val_acc", "bytes_up")}
+    # What reads the same is as good; nothing is best alone.
+    assert best == {"val_acc": [False, True, True, False], "bytes_up": [True, False, False, False]}
+
+
+def test_a_metric_that_should_be_low(make_run):
+    loss = ["trainer.monitor=val_loss", "trainer.monitor_mode=min"]
+    found = comparison(make_run("a", *loss, accuracies=(0.3,)), make_run("b", *loss, "method=nst", accuracies=(0.123,)))
+    assert [found.is_best(one, column(found, "val_loss")) for one in found.groups] == [False, True]
+    assert found.text(found.groups[1], column(found, "val_loss")) == "0.123"
+
+
+def test_columns_that_nobody_has_are_left_out(make_run):
+    assert [one.key for one in comparison(make_run("a")).columns] == ["val_acc"]
+    optional = ["mismatch_clients", "held_by_all", "fleet_seconds_total", "flops_inference_ratio", "val_acc_d0.05"]
+    some = make_run("b", accuracies=(0.5,), columns={name: (0.25,) for name in optional})
+    found = comparison(some)
+    keys = ["val_acc", "val_acc_d0.05", "mismatch_clients", "held_by_all", "flops_inference_ratio", "fleet_seconds"]
+    assert [one.key for one in found.columns] == keys
+    assert found.columns[1].title == "accuracy at d = 0.05"
+
+
+def costs(up, participants, total):
+    return {
+        "bytes_up": up,
+        "bytes_down": up,
+        "bytes_up_total": total,
+        "bytes_down_total": total,
+        "participants": participants,
+    }
+
+
+def test_bytes_per_client_and_round_and_against_dense(make_run):
+    sparse = make_run("a", accuracies=(0.5, 0.5), columns=costs((20, 40), (2, 4), (30, 70)))  # 10 in stage 1
+    dense = make_run(
+        "b", "method=dense", accuracies=(0.5, 0.5), columns=costs((200, 400), (2, 4), (200, 600)), result={"density": 1}
+    )
+    assert cells(comparison(sparse), "bytes_up_each")[0].mean == 10
+    assert "bytes_ratio" not in [one.key for one in comparison(sparse).columns]
+    assert [cell.mean for cell in cells(comparison(sparse, dense), "bytes_ratio")] == pytest.approx([70 / 600, 1])
+    known = make_run(
+        "c", accuracies=(0.5, 0.5), columns=costs((20, 40), (2, 4), (30, 70)), result={"dense_bytes": 1000}
+    )
+    assert cells(comparison(known), "bytes_ratio")[0].mean == pytest.approx(70 / 6000)
+
+
+def test_rounds_that_found_nobody(make_run):
+    empty = costs((0, 0), (0, 0), (0, 0)) | {"flops": (0, 0), "flops_ratio": (0, 0), "flops_total": (0, 0)}
+    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=empty, result={"dense_bytes": 10}))
+    assert not {"bytes_up_each", "bytes_ratio", "flops_ratio"} & {one.key for one in found.columns}
+
+
+def test_flops_against_dense_count_stage_1(make_run):
+    columns = {
+        "flops": (10, 30),
+        "flops_ratio": (0.1, 0.3),
+        "flops_total": (30, 60),
+    }  # 20 in stage 1; dense 100 a round
+    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=columns))
+    assert cells(found, "flops_ratio")[0].mean == pytest.approx(60 / 200) and cells(found, "flops")[0].mean == 60

@@ -1,0 +1,104 @@
+"""Which runs belong together, and what groups are called."""
+
+import pytest
+
+from flash_pl.compare import Run
+from flash_pl.compare.groups import group
+from flash_pl.compare.settings import shared
+
+
+@pytest.fixture
+def groups_of(make_run):
+    """Groups of runs with these arguments, each a list."""
+
+    def make(*runs, **kwargs):
+        paths = [make_run(f"run{index}", *arguments, **kwargs) for index, arguments in enumerate(runs)]
+        return group([Run.read(path) for path in paths])
+
+    return make
+
+
+def labels(groups):
+    return [one.label for one in groups]
+
+
+def test_seeds_are_one_group_in_order_and_a_second_run_of_a_seed_is_left_out(groups_of):
+    groups, warnings = groups_of(["seed=3"], ["seed=1"], ["seed=3"])
+    assert [one.seeds for one in groups] == [[1, 3]] and labels(groups) == ["jmwst"]
+    assert len(warnings) == 1 and "run2: the same experiment with the same seed 3" in warnings[0]
+
+
+def test_what_a_resumed_run_may_change_splits_no_group_but_its_length(groups_of):
+    same = [["seed=1"], ["seed=2", "trainer.eval_every=5", "data.root=/x", "cost.verify=true"]]
+    assert len(groups_of(*same)[0]) == 1
+    assert labels(groups_of(["rounds=7"], ["rounds=8"])[0]) == ["jmwst, rounds=7", "jmwst, rounds=8"]
+
+
+@pytest.fixture
+def make_run(make_run):
+    """Any number of folders, though each test names them alike."""
+    count = iter(range(100))
+    return lambda name, *arguments, **kwargs: make_run(f"{next(count)}/{name}", *arguments, **kwargs)
+
+
+def test_labels_say_by_what_groups_differ_and_nothing_else(groups_of):
+    methods = ["method=jmwst"], ["method=spdst"], ["method=nst"]
+    assert labels(groups_of(*methods)[0]) == ["jmwst", "spdst", "nst"]
+    rates = ["scheduler.prune_rate=0.3"], ["scheduler.prune_rate=0.2"], ["method=spdst"]
+    groups, _ = groups_of(*rates)
+    assert labels(groups) == ["jmwst, prune_rate=0.3", "jmwst, prune_rate=0.2", "spdst"]
+    assert groups[0].settings == {"scheduler.prune_rate": 0.3} and groups[0].name == "jmwst, scheduler.prune_rate=0.3"
+    # Beside its default a value is shown with it.
+    assert labels(groups_of(["local_epochs=7"], [])[0]) == ["jmwst, local_epochs=7", "jmwst, local_epochs=3"]
+    voters = ["scheduler.voter=consensus"], []
+    assert labels(groups_of(*voters)[0]) == ["jmwst, voter=ConsensusVote", "jmwst, voter=MagnitudeVote"]
+
+
+def test_a_key_that_components_repeat_is_said_once(groups_of):
+    groups, _ = groups_of(["batch_size=8", "alpha=0.5"], ["batch_size=16", "alpha=0.5"])
+    assert labels(groups) == ["jmwst, batch_size=8", "jmwst, batch_size=16"]
+    same = shared([one.first for one in groups])
+    assert same["alpha"] == 0.5 and not {"data.batch_size", "data.partition.alpha", "batch_size"} & same.keys()
+    several, _ = groups_of(["seed=1"], ["seed=2"])
+    assert not {"seed", "data.seed"} & shared(several[0].runs).keys() and shared(several[0].runs[:1])["seed"] == 1
+
+
+def test_densities_and_those_of_tiers_are_one_difference(groups_of):
+    groups, _ = groups_of(["density=0.1"], ["density=0.2"])
+    assert labels(groups) == ["jmwst, d=0.1", "jmwst, d=0.2"]
+    tiered, _ = groups_of(["density=0.1"], ["density=0.2"], config="hetero_jmwst")
+    assert labels(tiered) == labels(groups)
+    # Beside one without tiers the tiers are its difference.
+    both, _ = group([groups[0].first, tiered[0].first])
+    assert labels(both)[0].startswith("jmwst, tiers=[{density: 0.1, share: 1.0}]") and "0.05" in labels(both)[1]
+
+
+def test_compat_and_another_data_set_bring_what_they_bring(groups_of):
+    groups, _ = groups_of(["compat=official"], [])
+    assert labels(groups) == ["jmwst, compat=official", "jmwst, compat=null"]
+    groups, _ = groups_of([], ["data=fashion_mnist"], ["data=digits", "method=pdst"])
+    assert [(one.first.names["data"], one.label) for one in groups] == [
+        ("digits", "jmwst"),
+        ("digits", "pdst"),
+        ("fashion_mnist", "jmwst"),
+    ]
+
+
+def test_a_method_that_keeps_every_weight_has_density_1(groups_of):
+    groups, warnings = groups_of(
+        ["method=dense", "density=0.1"], ["method=dense", "density=0.2", "seed=2"], result={"density": 1.0}
+    )
+    assert [(one.first.density, one.seeds) for one in groups] == [(1.0, [1, 2])] and not warnings
+
+
+def test_another_metric_is_another_group(groups_of):
+    groups, _ = groups_of(["trainer.monitor=val_loss", "trainer.monitor_mode=min"], [])
+    assert labels(groups) == ["jmwst, monitor=val_loss", "jmwst, monitor=val_acc"]
+
+
+def test_a_class_that_is_not_there_any_more_is_no_error(make_run, groups_of):
+    path = make_run("old")
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("flash_pl.schedulers.JMWST", "gone.Away").replace("jmwst", "gone"))
+    groups, _ = group([Run.read(path)])
+    assert labels(groups) == ["gone"]

@@ -1,0 +1,136 @@
+"""Child processes: several at a time, failures, signals. Small scripts stand for trainings."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flash_pl.errors import Interrupted
+from flash_pl.sweep.processes import Processes
+
+# Like a training it ends with 143 after a signal, and says so in a file.
+PATIENT = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGUSR2, stop)
+pathlib.Path(sys.argv[1], "ready").touch()
+while True:
+    time.sleep(0.01)
+"""
+GOOD = "import pathlib, sys; pathlib.Path(sys.argv[1], 'result.json').write_text('{\"accuracy\": 0.5}')"
+
+
+@dataclass(frozen=True)
+class Script:
+    """What Processes wants of a job."""
+
+    name: str
+    directory: Path
+    code: str
+
+    @property
+    def log(self):
+        return self.directory / "log"
+
+    @property
+    def command(self):
+        return [sys.executable, "-c", self.code, str(self.directory)]
+
+
+@pytest.fixture
+def script(tmp_path):
+    def make(name, code):
+        (tmp_path / name).mkdir()
+        return Script(name, tmp_path / name, code)
+
+    return make
+
+
+def test_a_failure_is_told_by_its_last_line_and_others_go_on(script):
+    jobs = [
+        script("a", "import sys; print('first'); print('the cause  \\n', file=sys.stderr); sys.exit(7)"),
+        script("b", GOOD),
+        script("c", "pass"),
+        script("d", "import os; os.kill(os.getpid(), 9)"),
+    ]
+    started, ended = [], []
+    outcomes = Processes(2, started.append, ended.append).run(jobs)
+    assert started == jobs and sorted(one.job.name for one in ended) == list("abcd") and len(outcomes) == 4
+    found = {one.job.name: one for one in outcomes}
+    assert found["b"].result == {"accuracy": 0.5}
+    assert found["a"].result is None and found["a"].reason == "the cause (exit code 7)"
+    assert "result.json" in found["c"].reason and found["d"].reason == "it has said nothing (exit code -9)"
+
+
+def test_no_more_than_the_workers_at_a_time(script):
+    count, most = 0, 0
+
+    def start(job):
+        nonlocal count, most
+        count += 1
+        most = max(most, count)
+
+    def end(outcome):
+        nonlocal count
+        count -= 1
+
+    Processes(2, start, end).run([script(name, GOOD) for name in "abcde"])
+    assert (count, most) == (0, 2)
+
+
+def test_a_signal_is_passed_on_and_waited_for(script, monkeypatch):
+    jobs = [script("a", GOOD), script("b", PATIENT), script("c", PATIENT), script("d", GOOD)]
+    ended, started = [], []
+    processes = Processes(2, started.append, ended.append)
+    monkeypatch.setattr("time.sleep", _kill_when_ready([job.directory / "ready" for job in jobs[1:3]]))
+    with pytest.raises(Interrupted) as caught:
+        processes.run(jobs)
+    assert caught.value.signal == signal.SIGTERM and "goes on" in caught.value.remedy
+    assert [job.name for job in started] == ["a", "b", "c"] and [one.job.name for one in ended] == ["a"]
+    assert all((job.directory / "saved").exists() for job in jobs[1:3]) and not processes.running
+
+
+def _kill_when_ready(files):
+    """A pause after which, once, when the files are there, this process gets SIGTERM."""
+    sent = []
+
+    def pause(seconds):
+        if not sent and all(file.exists() for file in files):
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return pause
+
+
+def test_a_child_that_starts_just_when_the_signal_comes_is_told_too(script):
+    job = script("a", PATIENT)
+
+    def start(job):
+        os.kill(os.getpid(), signal.SIGTERM)  # after the start, but the order of both is the system's
+
+    class Late(Processes):
+        def _forward(self, number):
+            """The process is not known yet."""
+
+    processes = Late(1, start, lambda outcome: None)
+    with pytest.raises(Interrupted):
+        processes.run([job])
+    assert not processes.running
+
+
+def test_an_error_of_the_sweep_itself_leaves_no_child(script):
+    seen = []
+
+    def start(job):
+        seen.extend(processes.running)
+        raise OSError("disk full")
+
+    processes = Processes(1, start, lambda outcome: None)
+    with pytest.raises(OSError, match="disk full"):
+        processes.run([script("a", PATIENT)])
+    assert [process.poll() for process in seen] == [-signal.SIGTERM]
