@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from flash_pl import __version__
+from flash_pl.checkpoint import write_whole
 from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.loops import FederatedLoop
@@ -77,9 +78,7 @@ def summarize(
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write it as JSON, where a number that is not finite becomes null; the file is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
 
 
 def _finite(value: Any) -> Any:

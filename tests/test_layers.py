@@ -14,6 +14,7 @@ ALLOWED = {
     "seeding": set(),
     "errors": set(),
     "state": set(),
+    "drawing": set(),
     "ranks": {"errors"},
     "checkpoint": {"errors"},
     "sparsity": L0,
@@ -26,9 +27,10 @@ ALLOWED = {
     "costs": L0 | {"sparsity", "report", "wire"},
     "schedulers": L0 | {"sparsity", "report", "client", "server"},
     "loops": L0 | {"ranks", "wire", "costs", "sparsity", "data", "report", "client", "server", "schedulers"},
-    "callbacks": L0 | {"checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
+    "callbacks": L0
+    | {"drawing", "checkpoint", "sparsity", "data", "report", "client", "server", "schedulers", "loops"},
     "export": L0 | {"checkpoint", "config", "data", "sparsity", "wire"},
-    "compare": L0 | {"config"},
+    "compare": L0 | {"drawing", "checkpoint", "config"},
     "sweep": L0 | {"config", "ranks", "compare"},
 }
 

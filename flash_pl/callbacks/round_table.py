@@ -1,10 +1,11 @@
 """A CSV file with a row a round."""
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
+from flash_pl.checkpoint import write_whole
 from flash_pl.errors import RunError
 
 
@@ -38,14 +39,11 @@ class RoundTable:
         self.rows.append(row)
         # The file is small; writing it whole lets a column appear in any round, and a kill never leaves half of it.
         columns = list(dict.fromkeys(name for known in self.rows for name in known))
-        temporary = self.path.with_suffix(".tmp")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
         try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
-            os.replace(temporary, self.path)
+            write_whole(self.path, text.getvalue().encode())
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error

@@ -12,7 +12,7 @@ Key = tuple[str, str]  # data set and model
 class DenseModels:
     """Bytes of a dense model in one direction, by data set and model.
 
-    They are a run's own ``dense_bytes``, else the mean message of a run beside it that keeps every weight.
+    They are a run's own ``bytes_dense``, else the mean message of a run beside it that keeps every weight.
     """
 
     bytes: dict[Key, float]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from flash_pl.compare import style
+from flash_pl import drawing
 from flash_pl.compare.columns import monitors, scale_of, title_of
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.curves import Curve
@@ -51,7 +51,7 @@ COSTS = {
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """All figures for which there are data."""
-    with matplotlib.rc_context(style.SETTINGS):
+    with matplotlib.rc_context(drawing.SETTINGS):
         return [*_accuracies(comparison), *_mismatch(comparison), *_layers(comparison)]
 
 
@@ -91,23 +91,24 @@ def _curves(
     data = [one for one in comparison.data if any(group.first.names["data"] == one for group in found)]
     x_unit = x.scale.fitting(curve.x[-1] for curve in found.values())
     y_unit = y.scale.fitting(curve.y.max() for curve in found.values())
-    figure, panels = style.new_figure(len(data), across=2)
+    figure, panels = drawing.new_figure(len(data), across=2)
     for axes, one in zip(panels, data, strict=True):
         here = {group: curve for group, curve in found.items() if group.first.names["data"] == one}
         for group, curve in here.items():
-            look = style.line_style(order.index(group.label))
-            style.draw(axes, curve, x_unit.factor, y_unit.factor, look, group.label)
+            look = drawing.line_style(order.index(group.label))
+            std = None if curve.std is None else curve.std / y_unit.factor
+            drawing.draw(axes, curve.x / x_unit.factor, curve.y / y_unit.factor, std, look, group.label)
         if x is ROUND:
-            style.whole_numbers(axes.xaxis)
-        elif style.spans_decades([curve.x for curve in here.values()]):
-            style.logarithmic(axes.xaxis)
+            drawing.whole_numbers(axes.xaxis)
+        elif drawing.spans_decades([curve.x for curve in here.values()]):
+            drawing.logarithmic(axes.xaxis)
         if y.from_zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(_with_unit(x.title, x_unit.name))
         axes.set_ylabel(_with_unit(y.title, y_unit.name))
         if len(comparison.data) > 1:
             axes.set_title(one)
-    style.legend_below(figure, panels)
+    drawing.legend_below(figure, panels)
     yield Picture(name, f"{caption} {_seeds(found)}", figure)
 
 
@@ -123,7 +124,7 @@ def _layers(comparison: Comparison) -> Iterator[Picture]:
 
 
 def _layer_panels(groups: Sequence[Group]) -> Figure:
-    figure, panels = style.new_figure(len(groups), across=3, height=2.6, same_y=True)
+    figure, panels = drawing.new_figure(len(groups), across=3, height=2.6, same_y=True)
     names = list(dict.fromkeys(name for group in groups for name in _layers_of(group.first)))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
     for axes, group in zip(panels, groups, strict=True):
@@ -131,21 +132,21 @@ def _layer_panels(groups: Sequence[Group]) -> Figure:
             curve = Curve.through([run.consensus for run in group.runs], "round", name)
             if curve is not None:
                 look = {"color": shade, "linestyle": "-"}
-                style.draw(axes, curve, 1.0, 1.0, look, name.removeprefix(LAYER))
-        style.logarithmic(axes.yaxis)
-        style.whole_numbers(axes.xaxis)
+                drawing.draw(axes, curve.x, curve.y, curve.std, look, name.removeprefix(LAYER))
+        drawing.logarithmic(axes.yaxis)
+        drawing.whole_numbers(axes.xaxis)
         axes.set_xlabel("round")
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("density of the layer")
-        axes.set_title(style.wrapped(group.label, 36), fontsize="medium")
+        axes.set_title(drawing.wrapped(group.label, 36), fontsize="medium")
     if len(names) <= LISTED:
-        style.legend_below(figure, panels)
+        drawing.legend_below(figure, panels)
     else:
         colours = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
         bar = figure.colorbar(colours, ax=panels, location="bottom", shrink=0.6, aspect=50)
         bar.set_label("layer, counted from the input")
         bar.ax.set_xlim(1, len(names))
-        style.whole_numbers(bar.ax.xaxis)
+        drawing.whole_numbers(bar.ax.xaxis)
     return figure
 
 

@@ -1,14 +1,14 @@
 """A comparison as files."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from flash_pl.checkpoint import write_whole
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import pictures
 from flash_pl.compare.page import report
-from flash_pl.compare.style import as_pdf, as_png
 from flash_pl.compare.table import Table, as_csv, as_latex, as_markdown
+from flash_pl.drawing import as_pdf, as_png
 from flash_pl.errors import ConfigError
 
 
@@ -27,9 +27,7 @@ def write_report(comparison: Comparison, folder: Path, command: str) -> list[Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _files(comparison, command):
-            temporary = folder / f"{name}.tmp"
-            temporary.write_bytes(content)
-            os.replace(temporary, folder / name)
+            write_whole(folder / name, content)
             written.append(folder / name)
     except OSError as error:
         raise ConfigError("out", str(folder), f"a folder that can be written ({error.strerror or error})") from error

@@ -97,7 +97,8 @@ class Run:
     @property
     def dense_bytes(self) -> float | None:
         """Of the dense model, where the result has them."""
-        found = self.result.get("dense_bytes")
+        cost = self.result.get("cost")
+        found = cost.get("bytes_dense") if isinstance(cost, dict) else None
         return float(found) if _is_number(found) and found > 0 else None
 
     @property

@@ -80,14 +80,14 @@ def test_bytes_per_client_and_round_and_against_dense(make_run):
     assert "bytes_ratio" not in [one.key for one in comparison(sparse).columns]
     assert [cell.mean for cell in cells(comparison(sparse, dense), "bytes_ratio")] == pytest.approx([70 / 600, 1])
     known = make_run(
-        "c", accuracies=(0.5, 0.5), columns=costs((20, 40), (2, 4), (30, 70)), result={"dense_bytes": 1000}
+        "c", accuracies=(0.5, 0.5), columns=costs((20, 40), (2, 4), (30, 70)), result={"cost": {"bytes_dense": 1000}}
     )
     assert cells(comparison(known), "bytes_ratio")[0].mean == pytest.approx(70 / 6000)
 
 
 def test_rounds_that_found_nobody(make_run):
     empty = costs((0, 0), (0, 0), (0, 0)) | {"flops": (0, 0), "flops_ratio": (0, 0), "flops_total": (0, 0)}
-    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=empty, result={"dense_bytes": 10}))
+    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=empty, result={"cost": {"bytes_dense": 10}}))
     assert not {"bytes_up_each", "bytes_ratio", "flops_ratio"} & {one.key for one in found.columns}
 
 

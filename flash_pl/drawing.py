@@ -6,11 +6,13 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
-from flash_pl.compare.curves import Array, Curve
+Array = NDArray[np.float64]
 
 # Okabe and Ito (2008), without the yellow that white paper swallows.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -42,14 +44,12 @@ def new_figure(panels: int, across: int, height: float = 3.3, same_y: bool = Fal
     return figure, axes
 
 
-def draw(axes: Axes, curve: Curve, x_unit: float, y_unit: float, style: dict[str, Any], label: str) -> None:
-    """A mean line in a band of one standard deviation."""
-    x, y = curve.x / x_unit, curve.y / y_unit
+def draw(axes: Axes, x: Array, y: Array, std: Array | None, style: dict[str, Any], label: str) -> None:
+    """A line, in a band of one standard deviation if there is one."""
     marker = "o" if len(x) <= FEW else None
     axes.plot(x, y, label=wrapped(label), linewidth=1.5, marker=marker, markersize=3, **style)
-    if curve.std is not None:
-        low, high = y - curve.std / y_unit, y + curve.std / y_unit
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    if std is not None:
+        axes.fill_between(x, y - std, y + std, color=style["color"], alpha=0.18, linewidth=0)
 
 
 def spans_decades(xs: Sequence[Array]) -> bool:
