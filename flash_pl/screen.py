@@ -24,8 +24,8 @@ examples:
   flash-pl fit jmwst data=fashion_mnist density=0.1        another data set
   flash-pl fit spdst data=cifar10 data.root=FOLDER rounds=600
   flash-pl fit jmwst scheduler.prune_rate=0.3 data.partition=iid
-  flash-pl fit jmwst data=cifar10 model.class_path=torchvision.models.resnet18
-  flash-pl fit jmwst scheduler.voter.class_path=my_file.MyVote
+  flash-pl fit jmwst data=cifar10 model=torchvision.models.resnet18
+  flash-pl fit jmwst scheduler.voter=my_file.MyVote
   flash-pl fit hetero_jmwst "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
   flash-pl fit RUN/config.yaml                             repeat a run
   flash-pl fit jmwst rounds=200 ckpt_path=last             go on with the newest run of this name

@@ -25,10 +25,18 @@ def composed(*arguments, config="jmwst"):
         ("scheduler.voter=keep", "scheduler.voter.class_path=flash_pl.server.Keep"),
         ("data.partition=iid", "data.init_args.partition.class_path=flash_pl.data.IID"),
         ("method=nst", "scheduler=nst"),
+        ("scheduler=flash_pl.NST", "scheduler.class_path=flash_pl.NST"),
+        ("method=flash_pl.NST", "scheduler.class_path=flash_pl.NST"),
+        ("aggregator=flash_pl.server.MaskedAverage", "aggregator.class_path=flash_pl.server.MaskedAverage"),
     ],
 )
 def test_both_spellings_say_the_same(short, full):
     assert composed(short) == composed(full) != composed()
+
+
+def test_the_path_of_a_class_replaces_a_component_as_a_name_does():
+    voter = composed("scheduler.voter=flash_pl.server.MajorityVote")["scheduler"]["init_args"]["voter"]
+    assert voter == {"class_path": "flash_pl.server.MajorityVote", "init_args": {}}
 
 
 def test_a_name_and_its_refinement_in_any_order():

@@ -7,7 +7,7 @@ from typing import Any
 from flash_pl.config import shipped
 from flash_pl.config.hints import one_of
 from flash_pl.config.merge import accepted, expand, merge, overlay
-from flash_pl.config.read import read_dotlist
+from flash_pl.config.read import named, read_dotlist
 from flash_pl.config.typed import typed
 from flash_pl.errors import ConfigError
 
@@ -77,10 +77,10 @@ def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
     for section in FOLDERS:
         if section in copy and not isinstance(copy[section], dict):
             name = copy.pop(section)
-            copy |= {section: {"name": name}} if name is not None else {}
+            copy |= {section: named(name)} if name is not None else {}
     method = copy.pop("method", None)
     if method is not None:
-        copy["scheduler"] = {"name": method} | copy.get("scheduler", {})
+        copy["scheduler"] = named(method) | copy.get("scheduler", {})
     return copy
 
 

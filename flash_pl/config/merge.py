@@ -3,6 +3,7 @@
 from typing import Any
 
 from flash_pl.config import shipped
+from flash_pl.config.read import named
 from flash_pl.config.signature import locate, signature
 from flash_pl.errors import ConfigError
 
@@ -44,7 +45,7 @@ def merge(base: Any, over: Any, key: str) -> Any:
     of ``base`` are kept that the new class takes, as in Lightning's command line.
     """
     if isinstance(base, str) and isinstance(over, dict):
-        base = {"name": base}
+        base = named(base)
     if not (isinstance(base, dict) and isinstance(over, dict)) or "name" in over:
         return over
     if not (is_component(base) or is_component(over)):
@@ -92,7 +93,7 @@ def _expand_each(nodes: dict[str, Any], key: str) -> dict[str, Any]:
     expanded = {}
     for name, node in nodes.items():
         folder = name if name in shipped.folders() else ""
-        if isinstance(node, str) and folder and node in shipped.names(folder):
-            node = {"name": node}
+        if isinstance(node, str) and folder and ("." in node or node in shipped.names(folder)):
+            node = named(node)
         expanded[name] = expand(node, f"{key}.{name}", folder)
     return expanded

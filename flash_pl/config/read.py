@@ -26,6 +26,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def named(name: object) -> dict[str, Any]:
+    """The component that a word stands for: a fragment's name, or the path of a class.
+
+    >>> named("jmwst"), named("my_file.MyMethod")
+    ({'name': 'jmwst'}, {'class_path': 'my_file.MyMethod'})
+    """
+    return {"class_path": name} if isinstance(name, str) and "." in name else {"name": name}
+
+
 def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
     """``["data=mnist", "data.root=/x"]`` -> ``{"data": {"name": "mnist", "root": "/x"}}``, in whatever order they come.
 
@@ -49,7 +58,7 @@ def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
         for section in sections:
             below = node.get(section)
             if not isinstance(below, dict):
-                node[section] = {"name": below} if isinstance(below, str) else {}
+                node[section] = named(below) if isinstance(below, str) else {}
             node = node[section]
         node[last] = value
     return tree
