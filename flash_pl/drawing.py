@@ -20,6 +20,7 @@ DASHES = ("-", "--", ":", "-.")
 FEW = 10  # points of a curve that are marked one by one
 WIDE = 5.0  # ratio of an axis' ends above which it is logarithmic
 DPI = 150
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 SETTINGS: dict[Any, Any] = {"font.size": 9, "pdf.fonttype": 42, "legend.frameon": False, "text.parse_math": False}
 
 
@@ -64,7 +65,7 @@ def logarithmic(axis: Any) -> None:
     low, high = sorted(axis.get_view_interval())
     decades = high / low
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1000 else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
 

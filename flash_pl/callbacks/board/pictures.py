@@ -41,7 +41,7 @@ def _map(rounds: drawing.Array, values: drawing.Array, labels: Sequence[str]) ->
     axes.invert_yaxis()
     axes.set_xlabel("round")
     drawing.whole_numbers(axes.xaxis)
-    figure.colorbar(shown, ax=axes, label="density of the layer")
+    figure.colorbar(shown, ax=axes, label="density of the layer", format=drawing.PLAIN)
     return figure
 
 
