@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flash_pl.compare.dense import DenseModels, exchanges
+from flash_pl.compare.dense import DenseModels, messages
 from flash_pl.compare.runs import Run
 from flash_pl.compare.units import BYTES, FLOPS, PLAIN, RATIO, SHARE, TIME, Scale
 
@@ -86,8 +86,8 @@ def _costs(dense: DenseModels) -> list[Column]:
     return [
         Column("bytes_up", "up", whole, BYTES, _last("bytes_up_total")),
         Column("bytes_down", "down", whole, BYTES, _last("bytes_down_total")),
-        Column("bytes_up_each", "up per client and round", each, BYTES, _each("bytes_up")),
-        Column("bytes_down_each", "down per client and round", each, BYTES, _each("bytes_down")),
+        Column("bytes_up_each", "up per client and round", each, BYTES, _each("up")),
+        Column("bytes_down_each", "down per client and round", each, BYTES, _each("down")),
         Column("bytes_ratio", "bytes vs dense", f"up and down, {whole}", RATIO, dense.ratio),
         Column("flops", "training", whole, FLOPS, _last("flops_total")),
         Column("flops_ratio", "training vs dense", f"{whole}, against dense rounds alone", RATIO, _flops_ratio),
@@ -113,10 +113,10 @@ def _total(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.total(name)
 
 
-def _each(name: str) -> Callable[[Run], float | None]:
+def _each(way: str) -> Callable[[Run], float | None]:
     def value(run: Run) -> float | None:
-        total, messages = run.total(name), exchanges(run)
-        return total / messages if total is not None and messages else None
+        total, count = run.total(f"bytes_{way}"), messages(run, way)
+        return total / count if total is not None and count else None
 
     return value
 

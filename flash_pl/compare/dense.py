@@ -21,16 +21,16 @@ class DenseModels:
     def of(cls, runs: Iterable[Run]) -> "DenseModels":
         found: dict[Key, float] = {}
         for run in runs:
-            sent, messages = traffic(run), exchanges(run)
-            if run.density == 1 and sent is not None and messages:
-                found.setdefault(_key(run), sent / (2 * messages))
+            sent, count = traffic(run), messages(run, "up") + messages(run, "down")
+            if run.density == 1 and sent is not None and count:
+                found.setdefault(_key(run), sent / count)
         return cls(found)
 
     def ratio(self, run: Run) -> float | None:
         """All bytes of a run, stage 1 included, over those of as many dense messages as its rounds had."""
-        sent, messages = traffic(run), exchanges(run)
+        sent, count = traffic(run), messages(run, "up") + messages(run, "down")
         dense = run.dense_bytes or self.bytes.get(_key(run))
-        return None if sent is None or not messages or dense is None else sent / (2 * messages * dense)
+        return None if sent is None or not count or dense is None else sent / (count * dense)
 
 
 def traffic(run: Run) -> float | None:
@@ -39,10 +39,12 @@ def traffic(run: Run) -> float | None:
     return None if up is None or down is None else up + down
 
 
-def exchanges(run: Run) -> float:
-    """How often a client got a model and sent one back, summed over the rounds."""
+def messages(run: Run, way: str) -> float:
+    """How often a client got a model (``down``) or sent one in time (``up``), summed over the rounds."""
     counted = run.total("participants")
-    return counted if counted is not None else float(run.config["cohort"]) * len(run.metrics["round"])
+    if counted is None:
+        return float(run.config["cohort"]) * len(run.metrics["round"])
+    return counted + (run.total("late") or 0.0) * (way == "down")
 
 
 def _key(run: Run) -> Key:

@@ -85,6 +85,14 @@ def test_bytes_per_client_and_round_and_against_dense(make_run):
     assert cells(comparison(known), "bytes_ratio")[0].mean == pytest.approx(70 / 6000)
 
 
+def test_late_clients_have_got_a_model_and_sent_none(make_run):
+    columns = costs((20, 40), (2, 4), (20, 60)) | {"late": (2, 0)}
+    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=columns, result={"cost": {"bytes_dense": 100}}))
+    assert cells(found, "bytes_up_each")[0].mean == pytest.approx(60 / 6)
+    assert cells(found, "bytes_down_each")[0].mean == pytest.approx(60 / 8)
+    assert cells(found, "bytes_ratio")[0].mean == pytest.approx(120 / (14 * 100))
+
+
 def test_rounds_that_found_nobody(make_run):
     empty = costs((0, 0), (0, 0), (0, 0)) | {"flops": (0, 0), "flops_ratio": (0, 0), "flops_total": (0, 0)}
     found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=empty, result={"cost": {"bytes_dense": 10}}))
