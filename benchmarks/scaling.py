@@ -72,7 +72,7 @@ def ranks(out: Path, rounds: int, repeats: int) -> None:
 
 def clients() -> None:
     """A line per method and number of clients, each from a process of its own."""
-    print("| method | clients | ms a round | process, MiB | state of the method, MiB | by mask-bits, MiB |")
+    print("| method | clients | ms a round | process, MiB | masks of clients, MiB | by mask-bits, MiB |")
     print("|---|---|---|---|---|---|")
     for method in ("pdst", "jmwst", "nst"):
         for number in CLIENTS:
