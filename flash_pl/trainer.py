@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.client import configure, federate, unsynchronised
+from flash_pl.client import Backend, configure, federate, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
@@ -48,7 +48,8 @@ class FederatedTrainer:
         exclude, exclude_first_last: layers that are never masked, see :class:`Layout`.
         evaluate: after which rounds the server is evaluated.
         gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
-        channels_last: store 4-d weights channels-last, which is faster for most convolutions.
+        channels_last: store 4-d weights channels-last, which is faster for most dense convolutions.
+        backend: kernels of the layers, see :class:`Backend`.
         accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
         devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
             for any number of processes of equal processors and threads. torchrun's number of processes wins.
@@ -79,6 +80,7 @@ class FederatedTrainer:
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str = "norm",
         channels_last: bool = True,
+        backend: str = "auto",
         accelerator: str = "auto",
         devices: Any = 1,
         num_nodes: int = 1,
@@ -111,7 +113,7 @@ class FederatedTrainer:
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.exclude, self.exclude_first_last = exclude, exclude_first_last
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        self.channels_last = channels_last
+        self.channels_last, self.backend = channels_last, backend
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
         self.wire, self.fleet = wire, fleet
         self.timeout, self.faults = timeout, faults or FaultPolicy()
@@ -157,6 +159,7 @@ class FederatedTrainer:
             loop.parts.cohorts.stop,
             own_global_state(self.fabric.device),
             unsynchronised(module),
+            loop.client.kernels(),
         ):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
@@ -167,7 +170,7 @@ class FederatedTrainer:
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
         loop = self.loop(module, data)
-        with own_global_state(self.fabric.device), unsynchronised(module):
+        with own_global_state(self.fabric.device), unsynchronised(module), loop.client.kernels():
             if ckpt_path is None:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
@@ -266,5 +269,6 @@ class FederatedTrainer:
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last), self.scheduler)  # type: ignore[operator]
+        client.backend = Backend(module, client.layout, self.backend)
         configure(module)  # complains now of optimisers that a client cannot have
         return client

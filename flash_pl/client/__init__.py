@@ -1,5 +1,6 @@
 """The client's half of a round: a LightningModule under a mask."""
 
+from flash_pl.client.backend import Backend
 from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
@@ -9,6 +10,7 @@ from flash_pl.client.optimizers import Schedule, configure
 from flash_pl.client.state import ClientState
 
 __all__ = [
+    "Backend",
     "Classifier",
     "ClientContext",
     "ClientModule",

@@ -1,5 +1,6 @@
 """The arena, the mask and the optimiser of the client that is training now."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import lightning as L
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from flash_pl.client.backend import Backend
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.sparsity import Layout
@@ -33,6 +35,7 @@ class ClientState:
         step, epoch: local steps done, the local epoch under way.
         batch: the batch under way.
         meter: what the module logged.
+        backend: the kernels that compute the layers; None leaves that to the module.
     """
 
     context: ClientContext
@@ -45,6 +48,7 @@ class ClientState:
         self.weights = self.arena[: layout.maskable]
         parameters = dict(module.named_parameters())
         self._parameters = [parameters[layer.name] for layer in layout.layers]
+        self.backend: Backend | None = None
         self._keep = torch.ones_like(self.weights)
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
@@ -94,6 +98,15 @@ class ClientState:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.mul_(layer.view(survivors))
 
+    def kernels(self) -> AbstractContextManager[Any]:
+        """While it is entered, the backend computes the layers."""
+        return nullcontext() if self.backend is None else self.backend
+
+    def follow(self, mask: Tensor) -> None:
+        """Tell the backend that the maskable weights outside of ``mask`` are 0."""
+        if self.backend is not None:
+            self.backend.follow(mask)
+
     def mask_gradients_(self) -> None:
         """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
         self.scheduler.on_dense_gradients(self, self.step)
@@ -106,6 +119,7 @@ class ClientState:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
 
     def _set_mask(self, mask: Tensor) -> None:
+        self.follow(mask)
         if mask is not self.mask:
             self.mask = mask
             self._keep.copy_(mask.view(torch.uint8))  # from bool itself it takes ten times as long

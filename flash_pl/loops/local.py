@@ -84,6 +84,8 @@ class LocalLoop:
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
+            if client.backend is not None:
+                client.backend.dense = scheduler.wants_dense_gradients(client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
             outputs = self._step(client, optimizer, training_step, batch, index)

@@ -5,7 +5,6 @@ from flash_pl.models.lenet import LeNet5
 from flash_pl.models.mnistnet import MNISTNet
 from flash_pl.models.mobilenet import MobileNetV2
 from flash_pl.models.norm import Norm, norm_layer
-from flash_pl.models.pool import MaxPool3x3
 from flash_pl.models.resnet import ResNet18, ResNet34
 from flash_pl.models.vgg import VGG11, VGG16
 
@@ -15,7 +14,6 @@ __all__ = [
     "LeNet5",
     "LeafCNN",
     "MNISTNet",
-    "MaxPool3x3",
     "MobileNetV2",
     "Norm",
     "ResNet18",

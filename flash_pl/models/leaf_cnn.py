@@ -43,12 +43,13 @@ class LeafCNN(nn.Module):
         side = image_size // 4
         self.conv1 = nn.Conv2d(in_channels, channels[0], kernel_size=5, padding=2)
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=5, padding=2)
+        self.pool = nn.MaxPool2d(2)
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
         initialise(init, self.conv1, self.conv2, self.fc1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""
-        features = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        features = F.max_pool2d(F.relu(self.conv2(features)), 2)
+        features = self.pool(F.relu(self.conv1(images)))
+        features = self.pool(F.relu(self.conv2(features)))
         return self.fc2(F.relu(self.fc1(features.flatten(1))))

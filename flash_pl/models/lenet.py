@@ -31,6 +31,7 @@ class LeNet5(nn.Module):
             raise ConfigError("image_size", image_size, "at least 12 for LeNet5")
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=padding)
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool = nn.MaxPool2d(2)
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
@@ -38,6 +39,6 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""
-        features = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        features = F.max_pool2d(F.relu(self.conv2(features)), 2)
+        features = self.pool(F.relu(self.conv1(images)))
+        features = self.pool(F.relu(self.conv2(features)))
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(features.flatten(1))))))

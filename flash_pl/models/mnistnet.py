@@ -5,7 +5,6 @@ from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
 from flash_pl.models.initial import Init, initialise
-from flash_pl.models.pool import MaxPool3x3
 
 
 class MNISTNet(nn.Module):
@@ -39,7 +38,7 @@ class MNISTNet(nn.Module):
             raise ConfigError("image_size", image_size, "at least 13 for MNISTNet")
         self.conv1 = nn.Conv2d(in_channels, 10, kernel_size=5)
         self.conv2 = nn.Conv2d(10, 20, kernel_size=5)
-        self.pool = MaxPool3x3()
+        self.pool = nn.MaxPool2d(3, stride=1)
         self.fc1 = nn.Linear(20 * side * side, 50)
         self.fc2 = nn.Linear(50, num_classes)
         self.softmax = softmax

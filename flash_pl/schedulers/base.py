@@ -59,6 +59,11 @@ class SparseScheduler(Stateful):
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         """After every backward pass, before gradients are masked, clipped and applied. ``step`` counts from 0."""
 
+    def wants_dense_gradients(self, step: int) -> bool:
+        """Whether step ``step`` computes the gradients of pruned weights, which takes a dense pass; by default that is
+        so if :meth:`on_dense_gradients` is overridden."""
+        return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
+
     def on_batch_end(self, client: ClientState, step: int) -> None:
         """After every optimiser step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
 

@@ -1,0 +1,130 @@
+"""Which kernels compute the layers of a bound module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from flash_pl.errors import ConfigError
+from flash_pl.kernels import Pattern, available, max_pool2d, sparse_conv2d, sparse_linear, worthwhile
+from flash_pl.sparsity import Layout
+
+MODES = ("auto", "dense", "sparse")
+Forward = Callable[[Tensor], Tensor]
+
+
+class Backend:
+    """Lets convolutions, linear layers and max-pools of a module be computed by kernels that know the mask.
+
+    The module keeps its class, its parameters and its hooks; while this is entered, single layers have another
+    ``forward``. A layer falls back to torch's wherever the kernels do not reach: another device or type than float32 on
+    the CPU, autocast, groups, dilation.
+
+    Args:
+        module: bound, so that its tensors lie in an arena of ``layout``.
+        mode: "auto" uses the kernels where they are faster at a layer's density, "sparse" wherever they can, "dense"
+            never.
+
+    Attributes:
+        dense: compute with torch for the time being: gradients of pruned weights are wanted.
+
+    Raises:
+        ConfigError: no such mode, or "sparse" without compiled kernels.
+    """
+
+    def __init__(self, module: L.LightningModule, layout: Layout, mode: str = "auto") -> None:
+        if mode not in MODES:
+            raise ConfigError("backend", mode, f"one of {', '.join(MODES)}")
+        if mode == "sparse" and not available():
+            raise ConfigError("backend", mode, "auto or dense; this installation has no compiled kernels")
+        self.mode, self.dense = mode, False
+        self._mask: Tensor | None = None
+        slots = {slot.name: slot for slot in layout.layers}
+        self._layers: list[_Layer] = []
+        self._pools: list[tuple[nn.MaxPool2d, Forward]] = []
+        if mode == "dense" or not available():
+            return
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Linear) or (type(part) is nn.Conv2d and _is_plain(part)):
+                self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
+            elif type(part) is nn.MaxPool2d and (kernel := _kernel(part)) is not None:
+                self._pools.append((part, kernel))
+
+    def __enter__(self) -> "Backend":
+        for layer in self._layers:
+            layer.module.forward = layer  # type: ignore[method-assign, assignment]
+        for pool, kernel in self._pools:
+            pool.forward = kernel  # type: ignore[method-assign, assignment]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for part in [*(layer.module for layer in self._layers), *(pool for pool, _ in self._pools)]:
+            vars(part).pop("forward", None)
+
+    def follow(self, mask: Tensor) -> None:
+        """From now on the maskable weights outside of ``mask``, bool ``[maskable]``, are 0."""
+        if mask is not self._mask:
+            self._mask = mask
+            for layer in self._layers:
+                layer.mask(mask)
+
+
+class _Layer:
+    """The ``forward`` of one layer."""
+
+    def __init__(self, backend: Backend, module: nn.Conv2d | nn.Linear, slot: Any) -> None:
+        self.backend, self.module, self.slot = backend, module, slot
+        self.active = torch.ones_like(module.weight, dtype=torch.bool)
+        self.pattern: Pattern | None = None
+        self.dense: Forward = module.forward
+
+    def mask(self, mask: Tensor) -> None:
+        if self.slot is None:
+            return
+        active = self.slot.view(mask)
+        if not torch.equal(active, self.active):
+            # A copy: the mask's owner may write to it later.
+            self.active, self.pattern = torch.empty_like(self.module.weight, dtype=torch.bool).copy_(active), None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        if self.backend.dense or not _is_reachable(x):
+            return self.dense(x)
+        if self.pattern is None:
+            self.pattern = Pattern(self.active)
+        if self.backend.mode == "auto" and not worthwhile(self.pattern, x.shape):
+            return self.dense(x)
+        if isinstance(module, nn.Linear):
+            return sparse_linear(x, module.weight, module.bias, self.pattern)
+        return sparse_conv2d(x, module.weight, module.bias, self.pattern, module.stride, module.padding)  # type: ignore[arg-type]
+
+
+def _is_reachable(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    whole = conv.groups == 1 and set(conv.dilation) == {1} and conv.padding_mode == "zeros"
+    return whole and not isinstance(conv.padding, str)
+
+
+def _kernel(pool: nn.MaxPool2d) -> Forward | None:
+    """A max-pool by the kernels, if they have this one."""
+    if pool.ceil_mode or pool.return_indices or _pair(pool.dilation) != (1, 1):
+        return None
+    kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
+    if kernel[0] * kernel[1] > 256:
+        return None
+
+    def forward(x: Tensor) -> Tensor:
+        if x.ndim != 4 or not _is_reachable(x):
+            return nn.MaxPool2d.forward(pool, x)
+        return max_pool2d(x, kernel, stride, padding)
+
+    return forward
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
