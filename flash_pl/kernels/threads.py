@@ -29,7 +29,7 @@ def cuts(weights: Sequence[int], parts: int) -> list[int]:
     """
     total, done, found = sum(weights), 0, [0]
     for place, weight in enumerate(weights):
-        while len(found) < parts and done >= total * len(found) / parts:
+        while len(found) < parts and done + weight / 2 >= total * len(found) / parts:
             found.append(place)
         done += weight
     return found + [len(weights)] * (parts + 1 - len(found))

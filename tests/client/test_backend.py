@@ -1,0 +1,123 @@
+"""The kernels that compute a module's layers follow its mask, and leave no trace behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from flash_pl import FederatedTrainer
+from flash_pl.client import Backend
+from flash_pl.config import build_trainer, compose, read_config
+from flash_pl.errors import ConfigError
+from flash_pl.kernels import available
+from flash_pl.models import LeNet5, MNISTNet
+from flash_pl.schedulers import PDST, SparseScheduler
+from flash_pl.sparsity import Layout
+
+compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")
+
+
+def train(module, data, backend, scheduler: SparseScheduler | None = None, density=0.2):
+    trainer = FederatedTrainer(
+        scheduler or PDST(), density=density, rounds=2, cohort=4, seed=1, backend=backend, accelerator="cpu"
+    )
+    torch.manual_seed(0)
+    return trainer.fit(module(), data)
+
+
+@compiled
+@pytest.mark.parametrize("backend", ["auto", "sparse"])
+def test_training_is_that_of_dense_kernels_up_to_rounding(backend, unaware, tiny_data):
+    ours, dense = (train(unaware, tiny_data, one).server for one in (backend, "dense"))
+    assert torch.equal(ours.mask, dense.mask)
+    torch.testing.assert_close(ours.weights, dense.weights, rtol=1e-3, atol=1e-4)
+    assert not torch.equal(ours.weights, dense.weights) or backend == "auto"
+
+
+@compiled
+@pytest.mark.parametrize("method", ["nst", "jmwst", "hetero_jmwst", "dense"])
+def test_a_mask_that_moves_is_followed(method, unaware, tiny_data):
+    found = []
+    for backend in ("sparse", "dense"):
+        arguments = ["density=0.3", "trainer.accelerator=cpu", "rounds=1", "cohort=1", "clients=8", "data=synthetic"]
+        arguments += ["lr=0.01"] if method == "dense" else []
+        if method != "nst" and method != "dense":
+            arguments += ["scheduler.sensitivity.init_fraction=0.25", "scheduler.sensitivity.epochs=1"]
+        torch.manual_seed(0)
+        trainer = build_trainer(compose(read_config(method), [*arguments, f"trainer.backend={backend}"]))
+        found.append(trainer.fit(unaware(), tiny_data))
+    ours, dense = (loop.server for loop in found)
+    # A weight on the edge of being pruned may fall to the other side.
+    assert (ours.mask ^ dense.mask).sum() <= 0.02 * dense.mask.sum()
+    both = torch.cat([ours.mask & dense.mask, torch.ones(len(ours.weights) - len(ours.mask), dtype=torch.bool)])
+    torch.testing.assert_close(ours.weights[both], dense.weights[both], rtol=0.05, atol=0.01)
+
+
+@compiled
+@pytest.mark.parametrize("network", [MNISTNet, LeNet5])
+def test_only_forward_is_replaced_and_it_comes_back(network):
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = network()
+
+    module = Module()
+    before, x = dict(module.state_dict()), torch.randn(4, 1, 28, 28)
+    expected = module.model(x)
+    backend = Backend(module, Layout(module), "sparse")
+    with backend:
+        assert "forward" in vars(module.model.conv2) and "forward" in vars(module.model.pool)
+        assert type(module.model.conv2) is nn.Conv2d and module.state_dict().keys() == before.keys()
+        torch.testing.assert_close(module.model(x), expected, rtol=1e-4, atol=1e-5)
+        backend.dense = True
+        module.model.pool.forward = nn.MaxPool2d.forward.__get__(module.model.pool)
+        assert torch.equal(module.model(x), expected)
+    assert not any("forward" in vars(part) for part in module.modules())
+
+
+@compiled
+def test_what_the_kernels_cannot_do_is_left_to_torch():
+    module = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(4, 4, 3),
+    )
+    x = torch.randn(2, 4, 24, 24)
+    expected = module(x)
+    with Backend(module, Layout(module), "sparse"):
+        assert [bool("forward" in vars(part)) for part in module] == [False] * 5 + [True]
+        torch.testing.assert_close(module(x), expected)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert module(x).dtype == torch.bfloat16
+
+
+@compiled
+def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
+    seen = []
+
+    class Growing(PDST):
+        def wants_dense_gradients(self, step):
+            return step == 1
+
+        def on_dense_gradients(self, client, step):
+            gradient = client.module.net[0].weight.grad
+            seen.append((step, bool(gradient[~client.layout.layers[0].view(client.mask)].any())))
+
+    train(unaware, tiny_data, "sparse", Growing())
+    assert {step for step, _ in seen} == {0, 1, 2} and all(dense == (step == 1) for step, dense in seen)
+    assert SparseScheduler().wants_dense_gradients(0) is False
+
+
+def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):
+    expected = train(unaware, tiny_data, "dense").server.weights
+    monkeypatch.setattr("flash_pl.client.backend.available", lambda: False)
+    assert torch.equal(train(unaware, tiny_data, "auto").server.weights, expected)
+    with pytest.raises(ConfigError, match="no compiled kernels"):
+        train(unaware, tiny_data, "sparse")
+
+
+def test_another_backend_is_refused(unaware, tiny_data):
+    with pytest.raises(ConfigError, match="backend: 'fast' is not allowed; expected one of auto, dense, sparse"):
+        train(unaware, tiny_data, "fast")
