@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import Pattern, available, max_pool2d, sparse_conv2d, sparse_linear, worthwhile
 from flash_pl.sparsity import Layout
@@ -29,6 +30,7 @@ class Backend:
 
     Attributes:
         dense: compute with torch for the time being: gradients of pruned weights are wanted.
+        sgd: takes an optimiser's steps for the layers that the kernels compute.
 
     Raises:
         ConfigError: no such mode, or "sparse" without compiled kernels.
@@ -44,6 +46,7 @@ class Backend:
         slots = {slot.name: slot for slot in layout.layers}
         self._layers: list[_Layer] = []
         self._pools: list[tuple[nn.MaxPool2d, Forward]] = []
+        self.sgd = PlainSGD([])
         if mode == "dense" or not available():
             return
         for name, part in module.named_modules():
@@ -51,6 +54,7 @@ class Backend:
                 self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
             elif type(part) is nn.MaxPool2d and (kernel := _kernel(part)) is not None:
                 self._pools.append((part, kernel))
+        self.sgd = PlainSGD([layer.module.weight for layer in self._layers])
 
     def __enter__(self) -> "Backend":
         for layer in self._layers:
@@ -96,9 +100,10 @@ class _Layer:
             self.pattern = Pattern(self.active)
         if self.backend.mode == "auto" and not worthwhile(self.pattern, x.shape):
             return self.dense(x)
+        sink = self.backend.sgd.sink(module.weight)
         if isinstance(module, nn.Linear):
-            return sparse_linear(x, module.weight, module.bias, self.pattern)
-        return sparse_conv2d(x, module.weight, module.bias, self.pattern, module.stride, module.padding)  # type: ignore[arg-type]
+            return sparse_linear(x, module.weight, module.bias, self.pattern, sink)
+        return sparse_conv2d(x, module.weight, module.bias, self.pattern, module.stride, module.padding, sink)  # type: ignore[arg-type]
 
 
 def _is_reachable(x: Tensor) -> bool:

@@ -12,6 +12,15 @@ from flash_pl.client.state import ClientState, GradientHook
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
+WATCHING = (
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "clip_gradients",
+    "backward",
+    "on_train_batch_end",
+)
 Module = TypeVar("Module", bound=L.LightningModule)
 
 
@@ -82,6 +91,13 @@ class ClientModule(L.LightningModule):
             return
         for name, value in dictionary.items():
             self.log(name, value, *args, **kwargs)
+
+    @property
+    def watches_gradients(self) -> bool:
+        """Whether the user's module has a hook in which it could look at gradients or change them."""
+        order = type(self).__mro__
+        users = [cls for cls in order[: order.index(L.LightningModule)] if cls is not ClientModule]
+        return any(name in vars(cls) for cls in users for name in WATCHING)
 
     @property
     def current_epoch(self) -> int:

@@ -13,16 +13,17 @@ from flash_pl.errors import ConfigError
 
 ISAS = ("avx512", "avx2", "baseline")  # the widest first
 VARIABLE = "FLASH_PL_ISA"
-# Of the functions in csrc/native.c: p for a pointer, n for a number.
+# Of the functions in csrc/native.c: p for a pointer, n for a whole number, f for a float.
 ARGUMENTS = {
     "gather": "ppnp",
     "scatter": "ppnp",
+    "update": "pppnff",
     "forward": "pppppnnnpp",
     "backward": "ppppppnnnnnpppp",
     "pool_forward": "ppnnppp",
     "pool_backward": "pppnnpp",
 }
-_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float}
 
 
 @cache

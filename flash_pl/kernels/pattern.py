@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flash_pl.kernels.library import library, pointer
 from flash_pl.kernels.plan import Geometry, Shape, choose, geometry
 
 Ints = NDArray[np.int32]
@@ -67,6 +68,12 @@ class Pattern:
             self._plans[shape] = self._plan(shape)
         return self._plans[shape]
 
+    def update_(self, weight: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
+        """A step of SGD: w <- w - rate (g + decay w) for the active weights, whose ``gradient`` is ``[count]``."""
+        lib = library()
+        assert lib is not None
+        lib.flash_pl_update(pointer(weight), self.index.ctypes.data, pointer(gradient), self.count, rate, decay)
+
     def into_order(self, stride: tuple[int, int]) -> NDArray[np.intp]:
         """The active weights by input channel and phase, as positions among the active weights."""
         _, channel, kh, kw = self._at
@@ -87,7 +94,7 @@ class Pattern:
             forward.astype(np.int32),
             _starts(row, g.channels * phases),
             backward[order].astype(np.int32),
-            self.index[order],
+            order.astype(np.int32),
         )
         pixels, out_pixels = g.height * g.width, g.out_height * g.out_width
         x_planes = g.channels * phases * g.plane

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import Precision
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -53,6 +54,7 @@ class LocalLoop:
         seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
         client.optimizer, schedules = configure(module, context.lr_scale)
+        self._take_steps(client, client.optimizer, scheduler)
 
         module.on_train_start()
         order = context.generator("batches")
@@ -75,6 +77,16 @@ class LocalLoop:
             extra=extra,
             tier=context.tier,
         )
+
+    def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
+        """Let the backend take plain steps, where nobody but the optimiser would see a dense gradient."""
+        if client.backend is None:
+            return
+        seen = client.module.watches_gradients or scheduler.sees_gradients or self.clip_val
+        if seen or type(self.fabric.strategy.precision) is not Precision:
+            client.backend.sgd.leave()
+        else:
+            client.backend.sgd.take(optimizer)
 
     def _epoch(
         self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any], schedules: list[Schedule]
@@ -105,6 +117,8 @@ class LocalLoop:
             output = training_step(batch, index)
         module.on_before_zero_grad(optimizer)
         module.optimizer_zero_grad(client.epoch, index, optimizer)
+        if client.backend is not None:
+            client.backend.sgd.clear()
         if output is None:
             return None
         named = dict(output) if isinstance(output, Mapping) else {"loss": output}
@@ -118,4 +132,6 @@ class LocalLoop:
         module.on_before_optimizer_step(optimizer)
         module.configure_gradient_clipping(optimizer, self.clip_val, self.clip_algorithm)
         fabric.strategy.optimizer_step(optimizer)
+        if client.backend is not None:
+            client.backend.sgd.step_()
         return named | {"loss": loss.detach()}

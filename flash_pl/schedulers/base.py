@@ -62,6 +62,11 @@ class SparseScheduler(Stateful):
     def wants_dense_gradients(self, step: int) -> bool:
         """Whether step ``step`` computes the gradients of pruned weights, which takes a dense pass; by default that is
         so if :meth:`on_dense_gradients` is overridden."""
+        return self.sees_gradients
+
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether the method overrides :meth:`on_dense_gradients`."""
         return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
 
     def on_batch_end(self, client: ClientState, step: int) -> None:

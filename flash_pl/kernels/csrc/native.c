@@ -115,6 +115,15 @@ EXPORT void flash_pl_scatter(const float *value, const int32_t *index, int64_t c
     for (int64_t j = 0; j < count; j++) weight[index[j]] = value[j];
 }
 
+/* A step of plain gradient descent at the active weights: w -= rate * (g + decay * w). */
+EXPORT void flash_pl_update(float *weight, const int32_t *index, const float *gradient, int64_t count, float rate,
+                            float decay) {
+    for (int64_t j = 0; j < count; j++) {
+        const float w = weight[index[j]];
+        weight[index[j]] = w - rate * (gradient[j] + decay * w);
+    }
+}
+
 EXPORT void flash_pl_forward(const geometry *g, const lists *out, const float *value, const float *bias, const float *x,
                              int64_t batch, int64_t first, int64_t last, float *y, float *work) {
     chosen->forward(g, out, value, bias, x, batch, first, last, y, work);
