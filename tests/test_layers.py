@@ -20,6 +20,7 @@ ALLOWED = {
     "sparsity": L0,
     "wire": L0 | {"sparsity"},
     "data": L0,
+    "kernels": {"errors"},
     "models": L0,
     "report": L0 | {"sparsity"},
     "client": L0 | {"sparsity", "report"},

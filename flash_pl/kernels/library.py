@@ -1,0 +1,93 @@
+"""The compiled kernels, loaded once; without them everything here still imports."""
+
+import ctypes
+import importlib.util
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+from flash_pl.errors import ConfigError
+
+ISAS = ("avx512", "avx2", "baseline")  # widest first
+VARIABLE = "FLASH_PL_ISA"
+
+_POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "gather": [_POINTER, _POINTER, _LONG, _POINTER],
+    "scatter": [_POINTER, _POINTER, _LONG, _POINTER],
+    "forward": [_POINTER] * 5 + [_LONG] * 3 + [_POINTER] * 2,
+    "backward": [_POINTER] * 6 + [_LONG] * 5 + [_POINTER] * 4,
+    "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 3,
+    "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER] * 2,
+}
+
+
+class Library:
+    """The functions of ``csrc/native.c``; pointers are addresses, None is NULL."""
+
+    def __init__(self, path: str) -> None:
+        native = ctypes.CDLL(path)
+        self._use = native.flash_pl_use
+        self._use.argtypes, self._use.restype = [ctypes.c_char_p], ctypes.c_int
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(native, f"flash_pl_{name}")
+            function.argtypes, function.restype = arguments, None
+            setattr(self, name, function)
+        asked = os.environ.get(VARIABLE)
+        self.isa = ""
+        for isa in (asked,) if asked else ISAS:
+            if self.use(isa):
+                return
+        raise ConfigError(VARIABLE, asked, "an instruction set of this machine: " + ", ".join(self.isas()))
+
+    gather: Any
+    scatter: Any
+    forward: Any
+    backward: Any
+    pool_forward: Any
+    pool_backward: Any
+
+    def use(self, isa: str) -> bool:
+        """Compute with this instruction set from now on; False, and nothing changes, if the machine lacks it."""
+        if not self._use(isa.encode()):
+            return False
+        self.isa = isa
+        return True
+
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets of this machine, widest first."""
+        before = self.isa or ISAS[-1]
+        found = tuple(isa for isa in ISAS if self._use(isa.encode()))
+        self._use(before.encode())
+        return found
+
+
+@cache
+def library() -> Library | None:
+    """The compiled kernels, or None where the package was installed without a compiler.
+
+    Raises:
+        ConfigError: the environment asks for an instruction set that this machine lacks.
+    """
+    spec = importlib.util.find_spec("flash_pl.kernels._native")
+    try:
+        return Library(spec.origin) if spec is not None and spec.origin is not None else None
+    except OSError:
+        return None
+
+
+def available() -> bool:
+    """Whether the compiled kernels are here; without them every layer is computed by torch."""
+    return library() is not None
+
+
+@cache
+def warn_missing() -> None:
+    """Say once that sparse kernels were asked for and are not here."""
+    warnings.warn(
+        "flash_pl was installed without its compiled kernels; layers are computed by torch (install a C compiler, then "
+        "flash_pl again)",
+        RuntimeWarning,
+        stacklevel=3,
+    )
