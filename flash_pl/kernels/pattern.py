@@ -1,0 +1,112 @@
+"""Which weights of a layer are active, as the index lists that the kernels walk."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flash_pl.kernels.geometry import Geometry
+
+
+class _Lists(ctypes.Structure):
+    _fields_ = [("rows", ctypes.c_int64), ("start", ctypes.c_void_p), ("offset", ctypes.c_void_p)]
+
+
+class Rows:
+    """Active weights by row, and where each finds its input; ``start`` int32 ``[rows + 1]``, ``offset`` ``[count]``."""
+
+    def __init__(self, start: Tensor, offset: Tensor) -> None:
+        self.start, self.offset = start, offset
+        self._lists = _Lists(len(start) - 1, start.data_ptr(), offset.data_ptr())
+        self.address = ctypes.addressof(self._lists)
+
+
+class SparsePattern:
+    """The active weights of one layer; immutable, to be made anew when the mask moves.
+
+    Args:
+        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]``, on the CPU; a copy is not kept.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        if mask.dtype != torch.bool or mask.dim() not in (2, 4) or mask.device.type != "cpu":
+            raise ValueError(f"a mask is a bool tensor of 2 or 4 dimensions on the CPU, not {_described(mask)}")
+        self.shape: tuple[int, ...] = tuple(mask.shape)
+        self._active = mask.nonzero().t().int()  # by output, input, row, column: as the weights lie
+        self._active_t: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.count = self._active.shape[1]
+        self.density = self.count / max(1, mask.numel())
+        self._start = _starts(self._active[0], self.shape[0])
+        self._rows: dict[int, Rows] = {}
+        self._rows_t: dict[int, Rows] = {}
+        self._index: dict[tuple[int, ...], Tensor] = {}
+        self._index_t: dict[tuple[int, ...], Tensor] = {}
+
+    def index(self, strides: Sequence[int]) -> Tensor:
+        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel."""
+        key = tuple(strides)
+        if key not in self._index:
+            self._index[key] = _flat(self._active, key)
+        return self._index[key]
+
+    def index_by_input(self, strides: Sequence[int], stride: tuple[int, int]) -> Tensor:
+        """The same in the order of :meth:`rows_by_input`."""
+        key = (*strides, *stride)
+        if key not in self._index_t:
+            self._index_t[key] = self.index(strides)[self._by_input(stride)[0]].contiguous()
+        return self._index_t[key]
+
+    def rows(self, geometry: Geometry) -> Rows:
+        """By output channel, reading the planes of the input."""
+        if geometry.address not in self._rows:
+            _, channel, kh, kw = self._taps()
+            sh, sw = geometry.stride_h, geometry.stride_w
+            plane = (channel * sh + kh % sh) * sw + kw % sw
+            offset = plane * geometry.plane + (kh // sh * geometry.row + kw // sw) * geometry.lanes
+            self._rows[geometry.address] = Rows(self._start, offset.contiguous())
+        return self._rows[geometry.address]
+
+    def rows_by_input(self, geometry: Geometry) -> Rows:
+        """By phase of input channel, reading the planes of the output's gradient."""
+        if geometry.address not in self._rows_t:
+            sh, sw = geometry.stride_h, geometry.stride_w
+            order, start = self._by_input((sh, sw))
+            output, _, kh, kw = (each[order] for each in self._taps())
+            back = (geometry.reach[0] - kh // sh) * geometry.row + geometry.reach[1] - kw // sw
+            self._rows_t[geometry.address] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
+        return self._rows_t[geometry.address]
+
+    def shares(self, parts: int) -> list[tuple[int, int]]:
+        """The output channels in at most ``parts`` ranges of about as many active weights each."""
+        bounds = torch.arange(1, parts, dtype=torch.int32) * self.count // parts
+        cuts = torch.searchsorted(self._start, bounds).tolist()
+        ends = [0, *cuts, self.shape[0]]
+        return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
+
+    def _taps(self) -> Sequence[Tensor]:
+        if len(self._active) == 4:
+            return self._active.unbind()
+        zero = torch.zeros_like(self._active[0])
+        return (*self._active.unbind(), zero, zero)
+
+    def _by_input(self, stride: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if stride not in self._active_t:
+            _, channel, kh, kw = self._taps()
+            row = (channel * stride[0] + kh % stride[0]) * stride[1] + kw % stride[1]
+            in_order, order = row.sort(stable=True)
+            self._active_t[stride] = order, _starts(in_order, self.shape[1] * stride[0] * stride[1])
+        return self._active_t[stride]
+
+
+def _flat(active: Tensor, strides: Sequence[int]) -> Tensor:
+    return sum((place * step for place, step in zip(active, strides, strict=True)), torch.zeros_like(active[0]))
+
+
+def _starts(rows: Tensor, count: int) -> Tensor:
+    """Where each of ``count`` rows begins in an ascending list of row numbers."""
+    return torch.searchsorted(rows.contiguous(), torch.arange(count + 1, dtype=torch.int32)).int()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device.type}"
