@@ -1,0 +1,10 @@
+"""Layers whose time follows the density of a mask, compiled for CPUs; torch takes over where they are not installed."""
+
+from flash_pl.kernels.conv import sparse_conv2d
+from flash_pl.kernels.geometry import Plan
+from flash_pl.kernels.library import available
+from flash_pl.kernels.linear import sparse_linear
+from flash_pl.kernels.pattern import SparsePattern
+from flash_pl.kernels.pool import max_pool2d
+
+__all__ = ["Plan", "SparsePattern", "available", "max_pool2d", "sparse_conv2d", "sparse_linear"]

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from flash_pl.kernels.geometry import ConvShape, Geometry, Pair, Plan, geometry
-from flash_pl.kernels.library import Library, library
+from flash_pl.kernels.geometry import ConvShape, Geometry, Pair, Plan, geometry, pair
+from flash_pl.kernels.library import Library, available, library, warn_missing
 from flash_pl.kernels.pattern import SparsePattern
 from flash_pl.kernels.plan import best_plan
+from flash_pl.kernels.require import check_layer
 from flash_pl.kernels.threads import scratch, shares, spread
 
 
@@ -103,18 +105,41 @@ def sparse_conv2d(
     padding: int | Pair = 0,
     plan: Plan | None = None,
 ) -> Tensor:
-    shape = ConvShape(
-        channels=x.shape[1],
-        size=(x.shape[2], x.shape[3]),
-        outputs=weight.shape[0],
-        kernel=(weight.shape[2], weight.shape[3]),
-        stride=pair(stride),
-        padding=pair(padding),
-    )
-    y: Tensor = SparseConv.apply(x, weight, bias, pattern, shape, plan or best_plan(shape, len(x)))
+    """A convolution over the active weights: zero padding, no dilation, one group.
+
+    Weights outside of the pattern count as zero, whatever they hold, even against an infinite input; their gradient is
+    zero. Where the input is infinite or NaN, gradients of other weights of the same layer may be NaN too.
+
+    Args:
+        x: float32 ``[B, inputs, H, W]`` on the CPU; another memory format than contiguous costs a copy.
+        weight: float32 ``[outputs, inputs, kernel_h, kernel_w]``, of any memory format; its gradient has the same.
+        bias: float32 ``[outputs]`` or None.
+        pattern: of the weight's shape.
+        stride, padding: one number, or one for height and one for width.
+        plan: how images share vectors; by default the fastest.
+
+    Returns:
+        ``[B, outputs, OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: shapes, types or devices that the kernels do not support.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        x = x.float()
+    check_layer(x, weight, bias, pattern, dimensions=4)
+    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"images {list(x.shape)} are not [B, {weight.shape[1]}, H, W]")
+    stride, padding = pair(stride), pair(padding)
+    if not available():
+        warn_missing()
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x, pattern.masked(weight), bias, stride, padding)
+    height, width, kernel_h, kernel_w = *x.shape[2:], *weight.shape[2:]
+    shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
+    if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
+        raise ValueError(f"{shape} has no output")
+    plan = plan or best_plan(shape, len(x))
+    if not geometry(shape, plan).addressable:
+        raise ValueError(f"{shape} is beyond the kernels' offsets of 32 bits")
+    y: Tensor = SparseConv.apply(x, weight, bias, pattern, shape, plan)
     return y
-
-
-def pair(value: int | Pair) -> Pair:
-    """One number for both axes, or a number for each."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

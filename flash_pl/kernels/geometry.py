@@ -63,6 +63,7 @@ class Geometry(ctypes.Structure):
     reach: Pair
     forward_floats: int  # scratch memory of a forward pass, and of a backward pass
     backward_floats: int
+    addressable: bool  # all places fit the index lists' 32 bits
     address: int
 
 
@@ -96,5 +97,11 @@ def geometry(shape: ConvShape, plan: Plan) -> Geometry:
     pixels, inputs = height * width + out_height * out_width, shape.channels * result.phases
     result.forward_floats = inputs * plane + shape.outputs * out_plane + pixels
     result.backward_floats = (inputs + shape.outputs) * plane + inputs * in_plane + pixels + height * width
+    result.addressable = max(inputs, shape.outputs) * plane < 2**31
     result.address = ctypes.addressof(result)
     return result
+
+
+def pair(value: int | Pair) -> Pair:
+    """One number for both axes, or a number for each."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -19,7 +19,7 @@ _ARGUMENTS = {
     "forward": [_POINTER] * 5 + [_LONG] * 3 + [_POINTER] * 2,
     "backward": [_POINTER] * 6 + [_LONG] * 5 + [_POINTER] * 4,
     "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 3,
-    "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER] * 2,
+    "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER],
 }
 
 

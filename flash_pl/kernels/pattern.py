@@ -43,6 +43,10 @@ class SparsePattern:
         self._index: dict[tuple[int, ...], Tensor] = {}
         self._index_t: dict[tuple[int, ...], Tensor] = {}
 
+    def masked(self, weight: Tensor) -> Tensor:
+        """``weight`` with zeros in place of what is not active; differentiable."""
+        return weight * self._mask().to(weight.dtype)
+
     def index(self, strides: Sequence[int]) -> Tensor:
         """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel."""
         key = tuple(strides)
@@ -83,6 +87,11 @@ class SparsePattern:
         cuts = torch.searchsorted(self._start, bounds).tolist()
         ends = [0, *cuts, self.shape[0]]
         return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
+
+    def _mask(self) -> Tensor:
+        mask = torch.zeros(self.shape, dtype=torch.bool)
+        mask[tuple(self._active.long())] = True
+        return mask
 
     def _taps(self) -> Sequence[Tensor]:
         if len(self._active) == 4:

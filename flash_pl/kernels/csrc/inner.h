@@ -32,6 +32,7 @@ typedef int32_t ivec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias
 #define CROSS(s, k) (((k) & (s)) ? VL + (k) - (s) : (k) + (s))
 #define LOW(s, k) (((k) & (s)) ? VL + (k) - (s) : (k))
 #define HIGH(s, k) (((k) & (s)) ? VL + (k) : (k) + (s))
+#define EVERY_OTHER(s, k) (2 * (k) + (s))
 #ifdef __clang__
 #define PICK(a, b, f, s) __builtin_shufflevector(a, b, LANES(f, s))
 #else
@@ -234,7 +235,7 @@ static void FN(separate)(const float *planes, int64_t count, int64_t channels, i
 #include "planes.h"
 #include "pool.h"
 
-static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward), FN(pool_backward)};
+static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward)};
 
 #undef JOIN_
 #undef JOIN
@@ -250,6 +251,7 @@ static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward),
 #undef CROSS
 #undef LOW
 #undef HIGH
+#undef EVERY_OTHER
 #undef PICK
 #undef ISA
 #undef VL

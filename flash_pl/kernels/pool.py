@@ -1,0 +1,96 @@
+"""Max-pooling that is vectorised in both directions."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from flash_pl.kernels.conv import compiled
+from flash_pl.kernels.geometry import VECTOR, Pair, pair
+from flash_pl.kernels.library import available, warn_missing
+from flash_pl.kernels.require import check_tensors
+from flash_pl.kernels.threads import scratch, shares, spread
+
+LARGEST_WINDOW = 255  # positions of a window, whose numbers fit a byte
+
+
+class _Window(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split()
+        )
+    ]
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+        native, x = compiled(), x.contiguous()
+        height, width = x.shape[-2:]
+        out = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True))
+        planes = x.shape[:-2].numel()
+        window = _Window(planes, height, width, *out, *kernel, *stride, *padding)
+        y = torch.empty(*x.shape[:-2], *out)
+        source = torch.empty(y.shape, dtype=torch.uint8)
+        row = out[1] + kernel[1] + 2 * VECTOR
+        floats = row * (stride[1] + 2 * kernel[0] + 3)
+
+        def compute(first: int, last: int) -> None:
+            native.pool_forward(
+                ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr(), scratch(floats)
+            )
+
+        spread(compute, shares(planes, torch.get_num_threads()))
+        ctx.save_for_backward(source)
+        ctx.window, ctx.shape = window, x.shape
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        native, window = compiled(), ctx.window
+        (source,) = ctx.saved_tensors
+        dy, dx = dy.contiguous(), torch.empty(ctx.shape)
+
+        def compute(first: int, last: int) -> None:
+            native.pool_backward(
+                ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr()
+            )
+
+        spread(compute, shares(window.planes, torch.get_num_threads()))
+        return dx, None, None, None
+
+
+def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
+    """:func:`torch.nn.functional.max_pool2d` bit for bit, ties, NaN and the gradient included.
+
+    Args:
+        x: float32 ``[..., H, W]`` on the CPU.
+        kernel: of at most 255 positions.
+        stride: by default the kernel.
+        padding: at most half the kernel.
+
+    Returns:
+        ``[..., OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: what the kernels do not support.
+    """
+    check_tensors(x)
+    kernel, padding = pair(kernel), pair(padding)
+    stride = kernel if stride is None else pair(stride)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
+    if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
+        raise ValueError(f"window {kernel} at stride {stride}, padding {padding}: the kernels take at most 255 positions")
+    if any(2 * p > k or n + 2 * p < k for n, k, p in zip(x.shape[-2:], kernel, padding, strict=True)):
+        raise ValueError(f"window {kernel} with padding {padding} does not fit images of shape {list(x.shape)}")
+    if not available():
+        warn_missing()
+        return F.max_pool2d(x, kernel, stride, padding)
+    y: Tensor = _MaxPool.apply(x, kernel, stride, padding)
+    return y
