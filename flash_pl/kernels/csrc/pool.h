@@ -35,13 +35,31 @@ static void FN(split)(const float *row, int64_t width, int64_t stride, int64_t p
     }
 }
 
-/* The maxima of a row's kernel_w columns, column k being at row + at[k], and the columns they came from. */
-INLINE void FN(row_maxima)(const int64_t kernel_w, const float *row, const int32_t *at, const int32_t *first_tap,
-                           int64_t out_width, float *maxima, int32_t *columns) {
+/* The maxima of a row's kernel_w columns, column k being at row + at[k], and the columns they came from. Without a
+ * border every window begins with its column 0, else with first_tap. */
+INLINE void FN(row_maxima)(const int64_t kernel_w, const int border, const float *row, const int32_t *at,
+                           const int32_t *first_tap, int64_t out_width, float *maxima, int32_t *columns) {
     for (int64_t i = 0; i < out_width; i += VL) {
-        vec best = (vec){0} - __builtin_inff();
-        ivec from = *(const ivec_u *)(first_tap + i);
-        for (int64_t k = 0; k < kernel_w; k++) FN(raise)(&best, &from, LOAD(row + at[k] + i), (ivec){0} + (int32_t)k);
+        vec best = LOAD(row + i);
+        ivec from = {0};
+        if (border) {
+            best = (vec){0} - __builtin_inff();
+            from = *(const ivec_u *)(first_tap + i);
+        }
+        for (int64_t k = !border; k < kernel_w; k++)
+            FN(raise)(&best, &from, LOAD(row + at[k] + i), (ivec){0} + (int32_t)k);
+        STORE(maxima + i, best);
+        *(ivec_u *)(columns + i) = from;
+    }
+}
+
+/* The same for windows of two columns at stride 2 without a border, from the row as it is. */
+INLINE void FN(pair_maxima)(const float *row, int64_t out_width, float *maxima, int32_t *columns) {
+    for (int64_t i = 0; i < out_width; i += VL) {
+        const vec a = LOAD(row + 2 * i), b = LOAD(row + 2 * i + VL);
+        vec best = PICK(a, b, EVERY_OTHER, 0);
+        ivec from = {0};
+        FN(raise)(&best, &from, PICK(a, b, EVERY_OTHER, 1), (ivec){0} + 1);
         STORE(maxima + i, best);
         *(ivec_u *)(columns + i) = from;
     }
@@ -69,11 +87,18 @@ INLINE void FN(pool_planes)(const int64_t kernel_h, const int64_t kernel_w, cons
             if (known < low) known = low, known_slot = low_slot;
             for (; known < high; known++) {
                 const float *image_row = x + plane * pixels + known * w->width;
-                /* without phases and borders the row can be read where it lies, unless it is the tensor's last */
-                const int in_place = w->stride_w == 1 && !w->pad_w && image_row + wide + kernel_w <= end;
-                if (!in_place) FN(split)(image_row, w->width, w->stride_w, w->pad_w, phase, row);
-                FN(row_maxima)(kernel_w, in_place ? image_row : row, at, first_tap, w->out_width,
-                               maxima + known_slot * wide, columns + known_slot * wide);
+                float *to = maxima + known_slot * wide;
+                int32_t *columns_to = columns + known_slot * wide;
+                /* without a border a row can be read where it lies, unless it is the tensor's last */
+                const int in_place = !w->pad_w && image_row + (wide + kernel_w) * w->stride_w <= end;
+                if (in_place && w->stride_w == 1)
+                    FN(row_maxima)(kernel_w, 0, image_row, at, first_tap, w->out_width, to, columns_to);
+                else if (in_place && w->stride_w == 2 && kernel_w == 2)
+                    FN(pair_maxima)(image_row, w->out_width, to, columns_to);
+                else {
+                    FN(split)(image_row, w->width, w->stride_w, w->pad_w, phase, row);
+                    FN(row_maxima)(kernel_w, 1, row, at, first_tap, w->out_width, to, columns_to);
+                }
                 if (++known_slot == kernel_h) known_slot = 0;
             }
             float *to = y + (plane * w->out_height + oh) * w->out_width;
