@@ -6,5 +6,15 @@ from flash_pl.kernels.library import available
 from flash_pl.kernels.linear import sparse_linear
 from flash_pl.kernels.pattern import SparsePattern
 from flash_pl.kernels.pool import max_pool2d
+from flash_pl.kernels.support import supports, worthwhile
 
-__all__ = ["Plan", "SparsePattern", "available", "max_pool2d", "sparse_conv2d", "sparse_linear"]
+__all__ = [
+    "Plan",
+    "SparsePattern",
+    "available",
+    "max_pool2d",
+    "sparse_conv2d",
+    "sparse_linear",
+    "supports",
+    "worthwhile",
+]

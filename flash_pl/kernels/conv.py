@@ -47,7 +47,7 @@ class SparseConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         native, pattern, g = compiled(), ctx.pattern, ctx.g
         x, weight = ctx.saved_tensors

@@ -11,7 +11,7 @@ VECTOR = 16  # floats to which planes are rounded up: the widest vector of any i
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution of ``[B, channels, *size]`` to ``[B, outputs, *out_size]``; zero padding, no dilation, one group."""
+    """A convolution from ``[B, channels, *size]`` to ``[B, outputs, *out_size]``; no dilation, one group."""
 
     channels: int
     size: Pair
@@ -65,6 +65,7 @@ class Geometry(ctypes.Structure):
     backward_floats: int
     addressable: bool  # all places fit the index lists' 32 bits
     address: int
+    __hash__ = object.__hash__  # by identity, as it is compared
 
 
 def _up(floats: int) -> int:

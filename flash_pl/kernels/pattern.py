@@ -38,8 +38,8 @@ class SparsePattern:
         self.count = self._active.shape[1]
         self.density = self.count / max(1, mask.numel())
         self._start = _starts(self._active[0], self.shape[0])
-        self._rows: dict[int, Rows] = {}
-        self._rows_t: dict[int, Rows] = {}
+        self._rows: dict[Geometry, Rows] = {}
+        self._rows_t: dict[Geometry, Rows] = {}
         self._index: dict[tuple[int, ...], Tensor] = {}
         self._index_t: dict[tuple[int, ...], Tensor] = {}
 
@@ -63,23 +63,23 @@ class SparsePattern:
 
     def rows(self, geometry: Geometry) -> Rows:
         """By output channel, reading the planes of the input."""
-        if geometry.address not in self._rows:
+        if geometry not in self._rows:
             _, channel, kh, kw = self._taps()
             sh, sw = geometry.stride_h, geometry.stride_w
             plane = (channel * sh + kh % sh) * sw + kw % sw
             offset = plane * geometry.plane + (kh // sh * geometry.row + kw // sw) * geometry.lanes
-            self._rows[geometry.address] = Rows(self._start, offset.contiguous())
-        return self._rows[geometry.address]
+            self._rows[geometry] = Rows(self._start, offset.contiguous())
+        return self._rows[geometry]
 
     def rows_by_input(self, geometry: Geometry) -> Rows:
         """By phase of input channel, reading the planes of the output's gradient."""
-        if geometry.address not in self._rows_t:
+        if geometry not in self._rows_t:
             sh, sw = geometry.stride_h, geometry.stride_w
             order, start = self._by_input((sh, sw))
             output, _, kh, kw = (each[order] for each in self._taps())
             back = (geometry.reach[0] - kh // sh) * geometry.row + geometry.reach[1] - kw // sw
-            self._rows_t[geometry.address] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
-        return self._rows_t[geometry.address]
+            self._rows_t[geometry] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
+        return self._rows_t[geometry]
 
     def shares(self, parts: int) -> list[tuple[int, int]]:
         """The output channels in at most ``parts`` ranges of about as many active weights each."""

@@ -20,9 +20,7 @@ LARGEST_WINDOW = 255  # positions of a window, whose numbers fit a byte
 class _Window(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in (
-            "planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split()
-        )
+        for name in ("planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split())
     ]
 
 
@@ -31,7 +29,9 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
         native, x = compiled(), x.contiguous()
         height, width = x.shape[-2:]
-        out = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True))
+        out = tuple(
+            (n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True)
+        )
         planes = x.shape[:-2].numel()
         window = _Window(planes, height, width, *out, *kernel, *stride, *padding)
         y = torch.empty(*x.shape[:-2], *out)
@@ -50,16 +50,14 @@ class _MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         native, window = compiled(), ctx.window
         (source,) = ctx.saved_tensors
         dy, dx = dy.contiguous(), torch.empty(ctx.shape)
 
         def compute(first: int, last: int) -> None:
-            native.pool_backward(
-                ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr()
-            )
+            native.pool_backward(ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr())
 
         spread(compute, shares(window.planes, torch.get_num_threads()))
         return dx, None, None, None
@@ -86,7 +84,9 @@ def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, 
     if x.dim() < 2 or 0 in x.shape:
         raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
     if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
-        raise ValueError(f"window {kernel} at stride {stride}, padding {padding}: the kernels take at most 255 positions")
+        raise ValueError(
+            f"window {kernel} at stride {stride}, padding {padding}: the kernels take at most 255 positions"
+        )
     if any(2 * p > k or n + 2 * p < k for n, k, p in zip(x.shape[-2:], kernel, padding, strict=True)):
         raise ValueError(f"window {kernel} with padding {padding} does not fit images of shape {list(x.shape)}")
     if not available():

@@ -5,9 +5,7 @@ from torch import Tensor, float32
 from flash_pl.kernels.pattern import SparsePattern
 
 
-def check_layer(
-    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int
-) -> None:
+def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int) -> None:
     """Raise ValueError unless all are float32 on the CPU and fit each other."""
     check_tensors(x, weight, *(() if bias is None else (bias,)))
     if weight.dim() != dimensions or tuple(weight.shape) != pattern.shape:

@@ -127,9 +127,39 @@ INLINE void FN(pool_planes)(const int64_t kernel_h, const int64_t kernel_w, cons
     }
 }
 
+/* 3x3 windows at stride 1 without a border, of at least a vector's width: down the columns, the maxima of the last rows
+ * in registers. The last vector of a row begins early enough to end with it. */
+static void FN(pool_3x3)(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from) {
+    for (int64_t plane = first; plane < last; plane++)
+        for (int64_t block = 0; block < w->out_width; block += VL) {
+            const int64_t i = block + VL <= w->out_width ? block : w->out_width - VL;
+            const float *row = x + plane * w->height * w->width + i;
+            int64_t to = plane * w->out_height * w->out_width + i;
+            vec best[3] = {{0}};
+            ivec tap[3] = {{0}};
+            for (int64_t h = 0; h < w->height; h++, row += w->width) {
+                best[0] = best[1], best[1] = best[2], tap[0] = tap[1], tap[1] = tap[2];
+                best[2] = LOAD(row), tap[2] = (ivec){0};
+                FN(raise)(&best[2], &tap[2], LOAD(row + 1), (ivec){0} + 1);
+                FN(raise)(&best[2], &tap[2], LOAD(row + 2), (ivec){0} + 2);
+                if (h < 2) continue;
+                vec top = best[0];
+                ivec taps = tap[0];
+                FN(raise)(&top, &taps, best[1], tap[1] + 3);
+                FN(raise)(&top, &taps, best[2], tap[2] + 6);
+                const bytes narrow = __builtin_convertvector(taps, bytes);
+                STORE(y + to, top);
+                memcpy(from + to, &narrow, VL);
+                to += w->out_width;
+            }
+        }
+}
+
 static void FN(pool_forward)(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from,
                              float *work) {
-    if (w->kernel_h == 3 && w->kernel_w == 3) FN(pool_planes)(3, 3, w, x, first, last, y, from, work);
+    const int plain = w->stride_h == 1 && w->stride_w == 1 && !w->pad_h && !w->pad_w && w->out_width >= VL;
+    if (plain && w->kernel_h == 3 && w->kernel_w == 3) FN(pool_3x3)(w, x, first, last, y, from);
+    else if (w->kernel_h == 3 && w->kernel_w == 3) FN(pool_planes)(3, 3, w, x, first, last, y, from, work);
     else if (w->kernel_h == 2 && w->kernel_w == 2) FN(pool_planes)(2, 2, w, x, first, last, y, from, work);
     else FN(pool_planes)(w->kernel_h, w->kernel_w, w, x, first, last, y, from, work);
 }
