@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of ``inputs`` channels of side x side pixels."""
+    """A convolution of ``inputs`` channels of side x side pixels; ``first`` of a network needs no gradient of them."""
 
     inputs: int
     outputs: int
@@ -41,6 +41,7 @@ class Conv:
     kernel: int
     padding: int = 0
     stride: int = 1
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,15 @@ class Pool:
 
 
 LAYERS: dict[str, Conv | Linear | Pool] = {
+    "mnistnet conv1": Conv(1, 10, 28, 5, first=True),
     "mnistnet conv2": Conv(10, 20, 22, 5),
     "mnistnet fc1": Linear(5120, 50),
     "lenet5 conv2": Conv(6, 16, 14, 5),
     "lenet5 fc1": Linear(400, 120),
+    "leaf conv1": Conv(1, 32, 28, 5, 2, first=True),
     "leaf conv2": Conv(32, 64, 14, 5, 2),
     "leaf fc1": Linear(3136, 2048),
+    "resnet18 stem": Conv(3, 64, 32, 3, 1, first=True),
     "resnet18 64x32x32": Conv(64, 64, 32, 3, 1),
     "resnet18 128x16x16": Conv(128, 128, 16, 3, 1),
     "resnet18 256x8x8": Conv(256, 256, 8, 3, 1),
@@ -86,9 +90,11 @@ LAYERS: dict[str, Conv | Linear | Pool] = {
 }
 
 
-def step(layer: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, weight: Tensor | None) -> Callable[[], None]:
+def step(
+    layer: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, weight: Tensor | None, first: bool = False
+) -> Callable[[], None]:
     """Forward and backward through ``layer``; the output's gradient has the output's layout."""
-    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(not first)
     if weight is not None:
         weight = weight.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     gradient = torch.randn_like(layer(x, weight))
@@ -122,6 +128,7 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
                 lambda x, w: F.conv2d(x, w, None, spec.stride, spec.padding),
                 x.to(memory_format=f),
                 weight.to(memory_format=f),
+                spec.first,
             )
             for layout, f in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last))
         }
@@ -132,7 +139,10 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
             steps[str(density)] = step(lambda x, w, p=pattern: sparse_linear(x, w, None, p), x, weight * mask)
         else:
             steps[str(density)] = step(
-                lambda x, w, p=pattern: sparse_conv2d(x, w, None, p, spec.stride, spec.padding), x, weight * mask
+                lambda x, w, p=pattern: sparse_conv2d(x, w, None, p, spec.stride, spec.padding),
+                x,
+                weight * mask,
+                spec.first,
             )
     return steps
 

@@ -11,6 +11,7 @@ from flash_pl.errors import ConfigError
 
 ISAS = ("avx512", "avx2", "baseline")  # widest first
 VARIABLE = "FLASH_PL_ISA"
+INTERFACE = 1  # of csrc/native.c: an editable install may have been compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -26,8 +27,7 @@ _ARGUMENTS = {
 class Library:
     """The functions of ``csrc/native.c``; pointers are addresses, None is NULL."""
 
-    def __init__(self, path: str) -> None:
-        native = ctypes.CDLL(path)
+    def __init__(self, native: ctypes.CDLL) -> None:
         self._use = native.flash_pl_use
         self._use.argtypes, self._use.restype = [ctypes.c_char_p], ctypes.c_int
         for name, arguments in _ARGUMENTS.items():
@@ -65,15 +65,18 @@ class Library:
 
 @cache
 def library() -> Library | None:
-    """The compiled kernels, or None where the package was installed without a compiler.
+    """The compiled kernels, or None where the package was installed without a compiler or from other sources.
 
     Raises:
         ConfigError: the environment asks for an instruction set that this machine lacks.
     """
     spec = importlib.util.find_spec("flash_pl.kernels._native")
+    if spec is None or spec.origin is None:
+        return None
     try:
-        return Library(spec.origin) if spec is not None and spec.origin is not None else None
-    except OSError:
+        native = ctypes.CDLL(spec.origin)
+        return Library(native) if native.flash_pl_interface() == INTERFACE else None
+    except (OSError, AttributeError):
         return None
 
 
@@ -86,8 +89,8 @@ def available() -> bool:
 def warn_missing() -> None:
     """Say once that sparse kernels were asked for and are not here."""
     warnings.warn(
-        "flash_pl was installed without its compiled kernels; layers are computed by torch (install a C compiler, then "
-        "flash_pl again)",
+        "flash_pl was installed without its compiled kernels, or these are out of date; layers are computed by torch "
+        "(install a C compiler, then flash_pl again)",
         RuntimeWarning,
         stacklevel=3,
     )

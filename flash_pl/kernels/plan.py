@@ -5,7 +5,7 @@ from flash_pl.kernels.geometry import ConvShape, Plan, geometry
 LANES = 16  # images interleaved: one vector of the widest instruction set
 WIDE = 32  # output columns from which vectors over pixels win
 STACK = 1024  # positions of a plane that are enough to hide the cost of a row of weights
-SCRATCH = 1 << 23  # floats: more than this of scratch memory is never worth its speed
+SCRATCH = 1 << 22  # floats of scratch memory that lanes may take
 
 
 def best_plan(shape: ConvShape, batch: int) -> Plan:

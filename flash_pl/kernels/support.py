@@ -9,6 +9,7 @@ from flash_pl.kernels.pool import LARGEST_WINDOW
 
 # Where sparse and dense torch take the same time, with a margin, by benchmarks/layers.py at batch 32.
 CONV = 0.4
+FEW = (32, 16)  # outputs and inputs below which torch's convolutions are slow enough for any density
 LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # at least so many weights, up to this density
 SMALLEST_BATCH = 8  # rows of a linear layer; fewer leave most of a vector empty
 
@@ -43,6 +44,6 @@ def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:
     (True, False)
     """
     if len(weight) == 4:
-        return density <= CONV
+        return density <= CONV or (weight[0] < FEW[0] and weight[1] < FEW[1])
     limit = max((limit for least, limit in LINEAR if weight.numel() >= least), default=0.0)
     return batch >= SMALLEST_BATCH and density <= limit

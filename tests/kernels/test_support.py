@@ -40,7 +40,7 @@ def test_layers_that_the_kernels_compute(native: Library, module: nn.Module, sup
 def test_dense_masks_and_small_layers_are_left_to_torch() -> None:
     assert worthwhile(torch.Size([64, 64, 3, 3]), 0.05, 32) and not worthwhile(torch.Size([64, 64, 3, 3]), 1.0, 32)
     assert worthwhile(torch.Size([50, 5120]), 0.05, 32) and not worthwhile(torch.Size([50, 5120]), 0.05, 1)
-    assert not worthwhile(torch.Size([10, 50]), 0.05, 32)
+    assert not worthwhile(torch.Size([10, 50]), 0.05, 32) and worthwhile(torch.Size([10, 1, 5, 5]), 1.0, 32)
 
 
 def test_an_unknown_instruction_set_is_refused(native: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +51,14 @@ def test_an_unknown_instruction_set_is_refused(native: Library, monkeypatch: pyt
     library.library.cache_clear()
     with pytest.raises(ConfigError, match="FLASH_PL_ISA"):
         library.library()
+    monkeypatch.undo()
+    library.library.cache_clear()
+
+
+def test_a_library_of_other_sources_is_not_used(native: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "INTERFACE", -1)
+    library.library.cache_clear()
+    assert not library.available()
     monkeypatch.undo()
     library.library.cache_clear()
 
