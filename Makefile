@@ -12,6 +12,7 @@ DEMO ?= jmwst
 LOGS ?= runs
 
 BIN := .venv/bin
+KERNELS := $(wildcard flash_pl/kernels/csrc/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint types clean
@@ -38,18 +39,20 @@ types: .venv/installed-dev
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f flash_pl/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps let a second `make` skip pip. An editable install follows the sources, so only new dependencies renew them.
+# The stamps let a second `make` skip pip. An editable install follows Python's sources, so only new
+# dependencies and the kernels' C renew them.
 .venv/torch:
 	$(PYTHON) -m venv .venv
 	$(INSTALL) $(PIP_INSTALL_ARGS) $(TORCH)
 	@touch $@
 
-.venv/installed: pyproject.toml .venv/torch
+.venv/installed: pyproject.toml $(KERNELS) .venv/torch
 	$(INSTALL) --editable .
 	@touch $@
 
-.venv/installed-%: pyproject.toml .venv/torch
+.venv/installed-%: pyproject.toml $(KERNELS) .venv/torch
 	$(INSTALL) --editable ".[$*]"
 	@touch $@

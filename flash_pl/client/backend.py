@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.errors import ConfigError
-from flash_pl.kernels import Pattern, available, max_pool2d, sparse_conv2d, sparse_linear, worthwhile
+from flash_pl.kernels import SparsePattern, available, max_pool2d, sparse_conv2d, sparse_linear, worthwhile
 from flash_pl.sparsity import Layout
 
 MODES = ("auto", "dense", "sparse")
@@ -47,7 +47,8 @@ class Backend:
         self._layers: list[_Layer] = []
         self._pools: list[tuple[nn.MaxPool2d, Forward]] = []
         self.sgd = PlainSGD([])
-        if mode == "dense" or not available():
+        on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+        if mode == "dense" or not available() or not on_cpu:
             return
         for name, part in module.named_modules():
             if isinstance(part, nn.Linear) or (type(part) is nn.Conv2d and _is_plain(part)):
@@ -81,7 +82,7 @@ class _Layer:
     def __init__(self, backend: Backend, module: nn.Conv2d | nn.Linear, slot: Any) -> None:
         self.backend, self.module, self.slot = backend, module, slot
         self.active = torch.ones_like(module.weight, dtype=torch.bool)
-        self.pattern: Pattern | None = None
+        self.pattern: SparsePattern | None = None
         self.dense: Forward = module.forward
 
     def mask(self, mask: Tensor) -> None:
@@ -97,13 +98,14 @@ class _Layer:
         if self.backend.dense or not _is_reachable(x):
             return self.dense(x)
         if self.pattern is None:
-            self.pattern = Pattern(self.active)
-        if self.backend.mode == "auto" and not worthwhile(self.pattern, x.shape):
+            self.pattern = SparsePattern(self.active)
+        if self.backend.mode == "auto" and not worthwhile(module.weight.shape, self.pattern.density, len(x)):
             return self.dense(x)
         sink = self.backend.sgd.sink(module.weight)
         if isinstance(module, nn.Linear):
-            return sparse_linear(x, module.weight, module.bias, self.pattern, sink)
-        return sparse_conv2d(x, module.weight, module.bias, self.pattern, module.stride, module.padding, sink)  # type: ignore[arg-type]
+            return sparse_linear(x, module.weight, module.bias, self.pattern, sink=sink)
+        stride, padding = module.stride, module.padding
+        return sparse_conv2d(x, module.weight, module.bias, self.pattern, stride, padding, sink=sink)  # type: ignore[arg-type]
 
 
 def _is_reachable(x: Tensor) -> bool:

@@ -1,9 +1,22 @@
-"""Kernels in C whose time follows the density of a mask, for CPUs; everything works without them, on torch's."""
+"""Layers whose time follows the density of a mask, compiled for CPUs; torch takes over where they are not installed."""
 
-from flash_pl.kernels.conv import Sink, sparse_conv2d, sparse_linear
+from flash_pl.kernels.conv import sparse_conv2d
+from flash_pl.kernels.geometry import Plan
 from flash_pl.kernels.library import available
-from flash_pl.kernels.pattern import Pattern
+from flash_pl.kernels.linear import sparse_linear
+from flash_pl.kernels.pattern import SparsePattern
 from flash_pl.kernels.pool import max_pool2d
-from flash_pl.kernels.rule import worthwhile
+from flash_pl.kernels.sink import Sink
+from flash_pl.kernels.support import supports, worthwhile
 
-__all__ = ["Pattern", "Sink", "available", "max_pool2d", "sparse_conv2d", "sparse_linear", "worthwhile"]
+__all__ = [
+    "Plan",
+    "Sink",
+    "SparsePattern",
+    "available",
+    "max_pool2d",
+    "sparse_conv2d",
+    "sparse_linear",
+    "supports",
+    "worthwhile",
+]

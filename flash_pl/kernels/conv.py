@@ -1,152 +1,158 @@
-"""Convolution and linear layers that touch active weights only."""
+"""Convolution whose time follows the number of active weights."""
 
-from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from flash_pl.kernels.library import library, pointer
-from flash_pl.kernels.pattern import Pattern
-from flash_pl.kernels.plan import Shape
-from flash_pl.kernels.threads import spread, workspace
-
-
-class Sink:
-    """Takes the gradient of a layer's active weights, ``[pattern.count]``, which so never becomes a dense tensor."""
-
-    def __init__(self) -> None:
-        self.pattern: Pattern | None = None
-        self.gradient: Tensor | None = None
-
-    def add(self, pattern: Pattern, gradient: Tensor) -> None:
-        """Add the gradient of one use of the layer."""
-        self.pattern = pattern
-        self.gradient = gradient if self.gradient is None else self.gradient + gradient
-
-    def step_(self, weight: Tensor, rate: float, decay: float) -> None:
-        """A step of plain SGD with what has come."""
-        if self.pattern is not None and self.gradient is not None:
-            self.pattern.update_(weight, self.gradient, rate, decay)
-
-    def clear(self) -> None:
-        """Forget what has come."""
-        self.pattern = self.gradient = None
+from flash_pl.kernels.geometry import ConvShape, Geometry, Pair, Plan, geometry, pair
+from flash_pl.kernels.library import Library, available, library, warn_missing
+from flash_pl.kernels.pattern import SparsePattern
+from flash_pl.kernels.plan import best_plan
+from flash_pl.kernels.require import check_layer
+from flash_pl.kernels.sink import Sink
+from flash_pl.kernels.threads import scratch, shares, spread
 
 
-def sparse_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pattern: Pattern,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    sink: Sink | None = None,
-) -> Tensor:
-    """``torch.nn.functional.conv2d`` of a weight that is 0 outside of a pattern.
-
-    Args:
-        x: float32 ``[B, C, H, W]`` on the CPU.
-        weight: float32 ``[O, C, kh, kw]``, in the memory format of the pattern's mask.
-        bias: float32 ``[O]``.
-        sink: gets the gradient of the weight in its place.
-
-    Returns:
-        ``[B, O, OH, OW]``, contiguous. Gradients flow to the input, the active weights and the bias; those of the other
-        weights are 0.
-    """
-    return _SparseConv.apply(x, weight, bias, pattern, stride, padding, sink)
+def address(tensor: Tensor | None) -> int | None:
+    """Of the first element; None for no tensor."""
+    return None if tensor is None else tensor.data_ptr()
 
 
-def sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern, sink: Sink | None = None) -> Tensor:
-    """``torch.nn.functional.linear`` of a weight ``[O, I]`` that is 0 outside of a pattern; x is ``[..., I]``."""
-    flat = x.reshape(-1, x.shape[-1], 1, 1)
-    return sparse_conv2d(flat, weight, bias, pattern, sink=sink).view(*x.shape[:-1], weight.shape[0])
+class SparseConv(torch.autograd.Function):
+    """``[B, C, H, W]`` -> ``[B, O, OH, OW]`` in C; its arguments have been checked."""
 
-
-class _SparseConv(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        pattern: Pattern,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
+        pattern: SparsePattern,
+        shape: ConvShape,
+        plan: Plan,
         sink: Sink | None,
     ) -> Tensor:
-        x = x.contiguous()
-        kernel = (pattern.shape[2], pattern.shape[3]) if len(pattern.shape) == 4 else (1, 1)
-        batch, channels, height, width = x.shape
-        shape = Shape(batch, channels, height, width, pattern.shape[0], kernel, stride, padding)
-        plan, lib = pattern.plan(shape), library()
-        assert lib is not None
-        y = torch.empty(batch, pattern.shape[0], *shape.out)
-        value = torch.empty(pattern.count)
-        lib.flash_pl_gather(pointer(weight), pattern.index.ctypes.data, pattern.count, pointer(value))
+        native = compiled()
+        g, x = geometry(shape, plan), x.contiguous()
+        value = gathered(native, weight, pattern.index(weight.stride()))
+        y = torch.empty(len(x), shape.outputs, *shape.out_size)
+        offsets = bias.contiguous() if bias is not None else None
+        rows, batch = pattern.rows(g).address, len(x)
 
-        def run(thread: int, first: int, last: int) -> None:
-            work = workspace(thread).floats(plan.forward_floats)
-            lib.flash_pl_forward(
-                byref(plan.geometry),
-                byref(plan.out),
-                *map(pointer, (value, bias, x)),
-                batch,
-                first,
-                last,
-                pointer(y),
-                work,
+        def compute(first: int, last: int) -> None:
+            work = scratch(g.forward_floats)
+            native.forward(
+                *(g.address, rows, value.data_ptr(), address(offsets), x.data_ptr(), batch, first, last),
+                *(y.data_ptr(), work),
             )
 
-        spread(run, [1] * _groups(batch, plan.geometry))
+        spread(compute, shares(groups(g, batch), torch.get_num_threads()))
         ctx.save_for_backward(x, weight, value)
-        ctx.pattern, ctx.shape, ctx.has_bias, ctx.sink = pattern, shape, bias is not None, sink
+        ctx.pattern, ctx.g, ctx.sink = pattern, g, sink
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        native, pattern, g = compiled(), ctx.pattern, ctx.g
         x, weight, by_output = ctx.saved_tensors
-        pattern, shape, lib = ctx.pattern, ctx.shape, library()
-        assert lib is not None
-        plan, dy = pattern.plan(shape), dy.contiguous()
+        dy, batch, threads = dy.contiguous(), len(x), torch.get_num_threads()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dx = torch.empty_like(x) if needs_x else None
-        dvalue = torch.empty(pattern.count) if needs_weight else None
-        dbias = torch.empty(shape.outputs) if needs_bias and ctx.has_bias else None
-        value = torch.empty(pattern.count) if needs_x else None
-        if value is not None:
-            lib.flash_pl_gather(pointer(by_output), plan.arrays[4].ctypes.data, pattern.count, pointer(value))
-        groups = _groups(shape.batch, plan.geometry)
-        work_of = [1 + count for count in plan.out_counts]
+        value = dx = dvalue = None
+        if needs_x:
+            # From the gathered weights, not from the weight: they lie together.
+            order = pattern.order_by_input((g.stride_h, g.stride_w))
+            value, dx = gathered(native, by_output, order), torch.empty_like(x)
+        if needs_weight:
+            dvalue = torch.empty(pattern.count)
+        dbias = torch.empty(g.outputs) if needs_bias else None
+        rows, rows_t = pattern.rows(g).address, pattern.rows_by_input(g).address if needs_x else None
+        work_groups, channels = shares(groups(g, batch), threads), pattern.shares(threads) if threads > 1 else None
 
-        def run(thread: int, row: int, end: int) -> None:
-            share = groups * row // shape.outputs, groups * end // shape.outputs
-            work = workspace(thread).floats(plan.backward_floats)
-            lib.flash_pl_backward(
-                byref(plan.geometry),
-                byref(plan.out),
-                byref(plan.into),
-                *map(pointer, (value, x, dy)),
-                shape.batch,
-                *share,
-                row,
-                end,
-                *map(pointer, (dx, dvalue, dbias)),
-                work,
+        def compute(part: int, _: int) -> None:
+            first, last = work_groups[part] if part < len(work_groups) else (0, 0)
+            row, end = (0, g.outputs) if channels is None else channels[part] if part < len(channels) else (0, 0)
+            native.backward(
+                *(g.address, rows, rows_t, address(value), x.data_ptr(), dy.data_ptr(), batch, first, last, row, end),
+                *(address(dx), address(dvalue), address(dbias), scratch(g.backward_floats)),
             )
 
-        spread(run, work_of)
-        gradient = None
+        spread(compute, [(part, part + 1) for part in range(max(len(work_groups), len(channels or ()), 1))])
+        dweight = None
         if dvalue is not None and ctx.sink is not None:
             ctx.sink.add(pattern, dvalue)
         elif dvalue is not None:
-            gradient = torch.zeros_like(weight)
-            lib.flash_pl_scatter(pointer(dvalue), pattern.index.ctypes.data, pattern.count, pointer(gradient))
-        return dx, gradient, dbias, None, None, None, None
+            dweight = torch.zeros_like(weight)  # in the weight's own memory format
+            index = pattern.index(dweight.stride())
+            native.scatter(dvalue.data_ptr(), index.data_ptr(), pattern.count, dweight.data_ptr())
+        return dx, dweight, dbias, None, None, None, None
 
 
-def _groups(batch: int, g: Any) -> int:
-    return -(-batch // (g.stack * g.lanes))
+def compiled() -> Library:
+    native = library()
+    assert native is not None, "the caller checks available()"
+    return native
+
+
+def gathered(native: Library, weight: Tensor, index: Tensor) -> Tensor:
+    value = torch.empty(len(index))
+    native.gather(weight.data_ptr(), index.data_ptr(), len(index), value.data_ptr())
+    return value
+
+
+def groups(g: Geometry, batch: int) -> int:
+    return -(-batch // g.group)
+
+
+def sparse_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: SparsePattern,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    plan: Plan | None = None,
+    sink: Sink | None = None,
+) -> Tensor:
+    """A convolution over the active weights: zero padding, no dilation, one group.
+
+    Weights outside of the pattern count as zero, whatever they hold, even against an infinite input; their gradient is
+    zero. Where the input is infinite or NaN, gradients of other weights of the same layer may be NaN too.
+
+    Args:
+        x: float32 ``[B, inputs, H, W]`` on the CPU; another memory format than contiguous costs a copy.
+        weight: float32 ``[outputs, inputs, kernel_h, kernel_w]``, of any memory format; its gradient has the same.
+        bias: float32 ``[outputs]`` or None.
+        pattern: of the weight's shape.
+        stride, padding: one number, or one for height and one for width.
+        plan: how images share vectors; by default the fastest.
+        sink: takes the gradient of the weight in place of autograd.
+
+    Returns:
+        ``[B, outputs, OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: shapes, types or devices that the kernels do not support.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        x = x.float()
+    check_layer(x, weight, bias, pattern, dimensions=4)
+    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"images {list(x.shape)} are not [B, {weight.shape[1]}, H, W]")
+    stride, padding = pair(stride), pair(padding)
+    if not available():
+        warn_missing()
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x, pattern.masked(weight), bias, stride, padding)
+    height, width, kernel_h, kernel_w = *x.shape[2:], *weight.shape[2:]
+    shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
+    if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
+        raise ValueError(f"{shape} has no output")
+    plan = plan or best_plan(shape, len(x))
+    if not geometry(shape, plan).addressable:
+        raise ValueError(f"{shape} is beyond the kernels' offsets of 32 bits")
+    y: Tensor = SparseConv.apply(x, weight, bias, pattern, shape, plan, sink)
+    return y

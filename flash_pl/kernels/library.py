@@ -1,74 +1,98 @@
-"""The compiled kernels, if there are any: built with the package, loaded on first use."""
+"""The compiled kernels, loaded once; without them everything here still imports."""
 
 import ctypes
+import importlib.util
 import os
+import warnings
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from flash_pl.errors import ConfigError
 
-ISAS = ("avx512", "avx2", "baseline")  # the widest first
+ISAS = ("avx512", "avx2", "baseline")  # widest first
 VARIABLE = "FLASH_PL_ISA"
-# Of the functions in csrc/native.c: p for a pointer, n for a whole number, f for a float.
-ARGUMENTS = {
-    "gather": "ppnp",
-    "scatter": "ppnp",
-    "update": "pppnff",
-    "forward": "pppppnnnpp",
-    "backward": "ppppppnnnnnpppp",
-    "pool_forward": "ppnnppp",
-    "pool_backward": "pppnnpp",
+INTERFACE = 1  # of csrc/native.c: an editable install may have been compiled from older sources
+
+_POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "gather": [_POINTER, _POINTER, _LONG, _POINTER],
+    "scatter": [_POINTER, _POINTER, _LONG, _POINTER],
+    "update": [_POINTER] * 3 + [_LONG] + [ctypes.c_float] * 2,
+    "forward": [_POINTER] * 5 + [_LONG] * 3 + [_POINTER] * 2,
+    "backward": [_POINTER] * 6 + [_LONG] * 5 + [_POINTER] * 4,
+    "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 3,
+    "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER],
 }
-_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float}
+
+
+class Library:
+    """The functions of ``csrc/native.c``; pointers are addresses, None is NULL."""
+
+    def __init__(self, native: ctypes.CDLL) -> None:
+        self._use = native.flash_pl_use
+        self._use.argtypes, self._use.restype = [ctypes.c_char_p], ctypes.c_int
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(native, f"flash_pl_{name}")
+            function.argtypes, function.restype = arguments, None
+            setattr(self, name, function)
+        asked = os.environ.get(VARIABLE)
+        self.isa = ""
+        for isa in (asked,) if asked else ISAS:
+            if self.use(isa):
+                return
+        raise ConfigError(VARIABLE, asked, "an instruction set of this machine: " + ", ".join(self.isas()))
+
+    gather: Any
+    scatter: Any
+    update: Any
+    forward: Any
+    backward: Any
+    pool_forward: Any
+    pool_backward: Any
+
+    def use(self, isa: str) -> bool:
+        """Compute with this instruction set from now on; False, and nothing changes, if the machine lacks it."""
+        if not self._use(isa.encode()):
+            return False
+        self.isa = isa
+        return True
+
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets of this machine, widest first."""
+        before = self.isa or ISAS[-1]
+        found = tuple(isa for isa in ISAS if self._use(isa.encode()))
+        self._use(before.encode())
+        return found
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The library with an instruction set chosen: the one that ``FLASH_PL_ISA`` names, or the widest of this machine.
-
-    None where the package was installed without a compiler.
+def library() -> Library | None:
+    """The compiled kernels, or None where the package was installed without a compiler or from other sources.
 
     Raises:
-        ConfigError: the machine lacks what ``FLASH_PL_ISA`` names.
+        ConfigError: the environment asks for an instruction set that this machine lacks.
     """
-    folder = Path(__file__).parent
-    found = [path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_native{suffix}").is_file()]
-    if not found:
+    spec = importlib.util.find_spec("flash_pl.kernels._native")
+    if spec is None or spec.origin is None:
         return None
-    loaded = ctypes.CDLL(str(found[0]))
-    loaded.flash_pl_use.argtypes = [ctypes.c_char_p]
-    for name, arguments in ARGUMENTS.items():
-        function = getattr(loaded, f"flash_pl_{name}")
-        function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], None
-    wanted = os.environ.get(VARIABLE)
-    for name in [wanted] if wanted else ISAS:
-        if loaded.flash_pl_use(name.encode()):
-            return loaded
-    raise ConfigError(VARIABLE, wanted, f"one of {', '.join(ISAS)} that this machine has")
+    try:
+        native = ctypes.CDLL(spec.origin)
+        return Library(native) if native.flash_pl_interface() == INTERFACE else None
+    except (OSError, AttributeError):
+        return None
 
 
 def available() -> bool:
-    """Whether there are compiled kernels."""
+    """Whether the compiled kernels are here; without them every layer is computed by torch."""
     return library() is not None
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """Where a tensor begins."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-class Workspace:
-    """Scratch memory of a thread; it grows to what was needed most."""
-
-    def __init__(self) -> None:
-        self.memory = torch.empty(0)
-
-    def floats(self, count: int) -> int:
-        """Where ``count`` floats begin, until the next call."""
-        if len(self.memory) < count:
-            self.memory = torch.empty(count)
-        return self.memory.data_ptr()
+@cache
+def warn_missing() -> None:
+    """Say once that sparse kernels were asked for and are not here."""
+    warnings.warn(
+        "flash_pl was installed without its compiled kernels, or these are out of date; layers are computed by torch "
+        "(install a C compiler, then flash_pl again)",
+        RuntimeWarning,
+        stacklevel=3,
+    )

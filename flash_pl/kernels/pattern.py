@@ -1,117 +1,120 @@
-"""Which weights of a layer are active, as lists for the kernels."""
+"""Which weights of a layer are active, as the index lists that the kernels walk."""
 
 import ctypes
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
-from flash_pl.kernels.library import library, pointer
-from flash_pl.kernels.plan import Geometry, Shape, choose, geometry
-
-Ints = NDArray[np.int32]
+from flash_pl.kernels.geometry import Geometry
 
 
-class Lists(ctypes.Structure):
-    """``lists`` of the C side."""
-
+class _Lists(ctypes.Structure):
     _fields_ = [("rows", ctypes.c_int64), ("start", ctypes.c_void_p), ("offset", ctypes.c_void_p)]
 
 
-class Plan(NamedTuple):
-    """A pattern in the workspaces of one shape; the arrays are what the lists point to."""
+class Rows:
+    """Active weights by row, and where each finds its input; ``start`` int32 ``[rows + 1]``, ``offset`` ``[count]``."""
 
-    geometry: Geometry
-    out: Lists
-    into: Lists
-    arrays: tuple[Ints, ...]
-    out_counts: list[int]
-    forward_floats: int
-    backward_floats: int
+    def __init__(self, start: Tensor, offset: Tensor) -> None:
+        self.start, self.offset = start, offset
+        self._lists = _Lists(len(start) - 1, start.data_ptr(), offset.data_ptr())
+        self.address = ctypes.addressof(self._lists)
 
 
-class Pattern:
-    """The active weights of a Conv2d or Linear; it never changes, a mask that has moved is another pattern.
+class SparsePattern:
+    """The active weights of one layer; immutable, to be made anew when the mask moves.
 
     Args:
-        mask: bool ``[outputs, channels, kernel_h, kernel_w]`` or ``[outputs, inputs]``, with the weight's strides.
-
-    Attributes:
-        count: number of active weights.
+        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]``, on the CPU; a copy is not kept.
     """
 
     def __init__(self, mask: Tensor) -> None:
-        self.shape, self.stride = tuple(mask.shape), mask.stride()
-        places = mask.nonzero().cpu().numpy()
-        self._at: tuple[NDArray[np.int64], ...] = tuple(places.T)
-        if len(self.shape) == 2:
-            self._at = (*self._at, np.zeros(len(places), dtype=np.int64), np.zeros(len(places), dtype=np.int64))
-        self.count = len(places)
-        self._plans: dict[Shape, Plan] = {}
+        if mask.dtype != torch.bool or mask.dim() not in (2, 4) or mask.device.type != "cpu":
+            raise ValueError(f"a mask is a bool tensor of 2 or 4 dimensions on the CPU, not {_described(mask)}")
+        self.shape: tuple[int, ...] = tuple(mask.shape)
+        self._active = mask.nonzero().t().int()  # by output, input, row, column: as the weights lie
+        self._active_t: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.count = self._active.shape[1]
+        self.density = self.count / max(1, mask.numel())
+        self._start = _starts(self._active[0], self.shape[0])
+        self._rows: dict[Geometry, Rows] = {}
+        self._rows_t: dict[Geometry, Rows] = {}
+        self._index: dict[tuple[int, ...], Tensor] = {}
+        self._order_t: dict[tuple[int, int], Tensor] = {}
 
-    @property
-    def density(self) -> float:
-        """Active share."""
-        return self.count / max(1, int(np.prod(self.shape)))
+    def masked(self, weight: Tensor) -> Tensor:
+        """``weight`` with zeros in place of what is not active; differentiable."""
+        return weight * self._mask().to(weight.dtype)
 
-    @cached_property
-    def index(self) -> Ints:
-        """Where each active weight lies in the weight's memory, output by output."""
-        strides = self.stride if len(self.stride) == 4 else (*self.stride, 0, 0)
-        return sum(at * stride for at, stride in zip(self._at, strides, strict=True)).astype(np.int32)  # type: ignore[union-attr]
+    def index(self, strides: Sequence[int]) -> Tensor:
+        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel."""
+        key = tuple(strides)
+        if key not in self._index:
+            self._index[key] = _flat(self._active, key)
+        return self._index[key]
 
-    def plan(self, shape: Shape) -> Plan:
-        """The lists for inputs of one shape; made once."""
-        if shape not in self._plans:
-            self._plans[shape] = self._plan(shape)
-        return self._plans[shape]
+    def order_by_input(self, stride: tuple[int, int]) -> Tensor:
+        """The order of :meth:`rows_by_input`, as places in that of :meth:`rows`; int32 ``[count]``."""
+        if stride not in self._order_t:
+            self._order_t[stride] = self._by_input(stride)[0].int()
+        return self._order_t[stride]
 
-    def update_(self, weight: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
-        """A step of SGD: w <- w - rate (g + decay w) for the active weights, whose ``gradient`` is ``[count]``."""
-        lib = library()
-        assert lib is not None
-        lib.flash_pl_update(pointer(weight), self.index.ctypes.data, pointer(gradient), self.count, rate, decay)
+    def rows(self, geometry: Geometry) -> Rows:
+        """By output channel, reading the planes of the input."""
+        if geometry not in self._rows:
+            _, channel, kh, kw = self._taps()
+            sh, sw = geometry.stride_h, geometry.stride_w
+            plane = (channel * sh + kh % sh) * sw + kw % sw
+            offset = plane * geometry.plane + (kh // sh * geometry.row + kw // sw) * geometry.lanes
+            self._rows[geometry] = Rows(self._start, offset.contiguous())
+        return self._rows[geometry]
 
-    def into_order(self, stride: tuple[int, int]) -> NDArray[np.intp]:
-        """The active weights by input channel and phase, as positions among the active weights."""
-        _, channel, kh, kw = self._at
-        phase = kh % stride[0] * stride[1] + kw % stride[1]
-        return np.lexsort((self._at[0], phase, channel)) if stride != (1, 1) else np.argsort(channel, kind="stable")
+    def rows_by_input(self, geometry: Geometry) -> Rows:
+        """By phase of input channel, reading the planes of the output's gradient."""
+        if geometry not in self._rows_t:
+            sh, sw = geometry.stride_h, geometry.stride_w
+            order, start = self._by_input((sh, sw))
+            output, _, kh, kw = (each[order] for each in self._taps())
+            back = (geometry.reach[0] - kh // sh) * geometry.row + geometry.reach[1] - kw // sw
+            self._rows_t[geometry] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
+        return self._rows_t[geometry]
 
-    def _plan(self, shape: Shape) -> Plan:
-        g = geometry(shape, *choose(shape))
-        output, channel, kh, kw = self._at
-        phases = g.stride_h * g.stride_w
-        phase, up, along = kh % g.stride_h * g.stride_w + kw % g.stride_w, kh // g.stride_h, kw // g.stride_w
-        row = channel * phases + phase
-        forward = row * g.plane + (up * g.row + along) * g.lanes
-        backward = output * g.plane + ((g.reach_h - up) * g.row + g.reach_w - along) * g.lanes
-        order = self.into_order(shape.stride)
-        arrays = (
-            _starts(output, g.outputs),
-            forward.astype(np.int32),
-            _starts(row, g.channels * phases),
-            backward[order].astype(np.int32),
-            order.astype(np.int32),
-        )
-        pixels, out_pixels = g.height * g.width, g.out_height * g.out_width
-        x_planes = g.channels * phases * g.plane
-        return Plan(
-            g,
-            Lists(g.outputs, arrays[0].ctypes.data, arrays[1].ctypes.data),
-            Lists(g.channels * phases, arrays[2].ctypes.data, arrays[3].ctypes.data),
-            arrays,
-            np.diff(arrays[0]).tolist(),
-            x_planes + g.outputs * g.out_plane + pixels + out_pixels + SLACK,
-            x_planes + g.outputs * g.plane + g.channels * phases * g.in_plane + 2 * pixels + out_pixels + SLACK,
-        )
+    def shares(self, parts: int) -> list[tuple[int, int]]:
+        """The output channels in at most ``parts`` ranges of about as many active weights each."""
+        bounds = torch.arange(1, parts, dtype=torch.int32) * self.count // parts
+        cuts = torch.searchsorted(self._start, bounds).tolist()
+        ends = [0, *cuts, self.shape[0]]
+        return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
+
+    def _mask(self) -> Tensor:
+        mask = torch.zeros(self.shape, dtype=torch.bool)
+        mask[tuple(self._active.long())] = True
+        return mask
+
+    def _taps(self) -> Sequence[Tensor]:
+        if len(self._active) == 4:
+            return self._active.unbind()
+        zero = torch.zeros_like(self._active[0])
+        return (*self._active.unbind(), zero, zero)
+
+    def _by_input(self, stride: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if stride not in self._active_t:
+            _, channel, kh, kw = self._taps()
+            row = (channel * stride[0] + kh % stride[0]) * stride[1] + kw % stride[1]
+            in_order, order = row.sort(stable=True)
+            self._active_t[stride] = order, _starts(in_order, self.shape[1] * stride[0] * stride[1])
+        return self._active_t[stride]
 
 
-SLACK = 256  # floats that may be read behind the last plane
+def _flat(active: Tensor, strides: Sequence[int]) -> Tensor:
+    return sum((place * step for place, step in zip(active, strides, strict=True)), torch.zeros_like(active[0]))
 
 
-def _starts(rows: NDArray[np.int64], count: int) -> Ints:
-    """Where each row begins, and the end: ``[count + 1]``."""
-    return np.concatenate([[0], np.bincount(rows, minlength=count).cumsum()]).astype(np.int32)
+def _starts(rows: Tensor, count: int) -> Tensor:
+    """Where each of ``count`` rows begins in an ascending list of row numbers."""
+    return torch.searchsorted(rows.contiguous(), torch.arange(count + 1, dtype=torch.int32)).int()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device.type}"

@@ -1,79 +1,96 @@
-"""Max-pooling that remembers where each maximum came from in a byte."""
+"""Max-pooling that is vectorised in both directions."""
 
 import ctypes
-from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from flash_pl.kernels.library import library, pointer
-from flash_pl.kernels.threads import spread, workspace
+from flash_pl.kernels.conv import compiled
+from flash_pl.kernels.geometry import VECTOR, Pair, pair
+from flash_pl.kernels.library import available, warn_missing
+from flash_pl.kernels.require import check_tensors
+from flash_pl.kernels.threads import scratch, shares, spread
+
+LARGEST_WINDOW = 255  # positions of a window, whose numbers fit a byte
 
 
 class _Window(ctypes.Structure):
-    """``window`` of the C side."""
-
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w").split()
+        for name in ("planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split())
     ]
-
-
-def max_pool2d(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """``torch.nn.functional.max_pool2d``, bit for bit, gradient included; ``kernel`` has at most 256 places.
-
-    Args:
-        x: float32 ``[B, C, H, W]`` on the CPU.
-
-    Returns:
-        ``[B, C, OH, OW]``, contiguous.
-    """
-    return _MaxPool.apply(x, kernel, stride, padding)
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-    ) -> Tensor:
-        x = x.contiguous()
-        out = [
-            (side + 2 * pad - size) // step + 1
-            for side, size, step, pad in zip(x.shape[2:], kernel, stride, padding, strict=True)
-        ]
-        planes, lib = x.shape[0] * x.shape[1], library()
-        assert lib is not None
-        window = _Window(planes, *x.shape[2:], *out, *kernel, *stride, *padding)
-        y, source = torch.empty(*x.shape[:2], *out), torch.empty(*x.shape[:2], *out, dtype=torch.uint8)
-        floats = _floats(x, kernel, stride)
+    def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+        native, x = compiled(), x.contiguous()
+        height, width = x.shape[-2:]
+        out = tuple(
+            (n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True)
+        )
+        planes = x.shape[:-2].numel()
+        window = _Window(planes, height, width, *out, *kernel, *stride, *padding)
+        y = torch.empty(*x.shape[:-2], *out)
+        source = torch.empty(y.shape, dtype=torch.uint8)
+        row = out[1] + kernel[1] + 2 * VECTOR
+        floats = row * (stride[1] + 2 * kernel[0] + 3)
 
-        def run(thread: int, first: int, last: int) -> None:
-            work = workspace(thread).floats(floats)
-            lib.flash_pl_pool_forward(byref(window), pointer(x), first, last, pointer(y), pointer(source), work)
+        def compute(first: int, last: int) -> None:
+            native.pool_forward(
+                ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr(), scratch(floats)
+            )
 
-        spread(run, [1] * planes)
+        spread(compute, shares(planes, torch.get_num_threads()))
         ctx.save_for_backward(source)
-        ctx.window, ctx.shape, ctx.floats = window, x.shape, floats
+        ctx.window, ctx.shape = window, x.shape
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (source,), lib, dy = ctx.saved_tensors, library(), dy.contiguous()
-        assert lib is not None
-        dx = torch.empty(ctx.shape)
+        native, window = compiled(), ctx.window
+        (source,) = ctx.saved_tensors
+        dy, dx = dy.contiguous(), torch.empty(ctx.shape)
 
-        def run(thread: int, first: int, last: int) -> None:
-            work = workspace(thread).floats(ctx.floats)
-            lib.flash_pl_pool_backward(byref(ctx.window), pointer(dy), pointer(source), first, last, pointer(dx), work)
+        def compute(first: int, last: int) -> None:
+            native.pool_backward(ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr())
 
-        spread(run, [1] * (ctx.shape[0] * ctx.shape[1]))
+        spread(compute, shares(window.planes, torch.get_num_threads()))
         return dx, None, None, None
 
 
-def _floats(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> int:
-    """Scratch memory of either direction."""
-    wide = x.shape[3] + kernel[1] + 64
-    return (x.shape[2] + 2 * kernel[0] + stride[1] + 8) * wide * 2
+def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
+    """:func:`torch.nn.functional.max_pool2d` bit for bit, ties, NaN and the gradient included.
+
+    Args:
+        x: float32 ``[..., H, W]`` on the CPU.
+        kernel: of at most 255 positions.
+        stride: by default the kernel.
+        padding: at most half the kernel.
+
+    Returns:
+        ``[..., OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: what the kernels do not support.
+    """
+    check_tensors(x)
+    kernel, padding = pair(kernel), pair(padding)
+    stride = kernel if stride is None else pair(stride)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
+    if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
+        raise ValueError(
+            f"window {kernel} at stride {stride}, padding {padding}: the kernels take at most 255 positions"
+        )
+    if any(2 * p > k or n + 2 * p < k for n, k, p in zip(x.shape[-2:], kernel, padding, strict=True)):
+        raise ValueError(f"window {kernel} with padding {padding} does not fit images of shape {list(x.shape)}")
+    if not available():
+        warn_missing()
+        return F.max_pool2d(x, kernel, stride, padding)
+    y: Tensor = _MaxPool.apply(x, kernel, stride, padding)
+    return y

@@ -1,55 +1,47 @@
-"""Work on several threads, as many as torch uses."""
+"""Work on several threads, as many as torch uses, each with scratch memory of its own."""
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 
 import torch
 
-from flash_pl.kernels.library import Workspace
+_scratch = threading.local()
+
+
+def scratch(floats: int) -> int:
+    """The address of this thread's scratch memory, at least ``floats`` long; what it holds is lost at the next call."""
+    memory = getattr(_scratch, "memory", None)
+    if memory is None or len(memory) < floats:
+        _scratch.memory = None  # let go of the old one first
+        memory = _scratch.memory = torch.empty(floats, dtype=torch.float32)
+    return int(memory.data_ptr())
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="flash_pl")
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="flash_pl")  # a forked process has none of its parent's
 
 
-@cache
-def workspace(thread: int) -> Workspace:
-    """The scratch memory of a thread of the pool; 0 is the caller's."""
-    return Workspace()
+def spread(work: Callable[[int, int], None], ranges: Sequence[tuple[int, int]]) -> None:
+    """Call ``work(first, last)`` for each range at the same time; the calling thread does its share."""
+    if len(ranges) > 1:
+        pool = _pool(os.getpid(), torch.get_num_threads())
+        others = [pool.submit(work, *each) for each in ranges[1:]]
+        work(*ranges[0])
+        for other in others:
+            other.result()
+    elif ranges:
+        work(*ranges[0])
 
 
-def cuts(weights: Sequence[int], parts: int) -> list[int]:
-    """Where to cut a sequence into ``parts`` runs of about equal sums: ``parts + 1`` positions, the first 0.
+def shares(count: int, parts: int) -> list[tuple[int, int]]:
+    """``count`` things in at most ``parts`` ranges of about the same length.
 
-    >>> cuts([1, 1, 1, 1, 4], 2)
-    [0, 4, 5]
+    >>> shares(5, 2), shares(1, 4)
+    ([(0, 2), (2, 5)], [(0, 1)])
     """
-    total, done, found = sum(weights), 0, [0]
-    for place, weight in enumerate(weights):
-        while len(found) < parts and done + weight / 2 >= total * len(found) / parts:
-            found.append(place)
-        done += weight
-    return found + [len(weights)] * (parts + 1 - len(found))
-
-
-def spread(run: Callable[[int, int, int], None], weights: Sequence[int]) -> None:
-    """Call ``run(thread, first, last)`` on runs of positions of ``weights`` that are about equally heavy.
-
-    A kernel releases Python's lock, so the calls work side by side.
-    """
-    threads = min(torch.get_num_threads(), len(weights))
-    if threads <= 1:
-        run(0, 0, len(weights))
-        return
-    places = cuts(weights, threads)
-    jobs = [
-        _pool(threads - 1).submit(run, thread, first, last)
-        for thread, (first, last) in enumerate(pairwise(places))
-        if thread and first < last
-    ]
-    run(0, places[0], places[1])
-    for job in jobs:
-        job.result()
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]

@@ -17,7 +17,7 @@ typedef float vec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * VL), may_alias));
 typedef int32_t ivec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 
-#define LOAD(p) (*(const vec_u *)(p))
+#define LOAD(p) ((vec) * (const vec_u *)(p))
 #define STORE(p, v) (*(vec_u *)(p) = (v))
 
 #if VL == 16
@@ -32,6 +32,7 @@ typedef int32_t ivec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias
 #define CROSS(s, k) (((k) & (s)) ? VL + (k) - (s) : (k) + (s))
 #define LOW(s, k) (((k) & (s)) ? VL + (k) - (s) : (k))
 #define HIGH(s, k) (((k) & (s)) ? VL + (k) : (k) + (s))
+#define EVERY_OTHER(s, k) (2 * (k) + (s))
 #ifdef __clang__
 #define PICK(a, b, f, s) __builtin_shufflevector(a, b, LANES(f, s))
 #else
@@ -189,7 +190,8 @@ static void FN(interleave)(const float *images, int64_t count, int64_t channels,
         float *to = planes + lane;
         for (; i < whole; i += VL) {
             vec v[VL];
-            UNROLL for (int k = 0; k < VL; k++) v[k] = lane + k < count ? (vec)LOAD(images + (lane + k) * size + i) : (vec){0};
+            UNROLL for (int k = 0; k < VL; k++)
+                v[k] = lane + k < count ? LOAD(images + (lane + k) * size + i) : (vec){0};
             FN(transpose)(v);
             UNROLL for (int k = 0; k < VL; k++) {
                 if (at[pixel] >= 0) STORE(to + at[pixel], v[k]);
@@ -215,7 +217,7 @@ static void FN(separate)(const float *planes, int64_t count, int64_t channels, i
         for (; i < whole; i += VL) {
             vec v[VL];
             UNROLL for (int k = 0; k < VL; k++) {
-                v[k] = at[pixel] >= 0 ? (vec)LOAD(from + at[pixel]) : (vec){0};
+                v[k] = at[pixel] >= 0 ? LOAD(from + at[pixel]) : (vec){0};
                 if (++pixel == pixels) pixel = 0, from += channel;
             }
             FN(transpose)(v);
@@ -233,7 +235,7 @@ static void FN(separate)(const float *planes, int64_t count, int64_t channels, i
 #include "planes.h"
 #include "pool.h"
 
-static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward), FN(pool_backward)};
+static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward)};
 
 #undef JOIN_
 #undef JOIN
@@ -249,6 +251,7 @@ static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward),
 #undef CROSS
 #undef LOW
 #undef HIGH
+#undef EVERY_OTHER
 #undef PICK
 #undef ISA
 #undef VL

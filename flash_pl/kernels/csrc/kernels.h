@@ -30,8 +30,6 @@ typedef struct {
     /* y and which of the window's positions it came from, for the planes [first, last). */
     void (*pool_forward)(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from,
                          float *work);
-    void (*pool_backward)(const window *w, const float *dy, const uint8_t *from, int64_t first, int64_t last, float *dx,
-                          float *work);
 } kernels;
 
 #endif

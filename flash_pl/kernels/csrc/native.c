@@ -7,6 +7,10 @@
 #include "geometry.h"
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #ifndef __GNUC__
 #error "needs GCC or clang: vector extensions"
 #endif
@@ -90,6 +94,9 @@ typedef uint8_t bytes_baseline __attribute__((vector_size(4)));
 
 static const kernels *chosen = &kernels_baseline;
 
+/* Of the functions and structures below; library.py expects the same. */
+EXPORT int flash_pl_interface(void) { return 1; }
+
 /* Use an instruction set by its name; 0 if this machine lacks it. */
 EXPORT int flash_pl_use(const char *name) {
     const kernels *wanted = NULL;
@@ -140,9 +147,19 @@ EXPORT void flash_pl_pool_forward(const window *w, const float *x, int64_t first
     chosen->pool_forward(w, x, first, last, y, from, work);
 }
 
+/* The gradient of the pooled planes [first, last): one window after the other, the order of torch's sums. */
 EXPORT void flash_pl_pool_backward(const window *w, const float *dy, const uint8_t *from, int64_t first, int64_t last,
-                                   float *dx, float *work) {
-    chosen->pool_backward(w, dy, from, first, last, dx, work);
+                                   float *dx) {
+    const int64_t in_pixels = w->height * w->width, out_pixels = w->out_height * w->out_width;
+    int64_t tap[256];
+    for (int64_t t = 0; t < w->kernel_h * w->kernel_w; t++) tap[t] = t / w->kernel_w * w->width + t % w->kernel_w;
+    memset(dx + first * in_pixels, 0, (size_t)((last - first) * in_pixels) * sizeof(float));
+    dy += first * out_pixels, from += first * out_pixels;
+    for (int64_t plane = first; plane < last; plane++)
+        for (int64_t oh = 0; oh < w->out_height; oh++) {
+            int64_t corner = plane * in_pixels + (oh * w->stride_h - w->pad_h) * w->width - w->pad_w;
+            for (int64_t ow = 0; ow < w->out_width; ow++, corner += w->stride_w) dx[corner + tap[*from++]] += *dy++;
+        }
 }
 
 /* Python's build tools ask for this symbol. The library is loaded with ctypes and never imported: no Python headers. */

@@ -1,0 +1,172 @@
+"""The sparse convolution against float64 torch with masked weights, over shapes, plans and instruction sets."""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flash_pl.kernels import Plan, SparsePattern, sparse_conv2d
+from flash_pl.kernels.geometry import Pair
+from flash_pl.kernels.library import Library
+
+PLANS = (None, Plan(), Plan(stack=3), Plan(lanes=16), Plan(lanes=32))
+
+
+@dataclass
+class Case:
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor
+    stride: Pair
+    padding: Pair
+    dy: Tensor
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [each for each in (self.x, self.weight, self.bias) if each is not None]
+
+    def grads(self) -> list[Tensor]:
+        grads = []
+        for leaf in self.leaves:
+            assert leaf.grad is not None
+            grads.append(leaf.grad)
+            leaf.grad = None
+        return grads
+
+    def sparse(self, plan: Plan | None) -> list[Tensor]:
+        """Output and gradients of the kernels."""
+        y = sparse_conv2d(self.x, self.weight, self.bias, SparsePattern(self.mask), self.stride, self.padding, plan)
+        y.backward(self.dy)
+        return [y.detach(), *self.grads()]
+
+    def dense(self) -> list[Tensor]:
+        """The same of torch in float64; the weight's gradient masked."""
+        leaves = [each.detach().double().requires_grad_() for each in self.leaves]
+        bias = leaves[2] if self.bias is not None else None
+        y = F.conv2d(leaves[0], leaves[1] * self.mask, bias, self.stride, self.padding)
+        y.backward(self.dy.double())
+        return [y.detach(), *(each.grad for each in leaves if each.grad is not None)]
+
+
+def drawn(seed: int) -> Case:
+    draw, rng = random.Random(seed), torch.Generator().manual_seed(seed)
+    batch, inputs, outputs = draw.choice([1, 2, 3, 5, 16, 17, 33, 65]), draw.randint(1, 6), draw.randint(1, 9)
+    kernel, stride, padding = (
+        (draw.randint(1, top), draw.randint(1, top)) if bottom else (draw.randint(0, top), draw.randint(0, top))
+        for bottom, top in ((1, 5), (1, 3), (0, 4))
+    )
+    side = [draw.randint(max(1, k - 2 * p), 19) for k, p in zip(kernel, padding, strict=True)]
+    x = torch.randn(batch, inputs, *side, generator=rng)
+    weight = torch.randn(outputs, inputs, *kernel, generator=rng)
+    mask = torch.rand(weight.shape, generator=rng) < draw.choice([0.0, 0.05, 0.3, 1.0])
+    if draw.random() < 0.3:
+        x = x.to(memory_format=torch.channels_last)
+    elif draw.random() < 0.3:
+        x = x.transpose(2, 3).contiguous().transpose(2, 3)
+    if draw.random() < 0.5:
+        weight = weight.to(memory_format=torch.channels_last)
+    bias = torch.randn(outputs, generator=rng).requires_grad_() if draw.random() < 0.5 else None
+    shape = F.conv2d(x, weight, None, stride, padding).shape
+    dy = torch.randn(shape, generator=rng)
+    return Case(x.requires_grad_(), weight.requires_grad_(), bias, mask, stride, padding, dy)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_output_and_gradients_are_those_of_masked_dense_torch(native: Library, seed: int) -> None:
+    case = drawn(seed)
+    assert native.use(native.isas()[seed % len(native.isas())])
+    expected, found = case.dense(), case.sparse(PLANS[seed % len(PLANS)])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-6 * (1 + theirs.abs().max())
+    assert not found[2][~case.mask].any()
+    assert found[2].stride() == case.weight.stride()
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 3))
+@pytest.mark.parametrize("threads", [2, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(native: Library, seed: int, threads: int) -> None:
+    case = drawn(seed)
+    torch.set_num_threads(1)
+    alone = case.sparse(PLANS[seed % len(PLANS)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(alone, case.sparse(PLANS[seed % len(PLANS)]), strict=True))
+
+
+def test_weights_outside_of_the_pattern_count_as_zero(native: Library) -> None:
+    case = drawn(4)
+    whole = case.sparse(None)[0]
+    with torch.no_grad():
+        case.weight[~case.mask] = float("nan")
+    assert torch.equal(case.sparse(None)[0], whole)
+
+
+def test_a_slope_is_the_gradient(native: Library) -> None:
+    torch.manual_seed(0)
+    x, weight, mask = torch.randn(2, 2, 5, 4), torch.randn(3, 2, 3, 2), torch.rand(3, 2, 3, 2) < 0.5
+    pattern, dy, h = SparsePattern(mask), torch.randn(2, 3, 3, 2), 1e-2
+    x.requires_grad_()
+    weight.requires_grad_()
+    sparse_conv2d(x, weight, None, pattern, (2, 2), (1, 0)).backward(dy)
+
+    def loss(dx: Tensor, dw: Tensor) -> float:
+        with torch.no_grad():
+            return float((sparse_conv2d(x + dx, weight + dw, None, pattern, (2, 2), (1, 0)).double() * dy).sum())
+
+    for leaf, first in ((x, True), (weight, False)):
+        assert leaf.grad is not None
+        for at in range(leaf.numel()):
+            step = torch.zeros(leaf.numel()).index_fill_(0, torch.tensor(at), h).view(leaf.shape)
+            zero = torch.zeros(())
+            ahead, behind = (loss(s, zero) if first else loss(zero, s) for s in (step, -step))
+            assert (ahead - behind) / (2 * h) == pytest.approx(leaf.grad.flatten()[at].item(), abs=2e-3)
+
+
+def test_only_the_gradients_that_are_asked_for(native: Library) -> None:
+    case = drawn(8)
+    full = case.sparse(None)
+    case.x.requires_grad_(False)
+    y = sparse_conv2d(case.x, case.weight, None, SparsePattern(case.mask), case.stride, case.padding)
+    y.backward(case.dy)
+    assert case.weight.grad is not None and torch.equal(case.weight.grad, full[2])
+    assert case.x.grad is None
+
+
+def test_a_gradient_has_no_gradient(native: Library) -> None:
+    weight = torch.randn(1, 1, 1, 1, requires_grad=True)
+    x = torch.randn(1, 1, 2, 2, requires_grad=True)
+    y = sparse_conv2d(x, weight, None, SparsePattern(torch.ones(1, 1, 1, 1, dtype=torch.bool)))
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+def test_autocast_is_left_outside(native: Library) -> None:
+    case = drawn(5)
+    plain = case.sparse(None)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(case.sparse(None)[0], plain)
+
+
+def test_an_empty_batch_has_an_empty_output(native: Library) -> None:
+    weight = torch.randn(3, 2, 3, 3, requires_grad=True)
+    y = sparse_conv2d(torch.randn(0, 2, 5, 5), weight, None, SparsePattern(torch.ones(3, 2, 3, 3, dtype=torch.bool)))
+    y.sum().backward()
+    assert y.shape == (0, 3, 3, 3) and weight.grad is not None and not weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "said"),
+    [
+        (torch.randn(1, 2, 4, 4).double(), torch.randn(3, 2, 3, 3), "float64"),
+        (torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 2), "pattern"),
+        (torch.randn(1, 3, 4, 4), torch.randn(3, 2, 3, 3), "images"),
+        (torch.randn(1, 2, 2, 4), torch.randn(3, 2, 3, 3), "no output"),
+    ],
+)
+def test_what_the_kernels_do_not_take_is_one_line(native: Library, x: Tensor, weight: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        sparse_conv2d(x, weight, None, SparsePattern(torch.ones(3, 2, 3, 3, dtype=torch.bool)))

@@ -1,0 +1,33 @@
+"""The index lists of a mask."""
+
+import pytest
+import torch
+
+from flash_pl.kernels import SparsePattern
+
+
+def test_a_pattern_knows_its_mask() -> None:
+    mask = torch.rand(5, 4, 3, 3) < 0.3
+    pattern, weight = SparsePattern(mask), torch.randn(5, 4, 3, 3)
+    assert pattern.count == mask.sum() and pattern.density == pytest.approx(mask.float().mean().item())
+    assert torch.equal(pattern.masked(weight), weight * mask)
+
+
+def test_indices_follow_the_memory_format() -> None:
+    mask = torch.rand(5, 4, 3, 2) < 0.3
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = torch.randn(5, 4, 3, 2).to(memory_format=layout)
+        index = SparsePattern(mask).index(weight.stride())
+        assert torch.equal(weight.as_strided((weight.numel(),), (1,))[index.long()], weight[mask])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_shares_cover_the_outputs_once(parts: int) -> None:
+    shares = SparsePattern(torch.rand(6, 50) < 0.2).shares(parts)
+    assert [row for first, last in shares for row in range(first, last)] == list(range(6))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(3, 2), torch.ones(3, dtype=torch.bool)])
+def test_what_is_no_mask_is_refused(mask: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="bool tensor"):
+        SparsePattern(mask)

@@ -1,0 +1,54 @@
+"""Max-pooling against torch's, bit for bit."""
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flash_pl.kernels import max_pool2d
+from flash_pl.kernels.library import Library
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(torch.int32)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_output_and_gradient_have_the_bits_of_torch(native: Library, seed: int) -> None:
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    native.use(draw.choice(native.isas()))
+    torch.set_num_threads(draw.choice([1, 2]))
+    kernel = draw.choice([(3, 3), (2, 2), (draw.randint(1, 4), draw.randint(1, 5))])
+    stride = draw.choice([(1, 1), (2, 2), (draw.randint(1, 3), draw.randint(1, 3))])
+    padding = draw.choice([(0, 0), (draw.randint(0, kernel[0] // 2), draw.randint(0, kernel[1] // 2))])
+    shape = (draw.choice([1, 3]), draw.randint(1, 4), draw.randint(4, 20), draw.randint(5, 70))
+    x = torch.randint(0, 3, shape).float() if seed % 2 else torch.randn(shape)  # many ties
+    if seed % 3 == 0:
+        x[torch.rand(shape) < 0.1] = float("nan")
+    if seed % 5 == 0:
+        x[torch.rand(shape) < 0.6] = -float("inf")
+    if seed % 7 == 0:
+        x = x.to(memory_format=torch.channels_last)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y, expected = max_pool2d(ours, kernel, stride, padding), F.max_pool2d(theirs.contiguous(), kernel, stride, padding)
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    expected.backward(dy)
+    assert ours.grad is not None and theirs.grad is not None
+    assert torch.equal(bits(y), bits(expected))
+    assert torch.equal(bits(ours.grad), bits(theirs.grad))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
+def test_leading_dimensions_are_free(native: Library, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    assert torch.equal(max_pool2d(x, 2), F.max_pool2d(x.view(1, -1, 5, 6), 2).view(*shape[:-2], 2, 3))
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(16, 0), (3, 2), (0, 0), (9, 1)])
+def test_what_the_kernels_do_not_take_is_one_line(native: Library, kernel: int, padding: int) -> None:
+    with pytest.raises(ValueError, match="window"):
+        max_pool2d(torch.randn(1, 1, 6, 6), kernel, 1, padding)
