@@ -97,7 +97,7 @@ def geometry(shape: ConvShape, plan: Plan) -> Geometry:
     result.reach = reach_h, reach_w
     pixels, inputs = height * width + out_height * out_width, shape.channels * result.phases
     result.forward_floats = inputs * plane + shape.outputs * out_plane + pixels
-    result.backward_floats = (inputs + shape.outputs) * plane + inputs * in_plane + pixels + height * width
+    result.backward_floats = (inputs + shape.outputs) * plane + pixels + height * width
     result.addressable = max(inputs, shape.outputs) * plane < 2**31
     result.address = ctypes.addressof(result)
     return result

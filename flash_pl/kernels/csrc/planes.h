@@ -58,15 +58,16 @@ static void FN(backward)(const geometry *g, const lists *out, const lists *in, c
     const int64_t group = g->stack * g->lanes, groups = (batch + group - 1) / group, phases = g->stride_h * g->stride_w;
     const int64_t in_pixels = g->height * g->width, out_pixels = g->out_height * g->out_width;
     const int64_t run = g->stride_w == 1 ? g->width : 1;
-    const int64_t x_size = dvalue ? g->channels * phases * g->plane : 0, dy_size = g->outputs * g->plane;
+    const int64_t x_size = g->channels * phases * g->plane, dy_size = g->outputs * g->plane;
     const int64_t lead = (g->lead_h * g->row + g->lead_w) * g->lanes;
-    float *x_planes = work, *dy_planes = x_planes + x_size, *computed = dy_planes + dy_size;
-    int32_t *in_at = (int32_t *)(computed + (dx ? g->channels * phases * g->in_plane : 0));
-    int32_t *out_at = in_at + in_pixels, *dx_at = out_at + out_pixels;
+    float *x_planes = work, *dy_planes = x_planes + x_size;
+    float *computed = x_planes; /* the input comes where its gradient has been, which is smaller */
+    int32_t *in_at = (int32_t *)(dy_planes + dy_size), *out_at = in_at + in_pixels, *dx_at = out_at + out_pixels;
+    const int borders = phases * g->plane != in_pixels * g->lanes;
     places_of_input(g, g->plane, 0, 0, in_at);
     places_of_output(g, g->lead_h, g->lead_w, out_at);
     places_of_input(g, g->in_plane, g->trim_h, g->trim_w, dx_at);
-    if (x_size && phases * g->plane != in_pixels * g->lanes) memset(x_planes, 0, x_size * sizeof(float));
+    if (borders) memset(x_planes, 0, x_size * sizeof(float));
     memset(dy_planes, 0, dy_size * sizeof(float));
     if (dvalue) memset(dvalue + out->start[row], 0, (out->start[end] - out->start[row]) * sizeof(float));
     if (dbias) memset(dbias + row, 0, (end - row) * sizeof(float));
@@ -87,6 +88,7 @@ static void FN(backward)(const geometry *g, const lists *out, const lists *in, c
                        dx + at * g->channels * in_pixels);
         }
         if (dvalue) {
+            if (mine && borders) memset(x_planes, 0, x_size * sizeof(float));
             FN(pack)(g, x + at * g->channels * in_pixels, count, g->channels, in_pixels, run, in_at, phases * g->plane,
                      x_planes);
             FN(correlate)(x_planes, out->start, out->offset, dy_planes + lead, g->plane, row, end, g->out_plane, dvalue);
