@@ -35,7 +35,9 @@ class FreeLink(Link):
         return report, Traffic()
 
 
-def federated(scheduler: SparseScheduler, data: FashionMNIST, verify: bool, counted: bool) -> FederatedLoop:
+def federated(
+    scheduler: SparseScheduler, data: FashionMNIST, verify: bool, counted: bool, backend: str
+) -> FederatedLoop:
     devices = [Device(**device) for device in fragment("fleet", "mixed", "fleet")["init_args"]["devices"]]
     torch.manual_seed(1)
     trainer = FederatedTrainer(
@@ -45,6 +47,7 @@ def federated(scheduler: SparseScheduler, data: FashionMNIST, verify: bool, coun
         cohort=10,
         seed=1,
         accelerator="cpu",
+        backend=backend,
         wire=WireFormat(verify=verify),
         fleet=Fleet(devices) if counted else None,
     )
@@ -52,21 +55,25 @@ def federated(scheduler: SparseScheduler, data: FashionMNIST, verify: bool, coun
     if not counted:
         loop.accounts.link.__class__ = FreeLink
     loop.on_run_start()
+    loop.client.kernels().__enter__()  # as FederatedTrainer.run does
     return loop
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--verify", nargs="+", default=["off", "on"])
+    chosen = parser.parse_args()
+    repeats = chosen.repeats
     torch.set_num_threads(1)
     data = FashionMNIST(clients=100, seed=1)
     print(
         "| method | verify | s a round, nothing counted | s, counted | median ratio of pairs |\n|---|---|---|---|---|"
     )
     for name, scheduler in METHODS.items():
-        for verify in (False, True):
-            loops = [federated(scheduler(), data, verify, counted) for counted in (False, True)]
+        for verify in chosen.verify:
+            loops = [federated(scheduler(), data, verify == "on", counted, chosen.backend) for counted in (False, True)]
             times: list[list[float]] = [[], []]
             for repeat in range(repeats + 1):
                 for which in (0, 1) if repeat % 2 else (1, 0):  # who goes first alternates
@@ -77,7 +84,7 @@ def main() -> None:
             assert torch.equal(loops[0].server.weights, loops[1].server.weights)
             ratio = statistics.median(counted / free for free, counted in zip(*times, strict=True))
             free, counted = map(statistics.median, times)
-            print(f"| {name} | {'on' if verify else 'off'} | {free:.3f} | {counted:.3f} | {ratio:.3f} |", flush=True)
+            print(f"| {name} | {verify} | {free:.3f} | {counted:.3f} | {ratio:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
