@@ -33,7 +33,7 @@ SMALL, LARGE = (1, 28, 28), (3, 32, 32)
 NETWORKS = {
     "MNISTNet": (MNISTNet, "mnistnet", SMALL, 19),
     "LeNet5": (LeNet5, "lenet5", SMALL, 19),
-    "LeafCNN": (LeafCNN, "leaf_cnn", SMALL, 5),
+    "LeafCNN": (LeafCNN, "leaf_cnn", SMALL, 19),
     "ResNet18": (ResNet18, "resnet18", LARGE, 4),
     "VGG11": (VGG11, "vgg11", LARGE, 8),
     "MobileNetV2": (MobileNetV2, "mobilenet_v2", LARGE, 4),

@@ -122,11 +122,13 @@ def _kernel(pool: nn.MaxPool2d) -> Forward | None:
     if pool.ceil_mode or pool.return_indices or _pair(pool.dilation) != (1, 1):
         return None
     kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
+    overlapping = stride[0] < kernel[0] or stride[1] < kernel[1]
     if kernel[0] * kernel[1] > 256:
         return None
 
     def forward(x: Tensor) -> Tensor:
-        if x.ndim != 4 or not _is_reachable(x):
+        # Where windows do not overlap, torch's own is as fast on images that lie channels-last.
+        if x.ndim != 4 or not _is_reachable(x) or not (overlapping or x.is_contiguous()):
             return nn.MaxPool2d.forward(pool, x)
         return max_pool2d(x, kernel, stride, padding)
 
