@@ -2,6 +2,8 @@
 
     python benchmarks/steps.py run --networks MNISTNet LeNet5 LeafCNN    # minutes; JSON and a line per cell
     python benchmarks/steps.py plot                                      # docs/steps.png
+    python benchmarks/steps.py profile                                   # what takes the time at d = 0.05
+    python benchmarks/steps.py memory                                    # peak memory of a client at d = 0.05
 
 The bare loop runs in both memory formats, and the faster one counts. All contenders take turns within one process, with
 the same number of batches of random images; medians. Masks are random, of uniform density, over the layers that the
@@ -10,7 +12,10 @@ shipped configs mask.
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +63,7 @@ def bare(network: nn.Module, batches: Batches, channels_last: bool) -> Turn:
     return turn
 
 
-def ours(network: nn.Module, model: str, data: Synthetic, density: float) -> tuple[Turn, float]:
+def ours(network: nn.Module, model: str, data: Synthetic, density: float, backend: str = "auto") -> tuple[Turn, float]:
     """A client's training through the federated loop, and its FLOPs against dense ones."""
     settings = compose({"method": "pdst"}, [f"model={model}"])["model"]
     trainer = FederatedTrainer(
@@ -67,6 +72,7 @@ def ours(network: nn.Module, model: str, data: Synthetic, density: float) -> tup
         cohort=1,
         seed=1,
         accelerator="cpu",
+        backend=backend,
         exclude=[f"model.{pattern}" for pattern in settings["exclude"]],
         exclude_first_last=settings["exclude_first_last"],
     )
@@ -89,8 +95,7 @@ def measure(name: str, repeats: int) -> list[dict[str, float | str]]:
     """One row per density."""
     make, model, shape, count = NETWORKS[name]
     options = {"num_classes": 10, "in_channels": shape[0]}
-    data = Synthetic(samples=64 * count, test_samples=40, classes=10, shape=shape, clients=2, batch_size=32, seed=1)
-    data.setup("fit")
+    data = images(shape, count)
     batches = data.client_batches(0)
     turns: dict[str, Turn] = {
         format: bare(make(**options), batches, format == "channels last") for format in ("contiguous", "channels last")
@@ -116,6 +121,47 @@ def measure(name: str, repeats: int) -> list[dict[str, float | str]]:
     return rows
 
 
+def images(shape: tuple[int, int, int], batches: int) -> Synthetic:
+    """Two clients with so many batches of 32 each."""
+    data = Synthetic(samples=64 * batches, test_samples=40, classes=10, shape=shape, clients=2, batch_size=32, seed=1)
+    data.setup("fit")
+    return data
+
+
+def peak(name: str, backend: str) -> None:
+    """MiB that a client's training adds to the process' peak; to be run in a process of its own."""
+    make, model, shape, _ = NETWORKS[name]
+    turn, _ = ours(make(num_classes=10, in_channels=shape[0]), model, images(shape, 2), 0.05, backend)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    turn()
+    print(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f}")
+
+
+def memory(networks: list[str]) -> None:
+    """A line per network."""
+    print("| network | dense kernels, MiB | sparse kernels, MiB |\n|---|---|---|")
+    for name in networks:
+        cells = []
+        for backend in ("dense", "auto"):
+            command = [sys.executable, __file__, "peak", "--networks", name, "--backend", backend]
+            found = [int(subprocess.run(command, capture_output=True, text=True).stdout) for _ in range(3)]
+            cells.append(str(statistics.median(found)))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def profile_of(name: str) -> None:
+    """Where the time of a step at d = 0.05 goes, in %."""
+    make, model, shape, count = NETWORKS[name]
+    turn, _ = ours(make(num_classes=10, in_channels=shape[0]), model, images(shape, count), 0.05)
+    turn()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        turn()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    parts = [f"{event.key} {100 * event.self_cpu_time_total / total:.0f}" for event in events[:9]]
+    print(f"{name}: {', '.join(parts)}")
+
+
 def plot(to: Path) -> None:
     """Time against density, both relative to the dense loop, beside the ideal."""
     rows = json.loads(RESULTS.read_text())
@@ -135,15 +181,23 @@ def plot(to: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["run", "plot"])
+    parser.add_argument("task", choices=["run", "plot", "profile", "memory", "peak"])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--to", type=Path, default=Path("docs/steps.png"))
+    parser.add_argument("--backend", default="auto")
     chosen = parser.parse_args()
-    if chosen.task == "plot":
-        plot(chosen.to)
-        return
     torch.set_num_threads(1)
+    if chosen.task == "plot":
+        return plot(chosen.to)
+    if chosen.task == "memory":
+        return memory(chosen.networks)
+    if chosen.task == "profile":
+        for name in chosen.networks:
+            profile_of(name)
+        return None
+    if chosen.task == "peak":
+        return peak(chosen.networks[0], chosen.backend)
     torch.manual_seed(0)
     print("| network | d | bare dense loop, ms | ours, ms | times faster | FLOPs, dense / sparse |")
     print("|---|---|---|---|---|---|")

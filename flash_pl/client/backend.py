@@ -99,13 +99,21 @@ class _Layer:
             return self.dense(x)
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)
-        if self.backend.mode == "auto" and not worthwhile(module.weight.shape, self.pattern.density, len(x)):
+        weight = module.weight
+        if self.backend.mode == "auto" and (
+            self._is_matrix_product(x) or not worthwhile(weight.shape, self.pattern.density, len(x))
+        ):
             return self.dense(x)
-        sink = self.backend.sgd.sink(module.weight)
+        sink = self.backend.sgd.sink(weight)
         if isinstance(module, nn.Linear):
-            return sparse_linear(x, module.weight, module.bias, self.pattern, sink=sink)
+            return sparse_linear(x, weight, module.bias, self.pattern, sink=sink)
         stride, padding = module.stride, module.padding
-        return sparse_conv2d(x, module.weight, module.bias, self.pattern, stride, padding, sink=sink)  # type: ignore[arg-type]
+        return sparse_conv2d(x, weight, module.bias, self.pattern, stride, padding, sink=sink)  # type: ignore[arg-type]
+
+    def _is_matrix_product(self, x: Tensor) -> bool:
+        """Whether it is a 1x1 convolution of channels-last images: to torch one matrix product, and between depthwise
+        convolutions the copies into the kernels' layout and back would take longer."""
+        return self.module.weight.shape[2:].numel() == 1 and x.ndim == 4 and not x.is_contiguous()
 
 
 def _is_reachable(x: Tensor) -> bool:
