@@ -1,7 +1,8 @@
 """Which kernels compute the layers of a bound module."""
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning as L
 import torch
@@ -50,8 +51,9 @@ class Backend:
         on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
         if mode == "dense" or not available() or not on_cpu:
             return
+        shared = _shared_weights(module)
         for name, part in module.named_modules():
-            if isinstance(part, nn.Linear) or (type(part) is nn.Conv2d and _is_plain(part)):
+            if _is_plain(part) and part.weight not in shared:
                 self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
             elif type(part) is nn.MaxPool2d and (kernel := _kernel(part)) is not None:
                 self._pools.append((part, kernel))
@@ -120,9 +122,20 @@ def _is_reachable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
-    whole = conv.groups == 1 and set(conv.dilation) == {1} and conv.padding_mode == "zeros"
-    return whole and not isinstance(conv.padding, str)
+def _is_plain(part: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
+    """Not a subclass: its ``forward`` is somebody's own."""
+    if type(part) is not nn.Conv2d:
+        return type(part) is nn.Linear
+    whole = part.groups == 1 and set(part.dilation) == {1} and part.padding_mode == "zeros"
+    return whole and not isinstance(part.padding, str)
+
+
+def _shared_weights(module: nn.Module) -> set[Tensor]:
+    """Weights of several layers: a layer by itself does not know their gradient."""
+    found = [getattr(part, "weight", None) for part in module.modules()]
+    weights = [weight for weight in found if isinstance(weight, Tensor)]
+    counts = Counter(weights)
+    return {weight for weight in weights if counts[weight] > 1}
 
 
 def _kernel(pool: nn.MaxPool2d) -> Forward | None:

@@ -22,6 +22,7 @@ class PlainSGD:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._sinks = {weight: Sink() for weight in weights}
         self._groups: list[tuple[Tensor, dict[str, Any]]] = []
+        self._taken: dict[Tensor, Sink] = {}
 
     def take(self, optimizer: Optimizer) -> None:
         """Take over the optimiser's steps for the layers, if they are w <- w - lr (g + weight_decay w).
@@ -37,16 +38,17 @@ class PlainSGD:
         if any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in self._sinks):
             return
         self._groups = [(weight, group) for group in groups for weight in group["params"] if weight in self._sinks]
+        self._taken = {weight: self._sinks[weight] for weight, _ in self._groups}
 
     def leave(self) -> None:
         """Leave the steps to the optimiser, and forget gradients that nobody has used."""
-        self._groups = []
+        self._groups, self._taken = [], {}
         for sink in self._sinks.values():
             sink.clear()
 
     def sink(self, weight: Tensor) -> Sink | None:
         """Where the kernels leave a weight's gradient; None while the optimiser takes the steps."""
-        return self._sinks[weight] if self._groups else None
+        return self._taken.get(weight)
 
     def clear(self) -> None:
         """Before a backward pass, as ``zero_grad``."""

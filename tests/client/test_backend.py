@@ -6,6 +6,7 @@ from torch import nn
 
 from flash_pl import FederatedTrainer
 from flash_pl.client import Backend
+from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -91,6 +92,62 @@ def test_what_the_kernels_cannot_do_is_left_to_torch():
         torch.testing.assert_close(module(x), expected)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert module(x).dtype == torch.bfloat16
+
+
+@compiled
+def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
+    class Doubling(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    module = nn.Sequential(Doubling(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    module[2].weight = module[1].weight
+    x = torch.randn(3, 6)
+    expected = module(x)
+    with Backend(module, Layout(module), "sparse"):
+        assert [bool("forward" in vars(part)) for part in module] == [False, False, False, True]
+        torch.testing.assert_close(module(x), expected)
+
+
+@compiled
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-3])
+def test_plain_steps_without_a_dense_gradient_are_the_optimisers(weight_decay, unaware, tiny_data):
+    class Plain(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1, weight_decay=weight_decay)
+
+    class Watching(Plain):
+        def on_after_backward(self):
+            assert self.net[0].weight.grad is not None
+
+    ours, watched, dense = (
+        train(module, tiny_data, backend).server.weights
+        for module, backend in ((Plain, "sparse"), (Watching, "sparse"), (Plain, "dense"))
+    )
+    for other in (watched, dense):
+        torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4)
+
+
+@compiled
+def test_who_may_take_steps(unaware):
+    weights = [nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
+    sgd = PlainSGD(weights[:1])
+    for optimizer, taken in (
+        (torch.optim.SGD(weights, 0.1, weight_decay=1e-3), True),
+        (torch.optim.SGD(weights, 0.1, momentum=0.9), False),
+        (torch.optim.SGD(weights, 0.1, maximize=True), False),
+        (torch.optim.Adam(weights), False),
+        (torch.optim.SGD(weights[1:], 0.1), False),
+    ):
+        sgd.take(optimizer)
+        assert (sgd.sink(weights[0]) is not None) is taken and sgd.sink(weights[1]) is None
+    optimizer = torch.optim.SGD(weights, 0.1)
+    optimizer.register_step_pre_hook(lambda *arguments: None)
+    sgd.take(optimizer)
+    assert sgd.sink(weights[0]) is None
+    weights[0].register_hook(lambda gradient: gradient)
+    sgd.take(torch.optim.SGD(weights, 0.1))
+    assert sgd.sink(weights[0]) is None
 
 
 @compiled
