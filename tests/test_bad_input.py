@@ -56,6 +56,7 @@ ARGUMENTS = [
     ("alpha=0", "alpha", "above 0"),
     ("lr=-0.1", "lr", "above 0"),
     ("lr_end=inf", "lr_end", "above 0"),
+    ("trainer.backend=fast", "trainer.backend", "one of auto, dense, sparse"),
     ("trainer.devices=0", "trainer.devices", "at least 1, auto, or a list"),
     ("trainer.precision=8", "trainer.precision", "one of 32-true"),
     ("trainer.accelerator=abacus", "trainer.accelerator", "one of auto"),

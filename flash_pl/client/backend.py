@@ -55,7 +55,7 @@ class Backend:
         for name, part in module.named_modules():
             if _is_plain(part) and part.weight not in shared:
                 self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
-            elif type(part) is nn.MaxPool2d and (kernel := _kernel(part)) is not None:
+            elif type(part) is nn.MaxPool2d and "forward" not in vars(part) and (kernel := _kernel(part)) is not None:
                 self._pools.append((part, kernel))
         self.sgd = PlainSGD([layer.module.weight for layer in self._layers])
 
@@ -123,7 +123,9 @@ def _is_reachable(x: Tensor) -> bool:
 
 
 def _is_plain(part: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
-    """Not a subclass: its ``forward`` is somebody's own."""
+    """Not a subclass, nor one with another ``forward``: that is somebody's own."""
+    if "forward" in vars(part):
+        return False
     if type(part) is not nn.Conv2d:
         return type(part) is nn.Linear
     whole = part.groups == 1 and set(part.dilation) == {1} and part.padding_mode == "zeros"

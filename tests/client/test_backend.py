@@ -102,11 +102,14 @@ def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
 
     module = nn.Sequential(Doubling(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
     module[2].weight = module[1].weight
+    module.append(nn.Linear(6, 6))
+    module[4].forward = lambda x: x + 1
     x = torch.randn(3, 6)
     expected = module(x)
     with Backend(module, Layout(module), "sparse"):
-        assert [bool("forward" in vars(part)) for part in module] == [False, False, False, True]
+        assert [bool("forward" in vars(part)) for part in module] == [False, False, False, True, True]
         torch.testing.assert_close(module(x), expected)
+    torch.testing.assert_close(module(x), expected)
 
 
 @compiled
