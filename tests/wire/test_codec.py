@@ -11,7 +11,7 @@ from torch import nn
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
-from flash_pl.wire import Codec, MaskKind, Message, Reader
+from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask
 from flash_pl.wire.extra import decode_extra
 from flash_pl.wire.reader import number
 
@@ -157,3 +157,20 @@ def test_a_shape_that_nobody_can_count_is_refused():
     reader = Reader(b"\1" + b"\1x" + b"\0" + number(8) + number(2**40) * 7 + number(0))
     with pytest.raises(PayloadError, match="'x': a shape"):
         decode_extra(reader)
+
+
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0]),
+    st.sampled_from([None, 0.0, 0.01, 1.0]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_masks_of_layers_of_any_size_come_back(sizes, density, moved, seed, compress):
+    draws = generator(seed, "mask")
+    mask = torch.rand(sum(sizes), generator=draws) < density
+    reference = None if moved is None else mask ^ (torch.rand(len(mask), generator=draws) < moved)
+    kind, section = encode_mask(mask, sizes, reference, None, compress)
+    reader = Reader(section)
+    assert torch.equal(decode_mask(kind, reader, sizes, reference), mask)
+    reader.end()
