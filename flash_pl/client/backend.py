@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.errors import ConfigError
-from flash_pl.kernels import SparsePattern, available, max_pool2d, sparse_conv2d, sparse_linear, worthwhile
+from flash_pl.kernels import (
+    SparsePattern,
+    available,
+    computes,
+    max_pool2d,
+    reaches,
+    sparse_conv2d,
+    sparse_linear,
+    worthwhile,
+)
+from flash_pl.kernels.geometry import pair
 from flash_pl.sparsity import Layout
 
 MODES = ("auto", "dense", "sparse")
@@ -53,10 +63,12 @@ class Backend:
             return
         shared = _shared_weights(module)
         for name, part in module.named_modules():
-            if _is_plain(part) and part.weight not in shared:
+            if not computes(part) or "forward" in vars(part):  # another forward is somebody's own
+                continue
+            if isinstance(part, nn.MaxPool2d):
+                self._pools.append((part, _pooling(part)))
+            elif isinstance(part, nn.Conv2d | nn.Linear) and part.weight not in shared:
                 self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
-            elif type(part) is nn.MaxPool2d and "forward" not in vars(part) and (kernel := _kernel(part)) is not None:
-                self._pools.append((part, kernel))
         self.sgd = PlainSGD([layer.module.weight for layer in self._layers])
 
     def __enter__(self) -> "Backend":
@@ -97,7 +109,7 @@ class _Layer:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
-        if self.backend.dense or not _is_reachable(x):
+        if self.backend.dense or not reaches(x):
             return self.dense(x)
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)
@@ -118,20 +130,6 @@ class _Layer:
         return self.module.weight.shape[2:].numel() == 1 and x.ndim == 4 and not x.is_contiguous()
 
 
-def _is_reachable(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-def _is_plain(part: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
-    """Not a subclass, nor one with another ``forward``: that is somebody's own."""
-    if "forward" in vars(part):
-        return False
-    if type(part) is not nn.Conv2d:
-        return type(part) is nn.Linear
-    whole = part.groups == 1 and set(part.dilation) == {1} and part.padding_mode == "zeros"
-    return whole and not isinstance(part.padding, str)
-
-
 def _shared_weights(module: nn.Module) -> set[Tensor]:
     """Weights of several layers: a layer by itself does not know their gradient."""
     found = [getattr(part, "weight", None) for part in module.modules()]
@@ -140,23 +138,15 @@ def _shared_weights(module: nn.Module) -> set[Tensor]:
     return {weight for weight in weights if counts[weight] > 1}
 
 
-def _kernel(pool: nn.MaxPool2d) -> Forward | None:
-    """A max-pool by the kernels, if they have this one."""
-    if pool.ceil_mode or pool.return_indices or _pair(pool.dilation) != (1, 1):
-        return None
-    kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
+def _pooling(pool: nn.MaxPool2d) -> Forward:
+    """A max-pool by the kernels."""
+    kernel, stride, padding = pair(pool.kernel_size), pair(pool.stride), pair(pool.padding)
     overlapping = stride[0] < kernel[0] or stride[1] < kernel[1]
-    if kernel[0] * kernel[1] > 256:
-        return None
 
     def forward(x: Tensor) -> Tensor:
         # Where windows do not overlap, torch's own is as fast on images that lie channels-last.
-        if x.ndim != 4 or not _is_reachable(x) or not (overlapping or x.is_contiguous()):
+        if x.ndim != 4 or not x.numel() or not reaches(x) or not (overlapping or x.is_contiguous()):
             return nn.MaxPool2d.forward(pool, x)
         return max_pool2d(x, kernel, stride, padding)
 
     return forward
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

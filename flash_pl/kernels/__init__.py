@@ -7,14 +7,16 @@ from flash_pl.kernels.linear import sparse_linear
 from flash_pl.kernels.pattern import SparsePattern
 from flash_pl.kernels.pool import max_pool2d
 from flash_pl.kernels.sink import Sink
-from flash_pl.kernels.support import supports, worthwhile
+from flash_pl.kernels.support import computes, reaches, supports, worthwhile
 
 __all__ = [
     "Plan",
     "Sink",
     "SparsePattern",
     "available",
+    "computes",
     "max_pool2d",
+    "reaches",
     "sparse_conv2d",
     "sparse_linear",
     "supports",

@@ -14,22 +14,29 @@ LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # at least so many weights, up to th
 SMALLEST_BATCH = 8  # rows of a linear layer; fewer leave most of a vector empty
 
 
+def computes(module: nn.Module) -> bool:
+    """Whether the kernels have this layer, whatever its input: a Conv2d, Linear or MaxPool2d itself, no subclass."""
+    if type(module) is nn.Conv2d:
+        plain = module.groups == 1 and tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
+        return plain and not isinstance(module.padding, str)
+    if type(module) is nn.MaxPool2d:
+        height, width = pair(module.kernel_size)
+        plain = pair(module.dilation) == (1, 1) and not module.ceil_mode and not module.return_indices
+        return plain and height * width <= LARGEST_WINDOW
+    return type(module) is nn.Linear
+
+
+def reaches(x: Tensor) -> bool:
+    """Whether the kernels can read this input: float32 on the CPU, not under autocast."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
 def supports(module: nn.Module, x: Tensor) -> bool:
-    """Whether the kernels can compute this layer for this input: Conv2d, Linear or MaxPool2d, float32 on the CPU."""
-    if not available() or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() == 0:
+    """Whether the kernels can compute this layer for this input."""
+    if not available() or not computes(module) or not reaches(x) or x.numel() == 0:
         return False
-    parameters = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in module.parameters())
-    match module:
-        case nn.Conv2d():
-            plain = module.groups == 1 and tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
-            return parameters and plain and not isinstance(module.padding, str) and x.dim() == 4
-        case nn.Linear():
-            return parameters and x.dim() >= 1
-        case nn.MaxPool2d():
-            height, width = pair(module.kernel_size)
-            plain = pair(module.dilation) == (1, 1) and not module.ceil_mode and not module.return_indices
-            return plain and height * width <= LARGEST_WINDOW and x.dim() >= 2
-    return False
+    dimensions = {nn.Conv2d: x.dim() == 4, nn.Linear: x.dim() >= 1, nn.MaxPool2d: x.dim() >= 2}[type(module)]
+    return dimensions and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in module.parameters())
 
 
 def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:

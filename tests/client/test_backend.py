@@ -83,12 +83,13 @@ def test_what_the_kernels_cannot_do_is_left_to_torch():
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(16, stride=1, padding=8),
         nn.Conv2d(4, 4, 3),
     )
     x = torch.randn(2, 4, 24, 24)
     expected = module(x)
     with Backend(module, Layout(module), "sparse"):
-        assert [bool("forward" in vars(part)) for part in module] == [False] * 5 + [True]
+        assert [bool("forward" in vars(part)) for part in module] == [False] * 6 + [True]
         torch.testing.assert_close(module(x), expected)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert module(x).dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """Which layers are for the kernels, and what happens without them."""
 
+import shutil
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
-from flash_pl.kernels import SparsePattern, library, sparse_conv2d, sparse_linear, supports, worthwhile
+from flash_pl.kernels import SparsePattern, available, library, sparse_conv2d, sparse_linear, supports, worthwhile
 from flash_pl.kernels import conv as conv_file
 from flash_pl.kernels import linear as linear_file
 from flash_pl.kernels.library import ISAS, VARIABLE, Library, warn_missing
@@ -80,3 +81,8 @@ def test_without_the_library_torch_takes_over_and_says_so_once(monkeypatch: pyte
         torch.testing.assert_close(
             sparse_linear(IMAGES, wide, None, SparsePattern(flat)), F.linear(IMAGES, wide * flat)
         )
+
+
+def test_with_a_compiler_the_kernels_are_here():
+    """Else the tests of this folder would skip without a word where building them has failed."""
+    assert available() or not any(map(shutil.which, ("cc", "gcc", "clang")))
