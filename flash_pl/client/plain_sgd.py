@@ -59,4 +59,4 @@ class PlainSGD:
     def step_(self) -> None:
         """The step, for the weights whose gradients have come."""
         for weight, group in self._groups:
-            self._sinks[weight].step_(weight, group["lr"], group["weight_decay"])
+            self._sinks[weight].step_(weight, float(group["lr"]), float(group["weight_decay"]))

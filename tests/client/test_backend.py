@@ -118,7 +118,7 @@ def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
 def test_plain_steps_without_a_dense_gradient_are_the_optimisers(weight_decay, unaware, tiny_data):
     class Plain(unaware):
         def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1, weight_decay=weight_decay)
+            return torch.optim.SGD(self.parameters(), torch.tensor(0.1), weight_decay=weight_decay)
 
     class Watching(Plain):
         def on_after_backward(self):
