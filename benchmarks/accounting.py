@@ -55,7 +55,7 @@ def federated(
     if not counted:
         loop.accounts.link.__class__ = FreeLink
     loop.on_run_start()
-    loop.client.kernels().__enter__()  # as FederatedTrainer.run does
+    loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop
 
 

@@ -50,7 +50,7 @@ def federated(model: nn.Module, data: FashionMNIST, scheduler: SparseScheduler) 
     trainer = FederatedTrainer(scheduler, density=0.05, rounds=10**6, cohort=COHORT, seed=1, accelerator="cpu")
     loop = trainer.loop(Classifier(model, classes=10), data)
     loop.find_first_mask()
-    loop.client.kernels().__enter__()  # as FederatedTrainer.run does
+    loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop
 
 

@@ -79,7 +79,7 @@ def ours(network: nn.Module, model: str, data: Synthetic, density: float, backen
     loop = trainer.loop(Classifier(network, classes=10, lr=0.01), data)
     loop.on_run_start()
     batches, flops = data.client_batches(0), loop.accounts.bill.flops
-    assert flops is not None and loop.client.backend is not None
+    assert flops is not None
     context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
     loop.client.backend.__enter__()
 

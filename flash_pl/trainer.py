@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.client import Backend, configure, federate, unsynchronised
+from flash_pl.client import choose_backend, configure, federate, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
@@ -49,7 +49,7 @@ class FederatedTrainer:
         evaluate: after which rounds the server is evaluated.
         gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
         channels_last: store 4-d weights channels-last, which is faster for most dense convolutions.
-        backend: kernels of the layers, see :class:`Backend`.
+        backend, compile: what computes the layers, see :func:`choose_backend`.
         accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
         devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
             for any number of processes of equal processors and threads. torchrun's number of processes wins.
@@ -81,6 +81,7 @@ class FederatedTrainer:
         gradient_clip_algorithm: str = "norm",
         channels_last: bool = True,
         backend: str = "auto",
+        compile: bool = False,
         accelerator: str = "auto",
         devices: Any = 1,
         num_nodes: int = 1,
@@ -113,7 +114,7 @@ class FederatedTrainer:
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.exclude, self.exclude_first_last = exclude, exclude_first_last
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        self.channels_last, self.backend = channels_last, backend
+        self.channels_last, self.backend, self.compile = channels_last, backend, compile
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
         self.wire, self.fleet = wire, fleet
         self.timeout, self.faults = timeout, faults or FaultPolicy()
@@ -159,7 +160,7 @@ class FederatedTrainer:
             loop.parts.cohorts.stop,
             own_global_state(self.fabric.device),
             unsynchronised(module),
-            loop.client.kernels(),
+            loop.client.backend,
         ):
             loop.run()
         loop.client.arena.copy_(loop.server.masked())
@@ -170,7 +171,7 @@ class FederatedTrainer:
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
         loop = self.loop(module, data)
-        with own_global_state(self.fabric.device), unsynchronised(module), loop.client.kernels():
+        with own_global_state(self.fabric.device), unsynchronised(module), loop.client.backend:
             if ckpt_path is None:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
@@ -269,6 +270,6 @@ class FederatedTrainer:
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last), self.scheduler)  # type: ignore[operator]
-        client.backend = Backend(module, client.layout, self.backend)
+        client.backend = choose_backend(module, client.layout, self.backend, self.compile)
         configure(module)  # complains now of optimisers that a client cannot have
         return client

@@ -1,6 +1,7 @@
 """The client's half of a round: a LightningModule under a mask."""
 
 from flash_pl.client.backend import Backend
+from flash_pl.client.backends import MODES, choose_backend
 from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
@@ -10,6 +11,7 @@ from flash_pl.client.optimizers import Schedule, configure
 from flash_pl.client.state import ClientState
 
 __all__ = [
+    "MODES",
     "Backend",
     "Classifier",
     "ClientContext",
@@ -17,6 +19,7 @@ __all__ = [
     "ClientState",
     "Meter",
     "Schedule",
+    "choose_backend",
     "configure",
     "federate",
     "layer_labels",

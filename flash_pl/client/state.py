@@ -1,6 +1,5 @@
 """The arena, the mask and the optimiser of the client that is training now."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import lightning as L
@@ -35,7 +34,7 @@ class ClientState:
         step, epoch: local steps done, the local epoch under way.
         batch: the batch under way.
         meter: what the module logged.
-        backend: the kernels that compute the layers; None leaves that to the module.
+        backend: what computes the layers.
     """
 
     context: ClientContext
@@ -48,7 +47,7 @@ class ClientState:
         self.weights = self.arena[: layout.maskable]
         parameters = dict(module.named_parameters())
         self._parameters = [parameters[layer.name] for layer in layout.layers]
-        self.backend: Backend | None = None
+        self.backend = Backend()
         self._keep = torch.ones_like(self.weights)
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
@@ -98,15 +97,6 @@ class ClientState:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.mul_(layer.view(survivors))
 
-    def kernels(self) -> AbstractContextManager[Any]:
-        """While it is entered, the backend computes the layers."""
-        return nullcontext() if self.backend is None else self.backend
-
-    def follow(self, mask: Tensor) -> None:
-        """Tell the backend that the maskable weights outside of ``mask`` are 0."""
-        if self.backend is not None:
-            self.backend.follow(mask)
-
     def mask_gradients_(self) -> None:
         """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
         self.scheduler.on_dense_gradients(self, self.step)
@@ -119,7 +109,7 @@ class ClientState:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
 
     def _set_mask(self, mask: Tensor) -> None:
-        self.follow(mask)
+        self.backend.follow(mask)
         if mask is not self.mask:
             self.mask = mask
             self._keep.copy_(mask.view(torch.uint8))  # from bool itself it takes ten times as long

@@ -116,6 +116,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             gradient_clip_algorithm=keys["gradient_clip_algorithm"],
             channels_last=keys["channels_last"],
             backend=keys["backend"],
+            compile=keys["compile"],
             accelerator=keys["accelerator"],
             devices=keys["devices"],
             num_nodes=keys["num_nodes"],

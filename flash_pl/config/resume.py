@@ -15,7 +15,7 @@ from flash_pl.ranks import restarts
 FREE = {"rounds", "run_dir", "ckpt_path", "method", "trainer"}
 FREE_LEAVES = {"name", "root", "verify"}
 # Settings of the trainer that are the experiment all the same.
-FIXED = {"precision", "channels_last", "backend", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
+FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 
 
 def starting_point(ckpt_path: str | None, run: RunDir) -> dict[str, Any] | None:

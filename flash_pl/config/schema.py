@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flash_pl.client.backend import MODES
+from flash_pl.client import MODES
 from flash_pl.trainer import PRECISIONS
 from flash_pl.wire import VALUE_TYPES
 
@@ -58,6 +58,7 @@ class TrainerKeys:
     gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
     channels_last: bool = _key(True, "memory format of convolutions; usually faster")
     backend: str = _choice("auto", "kernels of the layers: auto uses sparse ones where they are faster", *MODES)
+    compile: bool = _key(False, "let torch compile the dense layers; not with backend=sparse")
     deterministic: bool = _key(True, "on CUDA, only kernels that repeat their bits, where torch has them")
     threads: int | None = _count(1, "CPU threads of a process; other numbers, other last bits; null leaves it to torch")
     timeout: float = _positive(1800.0, "seconds after which a process that does not answer ends the run")

@@ -11,7 +11,7 @@ from flash_pl.errors import ConfigError
 
 ISAS = ("avx512", "avx2", "baseline")  # widest first
 VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 1  # of csrc/native.c: an editable install may have been compiled from older sources
+INTERFACE = 2  # of csrc/native.c: an editable install may have been compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -22,6 +22,8 @@ _ARGUMENTS = {
     "backward": [_POINTER] * 6 + [_LONG] * 5 + [_POINTER] * 4,
     "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 3,
     "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER],
+    "norm_forward": [_POINTER] * 4 + [_LONG] * 2 + [_POINTER] * 3,
+    "norm_backward": [_POINTER] * 6 + [_LONG] * 2 + [_POINTER] * 3,
 }
 
 
@@ -49,6 +51,8 @@ class Library:
     backward: Any
     pool_forward: Any
     pool_backward: Any
+    norm_forward: Any
+    norm_backward: Any
 
     def use(self, isa: str) -> bool:
         """Compute with this instruction set from now on; False, and nothing changes, if the machine lacks it."""

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from flash_pl.kernels.geometry import pair
-from flash_pl.kernels.library import available
 from flash_pl.kernels.pool import LARGEST_WINDOW
 
 # Where sparse and dense torch take the same time, with a margin, by benchmarks/layers.py at batch 32.
@@ -15,7 +14,7 @@ SMALLEST_BATCH = 8  # rows of a linear layer; fewer leave most of a vector empty
 
 
 def computes(module: nn.Module) -> bool:
-    """Whether the kernels have this layer, whatever its input: a Conv2d, Linear or MaxPool2d itself, no subclass."""
+    """Whether the kernels have this layer, whatever its input: a Conv2d, Linear, MaxPool2d or BatchNorm2d itself."""
     if type(module) is nn.Conv2d:
         plain = module.groups == 1 and tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
         return plain and not isinstance(module.padding, str)
@@ -23,20 +22,14 @@ def computes(module: nn.Module) -> bool:
         height, width = pair(module.kernel_size)
         plain = pair(module.dilation) == (1, 1) and not module.ceil_mode and not module.return_indices
         return plain and height * width <= LARGEST_WINDOW
+    if type(module) is nn.BatchNorm2d:
+        return module.affine
     return type(module) is nn.Linear
 
 
 def reaches(x: Tensor) -> bool:
     """Whether the kernels can read this input: float32 on the CPU, not under autocast."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-def supports(module: nn.Module, x: Tensor) -> bool:
-    """Whether the kernels can compute this layer for this input."""
-    if not available() or not computes(module) or not reaches(x) or x.numel() == 0:
-        return False
-    dimensions = {nn.Conv2d: x.dim() == 4, nn.Linear: x.dim() >= 1, nn.MaxPool2d: x.dim() >= 2}[type(module)]
-    return dimensions and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in module.parameters())
 
 
 def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:

@@ -32,7 +32,7 @@ class EvaluationLoop:
         seed_global_(derive(self.seed, "evaluation", round, model), self.fabric.device)
         module = client.module
         client.arena.copy_(weights)
-        client.follow(client.weights != 0)
+        client.backend.follow(client.weights != 0)
         client.forget()
         training = [part for part in module.modules() if part.training]
         module.eval()

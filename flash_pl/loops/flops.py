@@ -18,11 +18,8 @@ def flops_of(client: ClientState, evaluation: EvaluationLoop, data: FederatedDat
     if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
         return None
     weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
-    if client.backend is not None:
-        client.backend.dense = True  # the counter knows torch's own operations only
-    found = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
-    if client.backend is not None:
-        client.backend.dense = False
+    with client.backend.eager():  # the counter knows torch's own operations only
+        found = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
     samples = client.batch_samples
     if not found.forward(found.dense):
         return None

@@ -80,8 +80,6 @@ class LocalLoop:
 
     def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
         """Let the backend take plain steps, where nobody but the optimiser would see a dense gradient."""
-        if client.backend is None:
-            return
         seen = client.module.watches_gradients or scheduler.sees_gradients or self.clip_val
         if seen or type(self.fabric.strategy.precision) is not Precision:
             client.backend.sgd.leave()
@@ -96,8 +94,7 @@ class LocalLoop:
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
-            if client.backend is not None:
-                client.backend.dense = scheduler.wants_dense_gradients(client.step)
+            client.backend.dense = scheduler.wants_dense_gradients(client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
             outputs = self._step(client, optimizer, training_step, batch, index)
@@ -117,8 +114,7 @@ class LocalLoop:
             output = training_step(batch, index)
         module.on_before_zero_grad(optimizer)
         module.optimizer_zero_grad(client.epoch, index, optimizer)
-        if client.backend is not None:
-            client.backend.sgd.clear()
+        client.backend.sgd.clear()
         if output is None:
             return None
         named = dict(output) if isinstance(output, Mapping) else {"loss": output}
@@ -132,6 +128,5 @@ class LocalLoop:
         module.on_before_optimizer_step(optimizer)
         module.configure_gradient_clipping(optimizer, self.clip_val, self.clip_algorithm)
         fabric.strategy.optimizer_step(optimizer)
-        if client.backend is not None:
-            client.backend.sgd.step_()
+        client.backend.sgd.step_()
         return named | {"loss": loss.detach()}

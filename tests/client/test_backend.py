@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from flash_pl import FederatedTrainer
-from flash_pl.client import Backend
+from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.plain_sgd import PlainSGD
+from flash_pl.client.unmasked import normalising
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -64,7 +65,7 @@ def test_only_forward_is_replaced_and_it_comes_back(network):
     module = Module()
     before, x = dict(module.state_dict()), torch.randn(4, 1, 28, 28)
     expected = module.model(x)
-    backend = Backend(module, Layout(module), "sparse")
+    backend = KernelBackend(module, Layout(module), everywhere=True)
     with backend:
         assert "forward" in vars(module.model.conv2) and "forward" in vars(module.model.pool)
         assert type(module.model.conv2) is nn.Conv2d and module.state_dict().keys() == before.keys()
@@ -88,7 +89,7 @@ def test_what_the_kernels_cannot_do_is_left_to_torch():
     )
     x = torch.randn(2, 4, 24, 24)
     expected = module(x)
-    with Backend(module, Layout(module), "sparse"):
+    with KernelBackend(module, Layout(module), everywhere=True):
         assert [bool("forward" in vars(part)) for part in module] == [False] * 6 + [True]
         torch.testing.assert_close(module(x), expected)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -107,7 +108,7 @@ def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
     module[4].forward = lambda x: x + 1
     x = torch.randn(3, 6)
     expected = module(x)
-    with Backend(module, Layout(module), "sparse"):
+    with KernelBackend(module, Layout(module), everywhere=True):
         assert [bool("forward" in vars(part)) for part in module] == [False, False, False, True, True]
         torch.testing.assert_close(module(x), expected)
     torch.testing.assert_close(module(x), expected)
@@ -173,7 +174,7 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
 
 def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):
     expected = train(unaware, tiny_data, "dense").server.weights
-    monkeypatch.setattr("flash_pl.client.backend.available", lambda: False)
+    monkeypatch.setattr("flash_pl.client.backends.available", lambda: False)
     assert torch.equal(train(unaware, tiny_data, "auto").server.weights, expected)
     with pytest.raises(ConfigError, match="no compiled kernels"):
         train(unaware, tiny_data, "sparse")
@@ -182,3 +183,18 @@ def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny
 def test_another_backend_is_refused(unaware, tiny_data):
     with pytest.raises(ConfigError, match="backend: 'fast' is not allowed; expected one of auto, dense, sparse"):
         train(unaware, tiny_data, "fast")
+
+
+@compiled
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("track", [True, False])
+def test_batch_norms_keep_torchs_statistics(momentum, track):
+    ours, theirs = (nn.BatchNorm2d(5, momentum=momentum, track_running_stats=track) for _ in range(2))
+    kernel, x = normalising(ours), torch.randn(8, 5, 6, 6)
+    for scale in (1.0, 3.0, 0.5):
+        torch.testing.assert_close(kernel(scale * x + 1), theirs(scale * x + 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(kernel(x), theirs(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        normalising(ours.train())(torch.randn(1, 5, 1, 1))

@@ -9,7 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl.errors import ConfigError
-from flash_pl.kernels import SparsePattern, available, library, sparse_conv2d, sparse_linear, supports, worthwhile
+from flash_pl.kernels import (
+    SparsePattern,
+    available,
+    computes,
+    library,
+    reaches,
+    sparse_conv2d,
+    sparse_linear,
+    worthwhile,
+)
 from flash_pl.kernels import conv as conv_file
 from flash_pl.kernels import linear as linear_file
 from flash_pl.kernels.library import ISAS, VARIABLE, Library, warn_missing
@@ -25,17 +34,23 @@ IMAGES = torch.randn(2, 4, 6, 6)
         (nn.Conv2d(4, 4, 3, dilation=2), False),
         (nn.Conv2d(4, 4, 3, padding="same"), False),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), False),
-        (nn.Conv2d(4, 4, 3).double(), False),
         (nn.Linear(6, 2), True),
         (nn.MaxPool2d(3, 1), True),
         (nn.MaxPool2d(3, 1, ceil_mode=True), False),
         (nn.MaxPool2d(16, 1), False),
+        (nn.BatchNorm2d(4), True),
+        (nn.BatchNorm2d(4, affine=False), False),
         (nn.ReLU(), False),
     ],
 )
-def test_layers_that_the_kernels_compute(native: Library, module: nn.Module, supported: bool) -> None:
-    assert supports(module, IMAGES) is supported
-    assert not supports(module, IMAGES.double())
+def test_layers_that_the_kernels_compute(module: nn.Module, supported: bool) -> None:
+    assert computes(module) is supported
+
+
+def test_inputs_that_the_kernels_read() -> None:
+    assert reaches(IMAGES) and not reaches(IMAGES.double()) and not reaches(IMAGES.to("meta"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not reaches(IMAGES)
 
 
 def test_dense_masks_and_small_layers_are_left_to_torch() -> None:

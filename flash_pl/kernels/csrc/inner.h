@@ -234,8 +234,9 @@ static void FN(separate)(const float *planes, int64_t count, int64_t channels, i
 
 #include "planes.h"
 #include "pool.h"
+#include "norm.h"
 
-static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward)};
+static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward), FN(norm_forward), FN(norm_backward)};
 
 #undef JOIN_
 #undef JOIN

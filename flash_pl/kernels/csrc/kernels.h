@@ -19,6 +19,11 @@ typedef struct {
 } window;
 
 typedef struct {
+    int64_t batch, channels, pixels;
+    float epsilon;
+} norm;
+
+typedef struct {
     /* y = bias + w * x for the groups [first, last) of the batch; a group is g->stack * g->lanes images. */
     void (*forward)(const geometry *g, const lists *out, const float *value, const float *bias, const float *x,
                     int64_t batch, int64_t first, int64_t last, float *y, float *work);
@@ -30,6 +35,12 @@ typedef struct {
     /* y and which of the window's positions it came from, for the planes [first, last). */
     void (*pool_forward)(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from,
                          float *work);
+    /* y, and the mean and variance of the channels [first, last). */
+    void (*norm_forward)(const norm *n, const float *x, const float *weight, const float *bias, int64_t first,
+                         int64_t last, float *y, float *mean, float *variance);
+    /* The gradients of those channels; that of the input unless dx is NULL. */
+    void (*norm_backward)(const norm *n, const float *x, const float *dy, const float *weight, const float *mean,
+                          const float *variance, int64_t first, int64_t last, float *dx, float *dweight, float *dbias);
 } kernels;
 
 #endif

@@ -1,5 +1,6 @@
-/* Sparse convolution and max-pooling for CPUs: one library, the widest instruction set of the machine at run time. */
+/* Sparse convolution, max-pooling and batch normalisation for CPUs: one library, the widest instruction set of the machine at run time. */
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -95,7 +96,7 @@ typedef uint8_t bytes_baseline __attribute__((vector_size(4)));
 static const kernels *chosen = &kernels_baseline;
 
 /* Of the functions and structures below; library.py expects the same. */
-EXPORT int flash_pl_interface(void) { return 1; }
+EXPORT int flash_pl_interface(void) { return 2; }
 
 /* Use an instruction set by its name; 0 if this machine lacks it. */
 EXPORT int flash_pl_use(const char *name) {
@@ -145,6 +146,17 @@ EXPORT void flash_pl_backward(const geometry *g, const lists *out, const lists *
 EXPORT void flash_pl_pool_forward(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from,
                                   float *work) {
     chosen->pool_forward(w, x, first, last, y, from, work);
+}
+
+EXPORT void flash_pl_norm_forward(const norm *n, const float *x, const float *weight, const float *bias, int64_t first,
+                                  int64_t last, float *y, float *mean, float *variance) {
+    chosen->norm_forward(n, x, weight, bias, first, last, y, mean, variance);
+}
+
+EXPORT void flash_pl_norm_backward(const norm *n, const float *x, const float *dy, const float *weight,
+                                   const float *mean, const float *variance, int64_t first, int64_t last, float *dx,
+                                   float *dweight, float *dbias) {
+    chosen->norm_backward(n, x, dy, weight, mean, variance, first, last, dx, dweight, dbias);
 }
 
 /* The gradient of the pooled planes [first, last): one window after the other, the order of torch's sums. */

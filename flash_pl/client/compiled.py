@@ -1,0 +1,39 @@
+"""Dense layers that torch compiles."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+from torchmetrics import Metric
+
+from flash_pl.client.backend import Backend
+
+
+class Compiled(Backend):
+    """The module's ``forward`` and its parts by ``torch.compile``; hooks, logging and the optimiser stay as they are.
+
+    A step that calls ``self(batch)`` runs one compiled graph, one that calls ``self.model(batch)`` as well. The first
+    steps of training and of evaluation compile, which takes from seconds to minutes.
+
+    Args:
+        module: bound.
+    """
+
+    def __init__(self, module: L.LightningModule) -> None:
+        super().__init__()
+        self._parts = [module, *(part for part in module.children() if not isinstance(part, Metric))]
+
+    def __enter__(self) -> "Compiled":
+        for part in self._parts:
+            part.compile()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for part in self._parts:
+            part._compiled_call_impl = None  # what Module.compile sets; torch has no way back of its own
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        with torch.compiler.set_stance("force_eager"):
+            yield

@@ -1,0 +1,125 @@
+"""Compiled kernels for the layers of a bound module."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from flash_pl.client.backend import Backend
+from flash_pl.client.plain_sgd import PlainSGD
+from flash_pl.client.unmasked import UNMASKED, Forward
+from flash_pl.kernels import (
+    SparsePattern,
+    computes,
+    reaches,
+    sparse_conv2d,
+    sparse_linear,
+    worthwhile,
+)
+from flash_pl.sparsity import Layout
+
+
+class KernelBackend(Backend):
+    """Lets a module be computed by kernels: convolutions and linear layers that know the mask, max-pools, batch norms.
+
+    While this is entered, single layers have another ``forward``. A layer falls back to torch's wherever the kernels do
+    not reach: another device or type than float32 on the CPU, autocast, groups, dilation.
+
+    Args:
+        module: bound, so that its tensors lie in an arena of ``layout``.
+        everywhere: use the sparse kernels wherever they can, not only where they are faster at a layer's density.
+    """
+
+    def __init__(self, module: L.LightningModule, layout: Layout, everywhere: bool = False) -> None:
+        super().__init__()
+        self.everywhere = everywhere
+        self._mask: Tensor | None = None
+        slots = {slot.name: slot for slot in layout.layers}
+        self._layers: list[_Layer] = []
+        self._unmasked: list[tuple[nn.Module, Forward]] = []
+        shared = _shared_weights(module)
+        for name, part in module.named_modules():
+            if not computes(part) or "forward" in vars(part):  # another forward is somebody's own
+                continue
+            if type(part) in UNMASKED:
+                self._unmasked.append((part, UNMASKED[type(part)](part)))
+            elif isinstance(part, nn.Conv2d | nn.Linear) and part.weight not in shared:
+                self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
+        self.sgd = PlainSGD([layer.module.weight for layer in self._layers])
+
+    def __enter__(self) -> "KernelBackend":
+        for layer in self._layers:
+            layer.module.forward = layer  # type: ignore[method-assign, assignment]
+        for part, kernel in self._unmasked:
+            part.forward = kernel
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for part in [*(layer.module for layer in self._layers), *(part for part, _ in self._unmasked)]:
+            vars(part).pop("forward", None)
+
+    def follow(self, mask: Tensor) -> None:
+        if mask is not self._mask:
+            self._mask = mask
+            for layer in self._layers:
+                layer.mask(mask)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        self.dense = True
+        try:
+            yield
+        finally:
+            self.dense = False
+
+
+class _Layer:
+    """The ``forward`` of one layer."""
+
+    def __init__(self, backend: KernelBackend, module: nn.Conv2d | nn.Linear, slot: Any) -> None:
+        self.backend, self.module, self.slot = backend, module, slot
+        self.active = torch.ones_like(module.weight, dtype=torch.bool)
+        self.pattern: SparsePattern | None = None
+        self.dense: Forward = module.forward
+
+    def mask(self, mask: Tensor) -> None:
+        if self.slot is None:
+            return
+        active = self.slot.view(mask)
+        if not torch.equal(active, self.active):
+            # A copy: the mask's owner may write to it later.
+            self.active, self.pattern = torch.empty_like(self.module.weight, dtype=torch.bool).copy_(active), None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        if self.backend.dense or not reaches(x):
+            return self.dense(x)
+        if self.pattern is None:
+            self.pattern = SparsePattern(self.active)
+        weight = module.weight
+        if not self.backend.everywhere and (
+            self._is_matrix_product(x) or not worthwhile(weight.shape, self.pattern.density, len(x))
+        ):
+            return self.dense(x)
+        sink = self.backend.sgd.sink(weight)
+        if isinstance(module, nn.Linear):
+            return sparse_linear(x, weight, module.bias, self.pattern, sink=sink)
+        stride, padding = module.stride, module.padding
+        return sparse_conv2d(x, weight, module.bias, self.pattern, stride, padding, sink=sink)  # type: ignore[arg-type]
+
+    def _is_matrix_product(self, x: Tensor) -> bool:
+        """Whether it is a 1x1 convolution of channels-last images: to torch one matrix product, and between depthwise
+        convolutions the copies into the kernels' layout and back would take longer."""
+        return self.module.weight.shape[2:].numel() == 1 and x.ndim == 4 and not x.is_contiguous()
+
+
+def _shared_weights(module: nn.Module) -> set[Tensor]:
+    """Weights of several layers: a layer by itself does not know their gradient."""
+    found = [getattr(part, "weight", None) for part in module.modules()]
+    weights = [weight for weight in found if isinstance(weight, Tensor)]
+    counts = Counter(weights)
+    return {weight for weight in weights if counts[weight] > 1}

@@ -1,0 +1,87 @@
+"""Batch normalisation of training in the layout that the sparse convolutions leave."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from flash_pl.kernels.conv import address, compiled
+from flash_pl.kernels.library import available, warn_missing
+from flash_pl.kernels.require import check_tensors
+from flash_pl.kernels.threads import shares, spread
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("pixels", ctypes.c_int64),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        native, x, weight, bias = compiled(), x.contiguous(), weight.contiguous(), bias.contiguous()
+        norm = _Norm(len(x), x.shape[1], x.shape[2:].numel(), epsilon)
+        y, mean, variance = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+        def compute(first: int, last: int) -> None:
+            native.norm_forward(
+                *(ctypes.addressof(norm), x.data_ptr(), weight.data_ptr(), bias.data_ptr(), first, last),
+                *(y.data_ptr(), mean.data_ptr(), variance.data_ptr()),
+            )
+
+        spread(compute, shares(norm.channels, torch.get_num_threads()))
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.norm = norm
+        return y, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        native, norm = compiled(), ctx.norm
+        x, weight, mean, variance = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
+
+        def compute(first: int, last: int) -> None:
+            native.norm_backward(
+                *(ctypes.addressof(norm), x.data_ptr(), dy.data_ptr(), weight.data_ptr(), mean.data_ptr()),
+                *(variance.data_ptr(), first, last, address(dx), dweight.data_ptr(), dbias.data_ptr()),
+            )
+
+        spread(compute, shares(norm.channels, torch.get_num_threads()))
+        return dx, dweight, dbias, None
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise every channel over the batch, then scale and shift it (Ioffe and Szegedy, ICML 2015, algorithm 1).
+
+    Args:
+        x: float32 ``[B, C, ...]`` on the CPU; another memory format than contiguous costs a copy.
+        weight, bias: float32 ``[C]``.
+        epsilon: added to the variance.
+
+    Returns:
+        The normalised ``x``, contiguous, with its gradients; the channels' means and biased variances ``[C]``, without.
+
+    Raises:
+        ValueError: what the kernels do not support, or a single value a channel.
+    """
+    check_tensors(x, weight, bias)
+    if x.dim() < 2 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
+        raise ValueError(f"weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {list(x.shape)}")
+    if x.numel() <= x.shape[1]:
+        raise ValueError(f"a batch of shape {list(x.shape)} has less than two values a channel")
+    if not available():
+        warn_missing()
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, epsilon)
+        return y, mean, inverse.pow(-2) - epsilon
+    found: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon)
+    return found

@@ -1,0 +1,58 @@
+"""Batch normalisation against torch's in float64."""
+
+import random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flash_pl.kernels import batch_norm
+from flash_pl.kernels.library import Library
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_output_statistics_and_gradients_are_those_of_float64(native: Library, seed: int) -> None:
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    native.use(draw.choice(native.isas()))
+    torch.set_num_threads(draw.choice([1, 2]))
+    shape = (draw.randint(1, 40), draw.randint(1, 9), draw.randint(1, 17), draw.randint(2, 40))
+    offset = draw.choice([0.0, 3.0, 1000.0])  # a mean far from zero beside the deviation must not cost the variance
+    x, dy = torch.randn(shape) + offset, torch.randn(shape)
+    if seed % 3 == 0:
+        x, dy = (each.to(memory_format=torch.channels_last) for each in (x, dy))
+    weight, bias, epsilon = torch.randn(shape[1]), torch.randn(shape[1]), draw.choice([1e-5, 1e-2])
+    ours = [each.clone().requires_grad_() for each in (x, weight, bias)]
+    theirs = [each.double().requires_grad_() for each in (x, weight, bias)]
+
+    y, mean, variance = batch_norm(*ours, epsilon)
+    expected = F.batch_norm(theirs[0], None, None, theirs[1], theirs[2], training=True, eps=epsilon)
+    y.backward(dy)
+    expected.backward(dy.double())
+
+    near = {"rtol": 1e-4, "atol": 1e-5 * max(1.0, offset)}  # float32 knows the mean of 1000 to 3e-5
+    torch.testing.assert_close(y.double(), expected, **near)
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-6)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad is not None and other.grad is not None
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-3, atol=1e-4 * max(1.0, offset / 10))
+
+
+def test_the_same_bits_for_any_number_of_threads(native: Library) -> None:
+    x, weight, bias = torch.randn(8, 13, 6, 7), torch.randn(13), torch.randn(13)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaf = x.clone().requires_grad_()
+        y, mean, variance = batch_norm(leaf, weight, bias)
+        y.square().sum().backward()
+        found.append([y.detach(), mean, variance, leaf.grad])
+    assert all(torch.equal(one, other) for run in found[1:] for one, other in zip(found[0], run, strict=True))
+
+
+def test_channels_that_do_not_fit_and_single_values_are_one_line(native: Library) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        batch_norm(torch.randn(2, 3, 4, 4), torch.ones(4), torch.zeros(4))
+    with pytest.raises(ValueError, match="less than two values"):
+        batch_norm(torch.randn(1, 3, 1, 1), torch.ones(3), torch.zeros(3))

@@ -1,0 +1,72 @@
+"""Steps of training never wait for the device: the operations that would are counted where the device is a CPU."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flash_pl import FederatedTrainer
+from flash_pl.data import Batches
+from flash_pl.loops import Member
+from flash_pl.schedulers import PDST, SparseScheduler
+
+# What copies a result to the host, or has an output whose size the host must know.
+WAITING = {
+    torch.ops.aten._local_scalar_dense,
+    torch.ops.aten.is_nonzero,
+    torch.ops.aten.equal,
+    torch.ops.aten.nonzero,
+    torch.ops.aten.masked_select,
+    torch.ops.aten._unique2,
+    torch.ops.aten.unique_dim,
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that would synchronise with a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        indices = args[1] if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_) else ()
+        if function.overloadpacket in WAITING or any(i is not None and i.dtype == torch.bool for i in indices):
+            self.found[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
+    """Of a client's training that has so many batches."""
+    trainer = FederatedTrainer(scheduler, density=0.3, cohort=1, accelerator="cpu", backend="dense")
+    loop = trainer.loop(module, data)
+    loop.server.mask = scheduler.initial_mask(loop.server.layout, 0.3, None, torch.Generator().manual_seed(1))
+    batches = Batches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
+    context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
+    loop.client.receive(loop.server.weights, loop.server.mask)
+    with Waits() as found:
+        loop.parts.local.run(loop.client, scheduler, batches, context)
+    return found.found
+
+
+class Fixed(SparseScheduler):
+    """Looks at dense gradients without waiting for them."""
+
+    def on_dense_gradients(self, client, step):
+        client.module.net[0].weight.grad.abs().mean()
+
+
+@pytest.mark.parametrize("scheduler", [PDST, Fixed])
+def test_a_step_does_not_wait(scheduler, unaware, tiny_data):
+    few, many = (waits(unaware(), tiny_data, scheduler(), steps) for steps in (2, 9))
+    assert few == many and few.total() < 20  # between clients some are needed
+
+
+def test_what_waits_is_found(unaware, tiny_data):
+    class Asking(SparseScheduler):
+        def on_batch_end(self, client, step):
+            client.weights.sum().item()
+
+    few, many = (waits(unaware(), tiny_data, Asking(), steps) for steps in (2, 9))
+    assert many.total() - few.total() == 7
