@@ -10,56 +10,33 @@ the mask, a fresh optimiser, meters and the running average.
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from networks import advance, train_cohort
 from torch import nn
-from torch.nn import functional as F
 
 from flash_pl import Classifier, Dense, FederatedTrainer
 from flash_pl.data import FashionMNIST
 from flash_pl.loops import FederatedLoop, Member
 from flash_pl.models import LeNet5, MNISTNet
 from flash_pl.schedulers import PDST, SparseScheduler
-from flash_pl.seeding import generator
 
-COHORT = 10
-
-
-def bare_round(model: nn.Module, data: FashionMNIST, cohort: list[int]) -> float:
-    """Seconds of a round of FedAvg written by hand."""
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    total = {name: torch.zeros_like(value) for name, value in start.items()}
-    order = generator(0, "bare")
-    model.train()
-    begun = time.perf_counter()
-    for client in cohort:
-        model.load_state_dict(start)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for images, labels in data.client_batches(client).shuffled(order):
-            loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        for name, value in model.state_dict().items():
-            total[name] += value / len(cohort)
-    model.load_state_dict(total)
-    return time.perf_counter() - begun
+COHORT, LR = 10, 0.1
 
 
 def federated(model: nn.Module, data: FashionMNIST, scheduler: SparseScheduler) -> FederatedLoop:
     trainer = FederatedTrainer(scheduler, density=0.05, rounds=10**6, cohort=COHORT, seed=1, accelerator="cpu")
-    loop = trainer.loop(Classifier(model, classes=10), data)
+    loop = trainer.loop(Classifier(model, classes=10, lr=LR), data)
     loop.find_first_mask()
     loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop
 
 
-def our_round(loop: FederatedLoop) -> float:
-    """Seconds of a round of the federated loop, without evaluation."""
+def seconds(round: Callable[[], None]) -> float:
     begun = time.perf_counter()
-    loop.on_advance_start()
-    loop.advance()
-    loop.pending = False  # on_advance_end, which would evaluate the round, is left out
+    round()
     return time.perf_counter() - begun
 
 
@@ -94,15 +71,14 @@ def main() -> None:
     data = FashionMNIST(clients=100, seed=1)
     for network in (MNISTNet, LeNet5):
         loop = federated(network(), data, Dense())
-        model = network().to(memory_format=torch.channels_last)
+        model = network().to(memory_format=torch.channels_last).train()
         ours, bare = [], []
         for repeat in range(repeats + 1):
-            cohort = [member.client for member in loop.plan.draw(loop.round)]
+            our_round, bare_round = partial(advance, loop), partial(train_cohort, model, loop.plan, data, repeat, LR)
             if repeat % 2:  # who goes first alternates
-                first, second = our_round(loop), bare_round(model, data, cohort)
+                first, second = seconds(our_round), seconds(bare_round)
             else:
-                second, first = bare_round(model, data, cohort), our_round(loop)
-            loop.round += 1
+                second, first = seconds(bare_round), seconds(our_round)
             if repeat:  # the first pair warms up
                 ours.append(first)
                 bare.append(second)

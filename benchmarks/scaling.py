@@ -1,20 +1,26 @@
-"""How seconds and memory grow: with processes and threads, and with the number of registered clients.
+"""How seconds and memory grow: with processes and threads, registered clients, and clients in a round.
 
     python benchmarks/scaling.py ranks      # 1 process with 1 and with 2 threads, 2 processes with 1 thread each
     python benchmarks/scaling.py clients    # 10 to 10,000 registered clients
+    python benchmarks/scaling.py cohort     # 5 to 100 clients in a round
+    python benchmarks/scaling.py threads    # a step of training with 1 and with 2 threads
 
 Ranks: rounds of PDST on Fashion-MNIST, ten clients a round; the contenders take turns. Clients: all have the same 96
-synthetic images, so that the data do not grow; ten train a round. Each number of clients has a process of its own.
+synthetic images, so that the data do not grow; ten train a round. Cohort: the same, of 100 clients. Each number of
+clients has a process of its own. Threads: random images in batches of 32, d = 0.05; the contenders take turns.
 """
 
 import argparse
+import json
 import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from networks import FORMATS, NETWORKS, Turn, bare_turns, client_turn, federated, medians
 from study import rows
 
 from flash_pl import JMWST, NST, PDST, Classifier, FederatedTrainer
@@ -26,6 +32,13 @@ from flash_pl.server import RoundRobinSampler
 
 CONTENDERS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
 CLIENTS = (10, 100, 1000, 10_000)
+COHORTS = (5, 10, 20, 50, 100)
+THREADS = (1, 2)
+METHODS: dict[str, Callable[[Sensitivity], SparseScheduler]] = {
+    "pdst": lambda _: PDST(),
+    "jmwst": lambda stage_1: JMWST(sensitivity=stage_1),
+    "nst": lambda _: NST(),
+}
 
 
 class Alike:
@@ -71,33 +84,54 @@ def ranks(out: Path, rounds: int, repeats: int) -> None:
 
 
 def clients() -> None:
-    """A line per method and number of clients, each from a process of its own."""
+    """A line per method and number of clients."""
     print("| method | clients | ms a round | process, MiB | masks of clients, MiB | by mask-bits, MiB |")
     print("|---|---|---|---|---|---|")
-    for method in ("pdst", "jmwst", "nst"):
+    for method in METHODS:
         for number in CLIENTS:
-            command = [sys.executable, __file__, "one", "--method", method, "--number", str(number)]
-            print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+            found = apart(method, number, 10, enough(method, number))
+            masks = f"{found['masks']:.1f} | {found['bits']:.1f}"
+            print(f"| {method} | {number} | {found['ms']:.0f} | {found['peak']:.0f} | {masks} |", flush=True)
 
 
-def one(method: str, number: int) -> None:
-    """One line of :func:`clients`. For NST every client takes part, in turn."""
+def enough(method: str, number: int) -> int:
+    """Rounds of ten clients to time. For NST every client takes part, in turn."""
+    return max(30, number // 10) if method == "nst" else 30
+
+
+def cohort(rounds: int) -> None:
+    """A line per method and number of clients in a round; rounds count from when all clients have had their first."""
+    print("| method | clients in a round | ms a round | ms a client | process, MiB |\n|---|---|---|---|---|")
+    for method in ("pdst", "jmwst"):
+        for size in COHORTS:
+            found = apart(method, 100, size, rounds, 100 // size)
+            numbers = f"{found['ms']:.0f} | {found['ms'] / size:.1f} | {found['peak']:.0f}"
+            print(f"| {method} | {size} | {numbers} |", flush=True)
+
+
+def apart(method: str, number: int, cohort: int, rounds: int, warmup: int = 0) -> dict[str, float]:
+    """What :func:`one` finds in a process of its own."""
+    settings = {"method": method, "number": number, "cohort": cohort, "rounds": rounds, "warmup": warmup}
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, __file__, "one", *arguments]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict[str, float]:
+    """Median milliseconds of a round with ``cohort`` of ``number`` clients after ``warmup`` others, and in MiB the peak
+    of the process and the masks of clients, as they are held and at one bit a weight."""
     torch.set_num_threads(1)
-    stage_1 = Sensitivity(init_fraction=min(1.0, 4 / number), epochs=1)
-    makers = {"pdst": PDST, "jmwst": lambda: JMWST(sensitivity=stage_1), "nst": NST}
-    scheduler: SparseScheduler = makers[method]()
     seconds: list[float] = []
 
     class Clock:
         def on_round_end(self, loop: object, row: dict[str, float]) -> None:
             seconds.append(row["seconds"])
 
-    rounds = max(30, number // 10) if method == "nst" else 30
     trainer = FederatedTrainer(
-        scheduler,
+        METHODS[method](Sensitivity(init_fraction=min(1.0, 4 / number), epochs=1)),
         density=0.05,
-        rounds=rounds,
-        cohort=10,
+        rounds=warmup + rounds,
+        cohort=cohort,
         sampler=RoundRobinSampler(),
         evaluate=EvaluationSchedule(every=10**9),
         accelerator="cpu",
@@ -105,23 +139,59 @@ def one(method: str, number: int) -> None:
     )
     loop = trainer.fit(Classifier(MNISTNet(), classes=10), Alike(number))
     masks = loop.accounts.link.masks
-    held, bits = masks.nbytes / 2**20, len(masks) * loop.server.layout.maskable / 8 / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"| {method} | {number} | {1e3 * statistics.median(seconds):.0f} | {peak:.0f} | {held:.1f} | {bits:.1f} |")
+    return {
+        "ms": 1e3 * statistics.median(seconds[warmup:]),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "masks": masks.nbytes / 2**20,
+        "bits": len(masks) * loop.server.layout.maskable / 8 / 2**20,
+    }
+
+
+def threads(repeats: int) -> None:
+    """A line per network and contender."""
+    print("| network | contender | 1 thread, ms a step | 2 threads, ms a step | ratio |\n|---|---|---|---|---|")
+    for name in ("MNISTNet", "ResNet18"):
+        network = NETWORKS[name]
+        data = network.images()
+        turns = bare_turns(network, data.client_batches(0))
+        for contender, backend in {"dense kernels": "dense", "sparse kernels": "auto"}.items():
+            turns[contender] = client_turn(federated(network, data, 0.05, backend))
+        times = medians({f"{key} {n}": on(n, turn) for key, turn in turns.items() for n in THREADS}, repeats)
+        found = {key: [times[f"{key} {n}"] / network.batches for n in THREADS] for key in turns}
+        found = {"bare dense loop": [min(pair) for pair in zip(*map(found.pop, FORMATS), strict=True)]} | found
+        for contender, (first, second) in found.items():
+            print(f"| {name} | {contender} | {first:.2f} | {second:.2f} | {second / first:.2f} |", flush=True)
+
+
+def on(threads: int, turn: Turn) -> Turn:
+    """The turn with so many threads."""
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        turn()
+
+    return run
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["ranks", "clients", "one"])
+    parser.add_argument("task", choices=["ranks", "clients", "cohort", "threads", "one"])
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, help="default: 12; for one, as many as clients takes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--method", default="pdst")
     parser.add_argument("--number", type=int, default=10)
+    parser.add_argument("--cohort", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.task == "ranks":
-        ranks(chosen.out, chosen.rounds, chosen.repeats)
+        ranks(chosen.out, chosen.rounds or 12, chosen.repeats)
     elif chosen.task == "clients":
         clients()
+    elif chosen.task == "cohort":
+        cohort(chosen.rounds or 12)
+    elif chosen.task == "threads":
+        threads(chosen.repeats)
     else:
-        one(chosen.method, chosen.number)
+        rounds = chosen.rounds or enough(chosen.method, chosen.number)
+        print(json.dumps(one(chosen.method, chosen.number, chosen.cohort, rounds, chosen.warmup)))

@@ -1,0 +1,182 @@
+"""What the benchmarks of training share: networks, the bare PyTorch loop, ours, medians taken in turn, the figure."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+from torch.nn import functional as F
+
+from flash_pl import Classifier, Dense, FederatedTrainer, drawing
+from flash_pl.checkpoint import write_whole
+from flash_pl.config import compose
+from flash_pl.data import Batches, FederatedData, Synthetic
+from flash_pl.loops import FederatedLoop, Member, Plan
+from flash_pl.models import VGG11, LeafCNN, LeNet5, MNISTNet, MobileNetV2, ResNet18
+from flash_pl.schedulers import PDST
+
+DENSITIES = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01)
+FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+LR = 0.01
+SMALL, LARGE = (1, 28, 28), (3, 32, 32)
+Turn = Callable[[], None]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the shipped config that says what is masked, the shape of an image, a client's batches of 32."""
+
+    make: Callable[..., nn.Module]
+    config: str
+    shape: tuple[int, int, int]
+    batches: int
+
+    def build(self) -> nn.Module:
+        return self.make(num_classes=10, in_channels=self.shape[0])
+
+    def images(self, clients: int = 2, batches: int | None = None) -> Synthetic:
+        """Random images; all clients have equally many."""
+        samples = 32 * (batches or self.batches) * clients
+        data = Synthetic(samples, shape=self.shape, test_samples=40, clients=clients, batch_size=32, seed=1)
+        data.setup("fit")
+        return data
+
+
+NETWORKS = {
+    "MNISTNet": Network(MNISTNet, "mnistnet", SMALL, 19),
+    "LeNet5": Network(LeNet5, "lenet5", SMALL, 19),
+    "LeafCNN": Network(LeafCNN, "leaf_cnn", SMALL, 19),
+    "ResNet18": Network(ResNet18, "resnet18", LARGE, 4),
+    "VGG11": Network(VGG11, "vgg11", LARGE, 8),
+    "MobileNetV2": Network(MobileNetV2, "mobilenet_v2", LARGE, 4),
+}
+
+
+def train(network: nn.Module, batches: Batches, order: torch.Generator, lr: float = LR) -> None:
+    """The bare loop: an epoch of plain PyTorch."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    for images, labels in batches.shuffled(order):
+        loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def train_cohort(network: nn.Module, plan: Plan, data: FederatedData, round: int, lr: float = LR) -> None:
+    """FedAvg by hand: the cohort and the batches of a round of the federated loop, and nothing of it but training."""
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    total = {name: torch.zeros_like(value) for name, value in start.items() if value.is_floating_point()}
+    cohort = plan.draw(round)
+    samples = sum(member.samples for member in cohort)
+    for member in cohort:
+        network.load_state_dict(start)
+        batches = data.client_batches(member.client)
+        train(network, batches, plan.context(member, len(batches), round).generator("batches"), lr)
+        trained = network.state_dict()
+        for name, sum_ in total.items():
+            sum_.add_(trained[name], alpha=member.samples / samples)
+    network.load_state_dict(start | total)
+
+
+def bare(network: Network) -> dict[str, nn.Module]:
+    """The network in both memory formats, in training mode."""
+    return {name: network.build().to(memory_format=format).train() for name, format in FORMATS.items()}
+
+
+def bare_turns(network: Network, batches: Batches) -> dict[str, Turn]:
+    """The local training of a client by the bare loop, in both memory formats."""
+
+    def turn_of(module: nn.Module) -> Turn:
+        order = torch.Generator().manual_seed(0)
+        return lambda: train(module, batches, order)
+
+    return {format: turn_of(module) for format, module in bare(network).items()}
+
+
+def federated(
+    network: Network, data: Synthetic, density: float, backend: str = "auto", cohort: int = 1
+) -> FederatedLoop:
+    """The federated loop of PDST, or of dense training at density 1, ready for its first round."""
+    settings = compose({"method": "pdst"}, [f"model={network.config}"])["model"]
+    trainer = FederatedTrainer(
+        Dense() if density == 1 else PDST(),
+        density=density,
+        cohort=cohort,
+        seed=1,
+        accelerator="cpu",
+        backend=backend,
+        exclude=[f"model.{pattern}" for pattern in settings["exclude"]],
+        exclude_first_last=settings["exclude_first_last"],
+    )
+    loop = trainer.loop(Classifier(network.build(), classes=10, lr=LR), data)
+    loop.on_run_start()
+    loop.client.backend.__enter__()  # as FederatedTrainer.run does
+    return loop
+
+
+def client_turn(loop: FederatedLoop) -> Turn:
+    """The local training of client 0 under the server's mask."""
+    batches = loop.data.client_batches(0)
+    context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
+
+    def turn() -> None:
+        loop.client.receive(loop.server.weights, loop.server.mask)
+        loop.parts.local.run(loop.client, loop.scheduler, batches, context)
+
+    return turn
+
+
+def advance(loop: FederatedLoop) -> None:
+    """A round without its evaluation."""
+    loop.on_advance_start()
+    loop.advance()
+    loop.round, loop.pending = loop.round + 1, False  # on_advance_end, which would evaluate the round, is left out
+
+
+def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:
+    """Milliseconds of each contender; they take turns, and the first turns warm up."""
+    times: dict[str, list[float]] = {key: [] for key in turns}
+    for repeat in range(repeats + 1):
+        for key, turn in turns.items():
+            begun = time.perf_counter()
+            turn()
+            if repeat:
+                times[key].append(1e3 * (time.perf_counter() - begun))
+    return {key: statistics.median(each) for key, each in times.items()}
+
+
+def record(path: Path, name: str, rows: Sequence[Row]) -> None:
+    """Write the rows of a network into a file of results, in place of those it has there."""
+    known = json.loads(path.read_text()) if path.exists() else []
+    known = [row for row in known if row["network"] != name]
+    write_whole(path, (json.dumps([*known, *rows], indent=1) + "\n").encode())
+
+
+def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
+    """Time against density, both relative to the bare loop's, beside the ideal."""
+    figure, (axes,) = drawing.new_figure(1, across=1, height=4.2)
+    for index, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        mine = sorted((row for row in rows if row["network"] == name), key=lambda row: row["density"])
+        x, y = np.array([row["density"] for row in mine]), np.array([row["ms"] / row["dense_ms"] for row in mine])
+        drawing.draw(axes, x, y, None, drawing.line_style(index), name)
+    ideal = np.array(sorted(DENSITIES))
+    axes.plot(ideal, ideal, color="0.6", linestyle=":", label="proportional to density")
+    axes.set(xlabel="density", ylabel=f"time of a {of}, dense PyTorch = 1")
+    drawing.logarithmic(axes.xaxis)
+    drawing.logarithmic(axes.yaxis)
+    return figure, axes
+
+
+def save(figure: Figure, axes: Axes, path: Path) -> None:
+    """The figure as PNG, its legend below it."""
+    drawing.legend_below(figure, [axes])
+    write_whole(path, drawing.as_png(figure))
