@@ -6,11 +6,16 @@ from torch import Tensor
 
 from flash_pl.report import Ballot
 from flash_pl.server import ServerState
-from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch, vote_counts
+from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
 
 
 def consensus(
-    server: ServerState, previous: Tensor, ballots: Sequence[Ballot], budget: SparsityBudget, masks: Sequence[Tensor]
+    server: ServerState,
+    previous: Tensor,
+    ballots: Sequence[Ballot],
+    votes: Sequence[int],
+    budget: SparsityBudget,
+    masks: Sequence[Tensor],
 ) -> dict[str, float]:
     """The densities and mask mismatches of a round (FLASH, "Measures").
 
@@ -23,10 +28,10 @@ def consensus(
     shares of the weights that any client holds which all of them or only one of them holds.
 
     Args:
+        votes: how many weights were held by 0, 1, ..., K clients.
         masks: the new nested masks, one a tier.
     """
-    maskable, votes = server.layout.maskable, vote_counts([ballot.mask for ballot in ballots])[1:]
-    held = max(1, int(votes.sum()))
+    maskable, held = server.layout.maskable, max(1, sum(votes[1:]))
     found = {
         "density": float(server.mask.float().mean()),
         "density_union": float((server.union[:maskable] != 0).float().mean()),
@@ -34,8 +39,8 @@ def consensus(
         "mismatch_server": _mean([mismatch(ballot.mask, server.mask) for ballot in ballots]),
         "mismatch_temporal": mismatch(server.mask, previous),
         "moved": int((server.mask & ~previous).sum()),
-        "held_by_all": int(votes[-1]) / held if ballots else 0.0,
-        "held_by_one": int(votes[0]) / held if ballots else 0.0,
+        "held_by_all": votes[-1] / held if ballots else 0.0,
+        "held_by_one": votes[1] / held if ballots else 0.0,
     }
     if len(budget.tiers) > 1:
         for index, (tier, mask) in enumerate(zip(budget.tiers, masks, strict=True)):

@@ -128,7 +128,9 @@ class FederatedLoop(Loop):
             self.nest()
 
         self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
-        self.metrics = round_metrics(trained, server, previous, self.masks, self.plan, self.accounts, self.round)
+        self.metrics = round_metrics(
+            trained, server, previous, self.votes, self.masks, self.plan, self.accounts, self.round
+        )
         if self.parts.cohorts.faults.on_error == "skip":
             self.metrics["failed"] = self.failed - failed
         self.metrics["seconds_train"] = time.perf_counter() - self.started

@@ -16,6 +16,7 @@ def round_metrics(
     trained: Trained,
     server: ServerState,
     previous: Tensor,
+    votes: Sequence[int],
     masks: Sequence[Tensor],
     plan: Plan,
     accounts: Accounts,
@@ -25,12 +26,13 @@ def round_metrics(
 
     Args:
         server: after the round; ``previous`` is its mask before.
+        votes: how many weights were held by 0, 1, ..., K clients.
         masks: the new nested ones, one a tier.
         round: the round's index.
     """
     logged = WeightedMeans()
     for ballot in trained.ballots:
         logged.update(ballot.metrics, ballot.samples)
-    row = logged.compute() | consensus(server, previous, trained.ballots, plan.budget, masks)
+    row = logged.compute() | consensus(server, previous, trained.ballots, votes, plan.budget, masks)
     row |= accounts.round(trained.ballots, trained.late, server.layout.densities(server.mask))
     return row | {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}

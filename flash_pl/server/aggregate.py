@@ -59,7 +59,7 @@ class FedAvg(Stateful):
 
     def compute(self) -> Tensor:
         """The new server arena ``[size]``, in the server's dtype."""
-        return (self.total.value() / self.weight.value()).to(self.server)
+        return self.total.mean(self.weight.value(), like=self.server)
 
     def weight_of(self, samples: int) -> float:
         """A client's weight in the sum."""

@@ -46,6 +46,13 @@ class OrderFreeSum:
             integers.copy_(floats.mul_(factor).round_())
             units.add_(integers)
 
+    def mean(self, weight: Tensor, like: Tensor) -> Tensor:
+        """The sum over ``weight`` (float64, one number), ``[n]`` of the type and device of ``like``."""
+        found = torch.empty(len(self.units), dtype=like.dtype, device=like.device)
+        for to, units in zip(found.split(PIECE), self.units.split(PIECE), strict=True):
+            to.copy_(self.floats[: len(units)].copy_(units).div_(self.scale).div_(weight))
+        return found
+
     def value(self) -> Tensor:
         """The sum, float64 ``[n]``."""
         return self.units.double() / self.scale

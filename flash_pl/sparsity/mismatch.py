@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+PIECE = 1 << 20  # weights that are compared at a time: many clients' masks side by side take memory
+
 
 def mismatch(a: Tensor, b: Tensor) -> float:
     """SM = 1 - |A and B| / |A or B|, the Jaccard distance; 0 for two empty masks.
@@ -22,8 +24,10 @@ def pairwise_mismatch(masks: Sequence[Tensor]) -> float:
     """Mean mismatch over all pairs of masks (each bool ``[n]``); 0 for fewer than two."""
     if len(masks) < 2 or all(mask is masks[0] for mask in masks):
         return 0.0
-    stacked = torch.stack(list(masks)).float()
-    both = (stacked @ stacked.T).double()
+    both = torch.zeros(len(masks), len(masks), dtype=torch.float64, device=masks[0].device)
+    for parts in zip(*(mask.split(PIECE) for mask in masks), strict=True):
+        stacked = torch.stack(parts).float()
+        both += stacked @ stacked.T  # whole numbers below 2^24, exact
     count = both.diagonal()
     either = count[:, None] + count[None, :] - both
     distance = torch.where(either > 0, 1 - both / either.clamp(min=1), 0.0)
@@ -39,7 +43,8 @@ def vote_counts(masks: Sequence[Tensor]) -> Tensor:
     """
     if not masks:
         return torch.zeros(1, dtype=torch.int64)
-    holders = torch.zeros(len(masks[0]), dtype=torch.int32, device=masks[0].device)
+    few = len(masks) < 256  # a byte is then enough, and a quarter of the memory to go through
+    holders = torch.zeros(len(masks[0]), dtype=torch.uint8 if few else torch.int32, device=masks[0].device)
     for mask in masks:
         holders += mask
     return torch.bincount(holders, minlength=len(masks) + 1).cpu()

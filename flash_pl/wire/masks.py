@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -50,7 +51,7 @@ def encode_mask(
     counts = [int(part.count_nonzero()) for part in mask.split(list(sizes))]
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(_draw(seed, sizes, counts), mask)):
+    if seed is not None and (full or torch.equal(_draw(seed, tuple(sizes), tuple(counts)), mask)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
     tried = [(MaskKind.POSITIONS, _positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
     if reference is not None:
@@ -77,7 +78,7 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
         return reference.cpu() ^ changes
     if kind == MaskKind.SEED:
         seed = reader.integer(8)
-        return _draw(seed, sizes, [reader.number(size) for size in sizes])
+        return _draw(seed, tuple(sizes), tuple(reader.number(size) for size in sizes)).clone()
     if kind == MaskKind.POSITIONS:
         return _mask_of(reader, sizes)
     if kind == MaskKind.BITMAP:
@@ -100,7 +101,8 @@ def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int]
     return None
 
 
-def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
+@lru_cache(maxsize=1)  # every new client gets the same mask
+def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
     """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
     if sum(counts) == sum(sizes):
         return torch.ones(sum(sizes), dtype=torch.bool)
