@@ -21,6 +21,7 @@ class Report:
     weights: Tensor  # [layout.size], pruned weights exactly 0
     mask: Tensor  # bool [layout.maskable]
     densities: Tensor  # float64 [layers]
+    trained: Tensor  # float64 [layers], densities at which its training is counted
     metrics: dict[str, float]  # what the module logged while training, means over the round
     extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
     tier: int = 0  # of the budget under which the client trained; the server knows it anyway
@@ -37,6 +38,7 @@ class Ballot:
     samples: int
     mask: Tensor
     densities: Tensor
+    trained: Tensor
     metrics: dict[str, float]
     extra: dict[str, Tensor]
     tier: int = 0

@@ -28,7 +28,7 @@ from flash_pl.loops import (
 from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, own_global_state
-from flash_pl.server import ClientSampler, FedAvg, MaskedAverage, Population, ServerState, UniformSampler
+from flash_pl.server import ClientSampler, FedAvg, Population, ServerState, UniformSampler
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -43,7 +43,7 @@ class FederatedTrainer:
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
         seed: names every random draw of the run; the module brings its initial weights.
         budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
-        aggregator, sampler: by default sample-weighted FedAvg, with several tiers MaskedAverage, and a uniform cohort.
+        aggregator, sampler: by default the scheduler's average and a uniform cohort.
         decay: the learning rates' decay over rounds; None keeps the module's own.
         exclude, exclude_first_last: layers that are never masked, see :class:`Layout`.
         evaluate: after which rounds the server is evaluated.
@@ -109,8 +109,7 @@ class FederatedTrainer:
         self.scheduler, self.density, self.budget = scheduler, density, budget
         self.rounds, self.cohort, self.local_epochs, self.seed = rounds, cohort, local_epochs, seed
         self.sampler = sampler or UniformSampler()
-        # Plain averages would count the weights that small devices do not hold as zeros.
-        self.aggregator = aggregator or (MaskedAverage() if len(budget.tiers) > 1 else FedAvg())
+        self.aggregator = aggregator or scheduler.aggregator(len(budget.tiers))
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.exclude, self.exclude_first_last = exclude, exclude_first_last
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm

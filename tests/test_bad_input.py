@@ -144,7 +144,7 @@ ARGUMENTS = [
     ("density=true", "density", "a number"),
     ("density=[0.1]", "density", "a number"),
     ("data.root=nowhere", "data.root", "one of"),
-    ("scheduler.vote_interval=0", "scheduler.vote_interval", "at least 1"),
+    ("scheduler.interval.rounds=0", "scheduler.interval.rounds", "at least 1"),
     ("scheduler.sensitivity.init_fraction=0", "scheduler.sensitivity.init_fraction", "(0, 1]"),
     ("ckpt_path=taken", "ckpt_path", "torn, altered or foreign"),
     ("ckpt_path=.", "ckpt_path", "a checkpoint file that can be read (Is a directory"),
@@ -153,11 +153,11 @@ ARGUMENTS = [
 # Name of the config, its content, a part of the message.
 CONFIGS = [
     ("jmwts", None, "did you mean jmwst?"),
-    ("data=digits", None, "one of dense, hetero_jmwst, hetero_nst, hetero_spdst, jmwst, nst, pdst, spdst"),
+    ("data=digits", None, "one of dense, hetero_jmwst"),
     ("broken.yaml", "a: [1", "a readable YAML file"),
     ("list.yaml", "- a", "a mapping of keys to values"),
     ("unknown.yaml", "method: pdst\nname: x", "a key"),
-    ("nothing.yaml", "", "one of dense, jmwst, nst, pdst, spdst"),
+    ("nothing.yaml", "", "one of dense, "),
 ]
 
 

@@ -73,7 +73,7 @@ def test_composing_is_pure_and_idempotent():
 
 
 def test_a_name_in_a_later_layer_replaces_the_whole_component():
-    saved = composed("data=fashion_mnist", "data.root=/x", "scheduler.vote_interval=3")
+    saved = composed("data=fashion_mnist", "data.root=/x", "scheduler.interval.rounds=3")
     again = compose(saved, ["data=digits", "method=pdst"])
     assert "root" not in again["data"]["init_args"]
     assert again["scheduler"] == composed(config="pdst")["scheduler"] and again["method"] == "pdst"
@@ -82,7 +82,7 @@ def test_a_name_in_a_later_layer_replaces_the_whole_component():
 def test_another_class_keeps_the_init_args_that_it_takes():
     config = composed("scheduler.class_path=flash_pl.schedulers.NST", "scheduler.prune_rate=0.1")
     assert config["method"] is None
-    assert set(config["scheduler"]["init_args"]) == {"prune_rate", "move", "voter", "first_mask"}
+    assert set(config["scheduler"]["init_args"]) == {"prune_rate", "move", "decay", "interval", "voter", "first_mask"}
     model = composed("model.class_path=torchvision.models.resnet18")["model"]
     assert model == {
         "class_path": "torchvision.models.resnet18",
@@ -177,7 +177,7 @@ def test_init_args_become_objects_to_any_depth():
     scheduler = build_trainer(config).scheduler
     assert type(scheduler) is JMWST and scheduler.prune_rate == 1
     assert type(scheduler.voter.rescale).__name__ == "ScaleDown"
-    assert type(scheduler.sensitivity.move).__name__ == "SizeAwareMove"
+    assert type(scheduler.first_stage.move.layers).__name__ == "TotalMagnitude"
 
 
 def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():

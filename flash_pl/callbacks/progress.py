@@ -30,7 +30,7 @@ class ProgressBar:
         self.bar.start()
 
     @rank_zero_only
-    def on_sensitivity_client_end(self, loop: FederatedLoop, done: int, total: int) -> None:
+    def on_first_stage_client_end(self, loop: FederatedLoop, done: int, total: int) -> None:
         self.bar.update(self.task, description=f"stage 1: client {done} of {total}")
 
     @rank_zero_only

@@ -1,5 +1,7 @@
 """The arena, the mask and the optimiser of the client that is training now."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import lightning as L
@@ -58,6 +60,7 @@ class ClientState:
         self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
         self._originals = [buffer.clone() for buffer in self._others]
         self.step = self.epoch = 0
+        self._densities: Tensor | None = None
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
     @property
@@ -69,6 +72,7 @@ class ClientState:
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
+        self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
         self.forget()
 
     def forget(self) -> None:
@@ -89,6 +93,7 @@ class ClientState:
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
         """Change the mask: all weights but the ``survivors`` (bool ``[maskable]``) become 0, their momenta too."""
+        self._count_steps()
         self.weights.mul_(survivors)
         self._set_mask(mask)
         state = self.optimizer.state if self.optimizer else {}
@@ -96,6 +101,49 @@ class ClientState:
             for value in state.get(parameter, {}).values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.mul_(layer.view(survivors))
+
+    @contextmanager
+    def computing_with(self, weights: Tensor | None) -> Iterator[None]:
+        """While it is entered, ``weights`` ``[maskable]`` stand in the place of the client's own, unless None."""
+        if weights is None:
+            yield
+            return
+        own = self.weights.clone()
+        self.weights.copy_(weights)
+        try:
+            yield
+        finally:
+            self.weights.copy_(own)
+
+    @property
+    def densities(self) -> Tensor:
+        """Of the mask, float64 ``[layers]``."""
+        if self._densities is None:
+            self._densities = self.layout.densities(self.mask)
+        return self._densities
+
+    @property
+    def trained_densities(self) -> Tensor:
+        """Of the masks of all steps so far, their mean, float64 ``[layers]``."""
+        self._count_steps()
+        return self._trained / self._counted if self._counted else self.densities
+
+    def _count_steps(self) -> None:
+        """Add the densities of the steps since the mask was last changed."""
+        if self.step > self._counted:
+            self._trained += (self.step - self._counted) * self.densities
+            self._counted = self.step
+
+    def gradients(self) -> Tensor:
+        """The gradients of the maskable weights ``[layout.maskable]``, a copy; 0 where there is none.
+
+        Those of pruned weights are right only in steps that compute them, see ``wants_dense_gradients``.
+        """
+        found = torch.zeros_like(self.weights)
+        for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
+            if parameter.grad is not None:
+                layer.view(found).copy_(parameter.grad)
+        return found
 
     def mask_gradients_(self) -> None:
         """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
@@ -111,6 +159,6 @@ class ClientState:
     def _set_mask(self, mask: Tensor) -> None:
         self.backend.follow(mask)
         if mask is not self.mask:
-            self.mask = mask
+            self.mask, self._densities = mask, None
             self._keep.copy_(mask.view(torch.uint8))  # from bool itself it takes ten times as long
             self._dense = int(mask.count_nonzero()) == mask.numel()

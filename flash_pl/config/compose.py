@@ -51,7 +51,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "scheduler": scheduler,
         "budget": _section("budget", user, compat, {"name": "by_share"}),
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
-        "aggregator": _section("aggregator", user, compat, {"name": "masked" if tiered else "fedavg"}),
+        "aggregator": _section("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
         "fleet": _section("fleet", user, compat, {"name": "mixed"}) if "fleet" in user else None,
     }

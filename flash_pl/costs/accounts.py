@@ -1,6 +1,6 @@
 """All that a run keeps about its costs, in one place: the link, the bill and the fleet's clock."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,26 +46,22 @@ class Accounts(Stateful):
         """The report with its costs. One that comes after the deadline is ``late``, and nothing of it is sent."""
         if self.clock is None:
             return replace(report, costs=by_name(down, up))
-        flops = self.bill.training(self.epochs * report.samples, report.densities)
+        flops = self.bill.training(self.epochs * report.samples, report.trained)
         seconds = self.clock.seconds(report.client, down.measured, flops, up.measured)
         late = self.clock.is_late(seconds)
         return replace(report, costs=by_name(down, Traffic() if late else up), seconds=seconds, late=late)
 
-    def stage_1(
-        self, message: Message, seed: int, clients: Sequence[int], samples: Sequence[int], found: Tensor
-    ) -> None:
-        """Stage 1: every client gets ``message``, trains on so many ``samples``, sends 4 bytes a layer.
+    def stage_1(self, message: Message, seed: int, flops: Mapping[int, float], numbers: int) -> None:
+        """Stage 1: every client gets ``message``, trains, and sends so many ``numbers`` of 4 bytes.
 
         Args:
             seed: of the generator that drew the message's mask.
-            found: the mean layer densities, at which training is counted.
+            flops: of each client's training.
         """
-        down, up = self.link.codec.measure(message, seed=seed).total, 4 * len(found)
-        flops = [self.bill.training(passes, found) for passes in samples]
-        self.bill.stage_1(up * len(clients), down * len(clients), sum(flops))
+        down, up = self.link.codec.measure(message, seed=seed).total, 4 * numbers
+        self.bill.stage_1(up * len(flops), down * len(flops), sum(flops.values()))
         if self.clock is not None:
-            times = [self.clock.seconds(client, down, f, up) for client, f in zip(clients, flops, strict=True)]
-            self.clock.stage_1(times)
+            self.clock.stage_1([self.clock.seconds(client, down, spent, up) for client, spent in flops.items()])
 
     def round(self, ballots: Sequence[Ballot], late: Sequence[Ballot], densities: Tensor) -> dict[str, float]:
         """The costs of a round, see :meth:`Bill.round` and :meth:`Clock.round`."""

@@ -45,7 +45,7 @@ class Bill(Stateful):
                 row[name] = row.get(name, 0) + value
         if self.flops is not None:
             flops, samples = self.flops, epochs * sum(ballot.samples for ballot in ballots)
-            row["flops"] = sum(self.training(epochs * ballot.samples, ballot.densities) for ballot in ballots)
+            row["flops"] = sum(self.training(epochs * ballot.samples, ballot.trained) for ballot in ballots)
             row["flops_ratio"] = row["flops"] / (samples * flops.training(flops.dense)) if samples else 0.0
             row["flops_inference"] = flops.forward(densities)
             row["flops_inference_ratio"] = row["flops_inference"] / flops.forward(flops.dense)

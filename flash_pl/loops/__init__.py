@@ -7,10 +7,10 @@ from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.loops.faults import Failure, FaultPolicy
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.federation import Federation
+from flash_pl.loops.first_stage import FirstStageLoop
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Member, Plan
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
-from flash_pl.loops.sensitivity import SensitivityStage
 from flash_pl.loops.spread import Spread
 
 __all__ = [
@@ -27,6 +27,6 @@ __all__ = [
     "Member",
     "Plan",
     "RoundDecay",
-    "SensitivityStage",
+    "FirstStageLoop",
     "Spread",
 ]

@@ -3,26 +3,24 @@
 import time
 from typing import Any
 
-from torch import Tensor
-
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
 from flash_pl.loops.faults import Failure
 from flash_pl.loops.federation import Federation
+from flash_pl.loops.first_stage import FirstStageLoop, Progress
 from flash_pl.loops.flops import flops_of
 from flash_pl.loops.metrics import round_metrics
 from flash_pl.loops.round_evaluation import RoundEvaluation, merged
 from flash_pl.loops.schedule import EvaluationSchedule
-from flash_pl.loops.sensitivity import SensitivityStage
 from flash_pl.loops.training import RoundTraining
 from flash_pl.seeding import generator
-from flash_pl.sparsity import nested_masks, vote_counts
+from flash_pl.sparsity import vote_counts
 
 
 class FederatedLoop(Loop):
     """Trains the server's model over ``rounds`` rounds.
 
-    Callbacks get ``on_run_start(loop)``, ``on_sensitivity_client_end(loop, done, total)``, ``on_first_mask(loop)``,
+    Callbacks get ``on_run_start(loop)``, ``on_first_stage_client_end(loop, done, total)``, ``on_first_mask(loop)``,
     then ``on_client_end(loop, report)``, ``on_client_error(loop, failure)`` for a client that is left out,
     ``on_round_end(loop, row)`` with the round's line of metrics, ``on_run_end(loop)``; and if an error ends the run
     ``on_run_abort(loop, error)``. They are called on every rank, ``on_client_end`` on the one that trained the client.
@@ -52,7 +50,7 @@ class FederatedLoop(Loop):
         federation.cohorts.on_failure = self.on_failure
         self.round = self.failed = 0
         self.has_mask = False
-        self.found: dict[int, Tensor] = {}  # by stage 1, while it is under way
+        self.progress = Progress()  # of stage 1, while it is under way
         self.should_stop, self.pending, self.whole = False, False, True
         self.metrics: dict[str, float] = {}
         self.votes: list[int] = []
@@ -78,30 +76,25 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()
-            self.has_mask, self.found = True, {}
+            self.has_mask, self.progress = True, Progress()
             self.fabric.call("on_first_mask", loop=self)
 
     def find_first_mask(self) -> None:
         """Stage 1 if the method has one, then the first server mask and the initial weights adapted to it."""
         found = None
-        if self.scheduler.sensitivity is not None:
-            found = SensitivityStage(
+        if self.scheduler.first_stage is not None:
+            found = FirstStageLoop(
                 self.parts,
-                self.scheduler.sensitivity,
-                self.found,
-                lambda done, total: self.fabric.call("on_sensitivity_client_end", loop=self, done=done, total=total),
+                self.scheduler.first_stage,
+                self.progress,
+                lambda done, total: self.fabric.call("on_first_stage_client_end", loop=self, done=done, total=total),
             ).run()
-        server, draws = self.server, generator(self.plan.seed, "mask")
-        mask = self.scheduler.initial_mask(server.layout, self.plan.budget.density, found, draws)
-        server.mask = mask.to(server.weights.device)
-        self.scheduler.first_mask.initialise(server.layout, server.weights, server.mask)
-        server.prune_()  # a masked average keeps what nobody holds, and that must be nothing
+        self.scheduler.start(self.server, found, generator(self.plan.seed, "mask"))
         self.nest()
 
     def nest(self) -> None:
-        """Prune the server's mask to every tier of devices."""
-        server = self.server
-        self.masks = nested_masks(server.layout, server.mask, server.weights, self.plan.budget.ratios)
+        """What the server offers every tier of devices."""
+        self.masks = self.scheduler.tier_masks(self.server, self.plan.budget.ratios)
 
     def on_advance_start(self) -> None:
         self.started = time.perf_counter()
@@ -165,7 +158,7 @@ class FederatedLoop(Loop):
             "has_mask": self.has_mask,
             "pending": self.pending,
             "stopped": self.should_stop,
-            "found": dict(self.found),
+            "first_stage": self.progress.state_dict(),
         } | {name: part.state_dict() for name, part in self.parts.stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -181,7 +174,8 @@ class FederatedLoop(Loop):
             raise ConfigError("rounds", self.plan.rounds, f"at least the {state['round']} that the checkpoint has done")
         self.round, self.failed = state["round"], state["failed"]
         self.metrics, self.votes = dict(state["metrics"]), list(state["votes"])
-        self.has_mask, self.found = state["has_mask"], dict(state["found"])
+        self.has_mask = state["has_mask"]
+        self.progress.load_state_dict(state["first_stage"])
         self.pending, self.should_stop = state["pending"], state["stopped"]
         for name, part in self.parts.stateful().items():
             part.load_state_dict(state[name])

@@ -56,23 +56,26 @@ class LocalLoop:
         client.optimizer, schedules = configure(module, context.lr_scale)
         self._take_steps(client, client.optimizer, scheduler)
 
-        module.on_train_start()
-        order = context.generator("batches")
-        for client.epoch in range(context.epochs):
-            module.on_train_epoch_start()
-            self._epoch(client, scheduler, batches.shuffled(order), schedules)
-            module.on_train_epoch_end()
-        module.on_train_end()
+        with scheduler.training(client):
+            module.on_train_start()
+            order = context.generator("batches")
+            for client.epoch in range(context.epochs):
+                module.on_train_epoch_start()
+                self._epoch(client, scheduler, batches.shuffled(order), schedules)
+                module.on_train_epoch_end()
+            module.on_train_end()
         if not math.isfinite(float(self._losses)):  # asked once, not at every step: it waits for the device
             raise Fault("its training loss is not finite")
 
+        trained = scheduler.trained_densities(client)
         extra = scheduler.on_client_end(client, context)
         return Report(
             client=context.client,
             samples=batches.samples,
             weights=client.arena,
             mask=client.mask,
-            densities=client.layout.densities(client.mask),
+            densities=client.densities,
+            trained=trained,
             metrics=client.meter.compute(),
             extra=extra,
             tier=context.tier,
@@ -94,10 +97,10 @@ class LocalLoop:
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
-            client.backend.dense = scheduler.wants_dense_gradients(client.step)
+            client.backend.dense = scheduler.wants_dense_gradients(client, client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
-            outputs = self._step(client, optimizer, training_step, batch, index)
+            outputs = self._step(client, scheduler, optimizer, training_step, batch, index)
             client.step += 1
             for schedule in schedules:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
@@ -106,22 +109,29 @@ class LocalLoop:
             scheduler.on_batch_end(client, client.step)
 
     def _step(
-        self, client: ClientState, optimizer: Optimizer, training_step: Step, batch: Any, index: int
+        self,
+        client: ClientState,
+        scheduler: SparseScheduler,
+        optimizer: Optimizer,
+        training_step: Step,
+        batch: Any,
+        index: int,
     ) -> dict[str, Any] | None:
         """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, None where the module skips a batch."""
         module, fabric = client.module, self.fabric
-        with fabric.autocast():
-            output = training_step(batch, index)
-        module.on_before_zero_grad(optimizer)
-        module.optimizer_zero_grad(client.epoch, index, optimizer)
-        client.backend.sgd.clear()
-        if output is None:
-            return None
-        named = dict(output) if isinstance(output, Mapping) else {"loss": output}
-        loss: Tensor = named["loss"]
-        self._losses = self._losses + loss.detach().float()
-        module.on_before_backward(loss)
-        module.backward(loss)
+        with client.computing_with(scheduler.forward_weights(client)):
+            with fabric.autocast():
+                output = training_step(batch, index)
+            module.on_before_zero_grad(optimizer)
+            module.optimizer_zero_grad(client.epoch, index, optimizer)
+            client.backend.sgd.clear()
+            if output is None:
+                return None
+            named = dict(output) if isinstance(output, Mapping) else {"loss": output}
+            loss: Tensor = named["loss"]
+            self._losses = self._losses + loss.detach().float()
+            module.on_before_backward(loss)
+            module.backward(loss)
         module.on_after_backward()
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             fabric.strategy.precision.unscale_gradients(optimizer)

@@ -1,12 +1,37 @@
-"""Methods of federated sparse training, one small file each."""
+"""Methods of federated sparse training, one small file each, and what they are built of."""
 
 from flash_pl.schedulers.base import SparseScheduler
+from flash_pl.schedulers.decay import Constant, Cosine, Linear, RateDecay
 from flash_pl.schedulers.dense import Dense
 from flash_pl.schedulers.dst import DynamicSparseTraining
+from flash_pl.schedulers.first_stage import FirstStage
+from flash_pl.schedulers.interval import EveryEpoch, EverySteps, Interval, LastStep
 from flash_pl.schedulers.jmwst import JMWST
+from flash_pl.schedulers.magnitude_upload import MagnitudeUpload
 from flash_pl.schedulers.nst import NST
 from flash_pl.schedulers.pdst import PDST
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.schedulers.spdst import SPDST
+from flash_pl.schedulers.top_k import TopK
 
-__all__ = ["JMWST", "NST", "PDST", "SPDST", "Dense", "DynamicSparseTraining", "Sensitivity", "SparseScheduler"]
+__all__ = [
+    "JMWST",
+    "NST",
+    "PDST",
+    "SPDST",
+    "Constant",
+    "Cosine",
+    "Dense",
+    "DynamicSparseTraining",
+    "EveryEpoch",
+    "EverySteps",
+    "FirstStage",
+    "Interval",
+    "LastStep",
+    "Linear",
+    "MagnitudeUpload",
+    "RateDecay",
+    "Sensitivity",
+    "SparseScheduler",
+    "TopK",
+]

@@ -1,16 +1,22 @@
 """What a sparse training method may do, as hooks in the order in which they fire."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
-from flash_pl.schedulers.sensitivity import Sensitivity
-from flash_pl.server import Keep, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Layout
+from flash_pl.server import FedAvg, Keep, MaskedAverage, ServerState, Vote
+from flash_pl.sparsity import FirstMask, Layout, nested_masks
 from flash_pl.state import Stateful
+
+if TYPE_CHECKING:
+    from flash_pl.schedulers.first_stage import FirstStage
 
 
 class SparseScheduler(Stateful):
@@ -26,7 +32,7 @@ class SparseScheduler(Stateful):
         first_mask: how the first mask is made.
     """
 
-    sensitivity: Sensitivity | None = None  # stage 1, if the method has one
+    first_stage: FirstStage | None = None  # what clients are asked before the first round
     voter: Vote = Keep()
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
@@ -37,14 +43,33 @@ class SparseScheduler(Stateful):
     def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
         """The first server mask, bool ``[layout.maskable]``, of target ``density``.
 
-        ``found`` are the layer densities of stage 1 (float64 ``[layers]``), None if the method has no stage 1.
+        ``found`` is the mean of what clients found in the first stage, for FLASH layer densities (float64
+        ``[layers]``); None if the method has no such stage.
         """
         return self.first_mask(layout, density, found, generator)
 
+    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+        """Give the server its first mask, adapt the initial weights to it and prune them: a masked average keeps what
+        nobody holds, and that must be nothing."""
+        mask = self.initial_mask(server.layout, server.density, found, generator)
+        server.mask = mask.to(server.weights.device)
+        self.first_mask.initialise(server.layout, server.weights, server.mask)
+        server.prune_()
+
+    def aggregator(self, tiers: int) -> FedAvg:
+        """The average that the method uses where the user names none. With several tiers of devices plain averages
+        would count the weights that small devices do not hold as zeros."""
+        return MaskedAverage() if tiers > 1 else FedAvg()
+
     # The server, every round
 
+    def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
+        """What the server offers its tiers of devices, bool ``[layout.maskable]`` each, nested, the last one its own
+        mask. ``ratios`` are their densities over the server's, increasing, the last one 1."""
+        return nested_masks(server.layout, server.mask, server.weights, ratios)
+
     def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
-        """``masks`` are what the server offers its tiers of devices, bool ``[layout.maskable]`` each, nested."""
+        """``masks`` are those of :meth:`tier_masks`."""
 
     # A client, every round
 
@@ -56,12 +81,22 @@ class SparseScheduler(Stateful):
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         """Weights and mask have arrived; the optimiser does not exist yet."""
 
+    def training(self, client: ClientState) -> AbstractContextManager[object]:
+        """Entered while the client trains: the place for hooks on layers, which must be gone afterwards."""
+        return nullcontext()
+
+    def forward_weights(self, client: ClientState) -> Tensor | None:
+        """What the next step computes with in place of the maskable weights, ``[maskable]``, 0 outside the mask; None
+        for the weights themselves. Gradients are then those of what is returned: apply the chain rule in
+        :meth:`on_dense_gradients`."""
+        return None
+
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         """After every backward pass, before gradients are masked, clipped and applied. ``step`` counts from 0."""
 
-    def wants_dense_gradients(self, step: int) -> bool:
-        """Whether step ``step`` computes the gradients of pruned weights, which takes a dense pass; by default that is
-        so if :meth:`on_dense_gradients` is overridden."""
+    def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
+        """Whether step ``step`` (from 0) computes the gradients of pruned weights, which takes a dense pass; by default
+        that is so if :meth:`on_dense_gradients` is overridden."""
         return self.sees_gradients
 
     @property
@@ -71,6 +106,11 @@ class SparseScheduler(Stateful):
 
     def on_batch_end(self, client: ClientState, step: int) -> None:
         """After every optimiser step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
+
+    def trained_densities(self, client: ClientState) -> Tensor:
+        """Layer densities at which the client has computed, float64 ``[layers]``: its FLOPs are counted at them. By
+        default the mask's, the mean over all steps."""
+        return client.trained_densities
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         """After the last step; what is returned joins the report to the server as its extra tensors."""

@@ -1,21 +1,26 @@
 """Dynamic sparse training inside a client: the mask moves while the weights train."""
 
+from torch import Tensor
+
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
+from flash_pl.schedulers.decay import Linear, RateDecay
+from flash_pl.schedulers.interval import EveryEpoch, Interval
 from flash_pl.sparsity import FirstMask, Move
 
 
 class DynamicSparseTraining(SparseScheduler):
-    """Clients move their mask by magnitude pruning and random growth (FLASH, section "DST").
+    """Clients move their mask (by default as in FLASH, section "DST": magnitude pruning and random growth).
 
-    p_t falls linearly from ``prune_rate`` to 0 over the client's steps. The mask moves at the end of every local epoch
-    but the last; with a single epoch once, after batch index floor(batches / 2).
+    A move drops the fraction ``prune_rate`` times its ``decay``.
 
     Args:
         prune_rate: p, in (0, 1].
         move: how a mask moves.
         first_mask: as in :class:`SparseScheduler`.
+        decay: how the rate falls, by default linearly to 0 over the client's steps.
+        interval: when masks move, by default at the end of every local epoch but the last, with a single epoch halfway.
     """
 
     def __init__(
@@ -23,27 +28,45 @@ class DynamicSparseTraining(SparseScheduler):
         prune_rate: float = 0.25,
         move: Move | None = None,
         first_mask: FirstMask | None = None,
+        decay: RateDecay | None = None,
+        interval: Interval | None = None,
     ) -> None:
         super().__init__(first_mask)
         if not 0 < prune_rate <= 1:
             raise ConfigError("prune_rate", prune_rate, "a number in (0, 1]")
         self.prune_rate = prune_rate
-        self.move = move or Move()
-
-    def moves_in(self, round: int) -> bool:
-        """Whether masks move in this round."""
-        return True
-
-    def on_batch_end(self, client: ClientState, step: int) -> None:
-        context = client.context
-        if not (self.moves_in(context.round) and self.due(context, step)):
-            return
-        rate = self.prune_rate * (1 - step / context.steps)
-        moved = self.move(client.layout, client.weights, client.mask, rate, context.generator(f"move {step}"))
-        client.move_mask_(moved.mask, moved.survivors)
+        self.move, self.decay, self.interval = move or Move(), decay or Linear(), interval or EveryEpoch()
+        self.gradient: Tensor | None = None
 
     def due(self, context: ClientContext, step: int) -> bool:
         """Whether the mask moves after the client's ``step``-th step (from 1)."""
-        if context.epochs == 1:
-            return step == context.batches // 2 + 1
-        return step % context.batches == 0 and step < context.steps
+        return self.interval.due(context, step)
+
+    def on_client_start(self, client: ClientState, context: ClientContext) -> None:
+        self.gradient = None
+
+    @property
+    def sees_gradients(self) -> bool:
+        overridden = type(self).on_dense_gradients is not DynamicSparseTraining.on_dense_gradients
+        return self.move.needs_gradient or overridden
+
+    def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
+        if not self.move.needs_gradient:
+            return self.sees_gradients
+        remembers = self.move.memory > 0 and self.interval.in_round(client.context.round)
+        return remembers or self.due(client.context, step + 1)
+
+    def on_dense_gradients(self, client: ClientState, step: int) -> None:
+        if self.move.needs_gradient and self.wants_dense_gradients(client, step):
+            before = self.gradient
+            self.gradient = client.gradients()
+            if before is not None:
+                self.gradient.add_(before, alpha=self.move.memory)
+
+    def on_batch_end(self, client: ClientState, step: int) -> None:
+        context = client.context
+        if self.due(context, step):
+            rate = self.prune_rate * self.decay(context, step)
+            draws = context.generator(f"move {step}")
+            moved = self.move(client.layout, client.weights, client.mask, rate, draws, self.gradient)
+            client.move_mask_(moved.mask, moved.survivors)

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from flash_pl.client import ClientContext
 from flash_pl.report import Ballot
+from flash_pl.schedulers.decay import RateDecay
 from flash_pl.schedulers.dst import DynamicSparseTraining
+from flash_pl.schedulers.interval import Interval
 from flash_pl.server import MagnitudeVote, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Move
 
@@ -21,7 +23,7 @@ class NST(DynamicSparseTraining):
 
     Args:
         voter: picks that mask, by default magnitude with averaged layer budgets.
-        prune_rate, move, first_mask: as in :class:`DynamicSparseTraining`.
+        prune_rate, move, first_mask, decay, interval: as in :class:`DynamicSparseTraining`.
     """
 
     def __init__(
@@ -30,8 +32,10 @@ class NST(DynamicSparseTraining):
         prune_rate: float = 0.25,
         move: Move | None = None,
         first_mask: FirstMask | None = None,
+        decay: RateDecay | None = None,
+        interval: Interval | None = None,
     ) -> None:
-        super().__init__(prune_rate, move, first_mask)
+        super().__init__(prune_rate, move, first_mask, decay, interval)
         self.voter = voter or MagnitudeVote()
         self.shared: list[Tensor] = []  # one mask a tier
 

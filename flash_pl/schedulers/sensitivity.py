@@ -1,13 +1,18 @@
-"""The settings of stage 1, sensitivity pre-training."""
+"""Stage 1 of FLASH, sensitivity pre-training."""
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from flash_pl.errors import ConfigError
-from flash_pl.sparsity import Move
+from flash_pl.report import Report
+from flash_pl.schedulers.dst import DynamicSparseTraining
+from flash_pl.schedulers.first_stage import FirstStage
+from flash_pl.sparsity import FirstMask, Layout, Move
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(FirstStage):
     """A few clients train long with dynamic sparse training; only their layer densities are used (FLASH stage 1).
 
     Args:
@@ -31,3 +36,12 @@ class Sensitivity:
     def clients(self, clients: int) -> int:
         """C = max(1, int(init_frac * N))."""
         return max(1, int(self.init_fraction * clients))
+
+    def trainee(self, first_mask: FirstMask) -> DynamicSparseTraining:
+        return DynamicSparseTraining(self.prune_rate, self.move, first_mask)
+
+    def size(self, layout: Layout) -> int:
+        return len(layout.layers)
+
+    def found(self, report: Report) -> Tensor:
+        return report.densities

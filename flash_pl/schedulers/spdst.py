@@ -19,4 +19,4 @@ class SPDST(SparseScheduler):
         first_mask: FirstMask | None = None,
     ) -> None:
         super().__init__(first_mask)
-        self.sensitivity = sensitivity or Sensitivity()
+        self.first_stage = sensitivity or Sensitivity()

@@ -3,6 +3,7 @@
 from flash_pl.sparsity.bits import pack_bits, unpack_bits
 from flash_pl.sparsity.budget import PositionBudget, SparsityBudget, Tier
 from flash_pl.sparsity.budget_file import FileBudget
+from flash_pl.sparsity.criteria import Criterion, Gradient, Magnitude, Random, Saliency, Scored, Seen
 from flash_pl.sparsity.density import (
     ERK,
     Distribution,
@@ -22,36 +23,47 @@ from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreservin
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mask_store import MaskStore
 from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
-from flash_pl.sparsity.move import BernoulliMove, Move, Moved, SizeAwareMove
+from flash_pl.sparsity.move import BernoulliMove, Move, Moved
 from flash_pl.sparsity.nest import nested_masks
+from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
 from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 
 __all__ = [
-    "ERK",
     "AsDrawn",
     "BernoulliDraw",
     "BernoulliMove",
+    "Criterion",
     "Distribution",
     "Draw",
+    "ERK",
     "ExactDraw",
     "FileBudget",
     "FirstMask",
     "Given",
+    "Gradient",
     "Initialisation",
+    "KeepLayers",
     "Layout",
+    "Magnitude",
     "MaskStore",
+    "MeanMagnitude",
     "Move",
     "Moved",
     "PositionBudget",
+    "Random",
+    "Redistribution",
     "Rescale",
+    "Saliency",
     "ScaleDown",
     "ScaleOnce",
-    "SizeAwareMove",
+    "Scored",
+    "Seen",
     "Slot",
     "SparseModel",
     "SparsityBudget",
     "Tier",
+    "TotalMagnitude",
     "Uniform",
     "VariancePreserving",
     "WaterFill",

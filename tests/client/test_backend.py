@@ -160,7 +160,7 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
     seen = []
 
     class Growing(PDST):
-        def wants_dense_gradients(self, step):
+        def wants_dense_gradients(self, client, step):
             return step == 1
 
         def on_dense_gradients(self, client, step):
@@ -169,7 +169,7 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
 
     train(unaware, tiny_data, "sparse", Growing())
     assert {step for step, _ in seen} == {0, 1, 2} and all(dense == (step == 1) for step, dense in seen)
-    assert SparseScheduler().wants_dense_gradients(0) is False
+    assert SparseScheduler().wants_dense_gradients(None, 0) is False
 
 
 def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):

@@ -90,7 +90,7 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
 def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
     loop = FederatedTrainer(SPDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
     layout, received = loop.server.layout, []
-    report = Report(0, 1, loop.client.arena, loop.server.mask, torch.ones(len(layout.layers)), {})
+    report = Report(0, 1, loop.client.arena, loop.server.mask, *(2 * [torch.ones(len(layout.layers))]), {})
     loop.client.receive = lambda weights, mask: received.append((weights.clone(), mask))
     loop.parts.local.run = lambda *arguments: report
     loop.find_first_mask()

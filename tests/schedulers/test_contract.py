@@ -5,8 +5,18 @@ import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
 from flash_pl.client import ClientContext
-from flash_pl.schedulers import DynamicSparseTraining, Sensitivity, SparseScheduler
-from flash_pl.sparsity import Moved, total_count
+from flash_pl.schedulers import (
+    Cosine,
+    DynamicSparseTraining,
+    EveryEpoch,
+    EverySteps,
+    LastStep,
+    MagnitudeUpload,
+    Sensitivity,
+    SparseScheduler,
+    TopK,
+)
+from flash_pl.sparsity import Gradient, KeepLayers, Move, Moved, Saliency, TotalMagnitude, total_count
 
 STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
 SCHEDULERS = {
@@ -15,9 +25,16 @@ SCHEDULERS = {
     "dst": DynamicSparseTraining,
     "nst": NST,
     "pdst": PDST,
+    "magnitude upload": MagnitudeUpload,
+    "top k": TopK,
+    "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers())),
+    "momentum": lambda: NST(
+        move=Move(Saliency(), Gradient(), TotalMagnitude(), memory=0.9), interval=EverySteps(steps=2)
+    ),
+    "last step": lambda: NST(move=Move(layers=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=2)),
     "spdst": lambda: SPDST(sensitivity=STAGE_1),
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
-    "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, vote_interval=2),
+    "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
 }
 
 
@@ -46,7 +63,7 @@ class Watch:
     def on_round_end(self, loop, row):
         server = loop.server
         assert int(server.mask.sum()) == total_count(server.layout.sizes, self.density)
-        if not isinstance(loop.scheduler, NST):  # which keeps the union
+        if not isinstance(loop.scheduler, NST | MagnitudeUpload):  # which keeps the union
             assert not server.weights[: server.layout.maskable][~server.mask].any()
         self.rows.append(row)
 
@@ -114,7 +131,7 @@ def test_the_mask_moves_when_and_as_much_as_the_paper_says():
             def move_mask_(self, mask, survivors):
                 pass
 
-        def move(layout, weights, mask, rate, generator):
+        def move(layout, weights, mask, rate, generator, gradient):
             rates[step] = rate
             return Moved(None, None)
 

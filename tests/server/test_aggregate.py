@@ -20,7 +20,7 @@ def reports(drawn: list[tuple[int, int]], seed: int) -> list[Report]:
         mask = torch.tensor([bool(bits >> i & 1) for i in range(MASKABLE)])
         weights = torch.randn(SIZE, generator=generator(seed, "weights", client=client))
         weights[:MASKABLE] *= mask
-        made.append(Report(client, samples, weights, mask, torch.zeros(1), {}))
+        made.append(Report(client, samples, weights, mask, torch.zeros(1), torch.zeros(1), {}))
     return made
 
 

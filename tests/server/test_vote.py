@@ -32,7 +32,10 @@ def election(seed: int, voters: int, density: float) -> tuple[ServerState, list[
     union = torch.stack(masks).any(0)
     weights[:N] *= union
     server = ServerState.start(LAYOUT, weights, density)
-    return server, [Ballot(i, 1 + i % 3, mask, LAYOUT.densities(mask), {}, {}) for i, mask in enumerate(masks)]
+    return server, [
+        Ballot(i, 1 + i % 3, mask, LAYOUT.densities(mask), LAYOUT.densities(mask), {}, {})
+        for i, mask in enumerate(masks)
+    ]
 
 
 def votes(ballots: list[Ballot]) -> list[int]:

@@ -15,13 +15,13 @@ from flash_pl.sparsity import (
     ExactDraw,
     Layout,
     Move,
-    SizeAwareMove,
+    TotalMagnitude,
     Uniform,
     mismatch,
     pairwise_mismatch,
     total_count,
 )
-from flash_pl.sparsity.move import drop_counts, redistribute
+from flash_pl.sparsity.redistribution import drop_counts, redistribute
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
 seeds, densities = st.integers(0, 10_000), st.floats(0.02, 0.98)
@@ -45,7 +45,7 @@ def test_bernoulli_draw_meets_the_density_in_expectation():
     assert torch.stack(draws).mean() == pytest.approx(0.3, abs=0.01) and torch.stack(draws).std() > 0
 
 
-@given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), SizeAwareMove()]))
+@given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), Move(layers=TotalMagnitude())]))
 @settings(max_examples=60)
 def test_a_move_keeps_the_total_and_drops_the_smallest(density, rate, seed, move):
     mask, weights = random_mask(density, seed), random_weights(seed)

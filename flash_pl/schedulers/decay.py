@@ -1,0 +1,54 @@
+"""How the fraction of weights that a move drops falls with time."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from flash_pl.client import ClientContext
+from flash_pl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RateDecay(ABC):
+    """A factor in [0, 1] of the first rate, over the steps of a client's round or over rounds.
+
+    Args:
+        rounds: after so many rounds the factor is at its end; None lets it run from 1 to its end within every round.
+    """
+
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds is not None and self.rounds < 1:
+            raise ConfigError("rounds", self.rounds, "an integer of at least 1, or null")
+
+    def __call__(self, context: ClientContext, step: int) -> float:
+        """After the client's ``step``-th step (from 1)."""
+        if self.rounds is None:
+            return self.shape(step / context.steps)
+        return self.shape(min(1.0, context.round / self.rounds))
+
+    @abstractmethod
+    def shape(self, time: float) -> float:
+        """The factor at ``time`` in [0, 1]."""
+
+
+class Linear(RateDecay):
+    """1 - t (FLASH)."""
+
+    def shape(self, time: float) -> float:
+        return 1 - time
+
+
+class Cosine(RateDecay):
+    """(1 + cos(pi t)) / 2 (Evci et al., Rigging the Lottery, ICML 2020, section 3)."""
+
+    def shape(self, time: float) -> float:
+        return (1 + math.cos(math.pi * time)) / 2
+
+
+class Constant(RateDecay):
+    """1."""
+
+    def shape(self, time: float) -> float:
+        return 1.0

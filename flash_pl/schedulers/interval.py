@@ -1,0 +1,68 @@
+"""When a client's mask moves."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from flash_pl.client import ClientContext
+from flash_pl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Interval(ABC):
+    """Steps of a round after which the mask moves, in every ``rounds``-th round until round ``until``.
+
+    Args:
+        rounds: rounds from one with moves to the next; the first one has moves.
+        until: number of rounds after which masks stay; None for never.
+    """
+
+    rounds: int = 1
+    until: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("rounds", self.rounds), ("until", self.until)):
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "an integer of at least 1")
+
+    def in_round(self, round: int) -> bool:
+        """Whether masks move in this round (from 0)."""
+        return round % self.rounds == 0 and (self.until is None or round < self.until)
+
+    def due(self, context: ClientContext, step: int) -> bool:
+        """Whether the mask moves after the client's ``step``-th step (from 1)."""
+        return self.in_round(context.round) and self.after(context, step)
+
+    @abstractmethod
+    def after(self, context: ClientContext, step: int) -> bool:
+        """The same within a round that has moves."""
+
+
+class EveryEpoch(Interval):
+    """After every local epoch but the last; of a single epoch after batch index floor(batches / 2) (FLASH)."""
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        if context.epochs == 1:
+            return step == context.batches // 2 + 1
+        return step % context.batches == 0 and step < context.steps
+
+
+@dataclass(frozen=True)
+class EverySteps(Interval):
+    """After every ``steps``-th step, so that at least one step follows."""
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ConfigError("steps", self.steps, "an integer of at least 1")
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        return step % self.steps == 0 and step < context.steps
+
+
+class LastStep(Interval):
+    """After the last step: what has grown is sent to the server as 0 (FedDST)."""
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        return step == context.steps
