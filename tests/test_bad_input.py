@@ -153,7 +153,7 @@ ARGUMENTS = [
 # Name of the config, its content, a part of the message.
 CONFIGS = [
     ("jmwts", None, "did you mean jmwst?"),
-    ("data=digits", None, "one of dense, hetero_jmwst"),
+    ("data=digits", None, "one of dense, feddst"),
     ("broken.yaml", "a: [1", "a readable YAML file"),
     ("list.yaml", "- a", "a mapping of keys to values"),
     ("unknown.yaml", "method: pdst\nname: x", "a key"),

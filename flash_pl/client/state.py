@@ -145,6 +145,13 @@ class ClientState:
                 layer.view(found).copy_(parameter.grad)
         return found
 
+    @torch.no_grad()
+    def scale_gradients_(self, factors: Tensor) -> None:
+        """Multiply the gradients of the maskable weights by ``factors`` ``[layout.maskable]``."""
+        for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(layer.view(factors))
+
     def mask_gradients_(self) -> None:
         """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
         self.scheduler.on_dense_gradients(self, self.step)

@@ -3,6 +3,7 @@
 from flash_pl.sparsity.bits import pack_bits, unpack_bits
 from flash_pl.sparsity.budget import PositionBudget, SparsityBudget, Tier
 from flash_pl.sparsity.budget_file import FileBudget
+from flash_pl.sparsity.channels import channel_mask, widest
 from flash_pl.sparsity.criteria import Criterion, Gradient, Magnitude, Random, Saliency, Scored, Seen
 from flash_pl.sparsity.density import (
     ERK,
@@ -68,6 +69,8 @@ __all__ = [
     "VariancePreserving",
     "WaterFill",
     "allot",
+    "channel_mask",
+    "widest",
     "mismatch",
     "nested_masks",
     "pack_bits",

@@ -1,0 +1,64 @@
+"""HeteroFL: small devices train narrow networks inside the wide one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from flash_pl.client import ClientState
+from flash_pl.report import Ballot
+from flash_pl.schedulers.base import SparseScheduler
+from flash_pl.server import FedAvg, MaskedAverage, ServerState
+from flash_pl.sparsity import FirstMask, channel_mask, widest
+
+
+class HeteroFL(SparseScheduler):
+    """A device trains the first channels of every layer, as many as its density allows.
+
+    Source: Diao et al., HeteroFL, ICLR 2021; the authors' code was read. A device of channel ratio r holds the first
+    ceil(r C) channels, about a density of r^2; with one tier this is a narrow dense network. The server averages every
+    weight over the devices that hold it, all alike, and keeps it where none does. While training, outputs of masked
+    layers are divided by r over the server's ratio (the scaler). Values go both ways; who holds what, a ratio says.
+
+    Other than there: batch norms and biases of the channels that a device lacks are trained and sent too; the
+    statistics of batch norms are the clients' mean, not a pass of the server over training data; logits of classes
+    that a client lacks are not masked. Densities are met from below, in whole channels.
+    """
+
+    def __init__(self, first_mask: FirstMask | None = None) -> None:
+        super().__init__(first_mask)
+        self.ratios: list[float] = []  # of the tiers' channels
+
+    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+        server.mask = self._mask(server, server.density)
+        self.first_mask.initialise(server.layout, server.weights, server.mask)
+        server.prune_()
+
+    def aggregator(self, tiers: int) -> FedAvg:
+        return MaskedAverage(by_samples=False)
+
+    def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
+        self.ratios = [widest(server.layout, ratio * server.density) for ratio in ratios]
+        return [self._mask(server, ratio * server.density) for ratio in ratios]
+
+    @contextmanager
+    def training(self, client: ClientState) -> Iterator[None]:
+        scale = self.ratios[-1] / self.ratios[client.context.tier]
+
+        def scaler(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            return output * scale
+
+        names = [slot.name.rpartition(".")[0] for slot in client.layout.layers] if scale != 1 else []
+        handles = [client.module.get_submodule(name).register_forward_hook(scaler) for name in names]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+        server.prune_()
+
+    def _mask(self, server: ServerState, density: float) -> Tensor:
+        return channel_mask(server.layout, widest(server.layout, density)).to(server.weights.device)

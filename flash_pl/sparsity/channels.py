@@ -1,0 +1,53 @@
+"""Masks of whole channels: a narrow network inside a wide one."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from flash_pl.sparsity.layout import Layout, Slot
+
+
+def channel_mask(layout: Layout, ratio: float) -> Tensor:
+    """The first ceil(ratio C) output channels of every layer, fed by the first ceil(ratio C) of the layer before.
+
+    Inputs of the first layer and the classes that the last one tells apart are all there. Where a layer's inputs are a
+    multiple of the outputs before it (a linear layer behind flattened images), those of a channel stay together.
+
+    Args:
+        layout: the plan of the arena; its layers follow each other in this order.
+        ratio: in (0, 1].
+
+    Returns:
+        bool ``[layout.maskable]`` on the CPU.
+    """
+    mask = torch.zeros(layout.maskable, dtype=torch.bool)
+    before = 0
+    for slot in layout.layers:
+        outputs, inputs = slot.shape[:2]
+        wide = math.ceil(ratio * outputs) if _feeds_another(layout, slot) else outputs
+        group = inputs // before if before and inputs % before == 0 else 1
+        fed = math.ceil(ratio * (inputs // group)) * group if before else inputs
+        slot.view(mask)[:wide, :fed] = True
+        before = outputs
+    return mask
+
+
+def _feeds_another(layout: Layout, slot: Slot) -> bool:
+    """Whether a layer's outputs are inputs of another one: of the next, or of one that is never masked."""
+    if slot != layout.layers[-1]:
+        return True
+    whole = [other.shape for other in layout.slots[len(layout.layers) :] if len(other.shape) > 1]
+    return any(shape[1] % slot.shape[0] == 0 for shape in whole)
+
+
+def widest(layout: Layout, density: float) -> float:
+    """The largest ratio j / C, C being the largest number of output channels, whose :func:`channel_mask` has at most
+    ``density`` n weights; 1 / C where none has."""
+    channels = max(slot.shape[0] for slot in layout.layers)
+    low, high = 1, channels
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = int(channel_mask(layout, middle / channels).count_nonzero()) <= density * layout.maskable
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low / channels

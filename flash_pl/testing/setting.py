@@ -1,0 +1,101 @@
+"""A federation that trains in a fraction of a second."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flash_pl.callbacks import Checkpoint
+from flash_pl.client import Classifier
+from flash_pl.data import Dirichlet, Synthetic
+from flash_pl.loops import FederatedLoop
+from flash_pl.schedulers import SparseScheduler
+from flash_pl.trainer import FederatedTrainer
+
+CLIENTS, COHORT, ROUNDS = 6, 3, 4
+
+
+class Network(nn.Module):
+    """Two convolutions, a batch norm and two linear layers for images 8x8 of four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 8, 3, stride=2)
+        self.fc1, self.fc2 = nn.Linear(32, 16), nn.Linear(16, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``[B, 1, 8, 8]`` -> ``[B, 4]``."""
+        features = torch.relu(self.norm(self.conv1(images)))
+        features = torch.relu(self.conv2(features)).flatten(1)
+        return self.fc2(torch.relu(self.fc1(features)))
+
+
+def train(
+    scheduler: SparseScheduler,
+    density: float,
+    rounds: int = ROUNDS,
+    *,
+    callbacks: Sequence[Any] = (),
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    forgetful: bool = False,
+    **settings: Any,
+) -> FederatedLoop:
+    """A run of ``rounds`` rounds; the same arguments give the same bits.
+
+    Args:
+        scheduler: the method.
+        density: d.
+        rounds: R.
+        callbacks: watch the run.
+        checkpoint: where it writes its checkpoints, and from where it goes on if ``resume``.
+        forgetful: every client is trained with a copy of the scheduler that is then thrown away, as if each had a
+            process of its own.
+        settings: further ones of :class:`FederatedTrainer`.
+    """
+    watching = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
+    trainer = FederatedTrainer(
+        scheduler,
+        density=density,
+        rounds=rounds,
+        cohort=COHORT,
+        seed=3,
+        accelerator="cpu",
+        exclude_first_last=True,
+        callbacks=watching,
+        **settings,
+    )
+    torch.manual_seed(5)
+    module = Classifier(Network(), classes=4, lr=0.1)
+    data = Synthetic(
+        samples=120,
+        test_samples=20,
+        classes=4,
+        shape=(1, 8, 8),
+        clients=CLIENTS,
+        partition=Dirichlet(1.0),
+        batch_size=8,
+        seed=1,
+    )
+    if resume:
+        assert checkpoint is not None
+        return trainer.fit(module, data, ckpt_path=checkpoint / "last.ckpt")
+    loop = trainer.loop(module, data)
+    if forgetful:
+        forget_between_clients(loop)
+    trainer.run(loop)
+    return loop
+
+
+def forget_between_clients(loop: FederatedLoop) -> None:
+    """Let every client be trained by a copy of the scheduler."""
+    run: Callable[..., Any] = loop.parts.local.run
+
+    def run_a_copy(client: Any, scheduler: SparseScheduler, *rest: Any) -> Any:
+        return run(client, deepcopy(scheduler), *rest)
+
+    loop.parts.local.run = run_a_copy  # type: ignore[method-assign, assignment]

@@ -1,0 +1,133 @@
+"""Methods of FLASH and what they are built of, in a real federated run."""
+
+import pytest
+import torch
+
+from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
+from flash_pl.client import ClientContext
+from flash_pl.schedulers import (
+    Cosine,
+    DynamicSparseTraining,
+    EveryEpoch,
+    EverySteps,
+    LastStep,
+    MagnitudeUpload,
+    Sensitivity,
+    SparseScheduler,
+    TopK,
+)
+from flash_pl.sparsity import Gradient, KeepLayers, Move, Moved, Saliency, TotalMagnitude, total_count
+
+STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
+SCHEDULERS = {
+    "base": SparseScheduler,
+    "dense": Dense,
+    "dst": DynamicSparseTraining,
+    "nst": NST,
+    "pdst": PDST,
+    "magnitude upload": MagnitudeUpload,
+    "top k": TopK,
+    "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers())),
+    "momentum": lambda: NST(
+        move=Move(Saliency(), Gradient(), TotalMagnitude(), memory=0.9), interval=EverySteps(steps=2)
+    ),
+    "last step": lambda: NST(move=Move(layers=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=2)),
+    "spdst": lambda: SPDST(sensitivity=STAGE_1),
+    "jmwst": lambda: JMWST(sensitivity=STAGE_1),
+    "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
+}
+
+
+class Watch:
+    """Checks every client's report and every round's server."""
+
+    def __init__(self, density: float) -> None:
+        self.density, self.reports, self.rows = density, 0, []
+
+    def on_client_end(self, loop, report):
+        expected = total_count(loop.server.layout.sizes, self.density)
+        assert int(report.mask.sum()) == expected
+        assert not report.weights[: loop.server.layout.maskable][~report.mask].any()
+        assert torch.equal(report.densities, loop.server.layout.densities(report.mask))
+        self.reports += 1
+
+    def on_round_end(self, loop, row):
+        server = loop.server
+        assert int(server.mask.sum()) == total_count(server.layout.sizes, self.density)
+        if not isinstance(loop.scheduler, NST | MagnitudeUpload):  # which keeps the union
+            assert not server.weights[: server.layout.maskable][~server.mask].any()
+        self.rows.append(row)
+
+
+def run(make, unaware, data, rounds=3, ckpt_path=None, callbacks=()):
+    torch.manual_seed(7)
+    scheduler = make()
+    watch = Watch(1.0 if isinstance(scheduler, Dense) else 0.2)
+    trainer = FederatedTrainer(
+        scheduler, density=0.2, rounds=rounds, cohort=3, seed=1, accelerator="cpu", callbacks=[watch, *callbacks]
+    )
+    return trainer.fit(unaware(), data, ckpt_path=ckpt_path), watch
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_counts_are_exact(name, unaware, tiny_data):
+    _, watch = run(SCHEDULERS[name], unaware, tiny_data)
+    assert watch.reports == 9 and len(watch.rows) == 3
+
+
+def test_the_mismatches_tell_the_methods_apart(unaware, tiny_data):
+    rows = {name: run(SCHEDULERS[name], unaware, tiny_data)[1].rows for name in ("nst", "pdst", "jmwst")}
+    assert all(row["mismatch_clients"] == row["mismatch_temporal"] == 0 for row in rows["pdst"])
+    assert all(row["mismatch_clients"] > 0 for row in rows["nst"] + rows["jmwst"])
+    assert rows["nst"][-1]["density_union"] > 0.2
+
+
+def test_jmwst_votes_for_the_largest_aggregated_weights(unaware, tiny_data):
+    loop, watch = run(SCHEDULERS["jmwst"], unaware, tiny_data)
+    assert all(row["moved"] > 0 and row["mismatch_temporal"] > 0 and row["mismatch_server"] > 0 for row in watch.rows)
+    union, layout = loop.server.union[: loop.server.layout.maskable].abs(), loop.server.layout
+    for weights, mask in zip(layout.split(union), layout.split(loop.server.mask), strict=True):
+        if mask.any() and not mask.all():
+            assert weights[mask].min() >= weights[~mask].max()
+
+
+def test_the_mask_moves_when_and_as_much_as_the_paper_says():
+    """19 batches: with one epoch once, after ten steps, by 0.25 (1 - 10/19); with three at the end of the first two."""
+
+    def moves(epochs):
+        rates = {}
+
+        class Client:
+            context = ClientContext(0, 0, epochs, 19, seed=0)
+            layout = weights = mask = None
+
+            def move_mask_(self, mask, survivors):
+                pass
+
+        def move(layout, weights, mask, rate, generator, gradient):
+            rates[step] = rate
+            return Moved(None, None)
+
+        scheduler = DynamicSparseTraining(move=move)
+        for step in range(1, 19 * epochs + 1):
+            scheduler.on_batch_end(Client(), step)
+        return rates
+
+    assert moves(1) == {10: pytest.approx(0.25 * (1 - 10 / 19))}
+    assert moves(3) == {19: pytest.approx(0.25 * 2 / 3), 38: pytest.approx(0.25 / 3)}
+
+
+@pytest.mark.parametrize("name", ["nst", "jmwst"])
+def test_a_trainer_can_be_used_twice(name, unaware, tiny_data):
+    trainer = FederatedTrainer(SCHEDULERS[name](), density=0.2, rounds=2, cohort=3, accelerator="cpu")
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        weights.append(trainer.fit(unaware(), tiny_data).server.weights)
+    assert torch.equal(*weights)
+
+
+def test_frozen_rounds_of_jmwst_move_nothing(unaware, tiny_data):
+    _, watch = run(SCHEDULERS["jmwst every second round"], unaware, tiny_data)
+    assert [row["mismatch_clients"] > 0 for row in watch.rows] == [True, False, True]
+    assert watch.rows[1]["moved"] == 0
