@@ -9,7 +9,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, top_k, total_count
+from flash_pl.sparsity import top_k, total_count
 
 
 class FIARSE(SparseScheduler):
@@ -27,11 +27,10 @@ class FIARSE(SparseScheduler):
     Args:
         importance: multiply gradients by 1 + 2 t |w| / (|w| + t)^2 with the threshold t, the smallest magnitude that
             the client got (the paper's biased gradient; in the authors' code, as read, it is without effect).
-        first_mask: as in :class:`SparseScheduler`; nothing of it acts.
     """
 
-    def __init__(self, importance: bool = False, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask)
+    def __init__(self, importance: bool = False) -> None:
+        super().__init__()
         self.importance = importance
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:

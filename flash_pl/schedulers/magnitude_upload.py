@@ -26,6 +26,9 @@ class MagnitudeUpload(SparseScheduler):
     support: Tensor
     kept: list[int]
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
 

@@ -8,7 +8,6 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.activations import pruned_activations
 from flash_pl.schedulers.magnitude_upload import MagnitudeUpload
-from flash_pl.sparsity import FirstMask
 
 
 class SparsyFed(MagnitudeUpload):
@@ -25,11 +24,10 @@ class SparsyFed(MagnitudeUpload):
     Args:
         beta: at least 1; 1 trains w itself.
         activations: prune saved inputs.
-        first_mask: as in :class:`SparseScheduler`; only tiers of devices and the first evaluation see it.
     """
 
-    def __init__(self, beta: float = 1.25, activations: bool = True, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask)
+    def __init__(self, beta: float = 1.25, activations: bool = True) -> None:
+        super().__init__()
         if not beta >= 1:
             raise ConfigError("beta", beta, "a number of at least 1")
         self.beta, self.activations = beta, activations

@@ -9,7 +9,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.activations import pruned_activations
 from flash_pl.schedulers.magnitude_upload import MagnitudeUpload
-from flash_pl.sparsity import FirstMask, Layout, Uniform, allot, top_k_by_layer
+from flash_pl.sparsity import Layout, Uniform, allot, top_k_by_layer
 
 
 class ZeroFL(MagnitudeUpload):
@@ -26,11 +26,10 @@ class ZeroFL(MagnitudeUpload):
 
     Args:
         ratio: r, what an upload is denser than d.
-        first_mask: as in :class:`SparseScheduler`; only the first evaluation sees it.
     """
 
-    def __init__(self, ratio: float = 0.2, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask)
+    def __init__(self, ratio: float = 0.2) -> None:
+        super().__init__()
         if not 0 <= ratio <= 1:
             raise ConfigError("ratio", ratio, "a number in [0, 1]")
         self.ratio = ratio

@@ -14,7 +14,7 @@ from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask
 from flash_pl.wire.reader import Reader, number
 
 MAGIC = b"FLPL"
-VERSION = 1
+VERSION = 2
 # Names that a config uses, in the order of the numbers on the wire.
 VALUE_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HEADER = 12  # magic, version, value type, mask kind, 0, checksum
@@ -86,7 +86,7 @@ class Codec:
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
         values = _bytes(weights[:maskable][mask].to(self.dtype))
-        rest = _bytes(weights[maskable:]) + encode_extra(message.extra)
+        rest = _bytes(weights[maskable:]) + encode_extra(message.extra, maskable=maskable)
         body = b"".join([number(message.samples), number(len(section)), section, values, rest])
         head = MAGIC + bytes([VERSION, self.type, kind, 0]) + zlib.crc32(body).to_bytes(4, "little")
         parts = len(section), len(values), len(rest)
@@ -97,7 +97,8 @@ class Codec:
         kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
         header = HEADER + len(number(message.samples)) + len(number(len(section)))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
-        rest = 4 * (self.layout.size - self.layout.maskable) + len(encode_extra(message.extra))
+        extra = encode_extra(message.extra, maskable=self.layout.maskable)
+        rest = 4 * (self.layout.size - self.layout.maskable) + len(extra)
         return Sizes(kind, header, len(section), values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
@@ -132,7 +133,7 @@ class Codec:
         weights = torch.zeros(self.layout.size)
         weights[:maskable][mask] = _tensor(reader, int(mask.count_nonzero()), dtype).float()
         weights[maskable:] = _tensor(reader, self.layout.size - maskable, torch.float32)
-        extra = decode_extra(reader)
+        extra = decode_extra(reader, maskable=maskable)
         reader.end()
         return Message(weights, mask, samples, extra)
 

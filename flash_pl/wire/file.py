@@ -17,7 +17,7 @@ from flash_pl.wire.masks import MaskKind, layer_bytes
 from flash_pl.wire.reader import Reader
 
 MAGIC = b"FLPM"
-VERSION = 1
+VERSION = 2
 HEAD = 16  # magic, version, three zero bytes, length of the header, checksum
 OTHERS = 1 << 16  # at most so many tensors that are not float32
 

@@ -53,9 +53,9 @@ def encode_mask(
     seed = 0 if full else seed
     if seed is not None and (full or torch.equal(_draw(seed, tuple(sizes), tuple(counts)), mask)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
-    tried = [(MaskKind.POSITIONS, _positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
+    tried = [(MaskKind.POSITIONS, positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
     if reference is not None:
-        tried.append((MaskKind.DELTA, _checksum(reference) + _positions(mask ^ reference, sizes)))
+        tried.append((MaskKind.DELTA, _checksum(reference) + positions(mask ^ reference, sizes)))
     if compress:
         tried.append((MaskKind.DEFLATED, zlib.compress(tried[1][1], 9)))
     return min(tried, key=lambda entry: len(entry[1]))
@@ -97,7 +97,7 @@ def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int]
     if kind == MaskKind.BITMAP:
         return [-(-end // 8) - -(-(end - size) // 8) for end, size in zip(ends, sizes, strict=True)]
     if kind == MaskKind.POSITIONS:
-        return [len(_positions(part, [size])) for part, size in zip(mask.cpu().split(list(sizes)), sizes, strict=True)]
+        return [len(positions(part, [size])) for part, size in zip(mask.cpu().split(list(sizes)), sizes, strict=True)]
     return None
 
 
@@ -112,7 +112,8 @@ def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
     )
 
 
-def _positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
+def positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
+    """The section POSITIONS of a mask."""
     places = np.flatnonzero(mask.numpy())
     starts = np.array([0, *accumulate(sizes)])
     cuts = np.searchsorted(places, starts)

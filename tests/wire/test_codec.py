@@ -1,6 +1,7 @@
 """Payloads come back as they were, say how long they are, and never break a receiver."""
 
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
 from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask
 from flash_pl.wire.extra import decode_extra
+from flash_pl.wire.masks import positions
 from flash_pl.wire.reader import number
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
@@ -150,6 +152,27 @@ def test_a_changed_byte_is_noticed_and_never_breaks_the_receiver(seed, kind, pla
         return
     assert mend or not changed
     assert found.weights.shape == (LAYOUT.size,) and found.mask.shape == (LAYOUT.maskable,)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(LAYOUT.maskable,), (3, 4 * LAYOUT.maskable), (0,), ()])
+def test_truth_values_take_at_most_a_bit_each(density, shape):
+    values = torch.rand(shape, generator=generator(0, "truth")) < density
+    codec, message = Codec(LAYOUT), Message(torch.zeros(LAYOUT.size), torch.ones(LAYOUT.maskable, dtype=torch.bool))
+    plain = codec.encode(message).sizes.rest
+    payload = codec.encode(replace(message, extra={"x": values}))
+    assert payload.sizes == codec.measure(replace(message, extra={"x": values}))
+    assert torch.equal(codec.decode(payload.data).extra["x"], values)
+    limit = values.numel() / 8 if density in (0.5, 1.0) or len(shape) > 1 else 0.03 * values.numel()
+    assert payload.sizes.rest - plain <= limit + 24
+
+
+def test_truth_values_that_would_fill_the_memory_are_refused():
+    """A few bytes cannot stand for more positions than the layout has."""
+    section = positions(torch.zeros(1, dtype=torch.bool), [1])
+    head = b"\1" + b"\1x" + bytes([7]) + number(1) + number(2**40) + bytes([MaskKind.POSITIONS])
+    with pytest.raises(PayloadError, match="truth values cannot be written"):
+        decode_extra(Reader(head + number(len(section)) + section), maskable=LAYOUT.maskable)
 
 
 def test_a_shape_that_nobody_can_count_is_refused():

@@ -12,6 +12,7 @@ from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import MaskKind, decode_flash, encode_flash, load_flash
+from flash_pl.wire.codec import VERSION as CODEC_VERSION
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (5, 40), "one.weight": (1, 1)}
 
@@ -75,7 +76,7 @@ def forged(header: object, payload: bytes = b"", tail: bytes = b"\0") -> bytes:
     """A file with a fitting checksum around any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     body = text + payload + tail
-    return b"FLPM\1\0\0\0" + len(text).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+    return b"FLPM\2\0\0\0" + len(text).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 GOOD = {"layers": [["fc", [2, 2]]], "rest": [], "payload": 0, "facts": {}}
@@ -126,7 +127,7 @@ def test_a_seed_is_no_mask_of_a_file():
     """What it means depends on the version of torch."""
     section = (5).to_bytes(8, "little") + b"\2"  # two of the four weights
     body = b"\0" + bytes([len(section)]) + section + bytes(8) + b"\0"
-    payload = b"FLPL" + bytes([1, 0, MaskKind.SEED, 0]) + zlib.crc32(body).to_bytes(4, "little") + body
+    payload = b"FLPL" + bytes([CODEC_VERSION, 0, MaskKind.SEED, 0]) + zlib.crc32(body).to_bytes(4, "little") + body
     with pytest.raises(PayloadError, match="as a seed"):
         decode_flash(forged(GOOD | {"payload": len(payload)}, payload))
 
