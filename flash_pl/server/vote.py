@@ -10,7 +10,7 @@ from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
 from flash_pl.server.layer_budget import AverageBudget, LayerBudget
 from flash_pl.server.state import ServerState
-from flash_pl.sparsity import Rescale, ScaleDown, WaterFill, allot, top_k_by_layer, total_count
+from flash_pl.sparsity import Rescale, ScaleDown, Structure, Unstructured, WaterFill, allot, total_count
 from flash_pl.state import Stateful
 
 
@@ -35,10 +35,17 @@ class RankedVote(Vote):
     Args:
         layer_budget: layer densities, by default the mean of the clients'.
         rescale: how they are brought to the target density, by default exactly.
+        structure: which patterns the mask may have, by default any.
     """
 
-    def __init__(self, layer_budget: LayerBudget | None = None, rescale: Rescale | None = None) -> None:
+    def __init__(
+        self,
+        layer_budget: LayerBudget | None = None,
+        rescale: Rescale | None = None,
+        structure: Structure | None = None,
+    ) -> None:
         self.layer_budget, self.rescale = layer_budget or AverageBudget(), rescale or WaterFill()
+        self.structure = structure or Unstructured()
 
     @abstractmethod
     def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
@@ -49,7 +56,7 @@ class RankedVote(Vote):
         ideal = self.rescale(self.layer_budget(server, ballots), sizes, density) * sizes
         scores, among_equals = self.rank(server, ballots)
         counts = self.counts(ideal, sizes, density)
-        return top_k_by_layer(server.layout, scores, counts, among_equals=among_equals)
+        return self.structure(server.layout, scores, counts, among_equals)
 
     def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
         """Whole numbers of weights per layer from the ``ideal`` ones: exactly round(d n) in all."""
@@ -79,9 +86,13 @@ class ConsensusVote(RankedVote):
     """
 
     def __init__(
-        self, agreement: float = 1.0, layer_budget: LayerBudget | None = None, rescale: Rescale | None = None
+        self,
+        agreement: float = 1.0,
+        layer_budget: LayerBudget | None = None,
+        rescale: Rescale | None = None,
+        structure: Structure | None = None,
     ) -> None:
-        super().__init__(layer_budget, rescale)
+        super().__init__(layer_budget, rescale, structure)
         if not 0 <= agreement < float("inf"):
             raise ConfigError("agreement", agreement, "a finite number of at least 0")
         self.agreement = agreement

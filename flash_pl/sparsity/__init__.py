@@ -29,8 +29,14 @@ from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
 from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
+from flash_pl.sparsity.structure import NM, Channels, Structure, StructuredDraw, Unstructured
 
 __all__ = [
+    "NM",
+    "Channels",
+    "Structure",
+    "StructuredDraw",
+    "Unstructured",
     "AsDrawn",
     "BernoulliDraw",
     "BernoulliMove",

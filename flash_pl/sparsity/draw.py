@@ -11,6 +11,13 @@ from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import random_k
 
 
+def layer_counts(layout: Layout, densities: Tensor) -> Tensor:
+    """Whole numbers of weights with these layer densities: round(d n) in all, d_l n_l rounded up or down in each."""
+    ideal = densities * layout.sizes
+    target = float(ideal.sum()) / int(layout.sizes.sum())
+    return allot(ideal, layout.sizes, total_count(layout.sizes, target))
+
+
 class Draw(Protocol):
     """Draws a mask (bool ``[layout.maskable]``, CPU) with layer densities float64 ``[layers]``."""
 
@@ -22,9 +29,7 @@ class ExactDraw:
     """Exactly round(d n) ones in all, d_l n_l rounded up or down in every layer."""
 
     def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
-        ideal = densities * layout.sizes
-        target = float(ideal.sum()) / int(layout.sizes.sum())
-        counts = allot(ideal, layout.sizes, total_count(layout.sizes, target))
+        counts = layer_counts(layout, densities)
         layers = zip(layout.sizes.tolist(), counts.tolist(), strict=True)
         return torch.cat([random_k(torch.ones(size, dtype=torch.bool), k, generator) for size, k in layers])
 

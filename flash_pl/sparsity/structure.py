@@ -1,0 +1,108 @@
+"""Which patterns a mask may have: single weights, N of M, whole output channels."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flash_pl.errors import ConfigError
+from flash_pl.sparsity.draw import layer_counts
+from flash_pl.sparsity.layout import Layout, Slot
+from flash_pl.sparsity.select import top_k, top_k_by_layer
+
+
+class Structure(ABC):
+    """Chooses weights of high score in patterns that hardware likes."""
+
+    @abstractmethod
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+        """A mask, bool ``[layout.maskable]``, of ``counts[l]`` weights of each layer, or as near as the pattern allows.
+
+        Args:
+            layout: the plan of the arena.
+            scores: one a weight, ``[layout.maskable]`` or longer.
+            counts: int64 ``[layers]``.
+            among_equals: decides among equal scores where single weights are chosen.
+        """
+
+
+@dataclass(frozen=True)
+class Unstructured(Structure):
+    """The highest scores of each layer, wherever they are."""
+
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+        return top_k_by_layer(layout, scores, counts, among_equals=among_equals)
+
+
+@dataclass(frozen=True)
+class NM(Structure):
+    """N of every ``group`` weights that follow each other among the inputs of an output (N:M sparsity).
+
+    Counts stay exact: where N = d_l M is no whole number, some groups have one weight more than others. Source: Zhou et
+    al., Learning N:M fine-grained structured sparse neural networks from scratch, ICLR 2021.
+
+    Args:
+        group: M.
+
+    Raises:
+        ConfigError: M is less than 2.
+    """
+
+    group: int = 4
+
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise ConfigError("group", self.group, "an integer of at least 2")
+
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+        mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
+        for slot, count in zip(layout.layers, counts.tolist(), strict=True):
+            slot.view(mask).copy_(self._layer(slot.view(scores).flatten(1).cpu(), count).view(slot.shape))
+        return mask
+
+    def _layer(self, scores: Tensor, count: int) -> Tensor:
+        """The mask of a layer with scores ``[outputs, inputs]`` on the CPU."""
+        outputs, inputs = scores.shape
+        filled = torch.nn.functional.pad(scores, (0, -inputs % self.group), value=-torch.inf)
+        groups = filled.reshape(-1, self.group)
+        place = groups.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True).float()
+        # A weight's place in its group comes first, its score decides within a place.
+        order = torch.empty(groups.numel(), dtype=torch.float64)
+        by_score = groups.flatten().argsort(descending=True, stable=True)
+        by_place = place.flatten()[by_score].argsort(stable=True)
+        order[by_score[by_place]] = torch.arange(groups.numel(), 0, -1, dtype=torch.float64)
+        order = order.masked_fill(groups.flatten().isneginf(), -torch.inf)
+        return top_k(order, count).view(outputs, -1)[:, :inputs]
+
+
+@dataclass(frozen=True)
+class Channels(Structure):
+    """Whole output channels, those of the highest mean score; at least one a layer."""
+
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+        mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
+        for slot, count in zip(layout.layers, counts.tolist(), strict=True):
+            means = slot.view(scores).flatten(1).mean(dim=1)
+            slot.view(mask)[top_k(means, self.channels(slot, count))] = True
+        return mask
+
+    def channels(self, slot: Slot, count: int) -> int:
+        """How many output channels come nearest to ``count`` weights."""
+        return max(1, round(count * slot.shape[0] / slot.shape.numel()))
+
+
+@dataclass(frozen=True)
+class StructuredDraw:
+    """A random mask of a structure.
+
+    Args:
+        structure: of the mask.
+    """
+
+    structure: Structure
+
+    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
+        """A mask (bool ``[layout.maskable]``, CPU) with layer densities float64 ``[layers]``."""
+        scores = torch.rand(layout.maskable, generator=generator)
+        return self.structure(layout, scores, layer_counts(layout, densities))
