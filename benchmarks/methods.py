@@ -1,47 +1,43 @@
 """All methods on Fashion-MNIST at four densities and two partitions: accuracy, bytes, FLOPs, seconds.
 
-    python benchmarks/methods.py run --workers 2     # hours; goes on where it was interrupted
+    python benchmarks/methods.py run --workers 2     # hours; the same command goes on where it was interrupted
+    python benchmarks/methods.py collect             # benchmarks/results/methods.csv, a line a run
     python benchmarks/methods.py table               # Markdown
     python benchmarks/methods.py plot                # docs/methods.png
 
-Every method has its shipped settings; 100 clients, ten a round, one local epoch. Accuracy is that of the server at
-density d, the mean of the last five rounds. The sweeps go seed by seed, so that an unfinished one has whole seeds.
+Every method has its shipped settings: 100 clients, ten a round, one local epoch, 30 rounds. Accuracy is that of the
+server at density d, the mean of the last five rounds; bytes are those of all messages of all clients, a first stage
+included; FLOPs those of all training, over dense training of the same samples. The sweeps go seed by seed.
 """
 
 import argparse
+import csv
+import json
+import statistics
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from study import last_five, rows, spread
+
+from flash_pl import drawing
+from flash_pl.checkpoint import write_whole
 
 METHODS = (
-    "nst",
-    "pdst",
-    "spdst",
-    "jmwst",
-    "topk",
-    "zerofl",
-    "ssfl",
-    "feddst",
-    "sparsyfed",
-    "heterofl",
-    "fiarse",
-    "fedrts",
+    *("pdst", "spdst", "jmwst", "nst", "set", "rigl", "ssfl", "feddst", "fedrts"),
+    *("topk", "zerofl", "sparsyfed", "fiarse", "heterofl"),
 )
-METHODS += ("rigl", "set")
-ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.05, 0.02, 0.1, 0.2), (1, 2, 3), 30
-COMMON = [
-    "data=fashion_mnist",
-    f"rounds={ROUNDS}",
-    "trainer.eval_every=10",
-    "trainer.eval_last=5",
-    "trainer.accelerator=cpu",
-]
-COMMON += ["trainer.checkpoint_every=0"]
-RESULTS = Path(__file__).parent / "results" / "methods"
-KEPT = ("metrics.csv", "result.json", "config.yaml")
+ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 30
+COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
+COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
+RESULTS = Path(__file__).parent / "results" / "methods.csv"
+Row = dict[str, Any]
 
 
-def listed(values: tuple[object, ...]) -> str:
+def listed(values: Sequence[object]) -> str:
     return ",".join(map(str, values))
 
 
@@ -49,19 +45,105 @@ def run(out: Path, workers: int) -> None:
     """Dense training, then all others, seed by seed."""
     for seed in SEEDS:
         grid = [f"seed={seed}", f"alpha={listed(ALPHAS)}"]
-        for name, axes in (
-            ("dense", ["scheduler=dense"]),
-            ("sparse", [f"density={listed(DENSITIES)}", f"scheduler={listed(METHODS)}"]),
-        ):
+        for name, axes in {
+            "dense": ["scheduler=dense"],
+            "sparse": [f"density={listed(DENSITIES)}", f"scheduler={listed(METHODS)}"],
+        }.items():
             command = [sys.executable, "-m", "flash_pl", "sweep", "pdst", *grid, *axes, *COMMON]
             command += ["--out", str(out / f"{name}-{seed}"), "--workers", str(workers)]
             subprocess.run(command, check=True)
 
 
+def collect(out: Path) -> None:
+    """A line for each run that has ended."""
+    found = []
+    for result in sorted(out.glob("*/*/result.json")):
+        facts, metrics = json.loads(result.read_text()), rows(result.parent)
+        axes = dict(part.split("=") for part in result.parent.name.split(",")) | {"seed": result.parent.parent.name[-1]}
+        end = metrics[-1]
+        found.append(
+            {
+                "method": facts["method"],
+                "alpha": axes["alpha"],
+                "density": axes.get("density", "1"),
+                "seed": axes["seed"],
+                "accuracy": f"{last_five(result.parent, 'val_acc'):.3f}",
+                "accuracy_union": f"{last_five(result.parent, 'val_acc_union'):.3f}",
+                "MB_up": f"{float(end['bytes_up_total']) / 1e6:.3f}",
+                "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
+                "flops": f"{float(end['flops_total']):.6g}",
+                "seconds": f"{statistics.median(float(row['seconds_train']) for row in metrics):.3f}",
+            }
+        )
+    with open(RESULTS, "w", newline="") as file:
+        writer = csv.DictWriter(file, found[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def cells() -> dict[tuple[str, str, str], list[Row]]:
+    """The runs of (method, alpha, density), one a seed."""
+    with open(RESULTS, newline="") as file:
+        found = defaultdict(list)
+        for row in csv.DictReader(file):
+            found[row["method"], row["alpha"], row["density"]].append(row)
+        return found
+
+
+def mean(runs: Sequence[Row], name: str) -> float:
+    return statistics.fmean(float(run[name]) for run in runs)
+
+
+def accuracy(runs: Sequence[Row]) -> str:
+    return spread([float(run["accuracy"]) for run in runs])
+
+
+def table() -> None:
+    """Accuracy of everything; then what each method costs at d = 0.05."""
+    found = cells()
+    for alpha in map(str, ALPHAS):
+        print(f"\nalpha = {alpha}, dense {accuracy(found['dense', alpha, '1'])}\n")
+        print(f"| method | {' | '.join(f'd = {d}' for d in DENSITIES)} |\n|---|{len(DENSITIES) * '---|'}")
+        for method in METHODS:
+            print(f"| {method} | {' | '.join(accuracy(found[method, alpha, str(d)]) for d in DENSITIES)} |")
+    print("\n| method | MB up | MB down | FLOPs, dense = 1 | s a round |\n|---|---|---|---|---|")
+    dense = found["dense", "1", "1"]
+    for method, density in (("dense", "1"), *((method, "0.05") for method in METHODS)):
+        runs = found[method, "1", density]
+        if runs:
+            work = mean(runs, "flops") / mean(dense, "flops")
+            numbers = f"{mean(runs, 'MB_up'):.1f} | {mean(runs, 'MB_down'):.1f} | {work:.2f}"
+            print(f"| {method} | {numbers} | {mean(runs, 'seconds'):.2f} |")
+
+
+def plot(to: Path) -> None:
+    """Accuracy against density, a picture for each partition."""
+    found = cells()
+    figure, axes = drawing.new_figure(len(ALPHAS), across=2, height=4.2)
+    for panel, alpha in zip(axes, map(str, ALPHAS), strict=True):
+        for index, method in enumerate(METHODS):
+            points = [(d, found[method, alpha, str(d)]) for d in sorted(DENSITIES) if found[method, alpha, str(d)]]
+            heights = [mean(runs, "accuracy") for _, runs in points]
+            panel.plot([d for d, _ in points], heights, **drawing.line_style(index), label=method)
+        panel.axhline(mean(found["dense", alpha, "1"], "accuracy"), color="0.6", linestyle=":", label="dense")
+        panel.set(xlabel="density", ylabel="accuracy, %", title=f"Dirichlet alpha = {alpha}")
+        drawing.logarithmic(panel.xaxis)
+    drawing.legend_below(figure, axes)
+    write_whole(to, drawing.as_png(figure))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["run", "table", "plot"])
+    parser.add_argument("task", choices=["run", "collect", "table", "plot"])
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--to", type=Path, default=Path("docs/methods.png"))
     chosen = parser.parse_args()
-    run(chosen.out, chosen.workers)
+    if chosen.task == "run":
+        run(chosen.out, chosen.workers)
+    elif chosen.task == "collect":
+        collect(chosen.out)
+    elif chosen.task == "table":
+        table()
+    else:
+        plot(chosen.to)
