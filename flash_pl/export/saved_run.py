@@ -11,7 +11,7 @@ from flash_pl import __version__
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.config import build_budget, compose, label, network_prefix, saved_config
 from flash_pl.errors import ConfigError
-from flash_pl.sparsity import Layout, Slot, SparseModel, SparsityBudget, nested_masks
+from flash_pl.sparsity import Layout, Slot, SparseModel, SparsityBudget
 
 
 class SavedRun:
@@ -35,6 +35,7 @@ class SavedRun:
         self._saved: dict[str, Tensor] = state["state_dict"]
         server = state["flash_pl"]["server"]
         self._layout, self._weights, self._mask = Layout.from_plan(server["layout"]), server["weights"], server["mask"]
+        self._tier_masks: list[Tensor] = state["flash_pl"]["tier_masks"]
         self._prefix = network_prefix(self.config)
 
     @property
@@ -73,8 +74,7 @@ class SavedRun:
         if tier is None:
             allowed = "the density of a tier of this run"
             raise ConfigError("density", density, f"{allowed}: {', '.join(f'{one:g}' for one in densities)}")
-        masks = nested_masks(self._layout, self._mask, self._weights, self._budget.ratios)
-        return self._model(masks[tier], densities[tier])
+        return self._model([*self._tier_masks, self._mask][tier], densities[tier])
 
     def _model(self, mask: Tensor, density: float) -> SparseModel:
         weights = self._weights.clone()

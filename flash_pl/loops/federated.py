@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from torch import Tensor
+
 from flash_pl.errors import ConfigError
 from flash_pl.loops.base import Loop
 from flash_pl.loops.faults import Failure
@@ -50,6 +52,7 @@ class FederatedLoop(Loop):
         federation.cohorts.on_failure = self.on_failure
         self.round = self.failed = 0
         self.has_mask = False
+        self.masks: list[Tensor] = []
         self.progress = Progress()  # of stage 1, while it is under way
         self.should_stop, self.pending, self.whole = False, False, True
         self.metrics: dict[str, float] = {}
@@ -158,6 +161,7 @@ class FederatedLoop(Loop):
             "has_mask": self.has_mask,
             "pending": self.pending,
             "stopped": self.should_stop,
+            "tier_masks": [mask.cpu() for mask in self.masks[:-1]],  # for readers; this loop makes them anew
             "first_stage": self.progress.state_dict(),
         } | {name: part.state_dict() for name, part in self.parts.stateful().items()}
 

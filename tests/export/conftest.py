@@ -85,6 +85,7 @@ def runs(tmp_path_factory):
     commands = {
         "jmwst": ["jmwst", *CNN, "scheduler.sensitivity.epochs=1"],
         "hetero": ["hetero_jmwst", *CNN, "scheduler.sensitivity.epochs=1"],
+        "fiarse": ["fiarse", *CNN, "budget.tiers=[{density: 0.1, share: 0.5}, {density: 0.2, share: 0.5}]"],
         "dense": ["dense", *CNN, "rounds=1"],
         **{name.lower(): ["pdst", f"model.class_path=export_nets.{name}"] for name in ("Net", "Silent", "Own")},
         "shapeless": ["pdst", "data.class_path=export_nets.Shapeless", "model.class_path=export_nets.Net"],

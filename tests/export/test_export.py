@@ -93,6 +93,15 @@ def test_the_same_model_gives_the_same_bytes(to, runs, folder):
     assert len(contents) == 1
 
 
+def test_a_tier_of_any_method_gets_the_model_that_was_evaluated_for_it(runs, folder):
+    """FIARSE does not nest its tiers layer by layer."""
+    net, data = network(runs["fiarse"])
+    for tier in json.loads((runs["fiarse"].parents[1] / "result.json").read_text())["tiers"]:
+        model = decode_flash(export(runs["fiarse"], "m.flash", "--density", f"{tier['density']:g}").read_bytes()).model
+        net.load_state_dict(model.tensors)
+        assert accuracy(net, data) == pytest.approx(tier["accuracy"])
+
+
 def test_a_tier_gets_the_model_that_was_evaluated_for_it(runs, folder):
     server = read_checkpoint(runs["hetero"])["flash_pl"]["server"]
     layout = Layout.from_plan(server["layout"])
