@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from study import last_five, rows, spread
 
 from flash_pl import drawing
@@ -34,6 +35,7 @@ ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
 COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
+CELL = ("method", "alpha", "density", "seed")
 Row = dict[str, Any]
 
 
@@ -41,10 +43,10 @@ def listed(values: Sequence[object]) -> str:
     return ",".join(map(str, values))
 
 
-def run(out: Path, workers: int) -> None:
+def run(out: Path, workers: int, seeds: Sequence[int], alphas: Sequence[str]) -> None:
     """Dense training, then all others, seed by seed."""
-    for seed in SEEDS:
-        grid = [f"seed={seed}", f"alpha={listed(ALPHAS)}"]
+    for seed in seeds:
+        grid = [f"seed={seed}", f"alpha={listed(alphas)}"]
         for name, axes in {
             "dense": ["scheduler=dense"],
             "sparse": [f"density={listed(DENSITIES)}", f"scheduler={listed(METHODS)}"],
@@ -55,39 +57,39 @@ def run(out: Path, workers: int) -> None:
 
 
 def collect(out: Path) -> None:
-    """A line for each run that has ended."""
-    found = []
+    """A line for each run that has ended; runs of elsewhere keep theirs."""
+    found = {tuple(row[name] for name in CELL): row for row in read()} if RESULTS.exists() else {}
     for result in sorted(out.glob("*/*/result.json")):
         facts, metrics = json.loads(result.read_text()), rows(result.parent)
-        axes = dict(part.split("=") for part in result.parent.name.split(",")) | {"seed": result.parent.parent.name[-1]}
-        end = metrics[-1]
-        found.append(
-            {
-                "method": facts["method"],
-                "alpha": axes["alpha"],
-                "density": axes.get("density", "1"),
-                "seed": axes["seed"],
-                "accuracy": f"{last_five(result.parent, 'val_acc'):.3f}",
-                "accuracy_union": f"{last_five(result.parent, 'val_acc_union'):.3f}",
-                "MB_up": f"{float(end['bytes_up_total']) / 1e6:.3f}",
-                "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
-                "flops": f"{float(end['flops_total']):.6g}",
-                "seconds": f"{statistics.median(float(row['seconds_train']) for row in metrics):.3f}",
-            }
-        )
+        config, end = yaml.safe_load((result.parent / "config.yaml").read_text()), metrics[-1]
+        density = 1 if facts["method"] == "dense" else config["density"]
+        cell = (facts["method"], str(config["alpha"]), str(density), str(config["seed"]))
+        found[cell] = dict(zip(CELL, cell, strict=True)) | {
+            "accuracy": f"{last_five(result.parent, 'val_acc'):.3f}",
+            "accuracy_union": f"{last_five(result.parent, 'val_acc_union'):.3f}",
+            "MB_up": f"{float(end['bytes_up_total']) / 1e6:.3f}",
+            "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
+            "flops": f"{float(end['flops_total']):.6g}",
+            "seconds": f"{statistics.median(float(row['seconds_train']) for row in metrics):.3f}",
+        }
     with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, found[0].keys(), lineterminator="\n")
+        writer = csv.DictWriter(file, next(iter(found.values())).keys(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(found[cell] for cell in sorted(found))
+
+
+def read() -> list[Row]:
+    """The lines of the collected runs."""
+    with open(RESULTS, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def cells() -> dict[tuple[str, str, str], list[Row]]:
     """The runs of (method, alpha, density), one a seed."""
-    with open(RESULTS, newline="") as file:
-        found = defaultdict(list)
-        for row in csv.DictReader(file):
-            found[row["method"], row["alpha"], row["density"]].append(row)
-        return found
+    found = defaultdict(list)
+    for row in read():
+        found[row["method"], row["alpha"], row["density"]].append(row)
+    return found
 
 
 def mean(runs: Sequence[Row], name: str) -> float:
@@ -137,10 +139,12 @@ if __name__ == "__main__":
     parser.add_argument("task", choices=["run", "collect", "table", "plot"])
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--alphas", nargs="+", default=ALPHAS)
     parser.add_argument("--to", type=Path, default=Path("docs/methods.png"))
     chosen = parser.parse_args()
     if chosen.task == "run":
-        run(chosen.out, chosen.workers)
+        run(chosen.out, chosen.workers, chosen.seeds, chosen.alphas)
     elif chosen.task == "collect":
         collect(chosen.out)
     elif chosen.task == "table":
