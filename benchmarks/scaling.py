@@ -110,7 +110,7 @@ def cohort(rounds: int) -> None:
 
 
 def apart(method: str, number: int, cohort: int, rounds: int, warmup: int = 0) -> dict[str, float]:
-    """What :func:`one` finds in a process of its own."""
+    """What ``one`` finds in a process of its own."""
     settings = {"method": method, "number": number, "cohort": cohort, "rounds": rounds, "warmup": warmup}
     arguments = [f"--{key}={value}" for key, value in settings.items()]
     command = [sys.executable, __file__, "one", *arguments]

@@ -1,4 +1,4 @@
-"""The command line: ``flash-pl COMMAND ...``, see :mod:`flash_pl.commands`."""
+"""The command line: ``flash-pl COMMAND ...``, see ``flash_pl.commands``."""
 
 import argparse
 import logging

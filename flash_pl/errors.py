@@ -1,7 +1,7 @@
 """What can go wrong in a way that its message explains: one line, never a traceback.
 
 A setting that cannot work is found before anything is written (the command line exits with 2). What ends a run later
-is a :class:`RunError` (exit code 3); the last checkpoint is then still whole.
+is a ``RunError`` (exit code 3); the last checkpoint is then still whole.
 """
 
 import signal

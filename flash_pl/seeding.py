@@ -20,7 +20,7 @@ def derive(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
 
 
 def generator(seed: int, purpose: str, round: int = 0, client: int = 0) -> torch.Generator:
-    """A CPU generator seeded by :func:`derive`. It stays on the CPU so that every device sees the same draws."""
+    """A CPU generator seeded by ``derive``. It stays on the CPU so that every device sees the same draws."""
     return torch.Generator().manual_seed(derive(seed, purpose, round, client))
 
 
@@ -39,7 +39,7 @@ def seed_global_(value: int, device: torch.device) -> None:
 
 @contextmanager
 def own_global_state(device: torch.device) -> Iterator[None]:
-    """What :func:`seed_global_` seeds is afterwards as it was before, whatever happens inside."""
+    """What ``seed_global_`` seeds is afterwards as it was before, whatever happens inside."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):

@@ -45,11 +45,11 @@ class FederatedTrainer:
         budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
         aggregator, sampler: by default the scheduler's average and a uniform cohort.
         decay: the learning rates' decay over rounds; None keeps the module's own.
-        exclude, exclude_first_last: layers that are never masked, see :class:`Layout`.
+        exclude, exclude_first_last: layers that are never masked, see ``Layout``.
         evaluate: after which rounds the server is evaluated.
         gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
         channels_last: store 4-d weights channels-last, which is faster for most dense convolutions.
-        backend, compile: what computes the layers, see :func:`choose_backend`.
+        backend, compile: what computes the layers, see ``choose_backend``.
         accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
         devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
             for any number of processes of equal processors and threads. torchrun's number of processes wins.
@@ -137,7 +137,7 @@ class FederatedTrainer:
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; returns the finished loop with the server's weights, mask and last metrics.
 
-        A module that is no :class:`ClientModule` becomes one. Afterwards its weights are the server's, masked to d.
+        A module that is no ``ClientModule`` becomes one. Afterwards its weights are the server's, masked to d.
 
         Raises:
             ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
@@ -152,7 +152,7 @@ class FederatedTrainer:
         return loop
 
     def run(self, loop: FederatedLoop) -> None:
-        """The training of :meth:`fit`, for a caller that wants the :meth:`loop` before it."""
+        """The training of ``fit``, for a caller that wants the ``loop`` before it."""
         module = loop.client.module
         with (
             loop.ranks.telling(),
@@ -178,7 +178,7 @@ class FederatedTrainer:
             return loop.evaluation.server(loop.masks, loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
-        """The federated loop, ready to run; whatever :meth:`fit` would refuse is refused here."""
+        """The federated loop, ready to run; whatever ``fit`` would refuse is refused here."""
         ranks = self.launch()
         ranks.first(data.prepare_data)
         data.setup("fit")

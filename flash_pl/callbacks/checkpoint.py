@@ -14,7 +14,7 @@ from flash_pl.loops import FederatedLoop
 
 class Checkpoint:
     """Saves the run after its first mask, after every ``every``-th round, at its end and when it is interrupted, and
-    the best round so far as ``best.ckpt``, see :class:`CheckpointFolder`.
+    the best round so far as ``best.ckpt``, see ``CheckpointFolder``.
 
     ``state_dict`` and ``hyper_parameters`` make it a Lightning checkpoint, which ``load_from_checkpoint`` opens; the
     run's own state is under ``flash_pl``. A callback adds what it must remember in ``on_save_checkpoint(loop, state)``

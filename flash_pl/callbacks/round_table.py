@@ -10,7 +10,7 @@ from flash_pl.errors import RunError
 
 
 class RoundTable:
-    """The rows of a CSV file by round, on disk after each :meth:`append`; what a row lacks is an empty cell.
+    """The rows of a CSV file by round, on disk after each ``append``; what a row lacks is an empty cell.
 
     Args:
         path: of the file; its folder must exist by the first row.

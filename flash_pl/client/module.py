@@ -85,7 +85,7 @@ class ClientModule(L.LightningModule):
         client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning, by way of :meth:`log`."""
+        """As in Lightning, by way of ``log``."""
         if not self._federated:
             super().log_dict(dictionary, *args, **kwargs)
             return

@@ -30,7 +30,7 @@ class ClientState:
         module: the LightningModule; its tensors are views into ``arena``.
         layout: the plan of the arena.
         arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
-        mask: bool ``[layout.maskable]``. Change it by :meth:`receive` and :meth:`move_mask_` only.
+        mask: bool ``[layout.maskable]``. Change it by ``receive`` and ``move_mask_`` only.
         context: the facts of the local training under way.
         optimizer: its optimiser.
         step, epoch: local steps done, the local epoch under way.

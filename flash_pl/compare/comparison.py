@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What every format of the table, every figure and the report show; ``last`` as in :func:`columns`."""
+    """What every format of the table, every figure and the report show; ``last`` as in ``columns``."""
 
     groups: Sequence[Group]
     columns: Sequence[Column]
@@ -58,7 +58,7 @@ class Comparison:
         return column.scale.fitting(cell.mean for cell in cells if cell is not None)
 
     def text(self, group: Group, column: Column) -> str:
-        """``83.5 ± 0.6`` in the column's :meth:`unit`, ``-`` for nothing."""
+        """``83.5 ± 0.6`` in the column's ``unit``, ``-`` for nothing."""
         cell = self.cell(group, column)
         if cell is None:
             return "-"

@@ -28,7 +28,7 @@ def identity(run: Run) -> Settings:
 
 
 def chosen(run: Run) -> Settings:
-    """The part of the :func:`identity` that does not follow from data set, model, method, ``compat`` and, inside of
+    """The part of the ``identity`` that does not follow from data set, model, method, ``compat`` and, inside of
     components, from the keys of the top level."""
     names: dict[str, Any] = {key: _named(run.config[key]) for key in ("data", "model")}
     method = run.config.get("method")

@@ -48,7 +48,7 @@ def prepare(data: FederatedData, ranks: Ranks) -> None:
 
 
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
-    """The LightningModule to train: the config's own class, or a :class:`Classifier` around the network it names.
+    """The LightningModule to train: the config's own class, or a ``Classifier`` around the network it names.
 
     The initial weights depend on the seed and the model alone, so all sparse methods start from the same ones; torch's
     global generator is left as it was. Number of classes and image size come from the data, where the class asks for
@@ -74,7 +74,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
 
 
 def network_prefix(config: Config) -> str:
-    """What the names of the config's own network begin with in the module that is trained: see :func:`build_module`."""
+    """What the names of the config's own network begin with in the module that is trained: see ``build_module``."""
     return "" if _is_own_module(config) else "model."
 
 

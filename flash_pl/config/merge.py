@@ -31,7 +31,7 @@ def fold(node: dict[str, Any], key: str = "") -> dict[str, Any]:
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any], key: str = "") -> dict[str, Any]:
-    """Two mappings of keys to nodes, :func:`merge`\\ d key by key."""
+    """Two mappings of keys to nodes, ``merge``\\ d key by key."""
     return base | {
         name: merge(base[name], node, f"{key}.{name}".lstrip(".")) if name in base else node
         for name, node in over.items()

@@ -64,7 +64,7 @@ class Accounts(Stateful):
             self.clock.stage_1([self.clock.seconds(client, down, spent, up) for client, spent in flops.items()])
 
     def round(self, ballots: Sequence[Ballot], late: Sequence[Ballot], densities: Tensor) -> dict[str, float]:
-        """The costs of a round, see :meth:`Bill.round` and :meth:`Clock.round`."""
+        """The costs of a round, see ``Bill.round`` and ``Clock.round``."""
         everyone = [*ballots, *late]
         row = self.bill.round(everyone, self.epochs, densities)
         if self.clock is not None:

@@ -37,12 +37,12 @@ class CIFAR10(StoredData):
         super().__init__(root, **keywords)
 
     def holds(self, folder: Path) -> bool:
-        """See :class:`StoredData`."""
+        """See ``StoredData``."""
         names = [name for name, _ in self.source.train_list + self.source.test_list]
         return folder.name == self.folder and all((folder / name).exists() for name in names)
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See :class:`StoredData`; torchvision compares the files' checksums before it opens them."""
+        """See ``StoredData``; torchvision compares the files' checksums before it opens them."""
         train, test = (self.source(folder.parent, train=train) for train in (True, False))
         return _samples(train), _samples(test)
 

@@ -26,7 +26,7 @@ class FederatedKeywords(TypedDict, total=False):
 
 
 class FederatedDataModule(L.LightningDataModule):
-    """A LightningDataModule whose training set belongs to clients. A data set implements :meth:`load` only.
+    """A LightningDataModule whose training set belongs to clients. A data set implements ``load`` only.
 
     Args:
         clients: number of clients N; None for all natural owners of the samples, where they have some.
@@ -98,7 +98,7 @@ class FederatedDataModule(L.LightningDataModule):
 
     @property
     def clients(self) -> int:
-        """Number of clients N; call :meth:`setup` first."""
+        """Number of clients N; call ``setup`` first."""
         return len(self.client_sizes)
 
     def to_(self, device: torch.device) -> None:
@@ -120,7 +120,7 @@ class FederatedDataModule(L.LightningDataModule):
 
     def client_val_batches(self, client: int) -> Batches:
         """The part of the test set on which one client is evaluated: its owner's where samples have owners, else one
-        with the classes on which the client trains, :func:`deal_alike`. It can be empty."""
+        with the classes on which the client trains, ``deal_alike``. It can be empty."""
         assert self._parts is not None, "call setup() first"
         if self._test_parts is None:
             self._test_parts = self._deal_test(self._parts)

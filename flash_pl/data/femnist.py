@@ -27,11 +27,11 @@ class FEMNIST(StoredData):
     )
 
     def holds(self, folder: Path) -> bool:
-        """See :class:`StoredData`."""
+        """See ``StoredData``."""
         return all(any((folder / split).glob("*.json")) for split in ("train", "test"))
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See :class:`StoredData`; the writers are numbered by name, those of the training set first."""
+        """See ``StoredData``; the writers are numbered by name, those of the training set first."""
         splits = [_users(folder / split) for split in ("train", "test")]
         number: dict[str, int] = {}
         for split in splits:

@@ -16,11 +16,11 @@ class IdxData(StoredData):
     """Four idx files of unsigned bytes, plain or as ``.gz``, as MNIST and its successors have them."""
 
     def holds(self, folder: Path) -> bool:
-        """See :class:`StoredData`."""
+        """See ``StoredData``."""
         return all((folder / name).exists() or _packed(folder / name).exists() for name in FILES)
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See :class:`StoredData`; images become ``[n, 1, H, W]``."""
+        """See ``StoredData``; images become ``[n, 1, H, W]``."""
         train_x, train_y, test_x, test_y = (read_idx(folder / name) for name in FILES)
         return Samples(train_x.unsqueeze(1), train_y.long()), Samples(test_x.unsqueeze(1), test_y.long())
 

@@ -9,7 +9,7 @@ from flash_pl.data.batches import Batches
 
 
 class FederatedData(Protocol):
-    """Federated data. :class:`FederatedDataModule` is one; any class with these members serves as well.
+    """Federated data. ``FederatedDataModule`` is one; any class with these members serves as well.
 
     Calls come in this order: ``prepare_data``, ``setup``, ``to_``, then the others any number of times.
     """

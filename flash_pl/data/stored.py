@@ -62,7 +62,7 @@ class StoredData(FederatedDataModule):
         """Find and read.
 
         Raises:
-            DataNotFoundError: see :meth:`find`, or files that cannot be read or hold something else.
+            DataNotFoundError: see ``find``, or files that cannot be read or hold something else.
         """
         folder = self.find()
         try:

@@ -11,9 +11,9 @@ class TensorData(FederatedDataModule):
     """Federates tensors of the caller.
 
     Args:
-        train, test: :class:`Samples`, or ``(images [n, C, H, W], labels [n])``.
+        train, test: ``Samples``, or ``(images [n, C, H, W], labels [n])``.
         classes: number of classes; None for one more than the largest label.
-        mean, std: see :class:`FederatedDataModule`; the default leaves floating-point images as they are.
+        mean, std: see ``FederatedDataModule``; the default leaves floating-point images as they are.
     """
 
     def __init__(

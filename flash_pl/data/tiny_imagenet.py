@@ -34,11 +34,11 @@ class TinyImageNet(StoredData):
     )
 
     def holds(self, folder: Path) -> bool:
-        """See :class:`StoredData`."""
+        """See ``StoredData``."""
         return all((folder / name).exists() for name in ("wnids.txt", "train", "val/val_annotations.txt"))
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See :class:`StoredData`; images are uint8, grey ones have three equal channels."""
+        """See ``StoredData``; images are uint8, grey ones have three equal channels."""
         cached = folder / "decoded.pt"
         if cached.exists():
             train_x, train_y, test_x, test_y = torch.load(cached, weights_only=True)

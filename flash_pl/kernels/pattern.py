@@ -55,7 +55,7 @@ class SparsePattern:
         return self._index[key]
 
     def order_by_input(self, stride: tuple[int, int]) -> Tensor:
-        """The order of :meth:`rows_by_input`, as places in that of :meth:`rows`; int32 ``[count]``."""
+        """The order of ``rows_by_input``, as places in that of ``rows``; int32 ``[count]``."""
         if stride not in self._order_t:
             self._order_t[stride] = self._by_input(stride)[0].int()
         return self._order_t[stride]

@@ -64,7 +64,7 @@ class _MaxPool(torch.autograd.Function):
 
 
 def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
-    """:func:`torch.nn.functional.max_pool2d` bit for bit, ties, NaN and the gradient included.
+    """``torch.nn.functional.max_pool2d`` bit for bit, ties, NaN and the gradient included.
 
     Args:
         x: float32 ``[..., H, W]`` on the CPU.

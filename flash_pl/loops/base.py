@@ -19,7 +19,7 @@ class Loop(Stateful, ABC):
         """One step of the loop."""
 
     def run(self) -> Any:
-        """Run to the end and return what :meth:`on_run_end` returns."""
+        """Run to the end and return what ``on_run_end`` returns."""
         self.reset()
         self.on_run_start()
         while not self.done:

@@ -45,7 +45,7 @@ class ClientEvaluationLoop:
 
         Metrics end in ``_clients`` for the mean, ``_clients_lowest`` and ``_clients_highest`` for the mean of the tenth
         of clients with the smallest and the largest values; after fine-tuning ``_finetuned`` stands for ``_clients``.
-        Clients without test samples do not count. ``round`` and ``state`` are for :meth:`CohortLoop.run`.
+        Clients without test samples do not count. ``round`` and ``state`` are for ``CohortLoop.run``.
 
         Raises:
             ClientError: a client failed and is not to be skipped.

@@ -40,7 +40,7 @@ class CohortLoop:
 
         Args:
             clients: their ids; ``costs`` how long each takes, in any unit.
-            round: for messages, see :class:`Failure`.
+            round: for messages, see ``Failure``.
             state: what the clients start from, in one number: all ranks must have the same.
             train: trains the client at a position of ``clients``; what it raises is the client's failure.
             keep: makes of that what the other ranks get.

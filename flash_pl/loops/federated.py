@@ -166,7 +166,7 @@ class FederatedLoop(Loop):
         } | {name: part.state_dict() for name, part in self.parts.stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             ConfigError: it belongs to another experiment.

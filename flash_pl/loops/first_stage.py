@@ -25,7 +25,7 @@ class Progress(Stateful):
 
     Attributes:
         flops: of the training of each client that is done, by its place in the cohort.
-        units: the sum of what they found, as in :class:`OrderFreeSum`.
+        units: the sum of what they found, as in ``OrderFreeSum``.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Progress(Stateful):
 
 
 class FirstStageLoop:
-    """Clients train, or only look at their data, from one start; :meth:`run` returns the mean of what they found.
+    """Clients train, or only look at their data, from one start; ``run`` returns the mean of what they found.
 
     All start from the mask of the stage's own trainee and from the server's weights, adapted to that mask as the method
     adapts them to its first one. Their trained weights are thrown away: stage 1 informs the mask only.

@@ -12,7 +12,7 @@ from flash_pl.loops.evaluation import EvaluationLoop
 
 
 def flops_of(client: ClientState, evaluation: EvaluationLoop, data: FederatedData) -> Flops | None:
-    """FLOPs of one sample, see :func:`count_flops`; None where no ``validation_step`` runs the model."""
+    """FLOPs of one sample, see ``count_flops``; None where no ``validation_step`` runs the model."""
     module = client.module
     batches = list(islice(iter(data.val_dataloader()), 1))
     if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):

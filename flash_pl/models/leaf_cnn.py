@@ -20,7 +20,7 @@ class LeafCNN(nn.Module):
         image_size: side S of a square image, at least 4.
         channels: width of the two convolutions.
         hidden: width of the linear layer that holds most of the weights.
-        init: of the layers before a ReLU, see :func:`initialise`.
+        init: of the layers before a ReLU, see ``initialise``.
 
     Raises:
         ConfigError: the image vanishes in the two 2x2 pools, or ``channels`` are not two.

@@ -17,7 +17,7 @@ class LeNet5(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 12.
-        init: of the layers before a ReLU, see :func:`initialise`.
+        init: of the layers before a ReLU, see ``initialise``.
 
     Raises:
         ConfigError: the image is smaller than what the layers consume.

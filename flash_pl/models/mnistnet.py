@@ -16,7 +16,7 @@ class MNISTNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 13.
-        init: of the layers before a ReLU, see :func:`initialise`; the authors' code has ``"torch"``.
+        init: of the layers before a ReLU, see ``initialise``; the authors' code has ``"torch"``.
         softmax: return probabilities instead of logits. The authors' code does so before its cross-entropy, which
             applies softmax a second time; that flattens the gradient and costs accuracy.
 

@@ -44,14 +44,14 @@ class Ranks:
         self.group: Any = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
 
     def mine(self, costs: Sequence[float]) -> list[int]:
-        """The positions of this rank's share of jobs with these ``costs``, see :func:`share`."""
+        """The positions of this rank's share of jobs with these ``costs``, see ``share``."""
         return share(costs, self.size)[self.rank]
 
     def gather(self, item: T) -> list[T]:
         """Everybody's ``item`` by rank. All ranks must come here; the first one that waits in vain says for whom.
 
         Raises:
-            RankError: a rank is gone, does not answer in time, or has failed (:meth:`telling`).
+            RankError: a rank is gone, does not answer in time, or has failed (``telling``).
         """
         if self.size == 1:
             return [item]
@@ -82,7 +82,7 @@ class Ranks:
         """Add up everybody's ``tensor``, in place. Whole numbers add up the same in any order.
 
         Raises:
-            RankError: as :meth:`gather`; the ranks meet before they add, so that nobody waits in vain.
+            RankError: as ``gather``; the ranks meet before they add, so that nobody waits in vain.
         """
         if self.size > 1:
             self.gather(None)

@@ -36,7 +36,7 @@ class ProcessStrategy(DDPStrategy):
     """Fabric's strategy of one process per device, without its launcher.
 
     Lightning's launcher kills the whole run, checkpoint under way or not, some seconds after a child has ended with an
-    error. Here the ranks notice by themselves (:class:`Ranks`) and end in order.
+    error. Here the ranks notice by themselves (``Ranks``) and end in order.
     """
 
     def __init__(self, timeout: float) -> None:

@@ -26,7 +26,7 @@ class SparseScheduler(Stateful):
 
     Clients are trained by several processes, each with a scheduler of its own, while the server's hooks run alike in
     all of them. So a client's hooks may remember nothing for later clients: what the server should know goes into the
-    report by :meth:`on_client_end`. A round that was interrupted or failed starts again with :meth:`on_round_start`.
+    report by ``on_client_end``. A round that was interrupted or failed starts again with ``on_round_start``.
 
     Args:
         first_mask: how the first mask is made.
@@ -69,7 +69,7 @@ class SparseScheduler(Stateful):
         return nested_masks(server.layout, server.mask, server.weights, ratios)
 
     def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
-        """``masks`` are those of :meth:`tier_masks`."""
+        """``masks`` are those of ``tier_masks``."""
 
     # A client, every round
 
@@ -88,7 +88,7 @@ class SparseScheduler(Stateful):
     def forward_weights(self, client: ClientState) -> Tensor | None:
         """What the next step computes with in place of the maskable weights, ``[maskable]``, 0 outside the mask; None
         for the weights themselves. Gradients are then those of what is returned: apply the chain rule in
-        :meth:`on_dense_gradients`."""
+        ``on_dense_gradients``."""
         return None
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
@@ -96,12 +96,12 @@ class SparseScheduler(Stateful):
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
         """Whether step ``step`` (from 0) computes the gradients of pruned weights, which takes a dense pass; by default
-        that is so if :meth:`on_dense_gradients` is overridden."""
+        that is so if ``on_dense_gradients`` is overridden."""
         return self.sees_gradients
 
     @property
     def sees_gradients(self) -> bool:
-        """Whether the method overrides :meth:`on_dense_gradients`."""
+        """Whether the method overrides ``on_dense_gradients``."""
         return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
 
     def on_batch_end(self, client: ClientState, step: int) -> None:

@@ -18,7 +18,7 @@ class DynamicSparseTraining(SparseScheduler):
     Args:
         prune_rate: p, in (0, 1].
         move: how a mask moves.
-        first_mask: as in :class:`SparseScheduler`.
+        first_mask: as in ``SparseScheduler``.
         decay: how the rate falls, by default linearly to 0 over the client's steps.
         interval: when masks move, by default at the end of every local epoch but the last, with a single epoch halfway.
     """

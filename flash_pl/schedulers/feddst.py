@@ -25,7 +25,7 @@ class FedDST(DynamicSparseTraining):
     Args:
         prune_rate: the fraction that the first move drops.
         voter: picks the server's mask, by default magnitude with the clients' layer densities.
-        move, first_mask, decay, interval: as in :class:`DynamicSparseTraining`; by default the rate falls as a cosine
+        move, first_mask, decay, interval: as in ``DynamicSparseTraining``; by default the rate falls as a cosine
             over 50 rounds (the authors: half of all).
     """
 

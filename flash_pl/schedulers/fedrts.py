@@ -39,7 +39,7 @@ class FedRTS(SparseScheduler):
         prune_rate: k_l / K_l at first.
         decay: how it falls, by default as a cosine over 50 rounds.
         interval: rounds in which the mask moves, by default every tenth.
-        first_mask: as in :class:`SparseScheduler`, by default with ERK densities.
+        first_mask: as in ``SparseScheduler``, by default with ERK densities.
     """
 
     def __init__(

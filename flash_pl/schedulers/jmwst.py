@@ -20,7 +20,7 @@ class JMWST(DynamicSparseTraining):
     Args:
         voter: the vote, by default magnitude with averaged layer budgets.
         sensitivity: the settings of stage 1.
-        prune_rate, move, first_mask, decay, interval: as in :class:`DynamicSparseTraining`.
+        prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class NST(DynamicSparseTraining):
 
     Args:
         voter: picks that mask, by default magnitude with averaged layer budgets.
-        prune_rate, move, first_mask, decay, interval: as in :class:`DynamicSparseTraining`.
+        prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ class SPDST(SparseScheduler):
 
     Args:
         sensitivity: the settings of stage 1.
-        first_mask: as in :class:`SparseScheduler`.
+        first_mask: as in ``SparseScheduler``.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class SSFL(SparseScheduler):
 
     Args:
         saliency: who sends saliencies.
-        first_mask: as in :class:`SparseScheduler`; of it only ``initialise`` acts.
+        first_mask: as in ``SparseScheduler``; of it only ``initialise`` acts.
     """
 
     def __init__(self, saliency: SaliencyStage | None = None, first_mask: FirstMask | None = None) -> None:

@@ -16,7 +16,7 @@ class FedAvg(Stateful):
     Source: McMahan et al. (AISTATS 2017), FLASH section "Aggregation".
 
     The processes of a run each add up their own clients in ``units``; the sum of all their ``units`` is everybody's. A
-    subclass that sums more than this asks for more room (``room``) and uses an :class:`OrderFreeSum` in it.
+    subclass that sums more than this asks for more room (``room``) and uses an ``OrderFreeSum`` in it.
 
     Args:
         by_samples: weigh clients by their number of samples n_i; False weighs all alike (the authors' code).
@@ -95,7 +95,7 @@ class MaskedAverage(FedAvg):
 
 
 class ZeroingMaskedAverage(MaskedAverage):
-    """As :class:`MaskedAverage`, but a coordinate that nobody holds becomes 0 (the authors' code)."""
+    """As ``MaskedAverage``, but a coordinate that nobody holds becomes 0 (the authors' code)."""
 
     def unheld(self) -> Tensor:
         return torch.zeros_like(super().unheld())

@@ -80,7 +80,7 @@ class AvailabilitySampler(ClientSampler):
         self.offline = tuple(offline)
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """See :class:`ClientSampler`: clients must have a tier for life, and each tier a probability."""
+        """See ``ClientSampler``: clients must have a tier for life, and each tier a probability."""
         if population.tiers is None:
             raise ConfigError("offline", list(self.offline), "a budget in which clients keep their tier")
         tiers = 1 + max(population.tiers)

@@ -51,7 +51,7 @@ class ServerState:
         return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.

@@ -32,7 +32,7 @@ class TraceSampler(ClientSampler):
         return [int(field) for field in fields]
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """See :class:`ClientSampler`: a line for every round, and no client that does not exist."""
+        """See ``ClientSampler``: a line for every round, and no client that does not exist."""
         if rounds > len(self.cohorts):
             raise ConfigError("path", self.path, f"a line for each of the {rounds} rounds; it has {len(self.cohorts)}")
         for number, clients in enumerate(self.cohorts, start=1):

@@ -15,5 +15,5 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(bits: Tensor, size: int) -> Tensor:
-    """The mask of ``size`` weights that :func:`pack_bits` packed, on the CPU."""
+    """The mask of ``size`` weights that ``pack_bits`` packed, on the CPU."""
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=size).view(bool))

@@ -57,7 +57,7 @@ class SparsityBudget:
         return self.deal(clients)[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
 
     def tiers_of(self, cohort: Sequence[int], members: Sequence[int] | None, round: int) -> list[int]:
-        """The tier of each client of a round's ``cohort``, given what :meth:`members` returned."""
+        """The tier of each client of a round's ``cohort``, given what ``members`` returned."""
         assert members is not None
         return [members[client] for client in cohort]
 

@@ -42,7 +42,7 @@ def _feeds_another(layout: Layout, slot: Slot) -> bool:
 
 
 def widest(layout: Layout, density: float) -> float:
-    """The largest ratio j / C, C being the largest number of output channels, whose :func:`channel_mask` has at most
+    """The largest ratio j / C, C being the largest number of output channels, whose ``channel_mask`` has at most
     ``density`` n weights; 1 / C where none has."""
     channels = max(slot.shape[0] for slot in layout.layers)
     low, high = 1, channels

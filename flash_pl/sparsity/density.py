@@ -83,7 +83,7 @@ def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
 
 @dataclass(frozen=True)
 class WaterFill:
-    """The exact solution, :func:`water_fill`."""
+    """The exact solution, ``water_fill``."""
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return water_fill(densities, sizes, target)
@@ -100,7 +100,7 @@ class ScaleOnce:
 
 @dataclass(frozen=True)
 class ScaleDown:
-    """As :class:`ScaleOnce`, but never upwards: a server under its budget stays there (the authors' vote)."""
+    """As ``ScaleOnce``, but never upwards: a server under its budget stays there (the authors' vote)."""
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return densities * min(1.0, target * float(sizes.sum()) / float((densities * sizes).sum()))

@@ -58,7 +58,7 @@ class Layout:
 
     @classmethod
     def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
-        """The layout whose :attr:`plan` this is, without its module.
+        """The layout whose ``plan`` this is, without its module.
 
         Raises:
             ValueError: no maskable tensor, one after others, a name that comes twice, or as above.

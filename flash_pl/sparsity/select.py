@@ -44,7 +44,7 @@ def top_k_by_layer(
 ) -> Tensor:
     """In every layer the ``counts[l]`` largest scores, among the ones of the mask ``within`` if it is given.
 
-    Equal scores go as in :func:`top_k`.
+    Equal scores go as in ``top_k``.
     """
     if within is not None:
         scores = torch.where(within, scores[: layout.maskable], -torch.inf)

@@ -21,7 +21,7 @@ TIERS = (0.4, 0.7, 1.0)  # densities of the tiers over the largest
 def check_scheduler(
     make: Callable[[], SparseScheduler], density: float = 0.2, upload: float | None = None, server: float | None = None
 ) -> None:
-    """Train small federations with a method, and check the rules of :class:`SparseScheduler`.
+    """Train small federations with a method, and check the rules of ``SparseScheduler``.
 
     - Masks are bool, one for every maskable weight; weights outside a client's mask are 0, and all are finite.
     - Clients send at most d n weights, the server's mask holds at most d n; with tiers of devices each keeps to its

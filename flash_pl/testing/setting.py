@@ -55,7 +55,7 @@ def train(
         checkpoint: where it writes its checkpoints, and from where it goes on if ``resume``.
         forgetful: every client is trained with a copy of the scheduler that is then thrown away, as if each had a
             process of its own.
-        settings: further ones of :class:`FederatedTrainer`.
+        settings: further ones of ``FederatedTrainer``.
     """
     watching = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
     trainer = FederatedTrainer(

@@ -82,7 +82,7 @@ class Codec:
         self.type, self.dtype, self.compress = list(VALUE_TYPES).index(values), VALUE_TYPES[values], compress
 
     def encode(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Payload:
-        """The payload of a message; ``reference`` and ``seed`` as in :func:`encode_mask`."""
+        """The payload of a message; ``reference`` and ``seed`` as in ``encode_mask``."""
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
         values = _bytes(weights[:maskable][mask].to(self.dtype))
@@ -93,7 +93,7 @@ class Codec:
         return Payload(head + body, Sizes(kind, len(head) + len(body) - sum(parts), *parts))
 
     def measure(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Sizes:
-        """The sizes of what :meth:`encode` would return: the mask is encoded, values only need to be counted."""
+        """The sizes of what ``encode`` would return: the mask is encoded, values only need to be counted."""
         kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
         header = HEADER + len(number(message.samples)) + len(number(len(section)))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
@@ -102,7 +102,7 @@ class Codec:
         return Sizes(kind, header, len(section), values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
-        """Where the bytes of a payload go, given the message that :meth:`decode` found in it."""
+        """Where the bytes of a payload go, given the message that ``decode`` found in it."""
         reader = Reader(data)
         _, value_type, kind, _ = reader.take(HEADER)[4:8]
         reader.number(2**63 - 1)

@@ -42,7 +42,7 @@ def encode_extra(extra: Mapping[str, Tensor], limit: int = TENSORS, maskable: in
 
 
 def decode_extra(reader: Reader, limit: int = TENSORS, maskable: int = 0) -> dict[str, Tensor]:
-    """What :func:`encode_extra` wrote, with the same ``limit`` and ``maskable``.
+    """What ``encode_extra`` wrote, with the same ``limit`` and ``maskable``.
 
     Raises:
         PayloadError: it did not write this.

@@ -46,7 +46,7 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
     """The file of a model.
 
     It is: the magic FLPM, a version, three zero bytes, the length of the header and the CRC-32 of all that follows: the
-    header, :class:`Header`, a payload of :class:`Codec`, and the tensors that are neither masked nor float32, as a
+    header, ``Header``, a payload of ``Codec``, and the tensors that are neither masked nor float32, as a
     scheduler's are sent. All tensors are row-major, numbers little-endian. The mask is written out, never as the seed
     of a generator: another version of torch may draw other numbers.
 
@@ -75,7 +75,7 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
 
 
 def decode_flash(data: bytes, limit: int = 2**31) -> FlashFile:
-    """What :func:`encode_flash` wrote.
+    """What ``encode_flash`` wrote.
 
     Args:
         limit: elements of all tensors together. A short file can describe a huge sparse model; with more elements than

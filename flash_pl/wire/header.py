@@ -29,7 +29,7 @@ class Header:
 
     @classmethod
     def decode(cls, text: bytes, limit: int) -> "Header":
-        """What :meth:`encode` wrote, of a model of at most ``limit`` elements.
+        """What ``encode`` wrote, of a model of at most ``limit`` elements.
 
         Raises:
             PayloadError: it did not write this, or the model is larger.

@@ -7,7 +7,7 @@ from flash_pl.errors import PayloadError
 
 
 class Reader:
-    """Takes pieces from the front of ``data``; a piece that is not there is a :class:`PayloadError`."""
+    """Takes pieces from the front of ``data``; a piece that is not there is a ``PayloadError``."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.place = memoryview(data), 0
@@ -24,7 +24,7 @@ class Reader:
         return int.from_bytes(self.take(size), "little")
 
     def number(self, limit: int) -> int:
-        """A number that :func:`number` wrote, at most ``limit``."""
+        """A number that ``number`` wrote, at most ``limit``."""
         value = shift = 0
         while True:
             byte = self.integer(1)

@@ -48,7 +48,7 @@ def encode(positions: Positions, size: int) -> bytes:
 
 
 def decode(reader: Reader, size: int) -> Positions:
-    """What :func:`encode` wrote for the same ``size``.
+    """What ``encode`` wrote for the same ``size``.
 
     Raises:
         PayloadError: it did not write this.

@@ -16,7 +16,7 @@ Run = Callable[..., list[Any]]
 
 @pytest.fixture
 def run_ranks() -> Run:
-    """See :func:`in_processes`."""
+    """See ``in_processes``."""
     return in_processes
 
 
