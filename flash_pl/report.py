@@ -23,6 +23,7 @@ class Report:
     densities: Tensor  # float64 [layers]
     trained: Tensor  # float64 [layers], densities at which its training is counted
     metrics: dict[str, float]  # what the module logged while training, means over the round
+    dense_gradients: float = 0.0  # share of its steps that computed the gradients of pruned weights
     extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
     tier: int = 0  # of the budget under which the client trained; the server knows it anyway
     costs: dict[str, float] = field(default_factory=dict)  # what the round has cost with this client
@@ -41,6 +42,7 @@ class Ballot:
     trained: Tensor
     metrics: dict[str, float]
     extra: dict[str, Tensor]
+    dense_gradients: float = 0.0
     tier: int = 0
     costs: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0

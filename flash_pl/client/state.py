@@ -34,6 +34,7 @@ class ClientState:
         context: the facts of the local training under way.
         optimizer: its optimiser.
         step, epoch: local steps done, the local epoch under way.
+        dense_steps: those that computed the gradients of pruned weights.
         batch: the batch under way.
         meter: what the module logged.
         backend: what computes the layers.
@@ -73,6 +74,7 @@ class ClientState:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
         self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
+        self.dense_steps = 0
         self.forget()
 
     def forget(self) -> None:

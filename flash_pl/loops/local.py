@@ -77,6 +77,7 @@ class LocalLoop:
             densities=client.densities,
             trained=trained,
             metrics=client.meter.compute(),
+            dense_gradients=client.dense_steps / max(1, client.step),
             extra=extra,
             tier=context.tier,
         )
@@ -97,11 +98,12 @@ class LocalLoop:
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
-            client.backend.dense = scheduler.wants_dense_gradients(client, client.step)
+            client.backend.dense = dense = scheduler.wants_dense_gradients(client, client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
             outputs = self._step(client, scheduler, optimizer, training_step, batch, index)
             client.step += 1
+            client.dense_steps += dense
             for schedule in schedules:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
                     module.lr_scheduler_step(schedule.scheduler, None)

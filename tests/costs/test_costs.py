@@ -110,6 +110,8 @@ def test_the_order_of_calls_decides_which_layer_sees_the_input():
     assert flops.layers == (12, 30) and flops.rest == 4 and flops.first == 1
     half = torch.tensor([0.5, 0.5])
     assert flops.forward(half) == 25 and flops.training(half) == 3 * 25 - 15
+    part = 0.1 * (flops.forward(flops.dense) - flops.forward(half))
+    assert flops.training(half, dense_gradients=0.1) == pytest.approx(flops.training(half) + part)
 
 
 def test_a_known_mask_is_free_in_every_convention():

@@ -1,16 +1,30 @@
 """What single methods do, against their formulas."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from flash_pl.report import Ballot
-from flash_pl.schedulers import FIARSE, SSFL, FedRTS, HeteroFL, LastStep, SaliencyStage, SparsyFed, TopK, ZeroFL
+from flash_pl.schedulers import (
+    FIARSE,
+    NST,
+    PDST,
+    SSFL,
+    FedRTS,
+    HeteroFL,
+    LastStep,
+    SaliencyStage,
+    SparsyFed,
+    TopK,
+    ZeroFL,
+)
 from flash_pl.schedulers.activations import keep_largest, pruned_activations
 from flash_pl.schedulers.sparsyfed import power
 from flash_pl.server import ServerState
-from flash_pl.sparsity import Layout, channel_mask, top_k, total_count, widest
+from flash_pl.sparsity import Gradient, KeepLayers, Layout, Move, channel_mask, top_k, total_count, widest
 from flash_pl.testing.setting import Network, train
 
 
@@ -30,6 +44,23 @@ class Watch:
 def watched(scheduler, **settings):
     watch = Watch()
     return train(scheduler, 0.2, callbacks=[watch], **settings), watch
+
+
+def test_steps_with_gradients_of_pruned_weights_are_counted_dense():
+    """RigL takes one of them in a round, for its only move."""
+    shares = []
+
+    class Shares:
+        def on_client_end(self, loop, report):
+            shares.append((report.dense_gradients, loop.data.client_batches(report.client).samples))
+
+    loop = train(NST(move=Move(growth=Gradient(), layers=KeepLayers())), 0.2, rounds=1, callbacks=[Shares()])
+    assert all(share == 1 / math.ceil(samples / 8) for share, samples in shares)
+    flops, layout = loop.accounts.bill.flops, loop.server.layout
+    more = flops.forward(flops.dense) - flops.forward(layout.densities(loop.server.mask))
+    dense = more * sum(share * samples for share, samples in shares)
+    still = train(PDST(), 0.2, rounds=1)
+    assert loop.metrics["flops"] == pytest.approx(still.metrics["flops"] + dense)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, padding=1), nn.Linear(6, 5)])
