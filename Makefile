@@ -15,12 +15,13 @@ BIN := .venv/bin
 KERNELS := $(wildcard flash_pl/kernels/csrc/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint types clean
+.PHONY: help demo test lint types docs clean
 help:
 	@echo "make demo   train JMWST on the handwritten digits that ship with scikit-learn (a minute, no download of data)"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
 	@echo "make types  check type hints"
+	@echo "make docs   build the documentation's site into site/"
 	@echo "make clean  remove .venv and everything generated"
 
 demo: .venv/installed
@@ -37,8 +38,11 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f flash_pl/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

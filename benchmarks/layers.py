@@ -4,8 +4,8 @@
     python benchmarks/layers.py resnet18 pools   # those whose name contains one of the words
 
 Dense torch in contiguous and in channels_last memory and the sparse kernels at every density run in turn within one
-process; medians are compared, dense being the better of its two layouts. Writes layers.json and layers.png into
-benchmarks/results.
+process; medians are compared, dense being the better of its two layouts. Writes
+benchmarks/results/layers.json and docs/layers.png.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from flash_pl.kernels.library import library
 
 BATCH = 32
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def main(words: Sequence[str], seconds: float) -> None:
     beside = RESULTS / "layers.json.tmp"
     beside.write_text(json.dumps(facts | {"layers": results}, indent=1) + "\n")
     os.replace(beside, RESULTS / "layers.json")
-    plot(results, RESULTS / "layers.png")
+    plot(results, RESULTS.parents[1] / "docs" / "layers.png")
 
 
 if __name__ == "__main__":

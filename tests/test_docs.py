@@ -1,0 +1,110 @@
+"""What the README and the documentation show works: Python blocks run, commands compose, the site's pages exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from flash_pl import FederatedTrainer
+from flash_pl.cli import main
+from flash_pl.config import compose, read_config
+from flash_pl.models import LeafCNN
+from flash_pl.sparsity import total_count
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "reference" not in path.parts)]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for found, code in FENCE.findall(page.read_text()) if found == language]
+
+
+def commands() -> list[str]:
+    """Every documented ``flash-pl fit`` that names no file or class of the reader's."""
+    found = set()
+    for page in PAGES:
+        lines = [line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
+        found |= {line for line in lines if line.startswith("flash-pl fit")}
+    return sorted(line for line in found if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_documented_command_composes(command):
+    _, _, config, *overrides = shlex.split(command)
+    compose(read_config(config), overrides)
+
+
+def test_the_command_that_is_shown_to_be_refused_is(capsys):
+    (shown,) = [block for block in blocks(DOCS / "tutorial.md", "") if block.startswith("$ ")]
+    command, message = shown.strip().splitlines()
+    assert main(shlex.split(command.removeprefix("$ flash-pl "))) == 2
+    assert capsys.readouterr().err.strip() == message
+
+
+def test_every_page_is_in_the_navigation():
+    text = re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text())
+
+    def pages(entry: object) -> set[str]:
+        if isinstance(entry, str):
+            return {entry}
+        return set().union(*map(pages, entry.values() if isinstance(entry, dict) else entry))
+
+    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    assert pages(yaml.safe_load(text)["nav"]) == there
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert targets and not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+
+
+def test_the_readme_s_module_is_short():
+    module = blocks(ROOT / "README.md", "python")[0]
+    assert sum(bool(line.strip()) for line in module.splitlines()) <= 25
+
+
+def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
+    names: dict = {"__name__": "readme"}
+    exec(compile(blocks(ROOT / "README.md", "python")[1], "README.md", "exec"), names)
+    reports = []
+
+    class Watch:
+        def on_client_end(self, loop, report):
+            assert not report.weights[: loop.server.layout.maskable][~report.mask].any()
+            reports.append(int(report.mask.sum()))
+
+    trainer = FederatedTrainer(names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()])
+    loop = trainer.fit(unaware(), tiny_data)
+    assert set(reports) == {total_count(loop.server.layout.sizes, 0.2)}
+    assert loop.metrics["mismatch_clients"] > 0
+
+
+def test_an_exported_model_is_loaded_without_flash_pl(tmp_path):
+    tiny = ["data=synthetic", "data.samples=60", "data.test_samples=20", "model=digits_cnn", "model.hidden=16"]
+    tiny += ["clients=4", "cohort=2", "rounds=1", "density=0.2", "trainer.accelerator=cpu", "trainer.progress=false"]
+    assert main(["fit", "pdst", *tiny, f"run_dir={tmp_path / 'run'}"]) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for to, options in (("model.safetensors", []), ("sparse.safetensors", ["--sparse"])):
+        assert main(["export", str(checkpoint), "--to", str(tmp_path / to), *options]) == 0
+    (loader,) = blocks(DOCS / "howto" / "export.md", "python")
+    assert "flash_pl" not in loader
+    names: dict = {"__name__": "page"}
+    exec(compile(loader, "export.md", "exec"), names)
+    dense = names["load_dense"](tmp_path / "model.safetensors")
+    sparse = names["load_sparse"](tmp_path / "sparse.safetensors")
+    assert dense.keys() == sparse.keys() and all(torch.equal(dense[name], sparse[name]) for name in dense)
+    LeafCNN(channels=(16, 32), hidden=16).load_state_dict(sparse)
