@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from flash_pl.client import ClientState
+from flash_pl.sparsity import kth_largest
 
 
 @contextmanager
@@ -60,6 +61,5 @@ class _Keeping:
 def keep_largest(values: Tensor, density: float) -> Tensor:
     """The share ``density`` of ``values`` that is largest in magnitude, at least one, the others 0; equals all stay."""
     magnitude = values.detach().abs()
-    count = max(1, int(density * magnitude.numel()))
-    threshold = magnitude.reshape(-1).kthvalue(magnitude.numel() - count + 1).values
+    threshold = kth_largest(magnitude.reshape(-1), max(1, int(density * magnitude.numel())))
     return torch.where(magnitude >= threshold, values, 0.0)

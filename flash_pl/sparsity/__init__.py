@@ -27,7 +27,7 @@ from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved
 from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
-from flash_pl.sparsity.select import random_k, top_k, top_k_by_layer
+from flash_pl.sparsity.select import kth_largest, random_k, top_k, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import NM, Channels, Structure, StructuredDraw, Unstructured
 
@@ -82,6 +82,7 @@ __all__ = [
     "pack_bits",
     "pairwise_mismatch",
     "random_k",
+    "kth_largest",
     "top_k",
     "top_k_by_layer",
     "total_count",

@@ -2,6 +2,7 @@
 
 from itertools import repeat
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,19 @@ def top_k(scores: Tensor, k: int, among_equals: Tensor | None = None) -> Tensor:
     if k >= scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
     scores = scores.nan_to_num(nan=-1.0, posinf=torch.inf, neginf=-torch.inf)
-    threshold = scores.topk(k).values.min()
+    threshold = kth_largest(scores, k)
     chosen = scores > threshold
     ties, missing = (scores == threshold).nonzero().squeeze(1), k - int(chosen.sum())
     chosen[ties[:missing] if among_equals is None else ties[top_k(among_equals[ties], missing)]] = True
     return chosen
+
+
+def kth_largest(values: Tensor, k: int) -> Tensor:
+    """The ``k``-th largest (from 1) of the 1-d ``values``, none of them NaN, as a tensor without dimensions."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # numpy's partition takes a fifth of the time of torch.topk or torch.kthvalue, and less for large k.
+        return torch.from_numpy(np.partition(values.detach().numpy(), -k))[-k]
+    return values.topk(k, sorted=False).values.min()
 
 
 def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:

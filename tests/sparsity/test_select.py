@@ -1,11 +1,12 @@
 """Exact top-k and random choices, compared with sorting."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.seeding import generator
-from flash_pl.sparsity import random_k, top_k
+from flash_pl.sparsity import kth_largest, random_k, top_k
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
@@ -14,6 +15,16 @@ def test_top_k_is_the_stable_sort(values, data):
     best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
     chosen = top_k(torch.tensor(values, dtype=torch.float32), k)
     assert chosen.nonzero().squeeze(1).tolist() == sorted(best)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_kth_largest_is_that_of_a_sort(dtype):
+    values = (torch.randn(50, generator=torch.Generator().manual_seed(1)) * 5).to(dtype)
+    values[3], values[7] = values[11], values[0]
+    if dtype.is_floating_point:
+        values[20] = -torch.inf
+    ordered = values.sort(descending=True).values
+    assert all(kth_largest(values, k) == ordered[k - 1] and kth_largest(values, k).dtype == dtype for k in range(1, 51))
 
 
 def test_top_k_prefers_numbers_to_nan():
