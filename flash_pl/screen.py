@@ -1,6 +1,7 @@
 """What the command line shows: help, listings, tables."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -71,13 +72,19 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
+    where, beside, last, again = (
+        shlex.quote(str(path)) for path in (run, run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
+    )
     lines = [
         f"run         {run}",
-        f"curves      tensorboard --logdir {run.parent}",
-        f"validate    flash-pl validate {run / 'checkpoints' / 'last.ckpt'}",
+        f"curves      tensorboard --logdir {beside}",
+        f"report      flash-pl compare {beside} --out report",
+        f"validate    flash-pl validate {last}",
+        f"export      flash-pl export {last} --to model.safetensors",
+        f"go on       flash-pl fit {again} run_dir={where} ckpt_path=last rounds={2 * result['rounds']}",
     ]
     title = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
-    return Group(_table(rows, title), *(Text(line, overflow="fold", no_wrap=True) for line in lines))
+    return Group(_table(rows, title), *(Text(line, overflow="ignore", no_wrap=True) for line in lines))
 
 
 def _table(rows: Mapping[str, str], title: str) -> Table:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,16 @@ def test_arguments_that_argparse_refuses_exit_with_2(capsys):
             main(wrong)
         assert stop.value.code == 2
     assert "flash-pl" in capsys.readouterr().err
+
+
+def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
+    assert main(["fit", "pdst", *TINY, f"run_dir={tmp_path / 'runs' / 'of mine'}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " flash-pl " in line]
+    for line in lines:
+        assert main(shlex.split(line)[shlex.split(line).index("flash-pl") + 1 :]) == 0
+    assert [line.split("  ")[0] for line in lines] == ["report", "validate", "export", "go on"]
+    assert (tmp_path / "report" / "report.html").exists() and (tmp_path / "model.safetensors").exists()
+    assert json.loads((tmp_path / "runs" / "of mine" / "result.json").read_text())["rounds"] == 4
 
 
 def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(capsys, tmp_path):

@@ -71,4 +71,4 @@ def run(options: argparse.Namespace) -> None:
             rounds = [float(row["seconds"]) for row in metrics.table.rows]
             result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
             write_result(directory.result, result)
-            Console().print(result_table(result, directory.path))
+            Console().print(result_table(result, directory.path), crop=False)
