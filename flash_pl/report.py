@@ -28,6 +28,7 @@ class Report:
     costs: dict[str, float] = field(default_factory=dict)  # what the round has cost with this client
     seconds: float = 0.0  # simulated ones from the beginning of the round to its arrival
     late: bool = False  # it comes after the round's deadline
+    dense_gradients: float = 0.0  # share of its steps that have computed the gradients of pruned weights
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Ballot:
     costs: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     late: bool = False
+    dense_gradients: float = 0.0
 
     @classmethod
     def of(cls, report: Report) -> "Ballot":

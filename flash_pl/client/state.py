@@ -34,6 +34,7 @@ class ClientState:
         context: the facts of the local training under way.
         optimizer: its optimiser.
         step, epoch: local steps done, the local epoch under way.
+        dense_steps: how many of these steps have computed the gradients of pruned weights.
         batch: the batch under way.
         meter: what the module logged.
         backend: what computes the layers.
@@ -59,7 +60,7 @@ class ClientState:
         inside = {slot.name for slot in layout.slots}
         self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
         self._originals = [buffer.clone() for buffer in self._others]
-        self.step = self.epoch = 0
+        self.step = self.epoch = self.dense_steps = 0
         self._densities: Tensor | None = None
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
@@ -77,7 +78,7 @@ class ClientState:
 
     def forget(self) -> None:
         """Whatever the module kept of the client before is as it was at first: meters, counters, what is not sent."""
-        self.step = self.epoch = 0
+        self.step = self.epoch = self.dense_steps = 0
         self.meter.reset()
         for metric in self._metrics:
             metric.reset()

@@ -46,7 +46,7 @@ class Accounts(Stateful):
         """The report with its costs. One that comes after the deadline is ``late``, and nothing of it is sent."""
         if self.clock is None:
             return replace(report, costs=by_name(down, up))
-        flops = self.bill.training(self.epochs * report.samples, report.trained)
+        flops = self.bill.training(self.epochs * report.samples, report.trained, report.dense_gradients)
         seconds = self.clock.seconds(report.client, down.measured, flops, up.measured)
         late = self.clock.is_late(seconds)
         return replace(report, costs=by_name(down, Traffic() if late else up), seconds=seconds, late=late)

@@ -26,9 +26,10 @@ class Bill(Stateful):
         """Stage 1, over all its clients."""
         self._add({"bytes_up": up, "bytes_down": down, "flops": flops})
 
-    def training(self, samples: int, densities: Tensor) -> float:
-        """FLOPs of training on ``samples`` samples under a mask of these layer densities; 0 where nothing is known."""
-        return samples * self.flops.training(densities) if self.flops is not None else 0.0
+    def training(self, samples: int, densities: Tensor, dense_gradients: float = 0.0) -> float:
+        """FLOPs of training on ``samples`` samples under a mask of these layer densities, in the share
+        ``dense_gradients`` of the steps with gradients of all weights; 0 where nothing is known."""
+        return samples * self.flops.training(densities, dense_gradients) if self.flops is not None else 0.0
 
     def round(self, ballots: Sequence[Ballot], epochs: int, densities: Tensor) -> dict[str, float]:
         """The line of a round: bytes of all its clients in every convention, FLOPs of their training (also against
@@ -45,7 +46,9 @@ class Bill(Stateful):
                 row[name] = row.get(name, 0) + value
         if self.flops is not None:
             flops, samples = self.flops, epochs * sum(ballot.samples for ballot in ballots)
-            row["flops"] = sum(self.training(epochs * ballot.samples, ballot.trained) for ballot in ballots)
+            row["flops"] = sum(
+                self.training(epochs * ballot.samples, ballot.trained, ballot.dense_gradients) for ballot in ballots
+            )
             row["flops_ratio"] = row["flops"] / (samples * flops.training(flops.dense)) if samples else 0.0
             row["flops_inference"] = flops.forward(densities)
             row["flops_inference_ratio"] = row["flops_inference"] / flops.forward(flops.dense)

@@ -25,12 +25,12 @@ class Flops:
         """f_S: the sum of the layers' FLOPs times their density, and the rest; f_D for densities of 1."""
         return sum(f * d for f, d in zip(self.layers, densities.tolist(), strict=True)) + self.rest
 
-    def training(self, densities: Tensor) -> float:
+    def training(self, densities: Tensor, dense_gradients: float = 0.0) -> float:
         """Of one sample in one step: forward f_S, gradient of the inputs f_S without the first layer, gradient of the
-        active weights f_S."""
+        active weights f_S, that of all weights f_D in the share ``dense_gradients`` of the steps."""
         forward = self.forward(densities)
         input_layer = 0.0 if self.first is None else self.layers[self.first] * float(densities[self.first])
-        return 3 * forward - input_layer
+        return 3 * forward - input_layer + dense_gradients * (self.forward(self.dense) - forward)
 
     @property
     def dense(self) -> Tensor:

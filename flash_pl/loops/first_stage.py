@@ -83,7 +83,7 @@ class FirstStageLoop:
         def train(job: int) -> float:
             report, samples = self._train(ids[job])
             total.add(self.stage.found(report).cpu(), 1.0)
-            return self.parts.accounts.bill.training(samples, report.trained)
+            return self.parts.accounts.bill.training(samples, report.trained, report.dense_gradients)
 
         def keep(flops: float) -> float:
             nonlocal mine
