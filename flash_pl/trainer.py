@@ -103,6 +103,9 @@ class FederatedTrainer:
             raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
         if gradient_clip_algorithm not in ("norm", "value"):
             raise ConfigError("gradient_clip_algorithm", gradient_clip_algorithm, "norm or value")
+        if compile and type(scheduler).training is not SparseScheduler.training:
+            name = type(scheduler).__name__
+            raise ConfigError("compile", compile, f"false with {name}: compiled layers do not call its hooks")
         budget = budget or SparsityBudget([Tier(density, 1.0)])
         if budget.density != density:
             raise ConfigError("budget", budget.density, f"a largest density of {density}, the server's")

@@ -26,9 +26,11 @@ HETERO = {"tiers", "accuracy_clients"}  # what the shipped configs with tiers ad
 def test_every_method_has_a_config_and_its_own_average():
     for method in names("method"):
         assert method in {path.stem for path in CONFIGS}
-        trainer = build_trainer(compose(read_config(method), TINY))
-        assert type(trainer.aggregator) is type(trainer.scheduler.aggregator(1))
-        assert vars(trainer.aggregator) == vars(trainer.scheduler.aggregator(1))
+        two = "budget.tiers=[{density: 0.1, share: 0.5}, {density: 0.2, share: 0.5}]"
+        for tiers, budget in ((1, []), (2, [two])):
+            trainer = build_trainer(compose(read_config(method), [*TINY, *budget]))
+            assert type(trainer.aggregator) is type(trainer.scheduler.aggregator(tiers)), (method, tiers)
+            assert vars(trainer.aggregator) == vars(trainer.scheduler.aggregator(tiers))
 
 
 @pytest.mark.parametrize("compat", ["null", "official"])

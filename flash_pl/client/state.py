@@ -60,7 +60,7 @@ class ClientState:
         inside = {slot.name for slot in layout.slots}
         self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
         self._originals = [buffer.clone() for buffer in self._others]
-        self.step = self.epoch = 0
+        self.step = self.epoch = self.dense_steps = 0
         self._densities: Tensor | None = None
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
@@ -74,12 +74,11 @@ class ClientState:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
         self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
-        self.dense_steps = 0
         self.forget()
 
     def forget(self) -> None:
         """Whatever the module kept of the client before is as it was at first: meters, counters, what is not sent."""
-        self.step = self.epoch = 0
+        self.step = self.epoch = self.dense_steps = 0
         self.meter.reset()
         for metric in self._metrics:
             metric.reset()

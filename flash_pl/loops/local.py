@@ -56,14 +56,17 @@ class LocalLoop:
         client.optimizer, schedules = configure(module, context.lr_scale)
         self._take_steps(client, client.optimizer, scheduler)
 
-        with scheduler.training(client):
-            module.on_train_start()
-            order = context.generator("batches")
-            for client.epoch in range(context.epochs):
-                module.on_train_epoch_start()
-                self._epoch(client, scheduler, batches.shuffled(order), schedules)
-                module.on_train_epoch_end()
-            module.on_train_end()
+        try:
+            with scheduler.training(client):
+                module.on_train_start()
+                order = context.generator("batches")
+                for client.epoch in range(context.epochs):
+                    module.on_train_epoch_start()
+                    self._epoch(client, scheduler, batches.shuffled(order), schedules)
+                    module.on_train_epoch_end()
+                module.on_train_end()
+        finally:
+            client.backend.dense = False  # an evaluation must not depend on who trained last, and how
         if not math.isfinite(float(self._losses)):  # asked once, not at every step: it waits for the device
             raise Fault("its training loss is not finite")
 

@@ -40,10 +40,9 @@ class _Keeping:
 
     def __init__(self, density: float) -> None:
         self.density = density
-        self.elements = 0
 
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.elements = inputs[0].numel()
+        self.elements, self.dimensions = inputs[0].numel(), inputs[0].ndim
         self.weight: Any = layer.weight
         self.saving = saved_tensors_hooks(self.pack, lambda kept: kept)
         self.saving.__enter__()
@@ -53,9 +52,17 @@ class _Keeping:
 
     def pack(self, saved: Tensor) -> Tensor:
         """What is kept of a tensor that the layer saves; its input may come in another shape or as a copy."""
-        if saved.numel() != self.elements or saved.data_ptr() == self.weight.data_ptr():
-            return saved
-        return keep_largest(saved, self.density)
+        return keep_largest(saved, self.density) if self.is_input(saved) else saved
+
+    def is_input(self, saved: Tensor) -> bool:
+        """Whether a saved tensor is the layer's input; its weight may have as many elements, even in another type."""
+        if saved.numel() != self.elements or saved.ndim < min(2, self.dimensions):  # kernels keep weights in a row
+            return False
+        weight = self.weight.detach()
+        if saved.numel() != weight.numel():
+            return True
+        views = [saved, saved.mT] if saved.ndim == 2 else [saved]
+        return not any(view.shape == weight.shape and view.equal(weight.to(view.dtype)) for view in views)
 
 
 def keep_largest(values: Tensor, density: float) -> Tensor:

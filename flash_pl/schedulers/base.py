@@ -108,8 +108,9 @@ class SparseScheduler(Stateful):
         """After every optimiser step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
 
     def trained_densities(self, client: ClientState) -> Tensor:
-        """Layer densities at which the client has computed, float64 ``[layers]``: its FLOPs are counted at them. By
-        default the mask's, the mean over all steps."""
+        """Layer densities at which the client has computed, float64 ``[layers]``: its FLOPs are counted at them, but
+        for gradients of pruned weights (``wants_dense_gradients``). By default the mask's, the mean over all
+        steps."""
         return client.trained_densities
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:

@@ -60,12 +60,13 @@ class DynamicSparseTraining(SparseScheduler):
         if self.move.needs_gradient and self.wants_dense_gradients(client, step):
             before = self.gradient
             self.gradient = client.gradients()
-            if before is not None:
+            if before is not None and self.move.memory:  # 0 times an infinite gradient would be NaN
                 self.gradient.add_(before, alpha=self.move.memory)
 
     def on_batch_end(self, client: ClientState, step: int) -> None:
         context = client.context
-        if self.due(context, step):
+        unseen = self.move.needs_gradient and self.gradient is None  # a module may skip a batch
+        if self.due(context, step) and not unseen:
             rate = self.prune_rate * self.decay(context, step)
             draws = context.generator(f"move {step}")
             moved = self.move(client.layout, client.weights, client.mask, rate, draws, self.gradient)

@@ -65,6 +65,14 @@ class FedRTS(SparseScheduler):
         super().start(server, found, generator)
         self.beliefs, self.seed = torch.ones(2, server.layout.maskable, dtype=torch.float64), generator.initial_seed()
 
+    def movable(self, active: Tensor, round: int) -> Tensor:
+        """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
+        whole = ClientContext(client=0, round=round, epochs=1, batches=1, seed=0)  # a rate may fall within the round
+        return (self.prune_rate * self.decay(whole, step=1) * active).long()
+
+    def on_client_start(self, client: ClientState, context: ClientContext) -> None:
+        self.gradient: Tensor | None = None
+
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
         return self.interval.due(client.context, step + 1)
 
@@ -74,18 +82,20 @@ class FedRTS(SparseScheduler):
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         layout, active = client.layout, client.layout.counts(client.mask)
-        moved = (self.prune_rate * self.decay(context, context.steps) * active).long()
+        moved = self.movable(active, context.round)
         sent = {"top": top_k_by_layer(layout, client.weights.abs(), active - moved, within=client.mask)}
         if self.interval.in_round(context.round):
             free = torch.minimum(moved, layout.sizes - active)
-            sent["grown"] = top_k_by_layer(layout, self.gradient.abs(), free, within=~client.mask)
+            sent["grown"] = torch.zeros_like(client.mask)
+            if self.gradient is not None:  # a module may skip its last batch
+                sent["grown"] = top_k_by_layer(layout, self.gradient.abs(), free, within=~client.mask)
         return sent
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         layout, active = server.layout, server.layout.counts(server.mask)
         mask, total = server.mask.cpu(), sum(ballot.samples for ballot in ballots)
-        kept = [int(part.sum()) for part in layout.split(ballots[0].extra["top"])]
-        top = top_k_by_layer(layout, server.weights.abs(), torch.tensor(kept), within=server.mask).cpu().double()
+        kept = active - self.movable(active, round)
+        top = top_k_by_layer(layout, server.weights.abs(), kept, within=server.mask).cpu().double()
         clients = sum(ballot.samples / total * ballot.extra["top"].cpu().double() for ballot in ballots)
         outcome = (1 - self.gamma) * top + self.gamma * clients
         seen = mask

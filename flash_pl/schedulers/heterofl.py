@@ -10,7 +10,7 @@ from flash_pl.client import ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, channel_mask, widest
+from flash_pl.sparsity import FanInPreserving, FirstMask, channel_mask, feeds_another, widest
 
 
 class HeteroFL(SparseScheduler):
@@ -18,7 +18,7 @@ class HeteroFL(SparseScheduler):
 
     Source: Diao et al., HeteroFL, ICLR 2021; the authors' code was read. A device of channel ratio r holds the first
     ceil(r C) channels, about a density of r^2; with one tier this is a narrow dense network. The server averages every
-    weight over the devices that hold it, all alike, and keeps it where none does. While training, outputs of masked
+    weight over the devices that hold it, all alike, and keeps it where none does. While training, outputs of narrowed
     layers are divided by r over the server's ratio (the scaler). Values go both ways; who holds what, a ratio says.
 
     Other than there: batch norms and biases of the channels that a device lacks are trained and sent too; the
@@ -27,7 +27,7 @@ class HeteroFL(SparseScheduler):
     """
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask)
+        super().__init__(first_mask or FirstMask(initialise=FanInPreserving()))
         self.ratios: list[float] = []  # of the tiers' channels
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
@@ -49,8 +49,9 @@ class HeteroFL(SparseScheduler):
         def scaler(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
             return output * scale
 
-        names = [slot.name.rpartition(".")[0] for slot in client.layout.layers] if scale != 1 else []
-        handles = [client.module.get_submodule(name).register_forward_hook(scaler) for name in names]
+        narrow = [slot for slot in client.layout.layers if feeds_another(client.layout, slot)] if scale != 1 else []
+        layers = [client.module.get_submodule(slot.name.rpartition(".")[0]) for slot in narrow]
+        handles = [layer.register_forward_hook(scaler) for layer in layers]
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.server import ServerState
+from flash_pl.server import FedAvg, ServerState, ZeroingMaskedAverage
 from flash_pl.sparsity import Layout, top_k, total_count
 
 
@@ -32,9 +32,15 @@ class MagnitudeUpload(SparseScheduler):
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
 
-    def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
+    def aggregator(self, tiers: int) -> FedAvg:
+        """A weight that nobody has sent is 0, with tiers too: what goes down is the union of what came up."""
+        return ZeroingMaskedAverage() if tiers > 1 else FedAvg()
+
+    def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
+        masks = super().tier_masks(server, ratios)
         self.support = server.weights[: server.layout.maskable] != 0
         self.kept = [int(mask.count_nonzero()) for mask in masks]
+        return masks
 
     def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
         return self.support

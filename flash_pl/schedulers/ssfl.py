@@ -19,11 +19,16 @@ SCALE = 2.0**12  # averages are in fixed point: saliencies are small
 class SaliencyTrainee(Dense):
     """Measures |g w| on a client's first batch, at the server's dense weights."""
 
+    def on_client_start(self, client: ClientState, context: ClientContext) -> None:
+        self.scores: Tensor | None = None
+
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         if step == 0:
             self.scores = Saliency().scores(Seen(client.layout, client.weights, client.gradients()))
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
+        if self.scores is None:
+            raise ValueError("its first batch was skipped; there are no saliencies")
         return {"scores": self.scores * SCALE}
 
 

@@ -3,7 +3,7 @@
 from flash_pl.sparsity.bits import pack_bits, unpack_bits
 from flash_pl.sparsity.budget import PositionBudget, SparsityBudget, Tier
 from flash_pl.sparsity.budget_file import FileBudget
-from flash_pl.sparsity.channels import channel_mask, widest
+from flash_pl.sparsity.channels import channel_mask, feeds_another, widest
 from flash_pl.sparsity.criteria import Criterion, Gradient, Magnitude, Random, Saliency, Scored, Seen
 from flash_pl.sparsity.density import (
     ERK,
@@ -20,7 +20,7 @@ from flash_pl.sparsity.density import (
 )
 from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw
 from flash_pl.sparsity.first_mask import FirstMask
-from flash_pl.sparsity.initial import AsDrawn, Initialisation, VariancePreserving
+from flash_pl.sparsity.initial import AsDrawn, FanInPreserving, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mask_store import MaskStore
 from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
@@ -45,6 +45,7 @@ __all__ = [
     "Draw",
     "ERK",
     "ExactDraw",
+    "FanInPreserving",
     "FileBudget",
     "FirstMask",
     "Given",
@@ -76,6 +77,7 @@ __all__ = [
     "WaterFill",
     "allot",
     "channel_mask",
+    "feeds_another",
     "widest",
     "mismatch",
     "nested_masks",

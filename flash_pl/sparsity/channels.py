@@ -25,7 +25,7 @@ def channel_mask(layout: Layout, ratio: float) -> Tensor:
     before = 0
     for slot in layout.layers:
         outputs, inputs = slot.shape[:2]
-        wide = math.ceil(ratio * outputs) if _feeds_another(layout, slot) else outputs
+        wide = math.ceil(ratio * outputs) if feeds_another(layout, slot) else outputs
         group = inputs // before if before and inputs % before == 0 else 1
         fed = math.ceil(ratio * (inputs // group)) * group if before else inputs
         slot.view(mask)[:wide, :fed] = True
@@ -33,12 +33,14 @@ def channel_mask(layout: Layout, ratio: float) -> Tensor:
     return mask
 
 
-def _feeds_another(layout: Layout, slot: Slot) -> bool:
+def feeds_another(layout: Layout, slot: Slot) -> bool:
     """Whether a layer's outputs are inputs of another one: of the next, or of one that is never masked."""
     if slot != layout.layers[-1]:
         return True
-    whole = [other.shape for other in layout.slots[len(layout.layers) :] if len(other.shape) > 1]
-    return any(shape[1] % slot.shape[0] == 0 for shape in whole)
+    others = layout.slots[len(layout.layers) :]  # in the module's order, so that what comes after is behind the bias
+    names, bias = [other.name for other in others], slot.name.removesuffix("weight") + "bias"
+    after = others[names.index(bias) :] if bias in names else others
+    return any(len(other.shape) > 1 and other.shape[1] % slot.shape[0] == 0 for other in after)
 
 
 def widest(layout: Layout, density: float) -> float:

@@ -33,3 +33,16 @@ class VariancePreserving:
         for part, density in zip(layout.split(weights), layout.densities(mask).tolist(), strict=True):
             if density:
                 part.mul_(density**-0.5)
+
+
+@dataclass(frozen=True)
+class FanInPreserving:
+    """As ``VariancePreserving`` with the inputs that the mask leaves a unit which it leaves any: of masks of whole
+    channels the units that are gone do not count."""
+
+    def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
+        for slot in layout.layers:
+            inputs = slot.view(mask).flatten(1)
+            left = inputs[inputs.any(dim=1)]
+            if len(left):
+                slot.view(weights).mul_(float(left.double().mean()) ** -0.5)

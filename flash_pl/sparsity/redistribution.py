@@ -29,10 +29,13 @@ class Redistribution(ABC):
 
 @dataclass(frozen=True)
 class KeepLayers(Redistribution):
-    """Every layer grows what it drops, ceil(rate nnz_l): layer densities stay (RigL, SET, FedDST)."""
+    """Every layer grows what it drops, ceil(rate nnz_l): layer densities stay (RigL, SET, FedDST).
+
+    A layer with fewer free places drops no more than these: it could only grow again, from 0, what it has dropped.
+    """
 
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        dropped = (rate * active).ceil().long()
+        dropped = torch.minimum((rate * active).ceil().long(), layout.sizes - active)
         return dropped, dropped.double()
 
 

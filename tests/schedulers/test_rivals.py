@@ -1,18 +1,22 @@
 """What single methods do, against their formulas."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flash_pl import NST
+from flash_pl.client import Classifier, ClientContext
+from flash_pl.errors import ClientError, ConfigError
+from flash_pl.kernels import SparsePattern, available, sparse_linear
 from flash_pl.report import Ballot
 from flash_pl.schedulers import (
     FIARSE,
-    NST,
-    PDST,
     SSFL,
+    Constant,
+    Cosine,
+    EverySteps,
+    FedDST,
     FedRTS,
     HeteroFL,
     LastStep,
@@ -24,8 +28,23 @@ from flash_pl.schedulers import (
 from flash_pl.schedulers.activations import keep_largest, pruned_activations
 from flash_pl.schedulers.sparsyfed import power
 from flash_pl.server import ServerState
-from flash_pl.sparsity import Gradient, KeepLayers, Layout, Move, channel_mask, top_k, total_count, widest
+from flash_pl.sparsity import (
+    Gradient,
+    KeepLayers,
+    Layout,
+    Move,
+    SparsityBudget,
+    Tier,
+    channel_mask,
+    top_k,
+    total_count,
+    widest,
+)
 from flash_pl.testing.setting import Network, train
+from flash_pl.trainer import FederatedTrainer
+
+TWO_TIERS = SparsityBudget([Tier(0.1, 0.5), Tier(0.2, 0.5)])
+RIGL = Move(growth=Gradient(), layers=KeepLayers())
 
 
 class Watch:
@@ -44,23 +63,6 @@ class Watch:
 def watched(scheduler, **settings):
     watch = Watch()
     return train(scheduler, 0.2, callbacks=[watch], **settings), watch
-
-
-def test_steps_with_gradients_of_pruned_weights_are_counted_dense():
-    """RigL takes one of them in a round, for its only move."""
-    shares = []
-
-    class Shares:
-        def on_client_end(self, loop, report):
-            shares.append((report.dense_gradients, loop.data.client_batches(report.client).samples))
-
-    loop = train(NST(move=Move(growth=Gradient(), layers=KeepLayers())), 0.2, rounds=1, callbacks=[Shares()])
-    assert all(share == 1 / math.ceil(samples / 8) for share, samples in shares)
-    flops, layout = loop.accounts.bill.flops, loop.server.layout
-    more = flops.forward(flops.dense) - flops.forward(layout.densities(loop.server.mask))
-    dense = more * sum(share * samples for share, samples in shares)
-    still = train(PDST(), 0.2, rounds=1)
-    assert loop.metrics["flops"] == pytest.approx(still.metrics["flops"] + dense)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, padding=1), nn.Linear(6, 5)])
@@ -91,6 +93,47 @@ def test_saved_activations_are_pruned_for_the_weight_alone(layer):
     forward(pruned, weight_again := weight.detach().clone().requires_grad_(), None).backward(dy)
     torch.testing.assert_close(layer.weight.grad, weight_again.grad)
     assert not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+def gradient_of_input(layer, x, pruned, **autocast):
+    class Client:
+        pass
+
+    client, module = Client(), nn.Module()
+    module.layer = layer
+    client.module, client.layout = module, Layout(module)
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, **autocast):
+        if pruned:
+            with pruned_activations(client, torch.tensor([0.25])):
+                y = layer(x)
+        else:
+            y = layer(x)
+    (y.float() * torch.arange(float(y.shape[-1]))).sum().backward()
+    return x.grad
+
+
+def test_a_weight_with_as_many_elements_as_the_input_is_not_pruned_under_autocast():
+    layer, x = nn.Linear(8, 4), torch.randn(4, 8)
+    assert torch.equal(gradient_of_input(layer, x, True), gradient_of_input(layer, x, False))
+
+
+@pytest.mark.skipif(not available(), reason="installed without a compiler")
+def test_nor_are_the_active_weights_that_a_kernel_saves():
+    class Sparse(nn.Linear):
+        def forward(self, x):
+            return sparse_linear(x, self.weight, self.bias, SparsePattern(active))
+
+    active = torch.arange(128).view(8, 16) % 2 == 0
+    layer, x = Sparse(16, 8), torch.randn(4, 16)  # 64 active weights, 64 inputs
+    off = {"enabled": False}
+    assert torch.equal(gradient_of_input(layer, x, True, **off), gradient_of_input(layer, x, False, **off))
+
+
+@pytest.mark.parametrize("cls", [HeteroFL, ZeroFL, SparsyFed])
+def test_methods_with_hooks_on_layers_are_not_compiled(cls):
+    with pytest.raises(ConfigError, match="compile"):
+        FederatedTrainer(cls(), accelerator="cpu", compile=True)
 
 
 def test_sparsyfed_steps_along_the_gradient_of_v():
@@ -135,6 +178,94 @@ def test_topk_computes_densely_and_zerofl_at_its_density():
     assert sparse.rows[-1]["flops_ratio"] < 1
 
 
+@pytest.mark.parametrize("make", [TopK, SparsyFed, lambda: ZeroFL(ratio=0.1)])
+def test_the_union_of_the_last_cohort_goes_down_with_tiers_too(make):
+    loop, watch = watched(make(), budget=TWO_TIERS)
+    layout = loop.server.layout
+    sent = torch.stack([mask for _, _, mask, _ in watch.reports[-3:]]).any(0)
+    assert torch.equal(loop.server.weights[: layout.maskable] != 0, sent) and 0.1 < sent.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("make", [TopK, SparsyFed, ZeroFL])
+def test_what_a_client_starts_from_follows_the_server(make):
+    layout = Layout(nn.Linear(8, 4, bias=False))
+    server = ServerState.start(layout, torch.arange(1.0, 33.0), 0.25)
+    scheduler = make()
+    scheduler.start(server, None, torch.Generator())
+    scheduler.on_round_start(server, scheduler.tier_masks(server, [1.0]), 0)
+    server.weights[5:] = 0  # an aggregate; then the server nests its masks, and clients may be evaluated
+    masks = scheduler.tier_masks(server, [1.0])
+    assert torch.equal(scheduler.client_mask(masks[0], None, ClientContext(0, 1, 1, 1, 0)), server.weights != 0)
+
+
+class Skipping(Classifier):
+    """Makes nothing of one step of all clients but those in ``whole``."""
+
+    step, whole = 0, ()
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.step and self._client.context.client not in self.whole:
+            return None
+        return super().training_step(batch, batch_idx)
+
+
+def test_growth_is_not_by_the_gradients_of_another_client(monkeypatch):
+    """Where a module skips the batch whose gradient a method waits for."""
+    monkeypatch.setattr("flash_pl.testing.setting.Classifier", Skipping)
+    seen = []
+
+    class Looking(FedRTS):
+        def on_aggregate(self, server, ballots, round):
+            seen.extend(ballots)
+            super().on_aggregate(server, ballots, round)
+
+    for Skipping.step in range(4):
+        Skipping.whole = ()
+        train(NST(move=RIGL), 0.2)
+        Skipping.whole = (4,)  # the first to train
+        train(Looking(interval=LastStep(rounds=2)), 0.2, rounds=1)
+    counts = {(ballot.client, int(ballot.extra["grown"].sum())) for ballot in seen}
+    assert (3, 0) in counts and all(count for client, count in counts if client == 4)
+    Skipping.step, Skipping.whole = 0, ()
+    with pytest.raises(ClientError, match="its first batch was skipped"):
+        train(SSFL(SaliencyStage(init_fraction=0.5)), 0.2)
+
+
+def test_without_memory_an_infinite_gradient_is_forgotten():
+    class Client:
+        context = ClientContext(0, 0, 1, 9, seed=0)
+
+        def gradients(self):
+            return self.gradient.clone()
+
+    scheduler, client = NST(move=RIGL, interval=EverySteps(steps=1)), Client()
+    for step, client.gradient in enumerate(torch.tensor([[1.0, torch.inf], [1.0, 2.0]])):
+        scheduler.on_dense_gradients(client, step)
+    assert scheduler.gradient.tolist() == [1, 2]
+
+
+def test_a_layer_without_free_places_is_not_moved():
+    layout = Layout(nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False)))
+    mask = torch.arange(64) < 35  # full; three of 32
+    moved = RIGL(layout, torch.rand(64) * mask, mask, 0.5, torch.Generator(), torch.rand(64))
+    assert torch.equal(moved.mask[:32], mask[:32]) and moved.survivors[:32].all()
+    assert int(moved.mask.sum()) == 35 and int(moved.survivors[32:].sum()) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: FedDST(interval=LastStep()), lambda: FedRTS(interval=LastStep())])
+def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
+    """As a step's last third is dense: f_D in place of f_S, once a client."""
+    loop, watch = watched(make(), rounds=1)
+    flops, sizes = loop.accounts.bill.flops, loop.plan.population.samples
+    clients = [member.client for member in loop.plan.draw(0)]
+    steps = {client: len(loop.data.client_batches(client)) for client in clients}
+    trained = watch.reports[0][-1]
+    dense = sum(sizes[c] / steps[c] * (flops.forward(flops.dense) - flops.forward(trained)) for c in clients)
+    sparse = sum(sizes[c] for c in clients) * flops.training(trained)
+    assert watch.rows[0]["flops"] == pytest.approx(sparse + dense)
+    assert not loop.client.backend.dense
+
+
 def test_ssfl_keeps_the_largest_mean_saliencies():
     """The first mask from the saliencies that clients found, by hand; then it never moves."""
     found = []
@@ -167,13 +298,48 @@ def test_channels_by_hand():
 
 
 def test_heterofl_leaves_what_a_small_device_lacks():
-    from flash_pl.sparsity import SparsityBudget, Tier
-
-    budget = SparsityBudget([Tier(0.1, 0.5), Tier(0.2, 0.5)])
-    loop, watch = watched(HeteroFL(), budget=budget)
+    loop, watch = watched(HeteroFL(), budget=TWO_TIERS)
     masks = {tier: mask for tier, _, mask, _ in watch.reports}
     assert len(masks) == 2 and not (masks[0] & ~masks[1]).any() and masks[0].sum() < masks[1].sum()
     assert all(torch.equal(mask, masks[tier]) for tier, _, mask, _ in watch.reports)
+
+
+def test_classes_stay_whatever_is_not_masked():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(1, 10, 3), nn.Conv2d(10, 20, 3)
+            self.fc1, self.fc2 = nn.Linear(20, 50), nn.Linear(50, 10)
+
+    for exclude in (["conv2"], ["fc1"], ["conv1"]):
+        layout = Layout(Net(), exclude)
+        assert layout.layers[-1].view(channel_mask(layout, 0.3)).any(1).all(), exclude
+
+
+def test_heterofl_adapts_weights_to_the_inputs_that_are_left():
+    """Not to the channels that are gone: each of those that stay sums as many inputs as a narrow network's."""
+    layout = Layout(Network(), exclude_first_last=True)
+    server = ServerState.start(layout, torch.ones(layout.size), 0.3)
+    HeteroFL().start(server, None, torch.Generator())
+    for slot in layout.layers:
+        mask = slot.view(server.mask).flatten(1)
+        fed = mask.any(0).float().mean()
+        weights = slot.view(server.weights).flatten(1)[mask]
+        assert not mask.any(1).all() and bool(fed < 1) is (slot.name == "fc1.weight")
+        torch.testing.assert_close(weights, (fed**-0.5).expand_as(weights))
+
+
+def test_the_scaler_of_heterofl_leaves_classes_alone():
+    class Client:
+        module = Network()
+        layout = Layout(module)
+        context = ClientContext(0, 0, 1, 1, seed=0, tier=0)
+
+    scheduler = HeteroFL()
+    scheduler.ratios = [0.5, 1.0]
+    with scheduler.training(Client()):
+        scaled = [name for name, part in Client.module.named_modules() if part._forward_hooks]
+    assert scaled == ["conv1", "conv2", "fc1"]
 
 
 def test_fiarse_keeps_the_weights_that_nobody_holds():
@@ -199,7 +365,7 @@ def test_fedrts_believes_as_the_formula_says():
     weights = torch.tensor([5.0, 4, 3, 2, 0, 0, 0, 0])
     server = ServerState.start(layout, weights, 0.5)
     mask = weights != 0
-    scheduler = FedRTS(gamma=0.25, rho=2.0, interval=LastStep(rounds=2))
+    scheduler = FedRTS(gamma=0.25, rho=2.0, prune_rate=0.5, decay=Constant(), interval=LastStep(rounds=2))
     scheduler.start(server, None, torch.Generator().manual_seed(1))
     server.weights.copy_(weights)
     server.mask = mask
@@ -223,6 +389,20 @@ def test_fedrts_believes_as_the_formula_says():
     scheduler.on_aggregate(server, ballots, round=1)  # only active weights are seen in a round without moves
     changed = (scheduler.beliefs != beliefs).any(0)
     assert torch.equal(changed, mask) and torch.equal(server.mask, mask)
+
+
+def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
+    found = []
+    for order in (1, -1):
+
+        class Looking(FedRTS):
+            def on_aggregate(self, server, ballots, round, order=order):
+                assert len({ballot.tier for ballot in ballots}) == 2
+                super().on_aggregate(server, ballots[::order], round)
+                found.append(self.beliefs.clone())
+
+        train(Looking(interval=LastStep(), decay=Cosine(rounds=3)), 0.2, rounds=1, budget=TWO_TIERS)
+    torch.testing.assert_close(*found)
 
 
 def test_networks_of_the_setting_have_masks():
