@@ -1,13 +1,14 @@
 """metrics.csv, checkpoints, logged groups."""
 
 import csv
+import math
 
 import lightning as L
 import pytest
 import torch
 
-from flash_pl import NST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar
+from flash_pl import NST, PDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl.callbacks import Board, Checkpoint, History, MetricsCSV, ProgressBar
 from flash_pl.checkpoint import read_checkpoint
 
 
@@ -85,3 +86,17 @@ def test_loggers_get_grouped_scalars(unaware, tiny_data, tmp_path):
     assert {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"} <= logger.seen[
         3
     ].keys()
+
+
+def test_a_history_has_a_value_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
+    history, evaluate = History(), EvaluationSchedule(every=2)
+    settings = {"density": 0.2, "cohort": 2, "accelerator": "cpu", "evaluate": evaluate}
+    first = FederatedTrainer(PDST(), rounds=3, callbacks=[history, Checkpoint(tmp_path, every=2)], **settings)
+    loop = first.fit(unaware(), tiny_data)
+    assert history["round"] == [1, 2, 3] and history["val_acc"][2] == loop.metrics["val_acc"]
+    assert math.isnan(history["val_acc"][0]) and not math.isnan(history["val_acc"][1])
+    with pytest.raises(KeyError):
+        history["nothing"]
+    second = FederatedTrainer(PDST(), rounds=4, callbacks=[history], **settings)
+    second.fit(unaware(), tiny_data, ckpt_path=tmp_path / "previous.ckpt")
+    assert history["round"] == [1, 2, 3, 4]
