@@ -34,6 +34,17 @@ def test_one_row_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
 
 
+def test_last_goes_on_from_the_newest_checkpoint_or_starts_afresh(unaware, tiny_data, tmp_path):
+    folder = tmp_path / "new" / "run"
+    trainer(folder).fit(unaware(), tiny_data, ckpt_path="last")
+    (folder / "last.ckpt").write_bytes(b"torn")  # round 2 is then the newest whole one
+    loop = trainer(folder, rounds=5).fit(unaware(), tiny_data, ckpt_path="last")
+    assert loop.round == 5 and [row["round"] for row in table(folder)] == ["1", "2", "3", "4", "5"]
+    alone = FederatedTrainer(PDST(), rounds=1, cohort=2, accelerator="cpu")
+    with pytest.raises(ConfigError, match="a Checkpoint among the callbacks"):
+        alone.fit(unaware(), tiny_data, ckpt_path="last")
+
+
 def test_a_checkpoint_opens_in_lightning_and_validates(unaware, tiny_data, tmp_path):
     loop = trainer(tmp_path, NST()).fit(unaware(), tiny_data)
     path = tmp_path / "last.ckpt"
