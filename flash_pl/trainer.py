@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.checkpoint import read_checkpoint
+from flash_pl.checkpoint import CheckpointFolder, read_checkpoint
 from flash_pl.client import choose_backend, configure, federate, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import ClientTestData, FederatedData
@@ -131,6 +131,7 @@ class FederatedTrainer:
             callbacks=list(callbacks),
             loggers=loggers,
         )
+        self.callbacks = tuple(callbacks)
         self.ranks: Ranks | None = None
         if deterministic and self.fabric.device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -142,6 +143,10 @@ class FederatedTrainer:
 
         A module that is no ``ClientModule`` becomes one. Afterwards its weights are the server's, masked to d.
 
+        Args:
+            ckpt_path: a checkpoint from which to go on; "last" is the newest whole one of the trainer's ``Checkpoint``
+                callback, and without any file the run starts afresh.
+
         Raises:
             ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
                 a checkpoint that cannot be read.
@@ -149,8 +154,9 @@ class FederatedTrainer:
             RunError: what ended the run before its time: a client's fault, a signal, another process, a full disk.
         """
         loop = self.loop(module, data)
-        if ckpt_path is not None:
-            self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
+        state = None if ckpt_path is None else loop.ranks.first(lambda: self._read(ckpt_path))
+        if state is not None:
+            self.resume(loop, state)
         self.run(loop)
         return loop
 
@@ -232,6 +238,17 @@ class FederatedTrainer:
         """
         loop.load_state_dict(state["flash_pl"])
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)
+
+    def _read(self, ckpt_path: str | Path) -> dict[str, Any] | None:
+        """The content of a checkpoint; None where "last" finds no file."""
+        if ckpt_path != "last":
+            return read_checkpoint(ckpt_path)
+        folders = [getattr(callback, "folder", None) for callback in self.callbacks]
+        folder = next((one for one in folders if isinstance(one, CheckpointFolder)), None)
+        if folder is None:
+            raise ConfigError("ckpt_path", "last", "a file, or last with a Checkpoint among the callbacks")
+        newest = folder.newest()
+        return None if newest is None else newest[1]
 
     def _accounts(self, layout: Layout, population: Population) -> Accounts:
         link, clock = Link(layout, self.wire, seed=derive(self.seed, "mask")), None

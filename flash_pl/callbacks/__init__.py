@@ -4,7 +4,8 @@ from flash_pl.callbacks.board import Board
 from flash_pl.callbacks.checkpoint import Checkpoint
 from flash_pl.callbacks.consensus_csv import ConsensusCSV
 from flash_pl.callbacks.faults import FaultLog
+from flash_pl.callbacks.history import History
 from flash_pl.callbacks.metrics_csv import MetricsCSV
 from flash_pl.callbacks.progress import ProgressBar
 
-__all__ = ["Board", "Checkpoint", "ConsensusCSV", "FaultLog", "MetricsCSV", "ProgressBar"]
+__all__ = ["Board", "Checkpoint", "ConsensusCSV", "FaultLog", "History", "MetricsCSV", "ProgressBar"]

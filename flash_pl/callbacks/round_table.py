@@ -13,7 +13,7 @@ class RoundTable:
     """The rows of a CSV file by round, on disk after each ``append``; what a row lacks is an empty cell.
 
     Args:
-        path: of the file; its folder must exist by the first row.
+        path: of the file; its folder is created with the first row.
 
     Attributes:
         rows: all so far. Those of an earlier process hold text.
@@ -44,6 +44,7 @@ class RoundTable:
         writer.writeheader()
         writer.writerows(self.rows)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, text.getvalue().encode())
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error

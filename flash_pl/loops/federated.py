@@ -16,7 +16,7 @@ from flash_pl.loops.round_evaluation import RoundEvaluation, merged
 from flash_pl.loops.schedule import EvaluationSchedule
 from flash_pl.loops.training import RoundTraining
 from flash_pl.seeding import generator
-from flash_pl.sparsity import vote_counts
+from flash_pl.sparsity import SparseModel, vote_counts
 
 
 class FederatedLoop(Loop):
@@ -141,6 +141,16 @@ class FederatedLoop(Loop):
 
     def on_run_end(self) -> None:
         self.fabric.call("on_run_end", loop=self)
+
+    def model(self) -> SparseModel:
+        """The server's model after a round, masked to d, by the names of the module; for ``flash_pl.export``."""
+        layout, module = self.server.layout, self.client.module
+        self.client.forget()
+        self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
+        tensors = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
+        masks = {layer.name: layer.view(self.server.mask).cpu().contiguous().clone() for layer in layout.layers}
+        facts = {"method": type(self.scheduler).__name__, "density": f"{self.server.density:g}"}
+        return SparseModel(tensors, masks, facts | {"round": str(self.round)})
 
     def identity(self) -> dict[str, Any]:
         """What makes this another experiment, as far as a trainer knows without a config."""

@@ -1,13 +1,14 @@
 """metrics.csv, checkpoints, logged groups."""
 
 import csv
+import math
 
 import lightning as L
 import pytest
 import torch
 
-from flash_pl import NST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Board, Checkpoint, MetricsCSV, ProgressBar
+from flash_pl import NST, PDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl.callbacks import Board, Checkpoint, History, MetricsCSV, ProgressBar
 from flash_pl.checkpoint import read_checkpoint
 
 
@@ -31,6 +32,17 @@ def test_one_row_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
     trainer(tmp_path, rounds=5).fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
     rows = table(tmp_path)
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
+
+
+def test_last_goes_on_from_the_newest_checkpoint_or_starts_afresh(unaware, tiny_data, tmp_path):
+    folder = tmp_path / "new" / "run"
+    trainer(folder).fit(unaware(), tiny_data, ckpt_path="last")
+    (folder / "last.ckpt").write_bytes(b"torn")  # round 2 is then the newest whole one
+    loop = trainer(folder, rounds=5).fit(unaware(), tiny_data, ckpt_path="last")
+    assert loop.round == 5 and [row["round"] for row in table(folder)] == ["1", "2", "3", "4", "5"]
+    alone = FederatedTrainer(PDST(), rounds=1, cohort=2, accelerator="cpu")
+    with pytest.raises(ConfigError, match="a Checkpoint among the callbacks"):
+        alone.fit(unaware(), tiny_data, ckpt_path="last")
 
 
 def test_a_checkpoint_opens_in_lightning_and_validates(unaware, tiny_data, tmp_path):
@@ -85,3 +97,17 @@ def test_loggers_get_grouped_scalars(unaware, tiny_data, tmp_path):
     assert {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"} <= logger.seen[
         3
     ].keys()
+
+
+def test_a_history_has_a_value_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
+    history, evaluate = History(), EvaluationSchedule(every=2)
+    settings = {"density": 0.2, "cohort": 2, "accelerator": "cpu", "evaluate": evaluate}
+    first = FederatedTrainer(PDST(), rounds=3, callbacks=[history, Checkpoint(tmp_path, every=2)], **settings)
+    loop = first.fit(unaware(), tiny_data)
+    assert history["round"] == [1, 2, 3] and history["val_acc"][2] == loop.metrics["val_acc"]
+    assert math.isnan(history["val_acc"][0]) and not math.isnan(history["val_acc"][1])
+    with pytest.raises(KeyError):
+        history["nothing"]
+    second = FederatedTrainer(PDST(), rounds=4, callbacks=[history], **settings)
+    second.fit(unaware(), tiny_data, ckpt_path=tmp_path / "previous.ckpt")
+    assert history["round"] == [1, 2, 3, 4]

@@ -71,6 +71,19 @@ def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
     assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
 
 
+def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
+    module = unaware()
+    loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=3, accelerator="cpu").fit(module, tiny_data)
+    model = loop.model()
+    assert model.active == int(loop.server.mask.sum()) < int((loop.server.union != 0).sum())
+    assert model.facts == {"method": "NST", "density": "0.2", "round": "2"}
+    assert all(tensor.is_contiguous() for tensor in [*model.tensors.values(), *model.masks.values()])
+    for slot in loop.server.layout.slots:
+        assert torch.equal(model.tensors[slot.name], slot.view(loop.server.masked()))
+    assert all(not model.tensors[name][~mask].any() for name, mask in model.masks.items())
+    unaware().load_state_dict(model.tensors)
+
+
 def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data):
     """What stage 1 trains is thrown away: the server still has its initial weights when stage 2 begins."""
     torch.manual_seed(0)
