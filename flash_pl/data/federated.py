@@ -77,7 +77,8 @@ class FederatedDataModule(L.LightningDataModule):
         draws = generator(self.seed, "partition")
         if train.owners is None or self.partition is not None:
             if self.wanted is None:
-                raise ConfigError("clients", None, "an integer: these samples have no natural clients")
+                natural = "these samples have no" if train.owners is None else "or partition=null for the"
+                raise ConfigError("clients", None, f"an integer, {natural} natural clients")
             return (self.partition or Dirichlet())(train.labels, self.wanted, draws)
         owners, order = train.owners.sort(stable=True)
         parts = order.split(owners.unique_consecutive(return_counts=True)[1].tolist())
