@@ -1,7 +1,6 @@
 """A federation that trains in a fraction of a second."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from flash_pl.client import Classifier
 from flash_pl.data import Dirichlet, Synthetic
 from flash_pl.loops import FederatedLoop
 from flash_pl.schedulers import SparseScheduler
+from flash_pl.seeding import own_global_state, seed_global_
 from flash_pl.trainer import FederatedTrainer
 
 CLIENTS, COHORT, ROUNDS = 6, 3, 4
+CPU = torch.device("cpu")
 
 
 class Network(nn.Module):
@@ -42,7 +43,7 @@ def train(
     callbacks: Sequence[Any] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
-    forgetful: bool = False,
+    change: Callable[[FederatedLoop], None] = lambda loop: None,
     **settings: Any,
 ) -> FederatedLoop:
     """A run of ``rounds`` rounds; the same arguments give the same bits.
@@ -53,8 +54,7 @@ def train(
         rounds: R.
         callbacks: watch the run.
         checkpoint: where it writes its checkpoints, and from where it goes on if ``resume``.
-        forgetful: every client is trained with a copy of the scheduler that is then thrown away, as if each had a
-            process of its own.
+        change: what to do to the loop before it runs.
         settings: further ones of ``FederatedTrainer``.
     """
     watching = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
@@ -69,8 +69,6 @@ def train(
         callbacks=watching,
         **settings,
     )
-    torch.manual_seed(5)
-    module = Classifier(Network(), classes=4, lr=0.1)
     data = Synthetic(
         samples=120,
         test_samples=20,
@@ -81,21 +79,13 @@ def train(
         batch_size=8,
         seed=1,
     )
-    if resume:
-        assert checkpoint is not None
-        return trainer.fit(module, data, ckpt_path=checkpoint / "last.ckpt")
-    loop = trainer.loop(module, data)
-    if forgetful:
-        forget_between_clients(loop)
-    trainer.run(loop)
+    with own_global_state(CPU):
+        seed_global_(5, CPU)
+        module = Classifier(Network(), classes=4, lr=1.0)
+        if resume:
+            assert checkpoint is not None
+            return trainer.fit(module, data, ckpt_path=checkpoint / "last.ckpt")
+        loop = trainer.loop(module, data)
+        change(loop)
+        trainer.run(loop)
     return loop
-
-
-def forget_between_clients(loop: FederatedLoop) -> None:
-    """Let every client be trained by a copy of the scheduler."""
-    run: Callable[..., Any] = loop.parts.local.run
-
-    def run_a_copy(client: Any, scheduler: SparseScheduler, *rest: Any) -> Any:
-        return run(client, deepcopy(scheduler), *rest)
-
-    loop.parts.local.run = run_a_copy  # type: ignore[method-assign, assignment]

@@ -6,7 +6,9 @@ import torch
 from flash_pl import EvaluationSchedule, FederatedTrainer
 from flash_pl.config import build_trainer, compose, read_config
 
-METHODS = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
+FLASH = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
+OTHERS = ["topk", "zerofl", "sparsyfed", "ssfl", "feddst", "fedrts", "fiarse", "heterofl", "rigl", "set"]
+TIERS = "budget.tiers=[{density: 0.1, share: 0.5}, {density: 0.3, share: 0.5}]"
 ROUNDS = 3
 
 
@@ -24,15 +26,19 @@ def trainer(method: str, cohort: int) -> FederatedTrainer:
     arguments += ["data=synthetic", "trainer.eval_clients_every=2", "trainer.finetune_epochs=1"]
     if method in ("spdst", "jmwst", "hetero_jmwst"):
         arguments += ["scheduler.sensitivity.init_fraction=0.4", "scheduler.sensitivity.epochs=2"]
-    if method.startswith("hetero"):
+    if method in ("feddst", "fedrts"):
+        arguments += ["scheduler.interval.rounds=2"]
+    if method in OTHERS:
+        arguments += [TIERS]
+    if method.startswith("hetero_"):
         arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # late for some
     return build_trainer(compose(read_config(method), arguments))
 
 
-def all_runs(unaware, tiny_data, cohort):
+def all_runs(methods, unaware, tiny_data, cohort):
     def runs(rank):
         found = []
-        for method in METHODS:
+        for method in methods:
             torch.manual_seed(0)
             found.append(outcome(trainer(method, cohort).fit(unaware(), tiny_data)))
         return found
@@ -40,13 +46,13 @@ def all_runs(unaware, tiny_data, cohort):
     return runs
 
 
-@pytest.mark.parametrize("size, cohort", [(2, 3), (4, 3)])
-def test_ranks_agree_with_one_process(size, cohort, unaware, tiny_data, run_ranks):
+@pytest.mark.parametrize("methods, size, cohort", [(FLASH, 2, 3), (FLASH, 4, 3), (OTHERS, 4, 3)])
+def test_ranks_agree_with_one_process(methods, size, cohort, unaware, tiny_data, run_ranks):
     """Three clients on two ranks, and on four, where one has nothing to do."""
-    runs = all_runs(unaware, tiny_data, cohort)
+    runs = all_runs(methods, unaware, tiny_data, cohort)
     alone = runs(0)
     for rank, found in enumerate(run_ranks(size, runs)):
-        for method, ours, expected in zip(METHODS, found, alone, strict=True):
+        for method, ours, expected in zip(methods, found, alone, strict=True):
             assert ours == expected, (method, rank)
 
 
