@@ -200,7 +200,7 @@ class FederatedTrainer:
             fabric=self.fabric,
             ranks=ranks,
             client=client,
-            server=ServerState.start(client.layout, client.arena, self.density),
+            server=ServerState.start(client.layout, client.arena, self.density, self.seed),
             data=data,
             scheduler=self.scheduler,
             plan=Plan(

@@ -3,11 +3,14 @@
 import lightning as L
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from flash_pl.data import Dirichlet, Synthetic
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a machine may be busy
+settings.load_profile("untimed")
 
 
 class Unaware(L.LightningModule):

@@ -22,7 +22,7 @@ class ProgressBar:
         self.shown: dict[str, float] = {}
         self.console = console or Console(file=sys.stderr)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.file.isatty(), transient=True)
 
     @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:

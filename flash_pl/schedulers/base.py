@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,10 +31,23 @@ class SparseScheduler(Stateful):
 
     Args:
         first_mask: how the first mask is made.
+
+    Attributes:
+        first_stage: what clients are asked before the first round, a ``FirstStage`` or None.
+        voter: makes the next mask in ``on_aggregate``; by default the mask stays.
     """
 
-    first_stage: FirstStage | None = None  # what clients are asked before the first round
+    first_stage: FirstStage | None = None
     voter: Vote = Keep()
+
+    def __init_subclass__(cls) -> None:
+        """Refuse names that look like hooks and are none: they would never be called."""
+        super().__init_subclass__()
+        for name in vars(cls):
+            if name.startswith("on_") and not hasattr(SparseScheduler, name):
+                near = get_close_matches(name, [hook for hook in vars(SparseScheduler) if hook.startswith("on_")], 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise TypeError(f"{cls.__name__}.{name} is no hook of a scheduler{hint}")
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         self.first_mask = first_mask or FirstMask()
@@ -50,7 +64,7 @@ class SparseScheduler(Stateful):
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         """Give the server its first mask, adapt the initial weights to it and prune them: a masked average keeps what
-        nobody holds, and that must be nothing."""
+        nobody holds, and that must be nothing. A run that goes on from a checkpoint does not call it again."""
         mask = self.initial_mask(server.layout, server.density, found, generator)
         server.mask = mask.to(server.weights.device)
         self.first_mask.initialise(server.layout, server.weights, server.mask)
@@ -120,6 +134,6 @@ class SparseScheduler(Stateful):
     # The server, every round that had a client
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        """``server.weights`` are the new aggregate: vote, then prune to the mask."""
+        """``server.weights`` are the new aggregate, the union: vote, then prune to the mask; what is left is evaluated."""
         server.mask = self.voter(server, ballots, server.density)
         server.prune_()

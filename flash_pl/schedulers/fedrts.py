@@ -59,11 +59,11 @@ class FedRTS(SparseScheduler):
             raise ConfigError("rho", rho, "a positive number")
         self.gamma, self.rho, self.prune_rate = gamma, rho, prune_rate
         self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10)
-        self.beliefs, self.seed = torch.empty(0), 0
+        self.beliefs = torch.empty(0)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         super().start(server, found, generator)
-        self.beliefs, self.seed = torch.ones(2, server.layout.maskable, dtype=torch.float64), generator.initial_seed()
+        self.beliefs = torch.ones(2, server.layout.maskable, dtype=torch.float64)
 
     def movable(self, active: Tensor, round: int) -> Tensor:
         """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
@@ -105,12 +105,13 @@ class FedRTS(SparseScheduler):
             seen = torch.ones_like(mask)
         self.beliefs += self.rho * seen * torch.stack([outcome, 1 - outcome])
         if moves:
-            draws = torch.from_numpy(np.random.default_rng([self.seed, round]).beta(*self.beliefs.numpy()))
-            server.mask = top_k_by_layer(layout, draws, active).to(server.mask.device)
+            draws = np.random.default_rng(server.generator("beliefs", round).initial_seed())
+            drawn = torch.from_numpy(draws.beta(*self.beliefs.numpy()))
+            server.mask = top_k_by_layer(layout, drawn, active).to(server.mask.device)
         server.prune_()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"beliefs": self.beliefs.clone(), "seed": self.seed}
+        return {"beliefs": self.beliefs.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.beliefs, self.seed = state["beliefs"].clone(), state["seed"]
+        self.beliefs = state["beliefs"].clone()

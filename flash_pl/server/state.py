@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.errors import ConfigError
+from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
 
 
@@ -15,8 +16,14 @@ from flash_pl.sparsity import Layout
 class ServerState:
     """All that the server carries from round to round.
 
-    ``weights`` ``[layout.size]`` is what the next round starts from, ``mask`` bool ``[layout.maskable]`` what a device
-    of the server's budget gets of it, ``union`` the last aggregate before any pruning, ``density`` the target d.
+    Attributes:
+        layout: the plan of the arena.
+        weights: ``[layout.size]``, the maskable ones first: what the next round starts from.
+        mask: bool ``[layout.maskable]``, what a device of the server's budget gets of it. Replace it, never change it
+            in place: clients and tiers may hold the same tensor.
+        union: the last aggregate before any pruning, ``[layout.size]``.
+        density: the target d.
+        seed: of the run.
     """
 
     layout: Layout
@@ -24,12 +31,18 @@ class ServerState:
     mask: Tensor
     union: Tensor
     density: float
+    seed: int = 0
 
     @classmethod
-    def start(cls, layout: Layout, weights: Tensor, density: float) -> "ServerState":
+    def start(cls, layout: Layout, weights: Tensor, density: float, seed: int = 0) -> "ServerState":
         """A server before its first round: a copy of the arena ``weights``, every weight active."""
         mask = torch.ones(layout.maskable, dtype=torch.bool, device=weights.device)
-        return cls(layout, weights.clone(), mask, weights.clone(), density)
+        return cls(layout, weights.clone(), mask, weights.clone(), density, seed)
+
+    def generator(self, purpose: str, round: int) -> torch.Generator:
+        """The generator of (seed, purpose, round) for what the server draws, on the CPU: alike in all processes, and
+        nothing that a checkpoint must hold."""
+        return generator(self.seed, f"server/{purpose}", round)
 
     def masked(self, mask: Tensor | None = None) -> Tensor:
         """The model a device gets: a copy of the weights, 0 outside ``mask``, by default the server's."""

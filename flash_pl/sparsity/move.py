@@ -14,7 +14,12 @@ from flash_pl.sparsity.redistribution import MeanMagnitude, Redistribution
 
 
 class Moved(NamedTuple):
-    """The mask after a move and the weights that keep their value and optimiser state (both bool ``[maskable]``)."""
+    """A move's result.
+
+    Attributes:
+        mask: after the move, bool ``[maskable]``.
+        survivors: the weights that keep their value and optimiser state, bool ``[maskable]``; the others are 0.
+    """
 
     mask: Tensor
     survivors: Tensor
@@ -69,7 +74,12 @@ class Move:
             rate: the fraction of a layer's active weights to drop, in [0, 1].
             generator: of random choices.
             gradient: ``[layout.maskable]``, if the criteria need it.
+
+        Raises:
+            ValueError: ``rate`` is no fraction.
         """
+        if not 0 <= rate <= 1:
+            raise ValueError(f"a move drops a fraction in [0, 1], not {rate}")
         seen, active = Seen(layout, weights, gradient), layout.counts(mask)
         dropped, wished = self.layers(layout, weights[: layout.maskable].abs() * mask, active, rate)
         kept = self.drop(seen, mask, active - dropped, generator)

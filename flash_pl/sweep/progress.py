@@ -17,7 +17,7 @@ class SweepProgress:
         self.console = console or Console(file=sys.stderr)
         self.total, self.done, self.names = total, 0, list[str]()
         columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.file.isatty(), transient=True)
         self.task = self.bar.add_task("", total=total)
 
     def __enter__(self) -> "SweepProgress":

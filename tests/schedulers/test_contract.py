@@ -70,3 +70,11 @@ def test_no_shipped_method_is_left_out():
 def test_the_contract(name):
     upload, server = LIMITS.get(name, (None, None))
     check_scheduler(METHODS[name], upload=upload, server=server)
+
+
+def test_a_name_that_looks_like_a_hook_is_one():
+    with pytest.raises(TypeError, match="Typo.on_agregate is no hook of a scheduler; did you mean on_aggregate?"):
+
+        class Typo(SparseScheduler):
+            def on_agregate(self, server, ballots, round):
+                pass
