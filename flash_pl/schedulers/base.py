@@ -134,6 +134,6 @@ class SparseScheduler(Stateful):
     # The server, every round that had a client
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        """``server.weights`` are the new aggregate, the union: vote, then prune to the mask; what is left is evaluated."""
+        """``server.weights`` are the new aggregate, the union: vote, then prune to the mask, as it is evaluated."""
         server.mask = self.voter(server, ballots, server.density)
         server.prune_()
