@@ -17,6 +17,8 @@ from flash_pl.sparsity import total_count
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "reference" not in path.parts)]
+TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "model=digits_cnn", "model.hidden=16"]
+TINY += ["clients=4", "cohort=2", "rounds=1", "density=0.2", "trainer.accelerator=cpu", "trainer.progress=false"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -67,6 +69,20 @@ def test_every_page_is_in_the_navigation():
     assert pages(yaml.safe_load(text)["nav"]) == there
 
 
+def test_every_column_of_metrics_is_explained(tmp_path):
+    """Of a run that has tiers, devices with a deadline, clients' own accuracies and a policy for faults."""
+    run = ["hetero_jmwst", *TINY, "fleet=mixed", "fleet.deadline=1000", "trainer.finetune_epochs=1"]
+    run += ["scheduler.sensitivity.epochs=1", "trainer.on_client_error=skip", f"run_dir={tmp_path}"]
+    assert main(["fit", *run]) == 0
+    page = (DOCS / "howto" / "metrics.md").read_text()
+    explained = set(re.findall(r"`(\w[\w.]*)`", page)) | {"val_loss_union", "val_loss"}
+    for column in (tmp_path / "metrics.csv").read_text().splitlines()[0].split(","):
+        name = column.replace("val_loss", "val_acc")
+        name = re.sub(r"_d0\.\d+$", "_d0.05", name)
+        name = re.sub(r"_(entropy|bitmap|values|total|lowest|highest)$", "", name)
+        assert name in explained, column
+
+
 def test_links_of_the_readme_lead_somewhere():
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert targets and not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
@@ -94,9 +110,7 @@ def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
 
 
 def test_an_exported_model_is_loaded_without_flash_pl(tmp_path):
-    tiny = ["data=synthetic", "data.samples=60", "data.test_samples=20", "model=digits_cnn", "model.hidden=16"]
-    tiny += ["clients=4", "cohort=2", "rounds=1", "density=0.2", "trainer.accelerator=cpu", "trainer.progress=false"]
-    assert main(["fit", "pdst", *tiny, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert main(["fit", "pdst", *TINY, f"run_dir={tmp_path / 'run'}"]) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     for to, options in (("model.safetensors", []), ("sparse.safetensors", ["--sparse"])):
         assert main(["export", str(checkpoint), "--to", str(tmp_path / to), *options]) == 0
