@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from flash_pl.report import Ballot
 from flash_pl.schedulers.decay import Cosine, RateDecay
 from flash_pl.schedulers.dst import DynamicSparseTraining
 from flash_pl.schedulers.interval import Interval, LastStep
-from flash_pl.server import FedAvg, MagnitudeVote, ServerState, Vote, ZeroingMaskedAverage
+from flash_pl.server import FedAvg, MagnitudeVote, MaskedAverage, ServerState, Vote, ZeroingMaskedAverage
 from flash_pl.sparsity import ERK, FirstMask, Gradient, KeepLayers, Move
 
 
@@ -17,7 +20,8 @@ class FedDST(DynamicSparseTraining):
     are Erdos-Renyi-Kernel ones and stay. In every tenth round a client, after its last step, drops in every layer the
     weights of smallest magnitude and grows as many where the gradient of its last batch is largest. The server
     averages every weight over the clients that hold it, by their samples, 0 where nobody does, and keeps the largest
-    of every layer. Values go both ways, masks when they have moved.
+    of every layer. Values go both ways, masks when they have moved. With tiers of devices a weight that nobody holds
+    becomes 0 where one of the clients had it and has dropped it, and stays where none of them could have it.
 
     Other than there: the first mask is random, not of the largest initial weights; a survivor is never chosen to
     grow, so that counts are exact; the rate enters once, not squared; layers that the model excludes stay dense.
@@ -48,8 +52,14 @@ class FedDST(DynamicSparseTraining):
         self.voter = voter or MagnitudeVote()
 
     def aggregator(self, tiers: int) -> FedAvg:
-        return ZeroingMaskedAverage()
+        return MaskedAverage() if tiers > 1 else ZeroingMaskedAverage()
+
+    def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
+        self.offered = masks
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         if self.interval.in_round(round):
+            offered = torch.stack([self.offered[ballot.tier] for ballot in ballots]).any(0)
+            held = torch.stack([ballot.mask for ballot in ballots]).any(0)
+            server.weights[: server.layout.maskable].masked_fill_(offered & ~held, 0.0)
             super().on_aggregate(server, ballots, round)

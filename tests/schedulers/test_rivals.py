@@ -391,6 +391,24 @@ def test_fedrts_believes_as_the_formula_says():
     assert torch.equal(changed, mask) and torch.equal(server.mask, mask)
 
 
+def test_feddst_keeps_what_only_devices_that_are_away_hold():
+    """Cohorts of small devices alone, after a round in which masks move and after one in which they stay."""
+    for interval in (LastStep(rounds=4), LastStep()):
+        zeros = []
+
+        class Look:
+            def on_client_end(self, loop, report):
+                assert report.tier == 0
+
+            def on_round_end(self, loop, row, zeros=zeros):
+                weights, small = loop.server.weights[: loop.server.layout.maskable], loop.masks[0]
+                zeros.append(int((weights[loop.server.mask & ~small] == 0).sum()))
+
+        budget = SparsityBudget([Tier(0.05, 0.8), Tier(0.2, 0.2)])
+        train(FedDST(interval=interval), 0.2, rounds=2, budget=budget, callbacks=[Look()])
+        assert max(zeros) < 50  # of some 140: places for what has grown
+
+
 def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
     found = []
     for order in (1, -1):
