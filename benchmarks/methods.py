@@ -1,13 +1,15 @@
 """All methods on Fashion-MNIST at four densities and two partitions: accuracy, bytes, FLOPs, seconds.
 
     python benchmarks/methods.py run --workers 2     # hours; the same command goes on where it was interrupted
-    python benchmarks/methods.py collect             # benchmarks/results/methods.csv, a line a run
+    python benchmarks/methods.py time                # seconds of a round, on a quiet machine, one run at a time
+    python benchmarks/methods.py collect             # benchmarks/results/methods.csv, a line a run; methods_seconds.csv
     python benchmarks/methods.py table               # Markdown
     python benchmarks/methods.py plot                # docs/methods.png
 
 Every method has its shipped settings: 100 clients, ten a round, one local epoch, 30 rounds. Accuracy is that of the
 server at density d, the mean of the last five rounds; bytes are those of all messages of all clients, a first stage
-included; FLOPs those of all training, over dense training of the same samples. The sweeps go seed by seed.
+included; FLOPs those of all training, over dense training of the same samples. The sweeps go seed by seed. Seconds are
+those of training a round at d = 0.05, the median of rounds 2 to 6 of three runs that take turns with the others'.
 """
 
 import argparse
@@ -35,6 +37,7 @@ ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
 COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
+SECONDS = RESULTS.with_name("methods_seconds.csv")
 CELL = ("method", "alpha", "density", "seed")
 Row = dict[str, Any]
 
@@ -56,6 +59,14 @@ def run(out: Path, workers: int, seeds: Sequence[int], alphas: Sequence[str]) ->
             subprocess.run(command, check=True)
 
 
+def time(out: Path) -> None:
+    """All methods in turn, three times."""
+    axes = [f"seed={listed(SEEDS)}", f"scheduler={listed(('dense', *METHODS))}", "density=0.05"]
+    settings = ["data=fashion_mnist", "rounds=6", "trainer.accelerator=cpu", "trainer.eval_every=6"]
+    command = [sys.executable, "-m", "flash_pl", "sweep", "pdst", *axes, *settings, "--out", str(out / "time")]
+    subprocess.run(command, check=True)
+
+
 def collect(out: Path) -> None:
     """A line for each run that has ended; runs of elsewhere keep theirs."""
     found = {tuple(row[name] for name in CELL): row for row in read()} if RESULTS.exists() else {}
@@ -70,18 +81,30 @@ def collect(out: Path) -> None:
             "MB_up": f"{float(end['bytes_up_total']) / 1e6:.3f}",
             "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
             "flops": f"{float(end['flops_total']):.6g}",
-            "seconds": f"{statistics.median(float(row['seconds_train']) for row in metrics):.3f}",
         }
-    with open(RESULTS, "w", newline="") as file:
-        writer = csv.DictWriter(file, next(iter(found.values())).keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found[cell] for cell in sorted(found))
+    if found:
+        write(RESULTS, [found[cell] for cell in sorted(found)])
+    timed = defaultdict(list)
+    for result in sorted(out.glob("time/*/result.json")):
+        method = json.loads(result.read_text())["method"]
+        timed[method] += [float(row["seconds_train"]) for row in rows(result.parent)[1:]]
+    if timed:
+        write(
+            SECONDS, [{"method": name, "seconds": f"{statistics.median(times):.3f}"} for name, times in timed.items()]
+        )
 
 
-def read() -> list[Row]:
-    """The lines of the collected runs."""
-    with open(RESULTS, newline="") as file:
+def read(path: Path = RESULTS) -> list[Row]:
+    """The lines of a file of results."""
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write(path: Path, lines: Sequence[Row]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def cells() -> dict[tuple[str, str, str], list[Row]]:
@@ -110,12 +133,13 @@ def table() -> None:
             print(f"| {method} | {' | '.join(accuracy(found[method, alpha, str(d)]) for d in DENSITIES)} |")
     print("\n| method | MB up | MB down | FLOPs, dense = 1 | s a round |\n|---|---|---|---|---|")
     dense = found["dense", "1", "1"]
+    seconds = {row["method"]: row["seconds"] for row in read(SECONDS)} if SECONDS.exists() else {}
     for method, density in (("dense", "1"), *((method, "0.05") for method in METHODS)):
         runs = found[method, "1", density]
         if runs:
             work = mean(runs, "flops") / mean(dense, "flops")
             numbers = f"{mean(runs, 'MB_up'):.1f} | {mean(runs, 'MB_down'):.1f} | {work:.2f}"
-            print(f"| {method} | {numbers} | {mean(runs, 'seconds'):.2f} |")
+            print(f"| {method} | {numbers} | {seconds.get(method, '-')} |")
 
 
 def plot(to: Path) -> None:
@@ -136,7 +160,7 @@ def plot(to: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["run", "collect", "table", "plot"])
+    parser.add_argument("task", choices=["run", "time", "collect", "table", "plot"])
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -145,6 +169,8 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     if chosen.task == "run":
         run(chosen.out, chosen.workers, chosen.seeds, chosen.alphas)
+    elif chosen.task == "time":
+        time(chosen.out)
     elif chosen.task == "collect":
         collect(chosen.out)
     elif chosen.task == "table":
