@@ -29,6 +29,8 @@ from flash_pl.schedulers.activations import keep_largest, pruned_activations
 from flash_pl.schedulers.sparsyfed import power
 from flash_pl.server import ServerState
 from flash_pl.sparsity import (
+    FanInPreserving,
+    FirstMask,
     Gradient,
     KeepLayers,
     Layout,
@@ -316,11 +318,11 @@ def test_classes_stay_whatever_is_not_masked():
         assert layout.layers[-1].view(channel_mask(layout, 0.3)).any(1).all(), exclude
 
 
-def test_heterofl_adapts_weights_to_the_inputs_that_are_left():
+def test_weights_can_be_adapted_to_the_inputs_that_whole_channels_leave():
     """Not to the channels that are gone: each of those that stay sums as many inputs as a narrow network's."""
     layout = Layout(Network(), exclude_first_last=True)
     server = ServerState.start(layout, torch.ones(layout.size), 0.3)
-    HeteroFL().start(server, None, torch.Generator())
+    HeteroFL(FirstMask(initialise=FanInPreserving())).start(server, None, torch.Generator())
     for slot in layout.layers:
         mask = slot.view(server.mask).flatten(1)
         fed = mask.any(0).float().mean()
