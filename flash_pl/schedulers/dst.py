@@ -1,5 +1,7 @@
 """Dynamic sparse training inside a client: the mask moves while the weights train."""
 
+from typing import TypedDict
+
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
@@ -8,6 +10,16 @@ from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.decay import Linear, RateDecay
 from flash_pl.schedulers.interval import EveryEpoch, Interval
 from flash_pl.sparsity import FirstMask, Move
+
+
+class MoveKeywords(TypedDict, total=False):
+    """The keywords that methods with moves take besides their own."""
+
+    prune_rate: float
+    move: Move | None
+    first_mask: FirstMask | None
+    decay: RateDecay | None
+    interval: Interval | None
 
 
 class DynamicSparseTraining(SparseScheduler):

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
+from typing_extensions import Unpack
+
 from flash_pl.report import Ballot
-from flash_pl.schedulers.decay import RateDecay
-from flash_pl.schedulers.dst import DynamicSparseTraining
-from flash_pl.schedulers.interval import Interval
+from flash_pl.schedulers.dst import DynamicSparseTraining, MoveKeywords
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.server import MagnitudeVote, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Move
 
 
 class JMWST(DynamicSparseTraining):
@@ -24,16 +23,9 @@ class JMWST(DynamicSparseTraining):
     """
 
     def __init__(
-        self,
-        voter: Vote | None = None,
-        sensitivity: Sensitivity | None = None,
-        prune_rate: float = 0.25,
-        move: Move | None = None,
-        first_mask: FirstMask | None = None,
-        decay: RateDecay | None = None,
-        interval: Interval | None = None,
+        self, voter: Vote | None = None, sensitivity: Sensitivity | None = None, **keywords: Unpack[MoveKeywords]
     ) -> None:
-        super().__init__(prune_rate, move, first_mask, decay, interval)
+        super().__init__(**keywords)
         self.voter = voter or MagnitudeVote()
         self.first_stage = sensitivity or Sensitivity()
 

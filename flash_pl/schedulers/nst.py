@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from flash_pl.client import ClientContext
 from flash_pl.report import Ballot
-from flash_pl.schedulers.decay import RateDecay
-from flash_pl.schedulers.dst import DynamicSparseTraining
-from flash_pl.schedulers.interval import Interval
+from flash_pl.schedulers.dst import DynamicSparseTraining, MoveKeywords
 from flash_pl.server import MagnitudeVote, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Move
 
 
 class NST(DynamicSparseTraining):
@@ -26,16 +24,8 @@ class NST(DynamicSparseTraining):
         prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
     """
 
-    def __init__(
-        self,
-        voter: Vote | None = None,
-        prune_rate: float = 0.25,
-        move: Move | None = None,
-        first_mask: FirstMask | None = None,
-        decay: RateDecay | None = None,
-        interval: Interval | None = None,
-    ) -> None:
-        super().__init__(prune_rate, move, first_mask, decay, interval)
+    def __init__(self, voter: Vote | None = None, **keywords: Unpack[MoveKeywords]) -> None:
+        super().__init__(**keywords)
         self.voter = voter or MagnitudeVote()
         self.shared: list[Tensor] = []  # one mask a tier
 
