@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from flash_pl.client import ClientContext
 from flash_pl.errors import ConfigError
 
 
@@ -22,11 +21,9 @@ class RateDecay(ABC):
         if self.rounds is not None and self.rounds < 1:
             raise ConfigError("rounds", self.rounds, "an integer of at least 1, or null")
 
-    def __call__(self, context: ClientContext, step: int) -> float:
-        """After the client's ``step``-th step (from 1)."""
-        if self.rounds is None:
-            return self.shape(step / context.steps)
-        return self.shape(min(1.0, context.round / self.rounds))
+    def __call__(self, round: int, share: float = 1.0) -> float:
+        """In a round (from 0), after the ``share`` of a client's steps."""
+        return self.shape(share if self.rounds is None else min(1.0, round / self.rounds))
 
     @abstractmethod
     def shape(self, time: float) -> float:

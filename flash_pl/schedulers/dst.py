@@ -79,7 +79,7 @@ class DynamicSparseTraining(SparseScheduler):
         context = client.context
         unseen = self.move.needs_gradient and self.gradient is None  # a module may skip a batch
         if self.due(context, step) and not unseen:
-            rate = self.prune_rate * self.decay(context, step)
+            rate = self.prune_rate * self.decay(context.round, step / context.steps)
             draws = context.generator(f"move {step}")
             moved = self.move(client.layout, client.weights, client.mask, rate, draws, self.gradient)
             client.move_mask_(moved.mask, moved.survivors)

@@ -67,8 +67,7 @@ class FedRTS(SparseScheduler):
 
     def movable(self, active: Tensor, round: int) -> Tensor:
         """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
-        whole = ClientContext(client=0, round=round, epochs=1, batches=1, seed=0)  # a rate may fall within the round
-        return (self.prune_rate * self.decay(whole, step=1) * active).long()
+        return (self.prune_rate * self.decay(round) * active).long()
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.gradient: Tensor | None = None
@@ -92,26 +91,34 @@ class FedRTS(SparseScheduler):
         return sent
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        layout, active = server.layout, server.layout.counts(server.mask)
-        mask, total = server.mask.cpu(), sum(ballot.samples for ballot in ballots)
+        layout, mask = server.layout, server.mask.cpu()
+        active = layout.counts(mask)
         kept = active - self.movable(active, round)
         top = top_k_by_layer(layout, server.weights.abs(), kept, within=server.mask).cpu().double()
-        clients = sum(ballot.samples / total * ballot.extra["top"].cpu().double() for ballot in ballots)
-        outcome = (1 - self.gamma) * top + self.gamma * clients
-        seen = mask
-        if moves := self.interval.in_round(round):
-            grown = sum(ballot.samples / total * ballot.extra["grown"].cpu().double() for ballot in ballots)
-            outcome = torch.where(mask, outcome, (1 - self.gamma) / 2 + self.gamma * grown)
-            seen = torch.ones_like(mask)
-        self.beliefs += self.rho * seen * torch.stack([outcome, 1 - outcome])
-        if moves:
+        outcome = (1 - self.gamma) * top + self.gamma * say(ballots, "top")
+        if not self.interval.in_round(round):
+            self.learn_(outcome, mask)
+        else:
+            inactive = (1 - self.gamma) / 2 + self.gamma * say(ballots, "grown")
+            self.learn_(torch.where(mask, outcome, inactive), torch.ones_like(mask))
             draws = np.random.default_rng(server.generator("beliefs", round).initial_seed())
             drawn = torch.from_numpy(draws.beta(*self.beliefs.numpy()))
             server.mask = top_k_by_layer(layout, drawn, active).to(server.mask.device)
         server.prune_()
+
+    def learn_(self, outcome: Tensor, seen: Tensor) -> None:
+        """Add the outcomes of the ``seen`` weights to their beliefs."""
+        self.beliefs += self.rho * seen * torch.stack([outcome, 1 - outcome])
 
     def state_dict(self) -> dict[str, Any]:
         return {"beliefs": self.beliefs.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.beliefs = state["beliefs"].clone()
+
+
+def say(ballots: Sequence[Ballot], name: str) -> Tensor:
+    """sum_i p_i of the truth values that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
+    total = sum(ballot.samples for ballot in ballots)
+    shares = (ballot.samples / total * ballot.extra[name].cpu().double() for ballot in ballots)
+    return sum(shares, start=torch.zeros((), dtype=torch.float64))
