@@ -11,7 +11,7 @@ from flash_pl.report import Report
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.dense import Dense
 from flash_pl.schedulers.first_stage import FirstStage
-from flash_pl.sparsity import FirstMask, Layout, Saliency, Seen, top_k, total_count
+from flash_pl.sparsity import AsDrawn, FirstMask, Layout, Saliency, Seen, top_k, total_count
 
 SCALE = 2.0**12  # averages are in fixed point: saliencies are small
 
@@ -70,16 +70,16 @@ class SSFL(SparseScheduler):
     mean and keeps the largest over all layers. Then values go both ways under that mask, which is sent once.
 
     Other than there: saliencies are found in training mode, not with the running statistics of batch norms; ties go by
-    position; initial weights are adapted to the mask as for every method here (``first_mask.initialise=as_drawn``
-    leaves them); layers that the model excludes stay dense.
+    position; layers that the model excludes stay dense.
 
     Args:
         saliency: who sends saliencies.
-        first_mask: as in ``SparseScheduler``; of it only ``initialise`` acts.
+        first_mask: as in ``SparseScheduler``; of it only ``initialise`` acts, by default the initial weights stay as
+            drawn, since they were measured so.
     """
 
     def __init__(self, saliency: SaliencyStage | None = None, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask)
+        super().__init__(first_mask or FirstMask(initialise=AsDrawn()))
         self.first_stage = saliency or SaliencyStage()
 
     def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
