@@ -1,6 +1,6 @@
 """All methods on Fashion-MNIST at four densities and two partitions: accuracy, bytes, FLOPs, seconds.
 
-    python benchmarks/methods.py run --workers 2     # hours; the same command goes on where it was interrupted
+    python benchmarks/methods.py run --workers 2     # hours; the same command does what is missing in methods.csv
     python benchmarks/methods.py time                # seconds of a round, on a quiet machine, one run at a time
     python benchmarks/methods.py collect             # benchmarks/results/methods.csv, a line a run; methods_seconds.csv
     python benchmarks/methods.py table               # Markdown
@@ -8,12 +8,13 @@
 
 Every method has its shipped settings: 100 clients, ten a round, one local epoch, 30 rounds. Accuracy is that of the
 server at density d, the mean of the last five rounds; bytes are those of all messages of all clients, a first stage
-included; FLOPs those of all training, over dense training of the same samples. The sweeps go seed by seed. Seconds are
-those of training a round at d = 0.05, the median of rounds 2 to 6 of three runs that take turns with the others'.
+included; FLOPs those of all training, over dense training of the same samples. Seconds are those of training a round
+at d = 0.05, the median of rounds 2 to 6 of three runs that take turns with the others'.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import statistics
 import subprocess
@@ -47,34 +48,40 @@ def listed(values: Sequence[object]) -> str:
 
 
 def run(out: Path, workers: int, seeds: Sequence[int], alphas: Sequence[str]) -> None:
-    """Dense training, then all others, seed by seed."""
-    for seed in seeds:
-        grid = [f"seed={seed}", f"alpha={listed(alphas)}"]
-        for name, axes in {
-            "dense": ["scheduler=dense"],
-            "sparse": [f"density={listed(DENSITIES)}", f"scheduler={listed(METHODS)}"],
-        }.items():
-            command = [sys.executable, "-m", "flash_pl", "sweep", "pdst", *grid, *axes, *COMMON]
-            command += ["--out", str(out / f"{name}-{seed}"), "--workers", str(workers)]
-            subprocess.run(command, check=True)
+    """Whatever has no line among the results yet, a sweep for each seed, partition and density."""
+    for seed, alpha, density in itertools.product(seeds, map(str, alphas), ("1", *map(str, DENSITIES))):
+        done = {tuple(row[name] for name in CELL) for row in read(RESULTS)}
+        methods = ("dense",) if density == "1" else METHODS
+        missing = [method for method in methods if (method, alpha, density, str(seed)) not in done]
+        if missing:
+            axes = [f"seed={seed}", f"alpha={alpha}", f"scheduler={listed(missing)}"]
+            axes += [f"density={density}"] if density != "1" else []
+            folder = out / f"seed={seed},alpha={alpha},density={density}"
+            sweep([*axes, *COMMON], folder, workers)
+            collect(out)
+
+
+def sweep(settings: Sequence[str], folder: Path, workers: int = 1) -> None:
+    command = [sys.executable, "-m", "flash_pl", "sweep", "pdst", *settings]
+    subprocess.run([*command, "--out", str(folder), "--workers", str(workers)], check=False)  # one may diverge
 
 
 def time(out: Path) -> None:
     """All methods in turn, three times."""
     axes = [f"seed={listed(SEEDS)}", f"scheduler={listed(('dense', *METHODS))}", "density=0.05"]
-    settings = ["data=fashion_mnist", "rounds=6", "trainer.accelerator=cpu", "trainer.eval_every=6"]
-    command = [sys.executable, "-m", "flash_pl", "sweep", "pdst", *axes, *settings, "--out", str(out / "time")]
-    subprocess.run(command, check=True)
+    sweep([*axes, "data=fashion_mnist", "rounds=6", "trainer.accelerator=cpu", "trainer.eval_every=6"], out / "time")
 
 
 def collect(out: Path) -> None:
     """A line for each run that has ended; runs of elsewhere keep theirs."""
-    found = {tuple(row[name] for name in CELL): row for row in read()} if RESULTS.exists() else {}
+    found = {tuple(row[name] for name in CELL): row for row in read(RESULTS)}
     for result in sorted(out.glob("*/*/result.json")):
+        if result.parents[1].name == "time":
+            continue
         facts, metrics = json.loads(result.read_text()), rows(result.parent)
         config, end = yaml.safe_load((result.parent / "config.yaml").read_text()), metrics[-1]
         density = 1 if facts["method"] == "dense" else config["density"]
-        cell = (facts["method"], str(config["alpha"]), str(density), str(config["seed"]))
+        cell = (facts["method"], f"{config['alpha']:g}", f"{density:g}", str(config["seed"]))
         found[cell] = dict(zip(CELL, cell, strict=True)) | {
             "accuracy": f"{last_five(result.parent, 'val_acc'):.3f}",
             "accuracy_union": f"{last_five(result.parent, 'val_acc_union'):.3f}",
@@ -82,20 +89,20 @@ def collect(out: Path) -> None:
             "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
             "flops": f"{float(end['flops_total']):.6g}",
         }
-    if found:
-        write(RESULTS, [found[cell] for cell in sorted(found)])
+    write(RESULTS, [found[cell] for cell in sorted(found)])
     timed = defaultdict(list)
     for result in sorted(out.glob("time/*/result.json")):
         method = json.loads(result.read_text())["method"]
         timed[method] += [float(row["seconds_train"]) for row in rows(result.parent)[1:]]
     if timed:
-        write(
-            SECONDS, [{"method": name, "seconds": f"{statistics.median(times):.3f}"} for name, times in timed.items()]
-        )
+        medians = {name: statistics.median(times) for name, times in timed.items()}
+        write(SECONDS, [{"method": name, "seconds": f"{seconds:.2f}"} for name, seconds in medians.items()])
 
 
-def read(path: Path = RESULTS) -> list[Row]:
-    """The lines of a file of results."""
+def read(path: Path) -> list[Row]:
+    """The lines of a file of results, none if there is no such file."""
+    if not path.exists():
+        return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -110,7 +117,7 @@ def write(path: Path, lines: Sequence[Row]) -> None:
 def cells() -> dict[tuple[str, str, str], list[Row]]:
     """The runs of (method, alpha, density), one a seed."""
     found = defaultdict(list)
-    for row in read():
+    for row in read(RESULTS):
         found[row["method"], row["alpha"], row["density"]].append(row)
     return found
 
@@ -133,7 +140,7 @@ def table() -> None:
             print(f"| {method} | {' | '.join(accuracy(found[method, alpha, str(d)]) for d in DENSITIES)} |")
     print("\n| method | MB up | MB down | FLOPs, dense = 1 | s a round |\n|---|---|---|---|---|")
     dense = found["dense", "1", "1"]
-    seconds = {row["method"]: row["seconds"] for row in read(SECONDS)} if SECONDS.exists() else {}
+    seconds = {row["method"]: row["seconds"] for row in read(SECONDS)}
     for method, density in (("dense", "1"), *((method, "0.05") for method in METHODS)):
         runs = found[method, "1", density]
         if runs:
