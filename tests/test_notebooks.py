@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
         if not data.holds(data.debian):
             pytest.skip("Fashion-MNIST is not on this machine")
         cache = tmp_path / "data"  # where Debian's package is unpacked
-    # The kernel is a process of its own: it shall import this checkout and read the same data.
+    # The kernel is a process of its own: it shall import this checkout, find its commands and read the same data.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("FLASH_PL_DATA", str(cache))
     resources = {"metadata": {"path": str(tmp_path)}}
