@@ -6,13 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
-
-from flash_pl.data import FashionMNIST
-from flash_pl.data.stored import cache_folder
-
-nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -61,16 +57,10 @@ def test_outputs_are_kept_and_speak_of_no_machine(path):
 
 @each
 def test_it_runs(path, tmp_path, monkeypatch):
-    notebook, data, cache = read(path), FashionMNIST(), cache_folder().absolute()
+    notebook = read(path)
     shorten_(notebook)
-    wanted = any(re.search("fashion_?mnist", cell.source, re.IGNORECASE) for cell in code_cells(notebook))
-    if wanted and not data.holds(cache / data.folder):
-        if not data.holds(data.debian):
-            pytest.skip("Fashion-MNIST is not on this machine")
-        cache = tmp_path / "data"  # where Debian's package is unpacked
-    # The kernel is a process of its own: it shall import this checkout, find its commands and read the same data.
+    # The kernel is a process of its own: it shall import this checkout and find its commands.
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("FLASH_PL_DATA", str(cache))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
