@@ -9,10 +9,10 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.checkpoint import CheckpointFolder, read_checkpoint
-from flash_pl.client import choose_backend, configure, federate, unsynchronised
+from flash_pl.checkpoint import CheckpointFolder, starting_point
+from flash_pl.client import Binding, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
-from flash_pl.data import ClientTestData, FederatedData
+from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops import (
     CohortLoop,
@@ -114,9 +114,8 @@ class FederatedTrainer:
         self.sampler = sampler or UniformSampler()
         self.aggregator = aggregator or scheduler.aggregator(len(budget.tiers))
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
-        self.exclude, self.exclude_first_last = exclude, exclude_first_last
+        self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        self.channels_last, self.backend, self.compile = channels_last, backend, compile
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
         self.wire, self.fleet = wire, fleet
         self.timeout, self.faults = timeout, faults or FaultPolicy()
@@ -154,7 +153,7 @@ class FederatedTrainer:
             RunError: what ended the run before its time: a client's fault, a signal, another process, a full disk.
         """
         loop = self.loop(module, data)
-        state = None if ckpt_path is None else loop.ranks.first(lambda: self._read(ckpt_path))
+        state = loop.ranks.first(lambda: starting_point(ckpt_path, self.folder))
         if state is not None:
             self.resume(loop, state)
         self.run(loop)
@@ -177,13 +176,20 @@ class FederatedTrainer:
     def validate(
         self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None
     ) -> dict[str, float]:
-        """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs."""
+        """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs.
+
+        Raises:
+            ConfigError: as for ``fit``, and where "last" finds no checkpoint.
+        """
         loop = self.loop(module, data)
         with own_global_state(self.fabric.device), unsynchronised(module), loop.client.backend:
             if ckpt_path is None:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
-            self.resume(loop, loop.ranks.first(lambda: read_checkpoint(ckpt_path)))
+            state = loop.ranks.first(lambda: starting_point(ckpt_path, self.folder))
+            if state is None:
+                raise ConfigError("ckpt_path", ckpt_path, "a run that has saved a checkpoint")
+            self.resume(loop, state)
             return loop.evaluation.server(loop.masks, loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
@@ -191,9 +197,22 @@ class FederatedTrainer:
         ranks = self.launch()
         ranks.first(data.prepare_data)
         data.setup("fit")
-        population = self._population(data)
+        try:
+            members = self.budget.members(data.clients, self.seed)
+        except ConfigError as error:
+            raise error.within("budget") from error
+        plan = Plan(
+            rounds=self.rounds,
+            cohort=self.cohort,
+            local_epochs=self.local_epochs,
+            seed=self.seed,
+            budget=self.budget,
+            population=Population(tuple(data.client_sizes), None if members is None else tuple(members)),
+            sampler=self.sampler,
+            decay=self.decay,
+        )
         data.to_(self.fabric.device)
-        client = self._bind(module)
+        client = self.binding(module, self.fabric, self.scheduler)
         if ranks.size > 1:  # a script may have left its module's first weights to chance
             client.arena.copy_(ranks.first(client.arena.cpu))
         federation = Federation(
@@ -203,20 +222,11 @@ class FederatedTrainer:
             server=ServerState.start(client.layout, client.arena, self.density, self.seed),
             data=data,
             scheduler=self.scheduler,
-            plan=Plan(
-                rounds=self.rounds,
-                cohort=self.cohort,
-                local_epochs=self.local_epochs,
-                seed=self.seed,
-                budget=self.budget,
-                population=population,
-                sampler=self.sampler,
-                decay=self.decay,
-            ),
+            plan=plan,
             aggregator=self.aggregator,
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
-            accounts=self._accounts(client.layout, population),
+            accounts=self._accounts(client.layout, plan.population),
         )
         return FederatedLoop(federation, self.evaluate)
 
@@ -239,16 +249,11 @@ class FederatedTrainer:
         loop.load_state_dict(state["flash_pl"])
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)
 
-    def _read(self, ckpt_path: str | Path) -> dict[str, Any] | None:
-        """The content of a checkpoint; None where "last" finds no file."""
-        if ckpt_path != "last":
-            return read_checkpoint(ckpt_path)
-        folders = [getattr(callback, "folder", None) for callback in self.callbacks]
-        folder = next((one for one in folders if isinstance(one, CheckpointFolder)), None)
-        if folder is None:
-            raise ConfigError("ckpt_path", "last", "a file, or last with a Checkpoint among the callbacks")
-        newest = folder.newest()
-        return None if newest is None else newest[1]
+    @property
+    def folder(self) -> CheckpointFolder | None:
+        """Where the trainer's ``Checkpoint`` callback saves, None without one."""
+        folders = (getattr(callback, "folder", None) for callback in self.callbacks)
+        return next((folder for folder in folders if isinstance(folder, CheckpointFolder)), None)
 
     def _accounts(self, layout: Layout, population: Population) -> Accounts:
         link, clock = Link(layout, self.wire, seed=derive(self.seed, "mask")), None
@@ -259,36 +264,3 @@ class FederatedTrainer:
     def _forward(self, number: int) -> None:
         if isinstance(launcher := self.fabric.strategy.launcher, Launcher):
             launcher.forward(number)
-
-    def _population(self, data: FederatedData) -> Population:
-        """What there is to know of the clients of data that are set up.
-
-        Raises:
-            ConfigError: clients, budget, sampler and evaluation do not fit together.
-        """
-        if self.cohort > data.clients:
-            raise ConfigError("cohort", self.cohort, f"at most the number of clients, {data.clients}")
-        if self.evaluate.clients_every is not None and not isinstance(data, ClientTestData):
-            raise ConfigError("data", type(data).__name__, "data with client_val_batches, to evaluate every client")
-        section = "budget"
-        try:
-            members = self.budget.members(data.clients, self.seed)
-            population = Population(tuple(data.client_sizes), None if members is None else tuple(members))
-            section = "sampler"
-            self.sampler.check(population, self.cohort, self.rounds)
-        except ConfigError as error:
-            raise error.within(section) from error
-        return population
-
-    def _bind(self, module: L.LightningModule) -> Any:
-        module.__class__ = federate(type(module))
-        module.fabric = self.fabric
-        module.configure_model()
-        module.setup("fit")
-        module.to(self.fabric.device)
-        if self.channels_last:
-            module.to(memory_format=torch.channels_last)
-        client = module.bind(Layout(module, self.exclude, self.exclude_first_last), self.scheduler)  # type: ignore[operator]
-        client.backend = choose_backend(module, client.layout, self.backend, self.compile)
-        configure(module)  # complains now of optimisers that a client cannot have
-        return client

@@ -2,6 +2,7 @@
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.backends import MODES, choose_backend
+from flash_pl.client.binding import Binding
 from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
@@ -13,6 +14,7 @@ from flash_pl.client.state import ClientState
 __all__ = [
     "MODES",
     "Backend",
+    "Binding",
     "Classifier",
     "ClientContext",
     "ClientModule",

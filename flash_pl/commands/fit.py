@@ -8,6 +8,7 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
 from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.checkpoint import LAST, CheckpointFolder, starting_point
 from flash_pl.commands.command import add_overrides, command
 from flash_pl.config import (
     RunDir,
@@ -19,7 +20,6 @@ from flash_pl.config import (
     read_config,
     refuse_other,
     saved_config,
-    starting_point,
 )
 from flash_pl.errors import ClientError, RunError
 from flash_pl.ranks import restarts
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         # All that can go wrong goes wrong before the directory is touched.
         prepare(data, ranks)
         loop = trainer.loop(module, data)
-        state = ranks.first(lambda: starting_point(config["ckpt_path"], directory))
+        state = ranks.first(lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder))
         if state is not None:
             refuse_other(config, saved_config(state, config["ckpt_path"]))
             trainer.resume(loop, state)
@@ -72,3 +72,8 @@ def run(options: argparse.Namespace) -> None:
             result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
             write_result(directory.result, result)
             Console().print(result_table(result, directory.path), crop=False)
+
+
+def origin(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
+    """What to go on from; a process that torchrun has restarted looks at what it has saved itself first."""
+    return LAST if restarts() and folder.files() else ckpt_path

@@ -2,7 +2,7 @@
 
 from flash_pl.config.build import build_budget, build_data, build_module, build_trainer, network_prefix, prepare
 from flash_pl.config.compose import compose, label
-from flash_pl.config.resume import refuse_other, saved_config, starting_point
+from flash_pl.config.resume import refuse_other, saved_config
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.shipped import config as read_config
 
@@ -19,5 +19,4 @@ __all__ = [
     "read_config",
     "refuse_other",
     "saved_config",
-    "starting_point",
 ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flash_pl.client import ClientContext
+from flash_pl.errors import ConfigError
 from flash_pl.loops.schedule import RoundDecay
 from flash_pl.seeding import derive
 from flash_pl.server import ClientSampler, Population
@@ -29,6 +30,9 @@ class Plan:
         population: what is known of the clients.
         sampler: draws the cohorts.
         decay: of the learning rates over rounds.
+
+    Raises:
+        ConfigError: a cohort larger than the population, a sampler that cannot serve it.
     """
 
     rounds: int
@@ -39,6 +43,14 @@ class Plan:
     population: Population
     sampler: ClientSampler
     decay: RoundDecay
+
+    def __post_init__(self) -> None:
+        if self.cohort > self.population.clients:
+            raise ConfigError("cohort", self.cohort, f"at most the number of clients, {self.population.clients}")
+        try:
+            self.sampler.check(self.population, self.cohort, self.rounds)
+        except ConfigError as error:
+            raise error.within("sampler") from error
 
     def draw(self, round: int, attempt: int = 0) -> list[Member]:
         """The cohort of a round; of a further ``attempt`` another one, as far as the sampler draws."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from flash_pl.client import ClientContext
+from flash_pl.data import ClientTestData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.clients import ClientEvaluationLoop
 from flash_pl.loops.consensus import suffix
@@ -21,9 +22,15 @@ class RoundEvaluation:
     Args:
         federation: the run's parts.
         schedule: says what is due when.
+
+    Raises:
+        ConfigError: clients are to be evaluated, and the data have no test samples of theirs.
     """
 
     def __init__(self, federation: Federation, schedule: EvaluationSchedule) -> None:
+        data = federation.data
+        if schedule.clients_every is not None and not isinstance(data, ClientTestData):
+            raise ConfigError("data", type(data).__name__, "data with client_val_batches, to evaluate every client")
         self.parts, self.schedule = federation, schedule
         self.evaluation = EvaluationLoop(federation.fabric, federation.plan.seed)
         self.clients = ClientEvaluationLoop(

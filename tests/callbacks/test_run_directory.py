@@ -34,11 +34,18 @@ def test_one_row_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
 
 
-def test_last_goes_on_from_the_newest_checkpoint_or_starts_afresh(unaware, tiny_data, tmp_path):
+def test_last_goes_on_from_the_newest_checkpoint_or_starts_afresh(unaware, tiny_data, tmp_path, capsys):
     folder = tmp_path / "new" / "run"
+    with pytest.raises(ConfigError, match="a run that has saved a checkpoint"):
+        trainer(folder).validate(unaware(), tiny_data, ckpt_path="last")
     trainer(folder).fit(unaware(), tiny_data, ckpt_path="last")
-    (folder / "last.ckpt").write_bytes(b"torn")  # round 2 is then the newest whole one
+    assert "no checkpoint" in capsys.readouterr().err
+    (folder / "last.ckpt").write_bytes(b"torn")
     loop = trainer(folder, rounds=5).fit(unaware(), tiny_data, ckpt_path="last")
+    said = capsys.readouterr().err
+    assert "last.ckpt' is not allowed" in said and f"going on from {folder}" in said
+    again = trainer(folder, rounds=5).validate(unaware(), tiny_data, ckpt_path="last")
+    assert again["val_acc"] == loop.metrics["val_acc"]
     assert loop.round == 5 and [row["round"] for row in table(folder)] == ["1", "2", "3", "4", "5"]
     alone = FederatedTrainer(PDST(), rounds=1, cohort=2, accelerator="cpu")
     with pytest.raises(ConfigError, match="a Checkpoint among the callbacks"):

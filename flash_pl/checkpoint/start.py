@@ -1,0 +1,38 @@
+"""The checkpoint from which a run goes on."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from flash_pl.checkpoint.archive import read_checkpoint
+from flash_pl.checkpoint.folder import CheckpointFolder
+from flash_pl.errors import ConfigError
+
+LAST = "last"
+
+
+def starting_point(ckpt_path: str | Path | None, folder: CheckpointFolder | None = None) -> dict[str, Any] | None:
+    """The content of a checkpoint file.
+
+    ``last`` is the newest whole one of the run's own ``folder``; files that are not whole are passed over with a word
+    on stderr.
+
+    Returns:
+        None without a ``ckpt_path``, and where ``last`` finds no file.
+
+    Raises:
+        ConfigError: a file that is not whole, ``last`` where none of the files is, or without a folder.
+    """
+    if ckpt_path != LAST:
+        return None if ckpt_path is None else read_checkpoint(ckpt_path)
+    if folder is None:
+        raise ConfigError("ckpt_path", LAST, "a file, or last with a Checkpoint among the callbacks")
+    newest = folder.newest()
+    if newest is None:
+        print(f"flash-pl: no checkpoint in {folder.path} yet", file=sys.stderr)
+        return None
+    path, state, torn = newest
+    for error in torn:
+        print(f"flash-pl: warning: {error}", file=sys.stderr)
+    print(f"flash-pl: going on from {path}, round {state['flash_pl']['round']}", file=sys.stderr)
+    return state
