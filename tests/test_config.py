@@ -200,7 +200,7 @@ def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():
 def test_every_model_has_what_it_never_masks(name):
     config = composed("data=cifar10", f"model={name}")
     module = build_module(config, build_data(config))
-    layout = Layout(module, build_trainer(config).exclude, config["model"]["exclude_first_last"])
+    layout = Layout(module, build_trainer(config).binding.exclude, config["model"]["exclude_first_last"])
     masked = {layer.name.removeprefix("model.").removesuffix(".weight") for layer in layout.layers}
     if name.startswith("resnet18"):
         assert len(masked) == (17 if name == "resnet18_tiny" else 20)
@@ -231,7 +231,7 @@ def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
 def test_torchvisions_functions_are_models():
     config = composed("model.class_path=torchvision.models.resnet18", "model.exclude=[fc]", "data=cifar10")
     module = build_module(config, build_data(config))
-    assert module.model.fc.out_features == 10 and build_trainer(config).exclude == ["model.fc"]
+    assert module.model.fc.out_features == 10 and build_trainer(config).binding.exclude == ["model.fc"]
 
 
 @pytest.mark.parametrize("folder", folders())

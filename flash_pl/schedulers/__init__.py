@@ -14,10 +14,11 @@ from flash_pl.schedulers.jmwst import JMWST
 from flash_pl.schedulers.magnitude_upload import MagnitudeUpload
 from flash_pl.schedulers.nst import NST
 from flash_pl.schedulers.pdst import PDST
+from flash_pl.schedulers.saliency import SaliencyStage, SaliencyTrainee
 from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.schedulers.sparsyfed import SparsyFed
 from flash_pl.schedulers.spdst import SPDST
-from flash_pl.schedulers.ssfl import SSFL, SaliencyStage, SaliencyTrainee
+from flash_pl.schedulers.ssfl import SSFL
 from flash_pl.schedulers.top_k import TopK
 from flash_pl.schedulers.zerofl import ZeroFL
 

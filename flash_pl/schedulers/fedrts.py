@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
+from flash_pl.schedulers.beliefs import Beliefs
 from flash_pl.schedulers.decay import Cosine, RateDecay
 from flash_pl.schedulers.interval import Interval, LastStep
 from flash_pl.server import ServerState
@@ -55,15 +55,12 @@ class FedRTS(SparseScheduler):
         for name, value in (("gamma", gamma), ("prune_rate", prune_rate)):
             if not 0 <= value <= 1:
                 raise ConfigError(name, value, "a number in [0, 1]")
-        if rho <= 0:
-            raise ConfigError("rho", rho, "a positive number")
-        self.gamma, self.rho, self.prune_rate = gamma, rho, prune_rate
+        self.gamma, self.prune_rate, self.beliefs = gamma, prune_rate, Beliefs(rho)
         self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10)
-        self.beliefs = torch.empty(0)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         super().start(server, found, generator)
-        self.beliefs = torch.ones(2, server.layout.maskable, dtype=torch.float64)
+        self.beliefs.start(server.layout.maskable)
 
     def movable(self, active: Tensor, round: int) -> Tensor:
         """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
@@ -97,24 +94,19 @@ class FedRTS(SparseScheduler):
         top = top_k_by_layer(layout, server.weights.abs(), kept, within=server.mask).cpu().double()
         outcome = (1 - self.gamma) * top + self.gamma * say(ballots, "top")
         if not self.interval.in_round(round):
-            self.learn_(outcome, mask)
+            self.beliefs.learn(outcome, mask)
         else:
             inactive = (1 - self.gamma) / 2 + self.gamma * say(ballots, "grown")
-            self.learn_(torch.where(mask, outcome, inactive), torch.ones_like(mask))
-            draws = np.random.default_rng(server.generator("beliefs", round).initial_seed())
-            drawn = torch.from_numpy(draws.beta(*self.beliefs.numpy()))
+            self.beliefs.learn(torch.where(mask, outcome, inactive), torch.ones_like(mask))
+            drawn = self.beliefs.draw(server.generator("beliefs", round))
             server.mask = top_k_by_layer(layout, drawn, active).to(server.mask.device)
         server.prune_()
 
-    def learn_(self, outcome: Tensor, seen: Tensor) -> None:
-        """Add the outcomes of the ``seen`` weights to their beliefs."""
-        self.beliefs += self.rho * seen * torch.stack([outcome, 1 - outcome])
-
     def state_dict(self) -> dict[str, Any]:
-        return {"beliefs": self.beliefs.clone()}
+        return self.beliefs.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.beliefs = state["beliefs"].clone()
+        self.beliefs.load_state_dict(state)
 
 
 def say(ballots: Sequence[Ballot], name: str) -> Tensor:

@@ -1,30 +1,45 @@
 """What a method asks its clients before the first round."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from flash_pl.errors import ConfigError
 from flash_pl.report import Report
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.sparsity import FirstMask, Layout
 
 
+@dataclass(frozen=True)
 class FirstStage(ABC):
     """Some clients train for a while and send one tensor each; the method makes its first mask from the mean.
 
     Their weights are thrown away, so ``trainee`` may do to them whatever it likes.
+
+    Args:
+        init_fraction: share of all clients that take part; at least one does.
 
     Attributes:
         epochs: their local epochs.
         batches: batches of an epoch, None for all.
     """
 
-    epochs: int = 1
-    batches: int | None = None
+    init_fraction: float = 0.1
+    epochs: int = field(default=1, init=False)
+    batches: int | None = field(default=None, init=False)
 
-    @abstractmethod
+    def __post_init__(self) -> None:
+        if not 0 < self.init_fraction <= 1:
+            raise ConfigError("init_fraction", self.init_fraction, "a number in (0, 1]")
+        if self.epochs < 1:
+            raise ConfigError("epochs", self.epochs, "an integer of at least 1")
+        if self.batches is not None and self.batches < 1:
+            raise ConfigError("batches", self.batches, "an integer of at least 1")
+
     def clients(self, clients: int) -> int:
-        """How many of ``clients`` take part, at least one."""
+        """How many of ``clients`` take part, C = max(1, int(init_frac * N))."""
+        return max(1, int(self.init_fraction * clients))
 
     @abstractmethod
     def trainee(self, first_mask: FirstMask) -> SparseScheduler:

@@ -59,8 +59,8 @@ def test_training_is_the_same_and_traced_once_a_mode(cls, tiny_data, frames):
     for compile in (False, True):
         torch.manual_seed(0)
         module = cls()
-        trainer = FederatedTrainer(PDST(), density=0.3, rounds=3, cohort=4, seed=1, accelerator="cpu", compile=compile)
-        trainer.backend = "auto" if compile else "dense"
+        settings = {"compile": True} if compile else {"backend": "dense"}
+        trainer = FederatedTrainer(PDST(), density=0.3, rounds=3, cohort=4, seed=1, accelerator="cpu", **settings)
         servers.append(trainer.fit(module, tiny_data))
         assert all(part._compiled_call_impl is None for part in module.modules())
     dense, compiled = servers

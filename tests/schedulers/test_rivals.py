@@ -383,13 +383,13 @@ def test_fedrts_believes_as_the_formula_says():
     o = torch.tensor(
         [0.75 + 0.25 * 0.25, 0.75 + 0.25, 0.25 * 0.75, 0, 0.375 + 0.25, 0.375 + 0.0625, 0.375 + 0.1875, 0.375]
     )
-    torch.testing.assert_close(scheduler.beliefs, 1 + 2 * torch.stack([o, 1 - o]).double())
+    torch.testing.assert_close(scheduler.beliefs.counts, 1 + 2 * torch.stack([o, 1 - o]).double())
     assert int(server.mask.sum()) == 4
-    beliefs = scheduler.beliefs.clone()
+    beliefs = scheduler.beliefs.counts.clone()
     server.weights.copy_(weights)
     server.mask = mask
     scheduler.on_aggregate(server, ballots, round=1)  # only active weights are seen in a round without moves
-    changed = (scheduler.beliefs != beliefs).any(0)
+    changed = (scheduler.beliefs.counts != beliefs).any(0)
     assert torch.equal(changed, mask) and torch.equal(server.mask, mask)
 
 
@@ -419,7 +419,7 @@ def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
             def on_aggregate(self, server, ballots, round, order=order):
                 assert len({ballot.tier for ballot in ballots}) == 2
                 super().on_aggregate(server, ballots[::order], round)
-                found.append(self.beliefs.clone())
+                found.append(self.beliefs.counts.clone())
 
         train(Looking(interval=LastStep(), decay=Cosine(rounds=3)), 0.2, rounds=1, budget=TWO_TIERS)
     torch.testing.assert_close(*found)
