@@ -31,9 +31,23 @@ def top_k(scores: Tensor, k: int, among_equals: Tensor | None = None) -> Tensor:
 def kth_largest(values: Tensor, k: int) -> Tensor:
     """The ``k``-th largest (from 1) of the 1-d ``values``, none of them NaN, as a tensor without dimensions."""
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
-        # numpy's partition takes a fifth of the time of torch.topk or torch.kthvalue, and less for large k.
-        return torch.from_numpy(np.partition(values.detach().numpy(), -k))[-k]
+        return torch.tensor(_kth_largest(values.detach().numpy(), k))
     return values.topk(k, sorted=False).values.min()
+
+
+def _kth_largest(values: np.ndarray, k: int) -> np.generic:
+    """By numpy's partition, a fifth of the time of torch.topk or torch.kthvalue, and less for large k.
+
+    It takes twenty times as long where many values are equal, such as zeros after a ReLU: they stay out.
+    """
+    least = values.min()
+    above = values > least
+    count = np.count_nonzero(above)
+    if count < k:
+        return least
+    if count < 0.9 * values.size:
+        values = values[above]
+    return np.partition(values, -k)[-k]
 
 
 def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,14 @@ def test_kth_largest_is_that_of_a_sort(dtype):
     assert all(kth_largest(values, k) == ordered[k - 1] and kth_largest(values, k).dtype == dtype for k in range(1, 51))
 
 
+@pytest.mark.parametrize("equal", [0, 5, 6, 30, 49, 50])
+def test_kth_largest_where_many_are_the_least(equal):
+    values = torch.rand(50, generator=torch.Generator().manual_seed(1)) + 1
+    values[torch.randperm(50, generator=torch.Generator().manual_seed(2))[:equal]] = 0
+    ordered = values.sort(descending=True).values
+    assert all(kth_largest(values, k) == ordered[k - 1] for k in range(1, 51))
+
+
 def test_top_k_prefers_numbers_to_nan():
     assert top_k(torch.tensor([float("nan"), 1.0, 2.0, 0.0]), 3).tolist() == [False, True, True, True]
 
