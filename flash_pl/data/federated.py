@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flash_pl.data.alike import deal_alike
 from flash_pl.data.batches import Augment, Batches, Shuffled
+from flash_pl.data.hold_out import hold_out
 from flash_pl.data.partition import Dirichlet, Partition
 from flash_pl.data.samples import Samples
 from flash_pl.errors import ConfigError
@@ -22,6 +23,7 @@ class FederatedKeywords(TypedDict, total=False):
     batch_size: int
     eval_batch_size: int
     augment: Augment | None
+    validation: float
     seed: int
 
 
@@ -35,7 +37,9 @@ class FederatedDataModule(L.LightningDataModule):
         batch_size: of a client's training.
         eval_batch_size: of an evaluation.
         augment: of training batches.
-        seed: of the partition.
+        validation: the share of every client's training samples that is held out. If it is not 0 the server and the
+            clients are evaluated on those, and only ``test_dataloader`` reads the test set.
+        seed: of the partition and of what is held out.
     """
 
     classes: int
@@ -50,13 +54,16 @@ class FederatedDataModule(L.LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 100,
         augment: Augment | None = None,
+        validation: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         for key, value in {"clients": clients, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value is not None and value < 1:
                 raise ConfigError(key, value, "an integer of at least 1")
-        self.wanted, self.partition, self.seed = clients, partition, seed
+        if not 0 <= validation < 1:
+            raise ConfigError("validation", validation, "a share in [0, 1)")
+        self.wanted, self.partition, self.validation, self.seed = clients, partition, validation, seed
         self.batch_size, self.eval_batch_size, self.augment = batch_size, eval_batch_size, augment
         self._parts: list[Tensor] | None = None
 
@@ -69,8 +76,11 @@ class FederatedDataModule(L.LightningDataModule):
         if self._parts is not None:
             return
         self.train, self.test = self.load()
-        self._parts = self._deal(self.train)
-        self._test: Batches | None = None
+        draws = generator(self.seed, "validation")
+        self._parts, self._held = hold_out(self._deal(self.train), self.validation, draws)
+        if self.validation and not any(map(len, self._held)):
+            raise ConfigError("validation", self.validation, "a share that holds out at least one sample")
+        self._val: Batches | None = None
         self._test_parts: list[Tensor] | None = None
 
     def _deal(self, train: Samples) -> list[Tensor]:
@@ -104,7 +114,7 @@ class FederatedDataModule(L.LightningDataModule):
 
     def to_(self, device: torch.device) -> None:
         """Keep the samples on ``device`` from now on."""
-        self.train, self.test, self._test = self.train.to(device), self.test.to(device), None
+        self.train, self.test, self._val = self.train.to(device), self.test.to(device), None
 
     @property
     def client_sizes(self) -> list[int]:
@@ -120,13 +130,15 @@ class FederatedDataModule(L.LightningDataModule):
         return Batches(self.normalise(images), labels, self.batch_size, self.augment)
 
     def client_val_batches(self, client: int) -> Batches:
-        """The part of the test set on which one client is evaluated: its owner's where samples have owners, else one
-        with the classes on which the client trains, ``deal_alike``. It can be empty."""
+        """What one client is evaluated on: what it holds out, if there is a validation split. Else it is a part of the
+        test set, its owner's where samples have owners or one with the classes on which the client trains,
+        ``deal_alike``. It can be empty."""
         assert self._parts is not None, "call setup() first"
+        if self.validation:
+            return self._evaluated(self.train, self._held[client])
         if self._test_parts is None:
             self._test_parts = self._deal_test(self._parts)
-        index = self._test_parts[client].to(self.test.images.device)
-        return Batches(self.normalise(self.test.images[index]), self.test.labels[index], self.eval_batch_size)
+        return self._evaluated(self.test, self._test_parts[client])
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x - mean) / std per channel; whole numbers are first scaled to [0, 1]."""
@@ -136,16 +148,24 @@ class FederatedDataModule(L.LightningDataModule):
         return (images - mean) / std
 
     def train_dataloader(self) -> Shuffled:
-        """All clients' samples together, for training without a federation."""
-        batches = Batches(self.normalise(self.train.images), self.train.labels, self.batch_size, self.augment)
+        """All clients' training samples together, for training without a federation."""
+        assert self._parts is not None, "call setup() first"
+        index = torch.cat(self._parts).sort().values.to(self.train.images.device)
+        images, labels = self.train.images[index], self.train.labels[index]
+        batches = Batches(self.normalise(images), labels, self.batch_size, self.augment)
         return Shuffled(batches, generator(self.seed, "train_dataloader"))
 
     def val_dataloader(self) -> Batches:
-        """The test set: the server has no other data to look at."""
-        if self._test is None:
-            self._test = Batches(self.normalise(self.test.images), self.test.labels, self.eval_batch_size)
-        return self._test
+        """What all clients hold out; without a validation split the test set, the server has no other data."""
+        if self._val is None:
+            held = (self.train, torch.cat(self._held)) if self.validation else (self.test, slice(None))
+            self._val = self._evaluated(*held)
+        return self._val
 
     def test_dataloader(self) -> Batches:
         """The test set."""
-        return self.val_dataloader()
+        return self._evaluated(self.test, slice(None)) if self.validation else self.val_dataloader()
+
+    def _evaluated(self, samples: Samples, index: Tensor | slice) -> Batches:
+        index = index if isinstance(index, slice) else index.to(samples.images.device)
+        return Batches(self.normalise(samples.images[index]), samples.labels[index], self.eval_batch_size)
