@@ -1,16 +1,15 @@
 """Reads what ``configure_optimizers`` may return."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 from torch.optim import Optimizer
 
+from flash_pl.client.rates import scale_, split_
 from flash_pl.errors import ModuleError
-
-RATES = {"lr", "initial_lr", "max_lr", "min_lr"}  # of a parameter group
-RATE_LISTS = {"base_lrs", "max_lrs", "_last_lr"}  # of a scheduler
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,11 @@ class Schedule:
         return batch == batches and epoch % self.frequency == 0
 
 
-def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimizer, list[Schedule]]:
-    """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay).
+def configure(
+    module: L.LightningModule, lr_scale: float = 1.0, factors: Mapping[Tensor, float] | None = None
+) -> tuple[Optimizer, list[Schedule]]:
+    """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay), and those of
+    single parameters times their ``factors``.
 
     Raises:
         ModuleError: no optimiser or several, or a schedule on a plateau of a metric: a client has no validation.
@@ -55,8 +57,11 @@ def configure(module: L.LightningModule, lr_scale: float = 1.0) -> tuple[Optimiz
             raise ModuleError(
                 f"{type(module).__name__}: ReduceLROnPlateau needs a validation inside the client; there is none"
             )
+    schedulers = [schedule.scheduler for schedule in parsed]
     if lr_scale != 1.0:
-        _scale(found, parsed, lr_scale)
+        scale_(found, schedulers, lr_scale)
+    if factors:
+        split_(found, schedulers, factors)
     return found, parsed
 
 
@@ -64,22 +69,3 @@ def _fields(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         return {"scheduler": entry}
     return {key: entry[key] for key in ("scheduler", "interval", "frequency") if key in entry}
-
-
-def _scale(optimizer: Optimizer, schedules: list[Schedule], factor: float) -> None:
-    """Every rate that a group or a schedule will ever use, so that the schedule's shape stays."""
-    for group in optimizer.param_groups:
-        for key in RATES & group.keys():
-            group[key] *= factor
-    for scheduler in _walk([schedule.scheduler for schedule in schedules]):
-        for key in RATE_LISTS & vars(scheduler).keys():
-            setattr(scheduler, key, [rate * factor for rate in getattr(scheduler, key)])
-        if hasattr(scheduler, "eta_min"):
-            scheduler.eta_min *= factor
-
-
-def _walk(schedulers: list[Any]) -> Iterator[Any]:
-    """The schedulers and those that they are made of."""
-    for scheduler in schedulers:
-        yield scheduler
-        yield from _walk(list(getattr(scheduler, "_schedulers", ())))

@@ -123,6 +123,10 @@ class ClientState:
             self._densities = self.layout.densities(self.mask)
         return self._densities
 
+    def by_layer(self, values: Tensor | None) -> dict[Tensor, float]:
+        """The maskable parameters with their layer's number out of ``values`` ``[layers]``; none without values."""
+        return {} if values is None else dict(zip(self._parameters, values.tolist(), strict=True))
+
     @property
     def trained_densities(self) -> Tensor:
         """Of the masks of all steps so far, their mean, float64 ``[layers]``."""

@@ -20,7 +20,7 @@ from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive
-from flash_pl.server import ClientSampler, FedAvg
+from flash_pl.server import ClientSampler, FedAvg, RoundAverage
 from flash_pl.sparsity import Layout, SparsityBudget
 from flash_pl.trainer import FederatedTrainer
 
@@ -96,6 +96,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
     budget = build_budget(config)
+    average = instantiate("average", config["average"], RoundAverage) if config["average"] is not None else None
     fleet = instantiate("fleet", config["fleet"], Fleet) if config["fleet"] is not None else None
     try:
         return FederatedTrainer(
@@ -108,6 +109,7 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             budget=budget,
             aggregator=aggregator,
             sampler=sampler,
+            average=average,
             decay=_decay(config),
             exclude=_exclude(config),
             exclude_first_last=config["model"]["exclude_first_last"],

@@ -17,9 +17,11 @@ FOLDERS = {
     "scheduler": "method",
     "budget": "budget",
     "aggregator": "aggregator",
+    "average": "average",
     "sampler": "sampler",
     "fleet": "fleet",
 }
+OPTIONAL = {"average", "fleet"}  # null is for none
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -54,8 +56,9 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "budget": _section("budget", user, compat, {"name": "by_share"}),
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
         "aggregator": _section("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
+        "average": _optional("average", user, of_method, {"name": "polynomial"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
-        "fleet": _section("fleet", user, compat, {"name": "mixed"}) if "fleet" in user else None,
+        "fleet": _optional("fleet", user, compat, {"name": "mixed"}),
     }
     resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
@@ -79,7 +82,7 @@ def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
     for section in FOLDERS:
         if section in copy and not isinstance(copy[section], dict):
             name = copy.pop(section)
-            copy |= {section: named(name)} if name is not None else {}
+            copy |= {section: named(name)} if name is not None else {section: None} if section in OPTIONAL else {}
     method = copy.pop("method", None)
     if method is not None:
         copy["scheduler"] = named(method) | copy.get("scheduler", {})
@@ -91,6 +94,14 @@ def _tiered(budget: Mapping[str, Any]) -> bool:
     by_share = shipped.fragment("budget", "by_share", "budget")["class_path"]
     tiers = budget["init_args"].get("tiers")
     return budget["class_path"] != by_share or (isinstance(tiers, list) and len(tiers) > 1)
+
+
+def _optional(
+    section: str, user: Mapping[str, Any], compat: Mapping[str, Any], default: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """A component that is there only if the user or the method asks for it."""
+    wanted = user[section] is not None if section in user else section in compat
+    return _section(section, user, compat, default) if wanted else None
 
 
 def _section(

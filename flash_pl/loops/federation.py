@@ -13,7 +13,7 @@ from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Plan
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import FedAvg, ServerState
+from flash_pl.server import FedAvg, RoundAverage, ServerState
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Federation:
         data: of all clients.
         plan: who trains when, for how long and at what rate.
         local, cohorts: train one client, and those between two states of the server.
+        average: over rounds, None to deploy the last round's model.
         accounts: what it all costs.
     """
 
@@ -41,6 +42,7 @@ class Federation:
     local: LocalLoop
     cohorts: CohortLoop
     accounts: Accounts
+    average: RoundAverage | None = None
 
     def stateful(self) -> dict[str, Any]:
         """What has a state of its own, by the names that it has in a checkpoint."""

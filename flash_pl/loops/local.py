@@ -53,7 +53,8 @@ class LocalLoop:
         name = f"{context.purpose}/module"
         seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
-        client.optimizer, schedules = configure(module, context.lr_scale)
+        rates = client.by_layer(scheduler.layer_rates(client))
+        client.optimizer, schedules = configure(module, context.lr_scale, rates)
         self._take_steps(client, client.optimizer, scheduler)
 
         try:

@@ -76,13 +76,13 @@ class RoundEvaluation:
         return metrics | named
 
     def offer(self, masks: Sequence[Tensor], member: Member, done: int) -> tuple[Tensor, Tensor, ClientContext]:
-        """What a client would start from now: the server's arena, a mask, and the facts of a fine-tuning."""
+        """What a client would be given now: the deployed arena, a mask, and the facts of a fine-tuning."""
         parts = self.parts
         batches = len(parts.data.client_batches(member.client))
         facts = parts.plan.context(member, batches, done)
         context = replace(facts, purpose="finetune", epochs=self.schedule.finetune_epochs)
         held = parts.accounts.link.held(member.client)
-        return parts.server.weights, parts.scheduler.client_mask(masks[member.tier], held, context), context
+        return parts.server.deployed, parts.scheduler.client_mask(masks[member.tier], held, context), context
 
 
 def merged(metrics: dict[str, float], found: dict[str, float]) -> dict[str, float]:

@@ -95,6 +95,10 @@ class SparseScheduler(Stateful):
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         """Weights and mask have arrived; the optimiser does not exist yet."""
 
+    def layer_rates(self, client: ClientState) -> Tensor | None:
+        """Factors of the layers' learning rates in this training, float64 ``[layers]``; None leaves them alone."""
+        return None
+
     def training(self, client: ClientState) -> AbstractContextManager[object]:
         """Entered while the client trains: the place for hooks on layers, which must be gone afterwards."""
         return nullcontext()

@@ -1,6 +1,7 @@
 """The server's half of a round: who takes part, how weights are averaged, how the mask is voted."""
 
 from flash_pl.server.aggregate import FedAvg, MaskedAverage, ZeroingMaskedAverage
+from flash_pl.server.average import RoundAverage
 from flash_pl.server.layer_budget import AggregateBudget, AverageBudget, LayerBudget
 from flash_pl.server.order_free import OrderFreeSum
 from flash_pl.server.sampler import (
@@ -30,6 +31,7 @@ __all__ = [
     "OrderFreeSum",
     "Population",
     "RankedVote",
+    "RoundAverage",
     "RoundRobinSampler",
     "SampleWeightedSampler",
     "ServerState",

@@ -24,6 +24,7 @@ class ServerState:
         union: the last aggregate before any pruning, ``[layout.size]``.
         density: the target d.
         seed: of the run.
+        average: over rounds, ``[layout.size]``, if there is one: what is deployed in place of ``weights``.
     """
 
     layout: Layout
@@ -32,6 +33,7 @@ class ServerState:
     union: Tensor
     density: float
     seed: int = 0
+    average: Tensor | None = None
 
     @classmethod
     def start(cls, layout: Layout, weights: Tensor, density: float, seed: int = 0) -> "ServerState":
@@ -44,9 +46,15 @@ class ServerState:
         nothing that a checkpoint must hold."""
         return generator(self.seed, f"server/{purpose}", round)
 
+    @property
+    def deployed(self) -> Tensor:
+        """The average over rounds if there is one, else the weights, ``[layout.size]``."""
+        return self.weights if self.average is None else self.average
+
     def masked(self, mask: Tensor | None = None) -> Tensor:
-        """The model a device gets: a copy of the weights, 0 outside ``mask``, by default the server's."""
-        weights = self.weights.clone()
+        """The model that is deployed: a copy of the average over rounds if there is one, else of the weights, 0 outside
+        ``mask``, by default the server's."""
+        weights = self.deployed.clone()
         weights[: self.layout.maskable].mul_(self.mask if mask is None else mask)
         return weights
 
@@ -61,6 +69,7 @@ class ServerState:
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
+        tensors |= {} if self.average is None else {"average": self.average}
         return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,3 +83,4 @@ class ServerState:
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
+        self.average = state["average"].to(self.weights.device) if "average" in state else None
