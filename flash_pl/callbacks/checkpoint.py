@@ -77,9 +77,11 @@ class Checkpoint:
     def room(self, loop: FederatedLoop) -> int:
         """About how many bytes of disk the run's checkpoints will take: the last two, the best, and one being written.
 
-        Each holds the weights, the union, the model's own weights and the mask; masks of single clients come on top.
+        Each holds the weights, the union, an average if there is one, the model's own weights and the mask; masks of
+        single clients come on top.
         """
-        return 4 * (3 * loop.client.arena.nbytes + loop.client.mask.nbytes)
+        arenas = 3 if loop.parts.average is None else 4
+        return 4 * (arenas * loop.client.arena.nbytes + loop.client.mask.nbytes)
 
     @rank_zero_only
     def save(self, loop: FederatedLoop, best: bool = False) -> None:
