@@ -7,9 +7,10 @@
     python benchmarks/methods.py plot                # docs/methods.png
 
 Every method has its shipped settings: 100 clients, ten a round, one local epoch, 30 rounds. Accuracy is that of the
-server at density d, the mean of the last five rounds; bytes are those of all messages of all clients, a first stage
-included; FLOPs those of all training, over dense training of the same samples. Seconds are those of training a round
-at d = 0.05, the median of rounds 2 to 6 of a run for each seed, in turn with the other methods'.
+server at density d, the mean of the last five rounds; a run whose numbers grew without bound has "diverged". Bytes are
+those of all messages of all clients, a first stage included; FLOPs those of all training, over dense training of the
+same samples. Seconds are those of training a round at d = 0.05, the median of rounds 2 to 6 of a run for each seed, in
+turn with the other methods'.
 """
 
 import argparse
@@ -37,10 +38,13 @@ METHODS = (
 ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 30
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
 COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
+DIVERGED = "diverged"
+ENDINGS = ("is not finite", "do not fit a sum of values within")  # how the last line of such a run's log goes on
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
 SECONDS = RESULTS.with_name("methods_seconds.csv")
 FRAME = 18  # points below dense that the figure shows
 CELL = ("method", "alpha", "density", "seed")
+FIELDS = (*CELL, "accuracy", "accuracy_union", "MB_up", "MB_down", "flops")
 Row = dict[str, Any]
 
 
@@ -79,10 +83,7 @@ def collect(out: Path) -> None:
     for result in sorted(out.glob("*/*/result.json")):
         if result.parents[1].name == "time":
             continue
-        facts, metrics = json.loads(result.read_text()), rows(result.parent)
-        config, end = yaml.safe_load((result.parent / "config.yaml").read_text()), metrics[-1]
-        density = 1 if facts["method"] == "dense" else config["density"]
-        cell = (facts["method"], f"{config['alpha']:g}", f"{density:g}", str(config["seed"]))
+        end, cell = rows(result.parent)[-1], cell_of(result.parent)
         found[cell] = dict(zip(CELL, cell, strict=True)) | {
             "accuracy": f"{last_five(result.parent, 'val_acc'):.3f}",
             "accuracy_union": f"{last_five(result.parent, 'val_acc_union'):.3f}",
@@ -90,6 +91,10 @@ def collect(out: Path) -> None:
             "MB_down": f"{float(end['bytes_down_total']) / 1e6:.3f}",
             "flops": f"{float(end['flops_total']):.6g}",
         }
+    for log in sorted(out.glob("seed=*/*.log")):
+        if not (log.with_suffix("") / "result.json").exists() and any(ending in last_line(log) for ending in ENDINGS):
+            cell = cell_of(log.with_suffix(""))
+            found[cell] = dict.fromkeys(FIELDS, "") | dict(zip(CELL, cell, strict=True)) | {"accuracy": DIVERGED}
     write(RESULTS, [found[cell] for cell in sorted(found)])
     timed = defaultdict(list)
     for result in sorted(out.glob("time/*/result.json")):
@@ -98,6 +103,17 @@ def collect(out: Path) -> None:
     if timed:
         medians = {name: statistics.median(times) for name, times in timed.items()}
         write(SECONDS, [{"method": name, "seconds": f"{seconds:.2f}"} for name, seconds in medians.items()])
+
+
+def cell_of(run: Path) -> tuple[str, ...]:
+    """What a run's directory is a run of."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    density = 1 if config["method"] == "dense" else config["density"]
+    return config["method"], f"{config['alpha']:g}", f"{density:g}", str(config["seed"])
+
+
+def last_line(log: Path) -> str:
+    return log.read_text().strip().rpartition("\n")[2]
 
 
 def read(path: Path) -> list[Row]:
@@ -127,23 +143,41 @@ def mean(runs: Sequence[Row], name: str) -> float:
     return statistics.fmean(float(run[name]) for run in runs)
 
 
+def whole(runs: Sequence[Row]) -> list[Row]:
+    """Those that have not diverged."""
+    return [run for run in runs if run["accuracy"] != DIVERGED]
+
+
 def accuracy(runs: Sequence[Row]) -> str:
-    return spread([float(run["accuracy"]) for run in runs])
+    """Mean and deviation of the runs that have not diverged, and how many have."""
+    values = [float(run["accuracy"]) for run in whole(runs)]
+    lost = len(runs) - len(values)
+    return ", ".join([spread(values)] * bool(values) + [f"{lost} diverged"] * bool(lost))
+
+
+def difference(runs: Sequence[Row], baseline: Sequence[Row]) -> str:
+    """Points above the baseline's run of the same seed, so of the same clients, mean and deviation."""
+    base = {run["seed"]: float(run["accuracy"]) for run in whole(baseline)}
+    return spread([float(run["accuracy"]) - base[run["seed"]] for run in whole(runs) if run["seed"] in base])
 
 
 def table() -> None:
-    """Accuracy of everything; then what each method costs at d = 0.05."""
+    """Accuracy of everything, and above that of PDST; then what each method costs at d = 0.05."""
     found = cells()
+    head = f"| method | {' | '.join(f'd = {d}' for d in DENSITIES)} |\n|---|{len(DENSITIES) * '---|'}"
     for alpha in map(str, ALPHAS):
-        print(f"\nalpha = {alpha}, dense {accuracy(found['dense', alpha, '1'])}\n")
-        print(f"| method | {' | '.join(f'd = {d}' for d in DENSITIES)} |\n|---|{len(DENSITIES) * '---|'}")
+        print(f"\nalpha = {alpha}, dense {accuracy(found['dense', alpha, '1'])}\n\n{head}")
         for method in METHODS:
             print(f"| {method} | {' | '.join(accuracy(found[method, alpha, str(d)]) for d in DENSITIES)} |")
+        print(f"\nalpha = {alpha}, above pdst of the same seed\n\n{head}")
+        for method in METHODS[1:]:
+            runs = ((found[method, alpha, str(d)], found["pdst", alpha, str(d)]) for d in DENSITIES)
+            print(f"| {method} | {' | '.join(difference(*pair) for pair in runs)} |")
     print("\n| method | MB up | MB down | FLOPs, dense = 1 | s a round |\n|---|---|---|---|---|")
     dense = found["dense", "1", "1"]
     seconds = {row["method"]: row["seconds"] for row in read(SECONDS)}
     for method, density in (("dense", "1"), *((method, "0.05") for method in METHODS)):
-        runs = found[method, "1", density]
+        runs = whole(found[method, "1", density])
         if runs:
             work = mean(runs, "flops") / mean(dense, "flops")
             numbers = f"{mean(runs, 'MB_up'):.1f} | {mean(runs, 'MB_down'):.1f} | {work:.2f}"
@@ -156,7 +190,7 @@ def plot(to: Path) -> None:
     figure, axes = drawing.new_figure(len(ALPHAS), across=2, height=4.2)
     for panel, alpha in zip(axes, map(str, ALPHAS), strict=True):
         for index, method in enumerate(METHODS):
-            points = [(d, found[method, alpha, str(d)]) for d in sorted(DENSITIES) if found[method, alpha, str(d)]]
+            points = [(d, runs) for d in sorted(DENSITIES) if (runs := whole(found[method, alpha, str(d)]))]
             heights = [mean(runs, "accuracy") for _, runs in points]
             panel.plot([d for d, _ in points], heights, **drawing.line_style(index), label=method)
         panel.axhline(mean(found["dense", alpha, "1"], "accuracy"), color="0.6", linestyle=":", label="dense")
