@@ -76,6 +76,8 @@ class FederatedLoop(Loop):
 
     def on_run_start(self) -> None:
         self.accounts.open(flops_of(self.client, self.evaluation.evaluation, self.data))
+        if self.parts.average is None:  # one out of a checkpoint would be deployed and never change
+            self.server.average = None
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()

@@ -38,7 +38,7 @@ def kth_largest(values: Tensor, k: int) -> Tensor:
 def _kth_largest(values: np.ndarray, k: int) -> np.generic:
     """By numpy's partition, a fifth of the time of torch.topk or torch.kthvalue, and less for large k.
 
-    It takes twenty times as long where many values are equal, such as zeros after a ReLU: they stay out.
+    It degenerates where many values are equal, such as zeros after a ReLU: those stay out.
     """
     least = values.min()
     above = values > least

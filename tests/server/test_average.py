@@ -41,7 +41,7 @@ def test_a_weight_that_enters_the_mask_starts_anew_and_the_others_do_not():
 
 
 @pytest.mark.parametrize("scheduler", [PDST, SPDST, NST])
-def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, tiny_data, tmp_path):
+def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, tiny_data):
     def fit(average):
         torch.manual_seed(0)
         module = unaware()
@@ -55,13 +55,12 @@ def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, 
     assert not torch.equal(plain.server.masked(), averaged.server.masked())
     assert plain.metrics["val_loss"] != averaged.metrics["val_loss"]
     assert plain.metrics["val_loss_union"] == averaged.metrics["val_loss_union"]  # the last aggregate, as it is
-    active = {name: value for name, value in module.state_dict().items()}
     deployed = averaged.model().tensors
-    assert all(torch.equal(active[name], deployed[name]) for name in active)
+    assert all(torch.equal(value, deployed[name]) for name, value in module.state_dict().items())
 
 
-def test_a_resumed_run_deploys_the_same_and_so_does_its_export(unaware, tiny_data, tmp_path):
-    def run(rounds, folder, ckpt_path=None):
+def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware, tiny_data, tmp_path):
+    def run(rounds, folder, ckpt_path=None, average=True):
         torch.manual_seed(0)
         trainer = FederatedTrainer(
             NST(),
@@ -70,7 +69,7 @@ def test_a_resumed_run_deploys_the_same_and_so_does_its_export(unaware, tiny_dat
             cohort=3,
             seed=1,
             accelerator="cpu",
-            average=RoundAverage(),
+            average=RoundAverage() if average else None,
             callbacks=[Checkpoint(folder)],
         )
         return trainer.fit(unaware(), tiny_data, ckpt_path=ckpt_path)
@@ -80,6 +79,9 @@ def test_a_resumed_run_deploys_the_same_and_so_does_its_export(unaware, tiny_dat
     resumed = run(5, tmp_path / "parts", "last")
     assert torch.equal(whole.server.masked(), resumed.server.masked())
     assert whole.metrics["val_loss"] == resumed.metrics["val_loss"]
+    run(2, tmp_path / "other")
+    without = run(5, tmp_path / "other", "last", average=False)
+    assert without.server.average is None and torch.equal(without.server.weights, whole.server.weights)
 
 
 def test_the_command_line_averages_and_exports_it(tmp_path, monkeypatch):
