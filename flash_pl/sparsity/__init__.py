@@ -7,6 +7,7 @@ from flash_pl.sparsity.channels import channel_mask, feeds_another, widest
 from flash_pl.sparsity.criteria import Criterion, Gradient, Magnitude, Random, Saliency, Scored, Seen
 from flash_pl.sparsity.density import (
     ERK,
+    BySize,
     Distribution,
     Given,
     Rescale,
@@ -40,6 +41,7 @@ __all__ = [
     "AsDrawn",
     "BernoulliDraw",
     "BernoulliMove",
+    "BySize",
     "Criterion",
     "Distribution",
     "Draw",

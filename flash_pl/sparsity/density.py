@@ -38,6 +38,24 @@ class ERK:
 
 
 @dataclass(frozen=True)
+class BySize:
+    """d_l proportional to n_l^-power, the number of a layer's weights.
+
+    Args:
+        power: 0 for uniform densities, 1 for as many active weights in every layer that has so many.
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.power <= 1:
+            raise ConfigError("power", self.power, "a number in [0, 1]")
+
+    def __call__(self, layout: Layout, density: float) -> Tensor:
+        return water_fill(layout.sizes.double() ** -self.power, layout.sizes, density)
+
+
+@dataclass(frozen=True)
 class Given:
     """Relative layer densities by layer name (``{"conv2": 1.0, "fc1": 0.03}``), scaled to the target."""
 

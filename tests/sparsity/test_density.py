@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flash_pl.errors import ConfigError
-from flash_pl.sparsity import ERK, Given, Layout, ScaleDown, ScaleOnce, Uniform, allot, total_count, water_fill
+from flash_pl.sparsity import ERK, BySize, Given, Layout, ScaleDown, ScaleOnce, Uniform, allot, total_count, water_fill
 
 layers = st.lists(st.tuples(st.integers(1, 5000), st.just(0.0) | st.floats(1e-6, 1)), min_size=1, max_size=8)
 
@@ -63,7 +63,10 @@ def layout():
     return Layout(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(400, 10)))
 
 
-@pytest.mark.parametrize("distribution", [Uniform(), ERK(), Given({"0": 1.0, "1": 0.5, "2": 0.01})])
+DISTRIBUTIONS = [Uniform(), ERK(), BySize(0.5), BySize(), Given({"0": 1.0, "1": 0.5, "2": 0.01})]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
 def test_distributions_meet_the_target(layout, distribution, density):
     densities = distribution(layout, density)
@@ -75,6 +78,22 @@ def test_erk_by_hand():
     densities = ERK()(layout, 0.05)
     scale = (4 + 2 + 3 + 3) / 72, (20 + 10) / 200
     assert float(densities[0] / densities[1]) == pytest.approx(scale[0] / scale[1])
+
+
+def test_by_size_gives_every_layer_as_many_weights_and_a_small_one_all_of_its_own(layout):
+    assert (BySize()(layout, 0.05) * layout.sizes).tolist() == pytest.approx([0.05 * layout.maskable / 3] * 3)
+    few = BySize()(layout, 0.2)
+    assert few[0] == 1  # 216 of the 5,368 weights
+    assert float(few[1] * layout.sizes[1]) == pytest.approx(float(few[2] * layout.sizes[2]))
+    half = BySize(0.5)(layout, 0.01)
+    assert float(half[1] / half[2]) == pytest.approx(float(layout.sizes[2] / layout.sizes[1]) ** 0.5)
+    torch.testing.assert_close(BySize(0)(layout, 0.3), Uniform()(layout, 0.3))
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
+def test_by_size_refuses_powers_outside_0_to_1(power):
+    with pytest.raises(ConfigError, match=r"power.*\[0, 1\]"):
+        BySize(power)
 
 
 def test_given_names_the_layers(layout):
