@@ -16,7 +16,7 @@ from flash_pl.config import shipped
 from flash_pl.config.typed import KEYS, Key
 
 ABOUT = """
-Inside data, model, scheduler, budget, aggregator and sampler a key is short for an init arg of the class:
+Inside data, model, scheduler, budget, aggregator, sampler and the like a key is short for an init arg of the class:
 scheduler.prune_rate is scheduler.init_args.prune_rate. A name stands for a shipped file, see flash-pl configs.
 A data set brings defaults of its own, such as a model; what is given here wins.
 

@@ -28,7 +28,15 @@ from flash_pl.loops import (
 from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, own_global_state
-from flash_pl.server import ClientSampler, FedAvg, Population, RoundAverage, ServerState, UniformSampler
+from flash_pl.server import (
+    ClientSampler,
+    FedAvg,
+    Population,
+    RoundAverage,
+    ServerOptimizer,
+    ServerState,
+    UniformSampler,
+)
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -44,6 +52,7 @@ class FederatedTrainer:
         seed: names every random draw of the run; the module brings its initial weights.
         budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
         aggregator, sampler: by default the scheduler's average and a uniform cohort.
+        server_optimizer: moves the server on from the clients' mean; None takes the mean.
         average: deploy an average over rounds; None deploys the last round's model.
         decay: the learning rates' decay over rounds; None keeps the module's own.
         exclude, exclude_first_last: layers that are never masked, see ``Layout``.
@@ -74,6 +83,7 @@ class FederatedTrainer:
         budget: SparsityBudget | None = None,
         aggregator: FedAvg | None = None,
         sampler: ClientSampler | None = None,
+        server_optimizer: ServerOptimizer | None = None,
         average: RoundAverage | None = None,
         decay: RoundDecay | None = None,
         exclude: Sequence[str] = (),
@@ -119,7 +129,7 @@ class FederatedTrainer:
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
-        self.wire, self.fleet, self.average = wire, fleet, average
+        self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         devices = processes_here() or devices
         several = processes_here() is not None or devices != 1 or num_nodes != 1
@@ -229,6 +239,7 @@ class FederatedTrainer:
             local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
             accounts=self._accounts(client.layout, plan.population),
+            server_optimizer=self.server_optimizer,
             average=self.average,
         )
         return FederatedLoop(federation, self.evaluate)

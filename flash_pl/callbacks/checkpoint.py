@@ -77,10 +77,10 @@ class Checkpoint:
     def room(self, loop: FederatedLoop) -> int:
         """About how many bytes of disk the run's checkpoints will take: the last two, the best, and one being written.
 
-        Each holds the weights, the union, an average if there is one, the model's own weights and the mask; masks of
-        single clients come on top.
+        Each holds the weights, the union, an average and two moments if there are, the model's own weights and the
+        mask; masks of single clients come on top.
         """
-        arenas = 3 if loop.parts.average is None else 4
+        arenas = 3 + (loop.parts.average is not None) + 2 * (loop.parts.server_optimizer is not None)
         return 4 * (arenas * loop.client.arena.nbytes + loop.client.mask.nbytes)
 
     @rank_zero_only

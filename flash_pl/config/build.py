@@ -20,7 +20,7 @@ from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive
-from flash_pl.server import ClientSampler, FedAvg, RoundAverage
+from flash_pl.server import ClientSampler, FedAvg, RoundAverage, ServerOptimizer
 from flash_pl.sparsity import Layout, SparsityBudget
 from flash_pl.trainer import FederatedTrainer
 
@@ -96,8 +96,8 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
     budget = build_budget(config)
-    average = instantiate("average", config["average"], RoundAverage) if config["average"] is not None else None
-    fleet = instantiate("fleet", config["fleet"], Fleet) if config["fleet"] is not None else None
+    kinds = {"server_optimizer": ServerOptimizer, "average": RoundAverage, "fleet": Fleet}
+    optional = {key: instantiate(key, config[key], kind) for key, kind in kinds.items() if config[key] is not None}
     try:
         return FederatedTrainer(
             scheduler,
@@ -109,7 +109,6 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             budget=budget,
             aggregator=aggregator,
             sampler=sampler,
-            average=average,
             decay=_decay(config),
             exclude=_exclude(config),
             exclude_first_last=config["model"]["exclude_first_last"],
@@ -126,10 +125,10 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             deterministic=keys["deterministic"],
             timeout=keys["timeout"],
             wire=WireFormat(**config["cost"]),
-            fleet=fleet,
             faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,
             logger=logger,
+            **optional,
         )
     except (MisconfigurationException, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -17,11 +17,12 @@ FOLDERS = {
     "scheduler": "method",
     "budget": "budget",
     "aggregator": "aggregator",
+    "server_optimizer": "server_optimizer",
     "average": "average",
     "sampler": "sampler",
     "fleet": "fleet",
 }
-OPTIONAL = {"average", "fleet"}  # null is for none
+OPTIONAL = {"server_optimizer", "average", "fleet"}  # null is for none
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "budget": _section("budget", user, compat, {"name": "by_share"}),
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
         "aggregator": _section("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
+        "server_optimizer": _optional("server_optimizer", user, of_method, {"name": "momentum"}),
         "average": _optional("average", user, of_method, {"name": "polynomial"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
         "fleet": _optional("fleet", user, compat, {"name": "mixed"}),

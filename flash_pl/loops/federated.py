@@ -118,7 +118,8 @@ class FederatedLoop(Loop):
             # 2. The sum over all ranks is everybody's; the aggregate replaces the server's weights. Unpruned it is the
             # union of the clients' models.
             self.ranks.sum_(self.parts.aggregator.units)
-            server.weights.copy_(self.parts.aggregator.compute())
+            mean, optimizer = self.parts.aggregator.compute(), self.parts.server_optimizer
+            server.weights.copy_(mean if optimizer is None else optimizer.step(server, mean))
             server.union.copy_(server.weights)
 
             # 3. The method votes on the mask and prunes the server to it.
@@ -158,8 +159,10 @@ class FederatedLoop(Loop):
 
     def identity(self) -> dict[str, Any]:
         """What makes this another experiment, as far as a trainer knows without a config."""
+        optimizer = self.parts.server_optimizer
         return {
             "scheduler": type(self.scheduler).__name__,
+            "server_optimizer": type(optimizer).__name__ if optimizer is not None else None,
             "seed": self.plan.seed,
             "density": self.plan.budget.density,
             "clients": self.data.clients,

@@ -13,7 +13,7 @@ from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Plan
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import FedAvg, RoundAverage, ServerState
+from flash_pl.server import FedAvg, RoundAverage, ServerOptimizer, ServerState
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Federation:
         data: of all clients.
         plan: who trains when, for how long and at what rate.
         local, cohorts: train one client, and those between two states of the server.
+        server_optimizer: what the server makes of the clients' mean, None to take it as it is.
         average: over rounds, None to deploy the last round's model.
         accounts: what it all costs.
     """
@@ -42,10 +43,12 @@ class Federation:
     local: LocalLoop
     cohorts: CohortLoop
     accounts: Accounts
+    server_optimizer: ServerOptimizer | None = None
     average: RoundAverage | None = None
 
     def stateful(self) -> dict[str, Any]:
         """What has a state of its own, by the names that it has in a checkpoint."""
+        stepping = {} if self.server_optimizer is None else {"server_optimizer": self.server_optimizer}
         return {
             "server": self.server,
             "scheduler": self.scheduler,
@@ -53,4 +56,4 @@ class Federation:
             "sampler": self.plan.sampler,
             "aggregator": self.aggregator,
             "accounts": self.accounts,
-        }
+        } | stepping

@@ -3,6 +3,7 @@
 from flash_pl.server.aggregate import FedAvg, MaskedAverage, ZeroingMaskedAverage
 from flash_pl.server.average import RoundAverage
 from flash_pl.server.layer_budget import AggregateBudget, AverageBudget, LayerBudget
+from flash_pl.server.optimizer import FedAdam, FedAvgM, ServerOptimizer
 from flash_pl.server.order_free import OrderFreeSum
 from flash_pl.server.sampler import (
     AvailabilitySampler,
@@ -22,7 +23,9 @@ __all__ = [
     "AverageBudget",
     "ClientSampler",
     "ConsensusVote",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
     "Keep",
     "LayerBudget",
     "MagnitudeVote",
@@ -34,6 +37,7 @@ __all__ = [
     "RoundAverage",
     "RoundRobinSampler",
     "SampleWeightedSampler",
+    "ServerOptimizer",
     "ServerState",
     "TraceSampler",
     "TruncatingVote",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flash_pl.errors import ConfigError
 
+KINDS = ["maskable", "parameter", "buffer"]  # of tensors, in the order in which they stand in the arena
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -34,7 +35,8 @@ class Layout:
 
     Keeping a model in one vector makes sending, averaging and saving it a single operation, and lets a mask be one flat
     tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers are not
-    part of it: they stay with the module and are neither sent nor averaged.
+    part of it: they stay with the module and are neither sent nor averaged. The arena has ``size`` elements, the first
+    ``trainable`` of them are parameters, and of these the first ``maskable`` have masks.
 
     Args:
         module: the model whose tensors are laid out.
@@ -50,44 +52,48 @@ class Layout:
         maskable = _maskable_names(module, exclude, exclude_first_last)
         parameters = dict(module.named_parameters())
         buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
-        order = maskable + [name for name in parameters if name not in maskable] + list(buffers)
+        kinds = dict.fromkeys(maskable, "maskable")
+        kinds |= {name: "parameter" for name in parameters if name not in kinds} | dict.fromkeys(buffers, "buffer")
         tensors = parameters | buffers
         if len({(t.dtype, t.device) for t in tensors.values()}) > 1:
             raise ValueError("all parameters and floating-point buffers must share one dtype and device")
-        self._place([(name, tensors[name].shape, tensors[name].stride()) for name in order], len(maskable))
+        self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
 
     @classmethod
     def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
         """The layout whose ``plan`` this is, without its module.
 
         Raises:
-            ValueError: no maskable tensor, one after others, a name that comes twice, or as above.
+            ValueError: no maskable tensor, kinds in another order, a name that comes twice, or as above.
         """
-        layers = sum(bool(maskable) for _, maskable, _, _ in plan)
-        if not layers or not all(maskable for _, maskable, _, _ in plan[:layers]):
-            raise ValueError("a layout has maskable tensors, and they come first")
+        kinds = [kind for _, kind, _, _ in plan]
+        if kinds[:1] != KINDS[:1] or kinds != sorted(kinds, key=KINDS.index):
+            raise ValueError("a layout has maskable tensors, and they come first, then parameters, then buffers")
         if len({name for name, _, _, _ in plan}) < len(plan):
             raise ValueError("two tensors of one name")
         layout = cls.__new__(cls)
-        layout._place([(name, shape, stride) for name, _, shape, stride in plan], layers)
+        layout._place(plan)
         return layout
 
     @property
     def plan(self) -> list[list[Any]]:
-        """Of each slot ``[name, whether it is maskable, shape, stride]``, in plain values."""
-        layers = len(self.layers)
-        return [[s.name, place < layers, list(s.shape), list(s.stride)] for place, s in enumerate(self.slots)]
+        """Of each slot ``[name, kind, shape, stride]``, in plain values; kinds are those of ``KINDS``."""
+        rows = zip(self.slots, self._kinds, strict=True)
+        return [[slot.name, kind, list(slot.shape), list(slot.stride)] for slot, kind in rows]
 
-    def _place(self, tensors: Sequence[tuple[str, Sequence[int], Sequence[int]]], layers: int) -> None:
-        """Put tensors of these names, shapes and strides one behind the other; the first ``layers`` are maskable."""
+    def _place(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Put the tensors of a plan's ``rows`` one behind the other."""
         slots, start = [], 0
-        for name, shape, stride in tensors:
+        for name, _, shape, stride in rows:
             if not _is_dense(shape, stride):
                 raise ValueError(f"{name}: its elements overlap or have gaps in memory; make it contiguous first")
             slots.append(Slot(name, start, start + prod(shape), torch.Size(shape), tuple(stride)))
             start = slots[-1].stop
-        self.slots = tuple(slots)
-        self.layers = self.slots[:layers]
+        self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in rows]
+        self.layers = self.slots[: self._kinds.count("maskable")]
+        self.trainable = start - sum(
+            slot.stop - slot.start for slot, kind in zip(slots, self._kinds, strict=True) if kind == "buffer"
+        )
         self.size = start
         self.maskable = self.layers[-1].stop
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])

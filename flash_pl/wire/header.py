@@ -58,10 +58,8 @@ class Header:
         Raises:
             PayloadError: no layers, or a name that comes twice.
         """
-        tensors = [*self.layers, *self.rest]
-        plan = [
-            [name, place < len(self.layers), shape, _row_major(shape)] for place, (name, shape) in enumerate(tensors)
-        ]
+        plan = [[name, "maskable", shape, _row_major(shape)] for name, shape in self.layers]
+        plan += [[name, "parameter", shape, _row_major(shape)] for name, shape in self.rest]
         try:
             return Layout.from_plan(plan)
         except ValueError as error:

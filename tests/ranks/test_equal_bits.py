@@ -32,6 +32,7 @@ def trainer(method: str, cohort: int) -> FederatedTrainer:
         arguments += [TIERS]
     if method.startswith("hetero_"):
         arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # late for some
+        arguments += ["server_optimizer=momentum", "average=polynomial"]
     return build_trainer(compose(read_config(method), arguments))
 
 

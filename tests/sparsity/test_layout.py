@@ -78,17 +78,19 @@ def test_a_plan_gives_the_layout_back_without_the_module(memory_format):
     layout = Layout(network().to(memory_format=memory_format))
     again = Layout.from_plan(layout.plan)
     assert again.slots == layout.slots and again.layers == layout.layers and again.plan == layout.plan
-    assert (again.size, again.maskable) == (layout.size, layout.maskable) and torch.equal(again.sizes, layout.sizes)
+    assert (again.size, again.maskable, again.trainable) == (layout.size, layout.maskable, layout.trainable)
+    assert torch.equal(again.sizes, layout.sizes)
 
 
 # Rows of a plan, a part of the message.
 PLANS = [
     ([], "has maskable tensors"),
-    ([["bias", False, [2], [1]]], "has maskable tensors"),
-    ([["bias", False, [2], [1]], ["weight", True, [2], [1]]], "they come first"),
-    ([["weight", True, [2], [1]], ["weight", False, [2], [1]]], "two tensors of one name"),
-    ([["weight", True, [2, 3], [1, 1]]], "weight: its elements overlap or have gaps"),
-    ([["weight", True, [2, 3], [6, 2]]], "weight: its elements overlap or have gaps"),
+    ([["bias", "parameter", [2], [1]]], "has maskable tensors"),
+    ([["bias", "parameter", [2], [1]], ["weight", "maskable", [2], [1]]], "they come first"),
+    ([["weight", "maskable", [2], [1]], ["mean", "buffer", [2], [1]], ["bias", "parameter", [2], [1]]], "then buffers"),
+    ([["weight", "maskable", [2], [1]], ["weight", "parameter", [2], [1]]], "two tensors of one name"),
+    ([["weight", "maskable", [2, 3], [1, 1]]], "weight: its elements overlap or have gaps"),
+    ([["weight", "maskable", [2, 3], [6, 2]]], "weight: its elements overlap or have gaps"),
 ]
 
 

@@ -1,0 +1,101 @@
+"""Server optimisers: what the server makes of the clients' mean, where it does not simply take it."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flash_pl.errors import ConfigError
+from flash_pl.server.state import ServerState
+from flash_pl.state import Stateful
+
+
+class ServerOptimizer(Stateful, ABC):
+    """The server moves by lr * direction(mean - w), where FedAvg would go to the clients' mean.
+
+    Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Parameters move so;
+    buffers, such as the statistics of batch norms, become the mean. Moments belong to the weights of the server's mask:
+    those of a weight that enters it start at 0.
+
+    Args:
+        lr: the server's learning rate, positive.
+    """
+
+    def __init__(self, lr: float) -> None:
+        if not lr > 0:
+            raise ConfigError("lr", lr, "a positive number")
+        self.lr = lr
+        self.moments: dict[str, Tensor] = {}  # [layout.trainable] each
+
+    @abstractmethod
+    def direction(self, change: Tensor) -> Tensor:
+        """Where to go, given the clients' mean ``change`` of the parameters, ``[layout.trainable]``."""
+
+    def step(self, server: ServerState, mean: Tensor) -> Tensor:
+        """The next weights ``[layout.size]`` before any vote, given the clients' ``mean`` of them."""
+        self.moments = {name: moment.to(mean.device) for name, moment in self.moments.items()}  # after a resumption
+        for moment in self.moments.values():
+            moment[: server.layout.maskable].mul_(server.mask)
+        new, trainable = mean.clone(), server.layout.trainable
+        here = server.weights[:trainable]
+        new[:trainable] = here + self.lr * self.direction(mean[:trainable] - here)
+        return new
+
+    def moment(self, name: str, keep: float, change: Tensor, weight: float) -> Tensor:
+        """Replace a moment m, at first 0, by ``keep`` m + ``weight`` ``change``; returns it."""
+        if name not in self.moments:
+            self.moments[name] = torch.zeros_like(change)
+        return self.moments[name].mul_(keep).add_(change, alpha=weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: moment.cpu().clone() for name, moment in self.moments.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.moments = dict(state)
+
+
+class FedAvgM(ServerOptimizer):
+    """v <- beta v + change; w <- w + lr v.
+
+    Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution (2019, arXiv 1909.06335), section 4.3.
+
+    Args:
+        momentum: beta, in [0, 1).
+        lr: as in ``ServerOptimizer``.
+    """
+
+    def __init__(self, momentum: float = 0.9, lr: float = 1.0) -> None:
+        super().__init__(lr)
+        if not 0 <= momentum < 1:
+            raise ConfigError("momentum", momentum, "a number in [0, 1)")
+        self.momentum = momentum
+
+    def direction(self, change: Tensor) -> Tensor:
+        return self.moment("velocity", self.momentum, change, 1.0)
+
+
+class FedAdam(ServerOptimizer):
+    """m <- beta1 m + (1 - beta1) change; v <- beta2 v + (1 - beta2) change^2; w <- w + lr m / (sqrt(v) + tau).
+
+    Source: Reddi et al. (ICLR 2021), algorithm 2, without correction of the moments' start, as there.
+
+    Args:
+        lr: as in ``ServerOptimizer``.
+        beta1, beta2: in [0, 1).
+        tau: the degree of adaptivity, positive.
+    """
+
+    def __init__(self, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
+        super().__init__(lr)
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= value < 1:
+                raise ConfigError(name, value, "a number in [0, 1)")
+        if not tau > 0:
+            raise ConfigError("tau", tau, "a positive number")
+        self.beta1, self.beta2, self.tau = beta1, beta2, tau
+
+    def direction(self, change: Tensor) -> Tensor:
+        mean = self.moment("mean", self.beta1, change, 1 - self.beta1)
+        square = self.moment("square", self.beta2, change.square(), 1 - self.beta2)
+        return mean / (square.sqrt() + self.tau)
