@@ -14,7 +14,6 @@ turn with the other methods'.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import statistics
@@ -23,10 +22,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
-from study import last_five, rows, spread
+from study import Row, last_five, read, rows, spread, write
 
 from flash_pl import drawing
 from flash_pl.checkpoint import write_whole
@@ -45,7 +43,6 @@ SECONDS = RESULTS.with_name("methods_seconds.csv")
 FRAME = 18  # points below dense that the figure shows
 CELL = ("method", "alpha", "density", "seed")
 FIELDS = (*CELL, "accuracy", "accuracy_union", "MB_up", "MB_down", "flops")
-Row = dict[str, Any]
 
 
 def listed(values: Sequence[object]) -> str:
@@ -114,21 +111,6 @@ def cell_of(run: Path) -> tuple[str, ...]:
 
 def last_line(log: Path) -> str:
     return log.read_text().strip().rpartition("\n")[2]
-
-
-def read(path: Path) -> list[Row]:
-    """The lines of a file of results, none if there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, lines: Sequence[Row]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 def cells() -> dict[tuple[str, str, str], list[Row]]:

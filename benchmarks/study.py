@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SEEDS = (1, 2, 3)
 ROUNDS = 60
+Row = dict[str, Any]  # a line of a file of results
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,21 @@ def rows(directory: Path) -> list[dict[str, str]]:
     """metrics.csv of a run."""
     with open(directory / "metrics.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read(path: Path) -> list[Row]:
+    """The lines of a file of results, none if there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, lines: Sequence[Row]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def last_five(directory: Path, column: str) -> float:
