@@ -31,7 +31,7 @@ from flash_pl.sparsity.draw import layer_counts
 class BalancedDraw:
     """A random mask in which all outputs of a layer have as many inputs, and all inputs about as many outputs."""
 
-    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool)
         for slot, count in zip(layout.layers, layer_counts(layout, densities).tolist(), strict=True):
             outputs, inputs = slot.shape[0], slot.shape[1:].numel()
@@ -83,11 +83,10 @@ class Salient(Formula):
         self.first_mask = FirstMask(BySize(sizes), initialise=NormPreserving())
         self.first_stage = SaliencyStage(init_fraction=fraction)
 
-    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
+    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
         assert found is not None
-        return top_k_by_layer(
-            layout, found.float(), layer_counts(layout, self.first_mask.distribution(layout, density))
-        )
+        densities = self.first_mask.distribution(server.layout, server.density)
+        return top_k_by_layer(server.layout, found.float(), layer_counts(server.layout, densities))
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Largest(Formula):
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         layout, head = server.layout, server.weights[: server.layout.maskable]
-        server.mask = self.first_mask(layout, server.density, None, generator)
+        server.mask = self.first_mask(layout, server.weights, server.density, None, generator)
         if not self.random:
             server.mask = top_k_by_layer(layout, head.abs(), layout.counts(server.mask))
         whole = [part.double().norm() for part in layout.split(server.weights)]

@@ -112,9 +112,7 @@ class FirstStageLoop:
 
     def _make_start(self) -> None:
         """The mask and the weights from which every client starts."""
-        mask = self.trainee.initial_mask(
-            self.server.layout, self.parts.plan.budget.density, None, generator(self.seed, "sensitivity/mask")
-        )
+        mask = self.trainee.initial_mask(self.server, None, generator(self.seed, "sensitivity/mask"))
         self.mask = mask.to(self.server.weights.device)
         self.weights = self.server.weights.clone()
         self.parts.scheduler.first_mask.initialise(self.server.layout, self.weights, self.mask)

@@ -13,7 +13,7 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.report import Ballot
 from flash_pl.server import FedAvg, Keep, MaskedAverage, ServerState, Vote
-from flash_pl.sparsity import FirstMask, Layout, nested_masks
+from flash_pl.sparsity import FirstMask, nested_masks
 from flash_pl.state import Stateful
 
 if TYPE_CHECKING:
@@ -54,18 +54,19 @@ class SparseScheduler(Stateful):
 
     # The server, once
 
-    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The first server mask, bool ``[layout.maskable]``, of target ``density``.
+    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The first server mask, bool ``[layout.maskable]``, given ``server.layout``, its target ``server.density`` and
+        the initial ``server.weights``.
 
         ``found`` is the mean of what clients found in the first stage, for FLASH layer densities (float64
         ``[layers]``); None if the method has no such stage.
         """
-        return self.first_mask(layout, density, found, generator)
+        return self.first_mask(server.layout, server.weights, server.density, found, generator)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         """Give the server its first mask, adapt the initial weights to it and prune them: a masked average keeps what
         nobody holds, and that must be nothing. A run that goes on from a checkpoint does not call it again."""
-        mask = self.initial_mask(server.layout, server.density, found, generator)
+        mask = self.initial_mask(server, found, generator)
         server.mask = mask.to(server.weights.device)
         self.first_mask.initialise(server.layout, server.weights, server.mask)
         server.prune_()

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.saliency import SaliencyStage
-from flash_pl.sparsity import AsDrawn, FirstMask, Layout, top_k, total_count
+from flash_pl.server import ServerState
+from flash_pl.sparsity import AsDrawn, FirstMask, top_k, total_count
 
 
 class SSFL(SparseScheduler):
@@ -28,6 +29,6 @@ class SSFL(SparseScheduler):
         super().__init__(first_mask or FirstMask(initialise=AsDrawn()))
         self.first_stage = saliency or SaliencyStage()
 
-    def initial_mask(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
+    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
         assert found is not None
-        return top_k(found, total_count(layout.sizes, density))
+        return top_k(found, total_count(server.layout.sizes, server.density))

@@ -19,7 +19,7 @@ from flash_pl.sparsity.density import (
     total_count,
     water_fill,
 )
-from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw
+from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw, LargestDraw
 from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, FanInPreserving, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
@@ -54,6 +54,7 @@ __all__ = [
     "Gradient",
     "Initialisation",
     "KeepLayers",
+    "LargestDraw",
     "Layout",
     "Magnitude",
     "MaskStore",

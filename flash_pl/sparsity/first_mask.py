@@ -1,4 +1,4 @@
-"""The first mask of a run: from layer densities to a random mask and weights that fit it."""
+"""The first mask of a run: from layer densities to a mask and weights that fit it."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class FirstMask:
     Args:
         distribution: layer densities where no stage 1 finds them, and of the mask with which stage 1 starts.
         rescale: how layer densities that stage 1 found are brought to the target.
-        draw: how a random mask is drawn from layer densities.
+        draw: how a mask is drawn from layer densities.
         initialise: what the mask does to the initial weights.
     """
 
@@ -27,8 +27,10 @@ class FirstMask:
     draw: Draw = field(default_factory=ExactDraw)
     initialise: Initialisation = field(default_factory=VariancePreserving)
 
-    def __call__(self, layout: Layout, density: float, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        """A mask, bool ``[layout.maskable]`` on the CPU, of target ``density``.
+    def __call__(
+        self, layout: Layout, weights: Tensor, density: float, found: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """A mask, bool ``[layout.maskable]``, of target ``density`` for the initial ``weights`` (``[layout.size]``).
 
         ``found`` are the layer densities of stage 1 (float64 ``[layers]``) or None.
         """
@@ -36,4 +38,4 @@ class FirstMask:
             densities = self.distribution(layout, density)
         else:
             densities = self.rescale(found, layout.sizes, density)
-        return self.draw(layout, densities, generator)
+        return self.draw(layout, weights, densities, generator)

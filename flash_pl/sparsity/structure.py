@@ -102,7 +102,7 @@ class StructuredDraw:
 
     structure: Structure
 
-    def __call__(self, layout: Layout, densities: Tensor, generator: torch.Generator) -> Tensor:
-        """A mask (bool ``[layout.maskable]``, CPU) with layer densities float64 ``[layers]``."""
+    def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
+        """A mask, bool ``[layout.maskable]``, with layer densities float64 ``[layers]``; ``weights`` do not act."""
         scores = torch.rand(layout.maskable, generator=generator)
         return self.structure(layout, scores, layer_counts(layout, densities))

@@ -41,7 +41,7 @@ def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
     """Of a client's training that has so many batches."""
     trainer = FederatedTrainer(scheduler, density=0.3, cohort=1, accelerator="cpu", backend="dense")
     loop = trainer.loop(module, data)
-    loop.server.mask = scheduler.initial_mask(loop.server.layout, 0.3, None, torch.Generator().manual_seed(1))
+    loop.server.mask = scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
     batches = Batches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
     context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
     loop.client.receive(loop.server.weights, loop.server.mask)

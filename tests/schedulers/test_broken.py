@@ -86,8 +86,9 @@ class ServerSeesClients(SparseScheduler):
 
 @broken(SECOND)
 class FirstMaskByChance(SparseScheduler):
-    def initial_mask(self, layout, density, found, generator):
-        return top_k(torch.rand(layout.maskable), total_count(layout.sizes, density))
+    def initial_mask(self, server, found, generator):
+        layout = server.layout
+        return top_k(torch.rand(layout.maskable), total_count(layout.sizes, server.density))
 
 
 @broken(SECOND)
@@ -192,8 +193,8 @@ class ClientMaskGrows(SparseScheduler):
 
 @broken("the server's mask holds 283 weights")
 class TooDense(SparseScheduler):
-    def initial_mask(self, layout, density, found, generator):
-        return super().initial_mask(layout, 1.5 * density, found, generator)
+    def initial_mask(self, server, found, generator):
+        return self.first_mask(server.layout, server.weights, 1.5 * server.density, found, generator)
 
 
 @broken("1 weights outside of a client's mask are not 0")

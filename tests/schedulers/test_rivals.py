@@ -273,9 +273,9 @@ def test_ssfl_keeps_the_largest_mean_saliencies():
     found = []
 
     class Collecting(SSFL):
-        def initial_mask(self, layout, density, mean, generator):
+        def initial_mask(self, server, mean, generator):
             found.append(mean)
-            return super().initial_mask(layout, density, mean, generator)
+            return super().initial_mask(server, mean, generator)
 
     loop, watch = watched(Collecting(SaliencyStage(init_fraction=1.0)))
     layout = loop.server.layout

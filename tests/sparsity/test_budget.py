@@ -20,13 +20,14 @@ from flash_pl.sparsity import (
 )
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
+WEIGHTS = torch.zeros(LAYOUT.size)  # random draws do not look at them
 TIERS = [Tier(0.05, 0.3), Tier(0.075, 0.3), Tier(0.1, 0.4)]
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4, unique=True), st.floats(0.02, 0.98), st.integers(0, 9999))
 def test_masks_are_nested_with_exact_counts(levels, density, seed):
     budget = SparsityBudget([Tier(level, 1 / len(levels)) for level in sorted(levels)])
-    mask = ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask"))
+    mask = ExactDraw()(LAYOUT, WEIGHTS, Uniform()(LAYOUT, density), generator(seed, "mask"))
     weights = torch.randn(LAYOUT.size, generator=generator(seed, "weights"))
     masks = nested_masks(LAYOUT, mask, weights, budget.ratios)
     assert masks[-1] is mask and len(masks) == len(levels)

@@ -13,6 +13,7 @@ from flash_pl.sparsity import (
     BernoulliDraw,
     BernoulliMove,
     ExactDraw,
+    LargestDraw,
     Layout,
     Move,
     TotalMagnitude,
@@ -24,11 +25,12 @@ from flash_pl.sparsity import (
 from flash_pl.sparsity.redistribution import drop_counts, redistribute
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
+WEIGHTS = torch.zeros(LAYOUT.size)  # random draws do not look at them
 seeds, densities = st.integers(0, 10_000), st.floats(0.02, 0.98)
 
 
 def random_mask(density: float, seed: int) -> torch.Tensor:
-    return ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask"))
+    return ExactDraw()(LAYOUT, WEIGHTS, Uniform()(LAYOUT, density), generator(seed, "mask"))
 
 
 def random_weights(seed: int) -> torch.Tensor:
@@ -41,8 +43,19 @@ def test_exact_draw_has_exactly_d_n_ones(density, seed):
 
 
 def test_bernoulli_draw_meets_the_density_in_expectation():
-    draws = [BernoulliDraw()(LAYOUT, Uniform()(LAYOUT, 0.3), generator(s, "mask")).float().mean() for s in range(50)]
+    densities = Uniform()(LAYOUT, 0.3)
+    masks = [BernoulliDraw()(LAYOUT, WEIGHTS, densities, generator(seed, "mask")) for seed in range(50)]
+    draws = [mask.float().mean() for mask in masks]
     assert torch.stack(draws).mean() == pytest.approx(0.3, abs=0.01) and torch.stack(draws).std() > 0
+
+
+@given(densities, seeds)
+def test_the_largest_draw_has_the_counts_of_a_random_one_and_no_larger_weight_outside(density, seed):
+    weights, random = random_weights(seed), random_mask(density, seed)
+    mask = LargestDraw()(LAYOUT, weights, Uniform()(LAYOUT, density), generator(seed, "mask"))
+    assert torch.equal(LAYOUT.counts(mask), LAYOUT.counts(random))
+    for part, kept in zip(LAYOUT.split(weights.abs()), LAYOUT.split(mask), strict=True):
+        assert kept.all() or not kept.any() or part[kept].min() >= part[~kept].max()
 
 
 @given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), Move(layers=TotalMagnitude())]))

@@ -17,8 +17,8 @@ CHANNELS_LAST = Layout(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 2)).to(
 @given(st.floats(0.02, 1.0), st.integers(2, 9), st.integers(0, 99), st.sampled_from([LAYOUT, CHANNELS_LAST]))
 def test_groups_of_m_share_their_weights_evenly(density, group, seed, layout):
     densities = Uniform()(layout, density)
-    mask = StructuredDraw(NM(group))(layout, densities, generator(seed, "mask"))
-    exact = ExactDraw()(layout, densities, generator(seed, "mask"))
+    mask = StructuredDraw(NM(group))(layout, torch.zeros(layout.size), densities, generator(seed, "mask"))
+    exact = ExactDraw()(layout, torch.zeros(layout.size), densities, generator(seed, "mask"))
     assert torch.equal(layout.counts(mask), layout.counts(exact))
     assert int(mask.sum()) == total_count(layout.sizes, density)
     for slot in layout.layers:
