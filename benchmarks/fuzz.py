@@ -42,7 +42,8 @@ def seeds(layout: Layout) -> list[tuple[Codec, bytes, torch.Tensor | None]]:
             elif kind is MaskKind.DELTA:
                 reference = mask ^ (torch.rand(layout.maskable, generator=draws) < 0.001)
             elif kind is MaskKind.SEED:
-                mask, seed = ExactDraw()(layout, Uniform()(layout, 0.05), torch.Generator().manual_seed(7)), 7
+                densities, seed = Uniform()(layout, 0.05), 7
+                mask = ExactDraw()(layout, torch.zeros(layout.size), densities, torch.Generator().manual_seed(seed))
             elif kind is MaskKind.DEFLATED:
                 mask = torch.arange(layout.maskable) % 2 == 0
             weights = torch.randn(layout.size, generator=draws)

@@ -70,7 +70,8 @@ def bound(cls, density):
     module = cls()
     layout = Layout(module)
     client = module.bind(layout, SparseScheduler())
-    client.receive(client.arena.clone(), ExactDraw()(layout, Uniform()(layout, density), generator(0, "mask")))
+    mask = ExactDraw()(layout, client.arena, Uniform()(layout, density), generator(0, "mask"))
+    client.receive(client.arena.clone(), mask)
     return client
 
 
@@ -144,7 +145,9 @@ OPTIMIZERS = {
 def test_pruned_weights_stay_exactly_zero_also_after_a_move(unaware, name):
     class Moving(SparseScheduler):
         def on_batch_end(self, client, step):
-            mask = ExactDraw()(client.layout, Uniform()(client.layout, 0.3), client.context.generator(f"{step}"))
+            mask = ExactDraw()(
+                client.layout, client.arena, Uniform()(client.layout, 0.3), client.context.generator(f"{step}")
+            )
             client.move_mask_(mask, client.mask & mask)
 
     cls = type("Optimised", (unaware,), {"configure_optimizers": lambda self: OPTIMIZERS[name](self.parameters())})

@@ -28,7 +28,8 @@ N = LAYOUT.maskable
 def election(seed: int, voters: int, density: float) -> tuple[ServerState, list[Ballot]]:
     """Weights from a few values, so that many are equal, and ballots of clients with different numbers of samples."""
     weights = torch.randint(-3, 4, (LAYOUT.size,), generator=generator(seed, "weights")).float()
-    masks = [ExactDraw()(LAYOUT, Uniform()(LAYOUT, density), generator(seed, "mask", client=i)) for i in range(voters)]
+    densities = Uniform()(LAYOUT, density)
+    masks = [ExactDraw()(LAYOUT, weights, densities, generator(seed, "mask", client=i)) for i in range(voters)]
     union = torch.stack(masks).any(0)
     weights[:N] *= union
     server = ServerState.start(LAYOUT, weights, density)

@@ -60,7 +60,9 @@ def test_nothing_and_everything(density):
 
 def test_the_shortest_section_is_chosen():
     codec, sent = Codec(LAYOUT, compress=True), message(0.1, 1)
-    drawn = ExactDraw()(LAYOUT, torch.full((3,), 0.3, dtype=torch.float64), torch.Generator().manual_seed(77))
+    drawn = ExactDraw()(
+        LAYOUT, torch.zeros(LAYOUT.size), torch.full((3,), 0.3, dtype=torch.float64), torch.Generator().manual_seed(77)
+    )
     nothing, everything = torch.zeros(LAYOUT.size), torch.ones(LAYOUT.maskable, dtype=torch.bool)
     assert codec.encode(sent, reference=sent.mask.clone()).sizes.kind is MaskKind.REFERENCE
     assert codec.encode(Message(nothing, drawn), seed=77).sizes.kind is MaskKind.SEED
