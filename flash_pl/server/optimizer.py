@@ -58,7 +58,7 @@ class ServerOptimizer(Stateful, ABC):
 class FedAvgM(ServerOptimizer):
     """v <- beta v + change; w <- w + lr v.
 
-    Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution (2019, arXiv 1909.06335), section 4.3.
+    Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution (2019, arXiv 1909.06335).
 
     Args:
         momentum: beta, in [0, 1).
@@ -78,7 +78,8 @@ class FedAvgM(ServerOptimizer):
 class FedAdam(ServerOptimizer):
     """m <- beta1 m + (1 - beta1) change; v <- beta2 v + (1 - beta2) change^2; w <- w + lr m / (sqrt(v) + tau).
 
-    Source: Reddi et al. (ICLR 2021), algorithm 2, without correction of the moments' start, as there.
+    Source: Reddi et al. (ICLR 2021), algorithm 2; the moments' start is not corrected, as there, but v starts at 0 and
+    not at tau^2 or more.
 
     Args:
         lr: as in ``ServerOptimizer``.
