@@ -1,4 +1,4 @@
-"""Rows in the search for a better method, on held-out training samples: the good ones and the bad.
+"""Trials in the search for a better method, on held-out training samples: the good ones and the bad.
 
     python benchmarks/trials.py run --workers 2    # what has no accuracy yet in benchmarks/results/trials.csv
     python benchmarks/trials.py table              # Markdown

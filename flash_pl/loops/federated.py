@@ -95,6 +95,8 @@ class FederatedLoop(Loop):
                 lambda done, total: self.fabric.call("on_first_stage_client_end", loop=self, done=done, total=total),
             ).run()
         self.scheduler.start(self.server, found, generator(self.plan.seed, "mask"))
+        if self.parts.server_optimizer is not None:
+            self.parts.server_optimizer.start()
         self.nest()
 
     def nest(self) -> None:

@@ -16,7 +16,7 @@ class ServerOptimizer(Stateful, ABC):
 
     Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Parameters move so;
     buffers, such as the statistics of batch norms, become the mean. Moments belong to the weights of the server's mask:
-    those of a weight that enters it start at 0.
+    those of a weight outside of it are forgotten.
 
     Args:
         lr: the server's learning rate, positive.
@@ -31,6 +31,10 @@ class ServerOptimizer(Stateful, ABC):
     @abstractmethod
     def direction(self, change: Tensor) -> Tensor:
         """Where to go, given the clients' mean ``change`` of the parameters, ``[layout.trainable]``."""
+
+    def start(self) -> None:
+        """A run begins: there is no past. One that goes on from a checkpoint does not call it."""
+        self.moments = {}
 
     def step(self, server: ServerState, mean: Tensor) -> Tensor:
         """The next weights ``[layout.size]`` before any vote, given the clients' ``mean`` of them."""

@@ -68,6 +68,18 @@ def test_statistics_of_batch_norms_become_the_mean_and_never_overshoot():
     assert bool((state.weights[:trainable] > mean[:trainable]).all())
 
 
+def test_a_trainer_that_fits_twice_begins_without_a_past(unaware, tiny_data):
+    trainer = FederatedTrainer(
+        PDST(), density=0.25, rounds=3, cohort=3, seed=1, accelerator="cpu", server_optimizer=FedAvgM()
+    )
+
+    def fit():
+        torch.manual_seed(0)
+        return trainer.fit(unaware(), tiny_data).server.weights
+
+    assert torch.equal(fit(), fit())
+
+
 @pytest.mark.parametrize("make", [FedAvgM, FedAdam])
 def test_a_resumed_run_goes_on_with_its_moments(make, unaware, tiny_data, tmp_path):
     def run(rounds, folder, ckpt_path=None, optimizer=make):
