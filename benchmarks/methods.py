@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from study import Row, last_five, read, rows, spread, write
+from study import DIVERGED, Row, accuracy, difference, last_five, mean, read, rows, whole, write
 
 from flash_pl import drawing
 from flash_pl.checkpoint import write_whole
@@ -36,7 +36,6 @@ METHODS = (
 ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 30
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
 COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
-DIVERGED = "diverged"
 ENDINGS = ("is not finite", "do not fit a sum of values within")  # how the last line of such a run's log goes on
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
 SECONDS = RESULTS.with_name("methods_seconds.csv")
@@ -119,28 +118,6 @@ def cells() -> dict[tuple[str, str, str], list[Row]]:
     for row in read(RESULTS):
         found[row["method"], row["alpha"], row["density"]].append(row)
     return found
-
-
-def mean(runs: Sequence[Row], name: str) -> float:
-    return statistics.fmean(float(run[name]) for run in runs)
-
-
-def whole(runs: Sequence[Row]) -> list[Row]:
-    """Those that have not diverged."""
-    return [run for run in runs if run["accuracy"] != DIVERGED]
-
-
-def accuracy(runs: Sequence[Row]) -> str:
-    """Mean and deviation of the runs that have not diverged, and how many have."""
-    values = [float(run["accuracy"]) for run in whole(runs)]
-    lost = len(runs) - len(values)
-    return ", ".join([spread(values)] * bool(values) + [f"{lost} diverged"] * bool(lost))
-
-
-def difference(runs: Sequence[Row], baseline: Sequence[Row]) -> str:
-    """Points above the baseline's run of the same seed, so of the same clients, mean and deviation."""
-    base = {run["seed"]: float(run["accuracy"]) for run in whole(baseline)}
-    return spread([float(run["accuracy"]) - base[run["seed"]] for run in whole(runs) if run["seed"] in base])
 
 
 def table() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 SEEDS = (1, 2, 3)
 ROUNDS = 60
 Row = dict[str, Any]  # a line of a file of results
+DIVERGED = "diverged"  # the accuracy of a run whose numbers grew without bound
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,25 @@ def spread(values: Sequence[float]) -> str:
         return "-"
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{deviation}"
+
+
+def mean(runs: Sequence[Row], name: str) -> float:
+    return statistics.fmean(float(run[name]) for run in runs)
+
+
+def whole(runs: Sequence[Row]) -> list[Row]:
+    """Those that have not diverged."""
+    return [run for run in runs if run["accuracy"] != DIVERGED]
+
+
+def accuracy(runs: Sequence[Row]) -> str:
+    """Mean and deviation of the runs that have not diverged, and how many have."""
+    values = [float(run["accuracy"]) for run in whole(runs)]
+    lost = len(runs) - len(values)
+    return ", ".join([spread(values)] * bool(values) + [f"{lost} diverged"] * bool(lost))
+
+
+def difference(runs: Sequence[Row], baseline: Sequence[Row]) -> str:
+    """Points above the baseline's run of the same seed, so of the same clients, mean and deviation."""
+    base = {run["seed"]: float(run["accuracy"]) for run in whole(baseline)}
+    return spread([float(run["accuracy"]) - base[run["seed"]] for run in whole(runs) if run["seed"] in base])

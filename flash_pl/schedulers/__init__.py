@@ -19,6 +19,7 @@ from flash_pl.schedulers.sensitivity import Sensitivity
 from flash_pl.schedulers.sparsyfed import SparsyFed
 from flash_pl.schedulers.spdst import SPDST
 from flash_pl.schedulers.ssfl import SSFL
+from flash_pl.schedulers.stead import STEAD
 from flash_pl.schedulers.top_k import TopK
 from flash_pl.schedulers.zerofl import ZeroFL
 
@@ -36,6 +37,7 @@ __all__ = [
     "NST",
     "PDST",
     "SPDST",
+    "STEAD",
     "Constant",
     "Cosine",
     "Dense",

@@ -7,7 +7,7 @@ from flash_pl import EvaluationSchedule, FederatedTrainer
 from flash_pl.config import build_trainer, compose, read_config
 
 FLASH = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
-OTHERS = ["topk", "zerofl", "sparsyfed", "ssfl", "feddst", "fedrts", "fiarse", "heterofl", "rigl", "set"]
+OTHERS = ["topk", "zerofl", "sparsyfed", "ssfl", "feddst", "fedrts", "fiarse", "heterofl", "rigl", "set", "stead"]
 TIERS = "budget.tiers=[{density: 0.1, share: 0.5}, {density: 0.3, share: 0.5}]"
 ROUNDS = 3
 

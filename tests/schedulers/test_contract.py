@@ -6,6 +6,7 @@ from flash_pl import JMWST, NST, PDST, SPDST, Dense
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
+    STEAD,
     Cosine,
     DynamicSparseTraining,
     EveryEpoch,
@@ -35,6 +36,7 @@ METHODS = {
     "nst": NST,
     "pdst": PDST,
     "spdst": lambda: SPDST(sensitivity=STAGE_1),
+    "stead": STEAD,
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
     "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
     "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers()), decay=Cosine()),
