@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from study import DIVERGED, Row, accuracy, difference, last_five, mean, read, rows, whole, write
+from study import DIVERGED, Row, accuracy, difference, has_diverged, last_five, mean, read, rows, whole, write
 
 from flash_pl import drawing
 from flash_pl.checkpoint import write_whole
@@ -36,7 +36,6 @@ METHODS = (
 ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 30
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]
 COMMON += ["trainer.accelerator=cpu", "trainer.checkpoint_every=0"]
-ENDINGS = ("is not finite", "do not fit a sum of values within")  # how the last line of such a run's log goes on
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
 SECONDS = RESULTS.with_name("methods_seconds.csv")
 FRAME = 18  # points below dense that the figure shows
@@ -88,7 +87,7 @@ def collect(out: Path) -> None:
             "flops": f"{float(end['flops_total']):.6g}",
         }
     for log in sorted(out.glob("seed=*/*.log")):
-        if not (log.with_suffix("") / "result.json").exists() and any(ending in last_line(log) for ending in ENDINGS):
+        if not (log.with_suffix("") / "result.json").exists() and has_diverged(log.read_text()):
             cell = cell_of(log.with_suffix(""))
             found[cell] = dict.fromkeys(FIELDS, "") | dict(zip(CELL, cell, strict=True)) | {"accuracy": DIVERGED}
     write(RESULTS, [found[cell] for cell in sorted(found)])
@@ -106,10 +105,6 @@ def cell_of(run: Path) -> tuple[str, ...]:
     config = yaml.safe_load((run / "config.yaml").read_text())
     density = 1 if config["method"] == "dense" else config["density"]
     return config["method"], f"{config['alpha']:g}", f"{density:g}", str(config["seed"])
-
-
-def last_line(log: Path) -> str:
-    return log.read_text().strip().rpartition("\n")[2]
 
 
 def cells() -> dict[tuple[str, str, str], list[Row]]:

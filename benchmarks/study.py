@@ -105,6 +105,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
+def has_diverged(said: str) -> bool:
+    """Whether the last line that a run printed says so."""
+    end = said.strip().rpartition("\n")[2]
+    return "is not finite" in end or "do not fit a sum of values within" in end
+
+
 def mean(runs: Sequence[Row], name: str) -> float:
     return statistics.fmean(float(run[name]) for run in runs)
 

@@ -1,39 +1,74 @@
-"""STEAD: a fixed mask of the largest initial weights, as many in every layer, at rates by the layers' densities."""
+"""STEAD: one mask, of the largest initial weights and as many in every layer, that only the server moves."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from flash_pl.client import ClientState
 from flash_pl.errors import ConfigError
+from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.sparsity import AsDrawn, BySize, FirstMask, LargestDraw
+from flash_pl.schedulers.decay import Cosine, RateDecay
+from flash_pl.server import ServerState
+from flash_pl.sparsity import AsDrawn, BySize, FirstMask, KeepLayers, LargestDraw, Move
 
 
 class STEAD(SparseScheduler):
     """Sparse training with equal layers, averaged rounds and density-scaled rates.
 
-    Source: this project, docs/beyond.md. A mask that needs no search and never moves: of every layer's initial weights
-    the k_l = min(n_l, c) of largest magnitude, left as drawn, with the c that meets the density; layer l learns at
+    Source: this project, docs/beyond.md. The first mask needs no search: of every layer's initial weights the
+    k_l = min(n_l, c) of largest magnitude, left as drawn, with the c that meets the density. Layer l learns at
 
         lr_l = lr d_l^-power,  d_l = k_l / n_l.
 
-    The other half is the server's, which goes on with momentum and deploys a mean over rounds; the shipped config
-    brings both (``server_optimizer``, ``average``). Values go both ways, the mask once.
+    After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
+    weights, the smallest, and grows as many at random from 0. Clients only follow, so their masks never disagree:
+    values go both ways, the mask goes down. The server also goes on with momentum and deploys a mean over rounds; the
+    shipped config brings both (``server_optimizer``, ``average``).
 
     Args:
         power: of a layer's density; 0 for one rate in all layers.
+        prune_rate: of the first moves; 0 for a fixed mask.
+        every: rounds between two moves.
+        decay: how the rate falls, by default as a cosine over 200 rounds.
+        move: how the mask moves; gradients are not there at the server.
         first_mask: as in ``SparseScheduler``, by default as above.
 
     Raises:
-        ConfigError: ``power`` is not in [0, 1].
+        ConfigError: ``power`` or ``prune_rate`` is not in [0, 1], ``every`` is below 1, or the move needs gradients.
     """
 
-    def __init__(self, power: float = 0.25, first_mask: FirstMask | None = None) -> None:
+    def __init__(
+        self,
+        power: float = 0.25,
+        prune_rate: float = 0.5,
+        every: int = 5,
+        decay: RateDecay | None = None,
+        move: Move | None = None,
+        first_mask: FirstMask | None = None,
+    ) -> None:
         super().__init__(first_mask or FirstMask(BySize(), draw=LargestDraw(), initialise=AsDrawn()))
-        if not 0 <= power <= 1:
-            raise ConfigError("power", power, "a number in [0, 1]")
-        self.power = power
+        for name, value in (("power", power), ("prune_rate", prune_rate)):
+            if not 0 <= value <= 1:
+                raise ConfigError(name, value, "a number in [0, 1]")
+        if every < 1:
+            raise ConfigError("every", every, "an integer of at least 1")
+        self.power, self.prune_rate, self.every = power, prune_rate, every
+        self.decay, self.move = decay or Cosine(rounds=200), move or Move(layers=KeepLayers())
+        if self.move.needs_gradient:
+            raise ConfigError("move", type(self.move).__name__, "one that needs no gradients")
 
     def layer_rates(self, client: ClientState) -> Tensor:
         densities = client.densities
         return torch.where(densities > 0, densities**-self.power, 1.0)  # an empty layer has nothing to train
+
+    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+        server.prune_()
+        rate = self.prune_rate * self.decay(round + 1)
+        if (round + 1) % self.every == 0 and rate > 0:
+            layout = server.layout
+            draws = server.generator("move", round)
+            moved = self.move(layout, server.weights, server.mask, rate, draws)
+            server.mask = moved.mask
+            server.weights[: layout.maskable].mul_(moved.survivors)

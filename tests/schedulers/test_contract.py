@@ -36,7 +36,7 @@ METHODS = {
     "nst": NST,
     "pdst": PDST,
     "spdst": lambda: SPDST(sensitivity=STAGE_1),
-    "stead": STEAD,
+    "stead": lambda: STEAD(every=2),
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
     "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
     "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers()), decay=Cosine()),

@@ -1,21 +1,27 @@
 """STEAD's mask and rates, against their formulas."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
-from flash_pl.schedulers import STEAD
+from flash_pl.schedulers import STEAD, Constant, Linear
 from flash_pl.server import FedAvgM, RoundAverage
-from flash_pl.sparsity import total_count
+from flash_pl.sparsity import Gradient, Move, total_count
 from flash_pl.testing.setting import train
 
 
 class Watch:
-    """Keeps the rates that the layers of every client had."""
+    """Keeps the rates that the layers of every client had, and the server's mask after every round."""
 
     def __init__(self):
-        self.rates = []
+        self.rates, self.masks, self.rows = [], [], []
+
+    def on_round_end(self, loop, row):
+        self.masks.append(loop.server.mask.clone())
+        self.rows.append(row)
 
     def on_client_end(self, loop, report):
         client = loop.client
@@ -64,17 +70,48 @@ def test_a_layer_learns_at_the_rate_over_a_power_of_its_density(power):
     torch.testing.assert_close(rates * densities**power, torch.full_like(rates, 1.0))  # lr = 1
 
 
+def test_only_the_server_moves_the_mask_and_layers_keep_their_sizes():
+    watch = Watch()
+    loop = train(STEAD(prune_rate=0.4, every=2, decay=Constant()), 0.1, rounds=5, callbacks=[watch])
+    layout, masks = loop.server.layout, watch.masks
+    moved = [not torch.equal(old, new) for old, new in pairwise(masks)]
+    assert moved == [True, False, True, False]  # before round 2 of 0 to 4, and before round 4
+    for old, new in pairwise(masks):
+        assert torch.equal(layout.counts(old), layout.counts(new))
+    dropped = layout.counts(masks[0] & ~masks[1])
+    limit = torch.minimum((0.4 * layout.counts(masks[0])).ceil().long(), layout.sizes - layout.counts(masks[0]))
+    assert (dropped <= limit).all() and int(dropped.sum()) > 0
+    assert all(row["mismatch_clients"] == 0 for row in watch.rows)
+
+
+@pytest.mark.parametrize("still", [{"prune_rate": 0.0}, {"decay": Linear(rounds=1)}])
+def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
+    watch = Watch()
+    train(STEAD(every=1, **still), 0.1, rounds=3, callbacks=[watch])
+    assert all(torch.equal(old, new) for old, new in pairwise(watch.masks))
+
+
 def test_its_config_brings_momentum_and_the_mean_over_rounds():
     trainer = build_trainer(compose(read_config("stead")))
     assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.5
     assert isinstance(trainer.average, RoundAverage)
     without = build_trainer(compose(read_config("stead"), ["server_optimizer=null", "average=null"]))
     assert without.server_optimizer is None and without.average is None
-    mask = trainer.scheduler.first_mask
-    assert mask == STEAD().first_mask
+    for name, value in vars(STEAD()).items():
+        assert getattr(trainer.scheduler, name) == value
 
 
-@pytest.mark.parametrize("power", [-0.1, 1.5, float("nan")])
-def test_a_power_outside_0_to_1_is_refused(power):
-    with pytest.raises(ConfigError, match="power: .* is not allowed; expected a number in"):
-        STEAD(power)
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ({"power": -0.1}, "a number in"),
+        ({"power": float("nan")}, "a number in"),
+        ({"prune_rate": 1.5}, "a number in"),
+        ({"every": 0}, "an integer of at least 1"),
+        ({"move": Move(growth=Gradient())}, "one that needs no gradients"),
+    ],
+)
+def test_bad_settings_are_refused(setting, allowed):
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"{name}: .* is not allowed; expected {allowed}"):
+        STEAD(**setting)
