@@ -42,7 +42,7 @@ class STEAD(SparseScheduler):
     def __init__(
         self,
         power: float = 0.25,
-        prune_rate: float = 0.5,
+        prune_rate: float = 0.3,
         every: int = 5,
         decay: RateDecay | None = None,
         move: Move | None = None,
