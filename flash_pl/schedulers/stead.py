@@ -1,4 +1,4 @@
-"""STEAD: one mask, of the largest initial weights and as many in every layer, that only the server moves."""
+"""STEAD: one mask with as many weights in every layer, which only the server moves."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.decay import Cosine, RateDecay
 from flash_pl.server import ServerState
-from flash_pl.sparsity import AsDrawn, BySize, FirstMask, KeepLayers, LargestDraw, Move
+from flash_pl.sparsity import AsDrawn, BySize, FirstMask, KeepLayers, Move
 
 
 class STEAD(SparseScheduler):
     """Sparse training with equal layers, averaged rounds and density-scaled rates.
 
-    Source: this project, docs/beyond.md. The first mask needs no search: of every layer's initial weights the
-    k_l = min(n_l, c) of largest magnitude, left as drawn, with the c that meets the density. Layer l learns at
+    Source: this project, docs/beyond.md. The first mask needs no search: of layer l at random k_l = min(n_l, c) weights
+    with the c that meets the density, left as drawn. Layer l learns at
 
         lr_l = lr d_l^-power,  d_l = k_l / n_l.
 
@@ -36,7 +36,8 @@ class STEAD(SparseScheduler):
         first_mask: as in ``SparseScheduler``, by default as above.
 
     Raises:
-        ConfigError: ``power`` or ``prune_rate`` is not in [0, 1], ``every`` is below 1, or the move needs gradients.
+        ConfigError: ``power`` or ``prune_rate`` is not in [0, 1], ``every`` is below 1, the decay has no
+            ``rounds``, or the move needs gradients.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class STEAD(SparseScheduler):
         move: Move | None = None,
         first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(first_mask or FirstMask(BySize(), draw=LargestDraw(), initialise=AsDrawn()))
+        super().__init__(first_mask or FirstMask(BySize(), initialise=AsDrawn()))
         for name, value in (("power", power), ("prune_rate", prune_rate)):
             if not 0 <= value <= 1:
                 raise ConfigError(name, value, "a number in [0, 1]")
@@ -56,6 +57,8 @@ class STEAD(SparseScheduler):
             raise ConfigError("every", every, "an integer of at least 1")
         self.power, self.prune_rate, self.every = power, prune_rate, every
         self.decay, self.move = decay or Cosine(rounds=200), move or Move(layers=KeepLayers())
+        if self.decay(0) == 0:
+            raise ConfigError("decay", self.decay, "one with rounds: the mask does not move within a round")
         if self.move.needs_gradient:
             raise ConfigError("move", type(self.move).__name__, "one that needs no gradients")
 
