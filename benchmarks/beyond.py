@@ -59,9 +59,9 @@ OURS = "stead"
 CONTENDERS = {
     "dense": "dense server_optimizer.momentum=0.5",
     "stead": "stead",
-    "spdst": "spdst lr=0.03 server_optimizer.momentum=0.9",
-    "jmwst": "jmwst lr=0.03 server_optimizer.momentum=0.9",
-    "ssfl": "ssfl lr=0.03 server_optimizer.momentum=0.9",
+    "spdst": "spdst lr=0.05 server_optimizer.momentum=0.9",
+    "jmwst": "jmwst lr=0.05 server_optimizer.momentum=0.9",
+    "ssfl": "ssfl lr=0.05 server_optimizer.momentum=0.9",
     "sparsyfed": "sparsyfed model.init=lecun server_optimizer.momentum=0.5",
 }
 Cell = tuple[str, str, str, str, str]  # task, contender, alpha, density, seed
