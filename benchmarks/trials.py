@@ -6,7 +6,7 @@
 A line of trials.csv is a trial: its arguments after ``flash-pl fit``, then what came out. A tenth of every client's
 training samples is held out (``data.validation``), the accuracies are those of the server on them after so many rounds,
 the last one the mean of rounds 56 to 60; the test set is never read. Seed 11 chooses, reports have other seeds. To try
-something, add a line with a name and its arguments; candidates that are not in the package are in candidates.py.
+something, add a line with a name and its arguments; candidates that are not in the package are in candidates/.
 """
 
 import argparse

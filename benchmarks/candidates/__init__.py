@@ -1,0 +1,7 @@
+"""Schedulers under trial in the search for a better method (``trials.py``); what was kept is in the package."""
+
+from candidates.activity import Active
+from candidates.fixed import Formula, Largest, Salient
+from candidates.moving import Grows, Latent, ServerMoves
+
+__all__ = ["Active", "Formula", "Grows", "Largest", "Latent", "Salient", "ServerMoves"]
