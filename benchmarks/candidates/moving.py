@@ -39,9 +39,15 @@ class Grows(Largest):
     mean gradient of the clients' last batches with ``gradient``."""
 
     def __init__(
-        self, rate: float = 0.3, every: int = 5, horizon: int = 60, gradient: bool = False, sizes: float = 1.0
+        self,
+        rate: float = 0.3,
+        every: int = 5,
+        horizon: int = 60,
+        gradient: bool = False,
+        sizes: float = 1.0,
+        rates: float = 0.25,
     ) -> None:
-        super().__init__(sizes=sizes)
+        super().__init__(rates, sizes)
         self.rate, self.every, self.horizon, self.gradient = rate, every, horizon, gradient
 
     def due(self, round: int) -> bool:

@@ -24,8 +24,8 @@ class STEAD(SparseScheduler):
 
     After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
     weights, the smallest, and grows as many at random from 0. Clients only follow, so their masks never disagree:
-    values go both ways, the mask goes down. The server also goes on with momentum and deploys a mean over rounds; the
-    shipped config brings both (``server_optimizer``, ``average``).
+    values go both ways, the mask goes down. The server should also go on with momentum and deploy a mean over rounds,
+    as in the shipped config (``server_optimizer``, ``average``).
 
     Args:
         power: of a layer's density; 0 for one rate in all layers.

@@ -90,8 +90,10 @@ def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
 
 def test_its_config_brings_momentum_and_the_mean_over_rounds():
     trainer = build_trainer(compose(read_config("stead")))
-    assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.5
+    assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.9
     assert isinstance(trainer.average, RoundAverage)
+    alone = build_trainer(compose(read_config("pdst"), ["scheduler=stead"]))
+    assert alone.server_optimizer is None and alone.average is None
     without = build_trainer(compose(read_config("stead"), ["server_optimizer=null", "average=null"]))
     assert without.server_optimizer is None and without.average is None
     for name, value in vars(STEAD()).items():
