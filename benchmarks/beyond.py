@@ -68,8 +68,8 @@ CONTENDERS = {
 Cell = tuple[str, str, str, str, str]  # task, contender, alpha, density, seed
 
 
-def run(out: Path, workers: int, name: str, rounds: int, seeds: Sequence[int]) -> None:
-    """Whatever has no line among the results yet."""
+def run(out: Path, workers: int, name: str, rounds: int, seeds: Sequence[int], contenders: Sequence[str]) -> None:
+    """Whatever of these has no line among the results yet."""
     found, lock = {key(line): line for line in read(RESULTS)}, Lock()
 
     def one(cell: Cell) -> None:
@@ -82,7 +82,7 @@ def run(out: Path, workers: int, name: str, rounds: int, seeds: Sequence[int]) -
                     print(*cell, stop, *(line["accuracy"] for line in lines[-1:]), flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, [cell for cell in cells(name) if int(cell[-1]) in seeds]))
+        list(pool.map(one, [cell for cell in cells(name) if int(cell[-1]) in seeds and cell[1] in contenders]))
 
 
 def cells(name: str) -> Iterator[Cell]:
@@ -191,10 +191,11 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=TASKS["mnistnet"].seeds)
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--to", type=Path, default=Path("docs/beyond.png"))
     chosen = parser.parse_args()
     if chosen.what == "run":
-        run(chosen.out, chosen.workers, chosen.task, chosen.rounds, chosen.seeds)
+        run(chosen.out, chosen.workers, chosen.task, chosen.rounds, chosen.seeds, chosen.contenders)
     elif chosen.what == "table":
         table(chosen.task)
     else:

@@ -1,7 +1,19 @@
 """Schedulers under trial in the search for a better method (``trials.py``); what was kept is in the package."""
 
 from candidates.activity import Active
+from candidates.draws import NarrowDraw
 from candidates.fixed import Formula, Largest, Salient
-from candidates.moving import Grows, Latent, ServerMoves
+from candidates.moving import Alive, Grows, Latent, Learned, ServerMoves
 
-__all__ = ["Active", "Formula", "Grows", "Largest", "Latent", "Salient", "ServerMoves"]
+__all__ = [
+    "Active",
+    "Alive",
+    "Formula",
+    "Grows",
+    "Largest",
+    "Latent",
+    "Learned",
+    "NarrowDraw",
+    "Salient",
+    "ServerMoves",
+]

@@ -1,5 +1,6 @@
 """Places and sizes of initial weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,3 +51,28 @@ class NormPreserving:
             whole, kept = slot.view(weights).double(), slot.view(weights).double() * slot.view(mask)
             if kept.any():
                 slot.view(weights).mul_(self.scale * float(whole.norm() / kept.norm()))
+
+
+@dataclass(frozen=True)
+class NarrowDraw:
+    """A random mask within the network's first ``width`` of units: fewer units, more weights for each.
+
+    Inputs of the first layer and outputs of the last one are all there; a layer that has no room for its weights in
+    the narrow network has the rest of them outside.
+    """
+
+    width: float = 0.5
+
+    def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
+        mask = torch.zeros(layout.maskable, dtype=torch.bool)
+        counts = layer_counts(layout, densities).tolist()
+        for index, (slot, count) in enumerate(zip(layout.layers, counts, strict=True)):
+            outputs, inputs = slot.shape[:2]
+            inside = torch.zeros(slot.shape, dtype=torch.bool)
+            rows = outputs if index + 1 == len(counts) else math.ceil(self.width * outputs)
+            inside[:rows, : inputs if index == 0 else math.ceil(self.width * inputs)] = True
+            inside = inside.flatten()
+            within = random_k(inside, min(count, int(inside.sum())), generator)
+            outside = random_k(~inside, count - int(within.sum()), generator)
+            slot.view(mask).copy_((within | outside).view(slot.shape))
+        return mask

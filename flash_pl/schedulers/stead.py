@@ -1,6 +1,7 @@
 """STEAD: one mask with as many weights in every layer, which only the server moves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,28 +12,30 @@ from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.decay import Cosine, RateDecay
 from flash_pl.server import ServerState
-from flash_pl.sparsity import AsDrawn, BySize, FirstMask, KeepLayers, Move
+from flash_pl.sparsity import BySize, FirstMask, KeepLayers, Move
 
 
 class STEAD(SparseScheduler):
     """Sparse training with equal layers, averaged rounds and density-scaled rates.
 
     Source: this project, docs/beyond.md. The first mask needs no search: of layer l at random k_l = min(n_l, c) weights
-    with the c that meets the density, left as drawn. Layer l learns at
+    with the c that meets the density, scaled by d_l^-1/2 with d_l = k_l / n_l. Layer l learns at
 
-        lr_l = lr d_l^-power,  d_l = k_l / n_l.
+        lr_l = lr d_l^-power.
 
     After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
-    weights, the smallest, and grows as many at random from 0. Clients only follow, so their masks never disagree:
-    values go both ways, the mask goes down. The server should also go on with momentum and deploy a mean over rounds,
-    as in the shipped config (``server_optimizer``, ``average``).
+    weights, those that have changed least since they entered the mask, and grows as many at random from 0. So weights
+    that no loss depends on, which keep what they had, are the first to go. Clients only follow, so their masks never
+    disagree: values go both ways, the mask goes down. The server should also go on with momentum and deploy a mean
+    over rounds, as in the shipped config (``server_optimizer``, ``average``).
 
     Args:
         power: of a layer's density; 0 for one rate in all layers.
         prune_rate: of the first moves; 0 for a fixed mask.
         every: rounds between two moves.
         decay: how the rate falls, by default as a cosine over 200 rounds.
-        move: how the mask moves; gradients are not there at the server.
+        move: how the mask moves, given the weights' changes in place of the weights; gradients are not there at the
+            server.
         first_mask: as in ``SparseScheduler``, by default as above.
 
     Raises:
@@ -44,12 +47,12 @@ class STEAD(SparseScheduler):
         self,
         power: float = 0.25,
         prune_rate: float = 0.3,
-        every: int = 5,
+        every: int = 2,
         decay: RateDecay | None = None,
         move: Move | None = None,
         first_mask: FirstMask | None = None,
     ) -> None:
-        super().__init__(first_mask or FirstMask(BySize(), initialise=AsDrawn()))
+        super().__init__(first_mask or FirstMask(BySize()))
         for name, value in (("power", power), ("prune_rate", prune_rate)):
             if not 0 <= value <= 1:
                 raise ConfigError(name, value, "a number in [0, 1]")
@@ -62,6 +65,10 @@ class STEAD(SparseScheduler):
         if self.move.needs_gradient:
             raise ConfigError("move", type(self.move).__name__, "one that needs no gradients")
 
+    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+        super().start(server, found, generator)
+        self.entered = server.weights[: server.layout.maskable].cpu().clone()  # what each weight was then
+
     def layer_rates(self, client: ClientState) -> Tensor:
         densities = client.densities
         return torch.where(densities > 0, densities**-self.power, 1.0)  # an empty layer has nothing to train
@@ -70,8 +77,15 @@ class STEAD(SparseScheduler):
         server.prune_()
         rate = self.prune_rate * self.decay(round + 1)
         if (round + 1) % self.every == 0 and rate > 0:
-            layout = server.layout
-            draws = server.generator("move", round)
-            moved = self.move(layout, server.weights, server.mask, rate, draws)
+            layout, weights = server.layout, server.weights[: server.layout.maskable]
+            changes = weights - self.entered.to(weights.device)
+            moved = self.move(layout, changes, server.mask, rate, server.generator("move", round))
             server.mask = moved.mask
-            server.weights[: layout.maskable].mul_(moved.survivors)
+            weights.mul_(moved.survivors)
+            self.entered.mul_(moved.survivors.cpu())  # what grows enters at 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"entered": self.entered.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.entered = state["entered"].clone()

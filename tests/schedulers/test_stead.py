@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers import STEAD, Constant, Cosine, Linear
-from flash_pl.server import FedAvgM, RoundAverage
-from flash_pl.sparsity import Gradient, Move, total_count
+from flash_pl.server import FedAvgM, RoundAverage, ServerState
+from flash_pl.sparsity import Gradient, Layout, Move, total_count
 from flash_pl.testing.setting import train
 
 
@@ -46,14 +47,15 @@ def first_state(density):
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.4])
-def test_every_layer_keeps_as_many_initial_weights_as_drawn(density):
+def test_every_layer_keeps_as_many_initial_weights_and_their_variance(density):
     layout, mask, before, after = first_state(density)
     counts, sizes = layout.counts(mask), layout.sizes
     assert int(counts.sum()) == total_count(sizes, density)
     assert torch.all((counts == sizes) | (counts >= counts.max() - 1))
-    expected = before.clone()
-    expected[: layout.maskable] *= mask
-    assert torch.equal(after, expected)
+    scales = layout.densities(mask) ** -0.5
+    for old, new, kept, scale in zip(*map(layout.split, (before, after, mask)), scales.tolist(), strict=True):
+        torch.testing.assert_close(new, old * kept * scale)
+    assert torch.equal(before[layout.maskable :], after[layout.maskable :])
 
 
 @pytest.mark.parametrize("power", [0.0, 0.25, 1.0])
@@ -80,6 +82,35 @@ def test_only_the_server_moves_the_mask_and_layers_keep_their_sizes():
     assert all(row["mismatch_clients"] == 0 for row in watch.rows)
 
 
+def learn_by(server, change):
+    """A round in which the server's weights change."""
+    server.weights[: server.layout.maskable] += change * server.mask
+
+
+def test_weights_that_have_changed_least_since_they_entered_go_first():
+    module = nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 5))
+    layout = Layout(module)
+    server = ServerState.start(layout, layout.flatten_(module), density=0.5)
+    draws = torch.Generator().manual_seed(0)
+    scheduler = STEAD(prune_rate=0.4, every=1, decay=Constant())
+    scheduler.start(server, None, draws)
+    entered = server.weights[: layout.maskable].clone()
+    for round in range(4):
+        if round == 2:  # a resumed run
+            scheduler, state = STEAD(prune_rate=0.4, every=1, decay=Constant()), scheduler.state_dict()
+            scheduler.load_state_dict(state)
+        learn_by(server, torch.rand(layout.maskable, generator=draws) - 0.5)
+        before, mask = server.weights[: layout.maskable].clone(), server.mask
+        scheduler.on_aggregate(server, [], round)
+        kept = server.weights[: layout.maskable] != 0  # what is dropped may grow again, from 0
+        for change, old, new in zip(*map(layout.split, ((before - entered).abs(), mask, kept)), strict=True):
+            assert new.any() and (old & ~new).any()
+            assert change[new].min() >= change[old & ~new].max()
+        assert torch.equal(server.weights[: layout.maskable], before * kept) and (kept <= server.mask).all()
+        assert torch.equal(layout.counts(server.mask), layout.counts(mask))
+        entered *= kept
+
+
 @pytest.mark.parametrize("still", [{"prune_rate": 0.0}, {"decay": Linear(rounds=1)}])
 def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
     watch = Watch()
@@ -89,7 +120,7 @@ def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
 
 def test_its_config_brings_momentum_and_the_mean_over_rounds():
     trainer = build_trainer(compose(read_config("stead")))
-    assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.9
+    assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.5
     assert isinstance(trainer.average, RoundAverage)
     alone = build_trainer(compose(read_config("pdst"), ["scheduler=stead"]))
     assert alone.server_optimizer is None and alone.average is None
