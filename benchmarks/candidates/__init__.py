@@ -3,7 +3,7 @@
 from candidates.activity import Active
 from candidates.draws import NarrowDraw
 from candidates.fixed import Formula, Largest, Salient
-from candidates.moving import Alive, Grows, Latent, Learned, ServerMoves
+from candidates.moving import Alive, Grows, Latent, ServerMoves, Smallest
 
 __all__ = [
     "Active",
@@ -12,8 +12,8 @@ __all__ = [
     "Grows",
     "Largest",
     "Latent",
-    "Learned",
     "NarrowDraw",
     "Salient",
     "ServerMoves",
+    "Smallest",
 ]

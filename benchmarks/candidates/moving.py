@@ -93,6 +93,14 @@ class Latent(FIARSE):
         return rates_of(client, self.rates)
 
 
+class Smallest(STEAD):
+    """STEAD that drops the smallest weights."""
+
+    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+        self.entered.zero_()
+        super().on_aggregate(server, ballots, round)
+
+
 class Alive(STEAD):
     """STEAD that drops weights first that no client has changed since the last move: nothing depends on them.
 
@@ -138,21 +146,3 @@ def pairs(alive: Tensor) -> Tensor:
     table = alive.any(dim=kernel) if kernel else alive
     both = table.any(dim=1, keepdim=True) & table.any(dim=0, keepdim=True)
     return both.reshape(*both.shape, *[1] * len(kernel)).expand(alive.shape).float()
-
-
-class Learned(STEAD):
-    """STEAD that drops the weights that have moved least from where they began: from 0 those that grew."""
-
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
-        super().start(server, found, generator)
-        self.began = server.weights[: server.layout.maskable].clone()
-
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        server.prune_()
-        rate, layout = self.prune_rate * self.decay(round + 1), server.layout
-        if (round + 1) % self.every == 0 and rate > 0:
-            head = server.weights[: layout.maskable]
-            moved = self.move(layout, head - self.began, server.mask, rate, server.generator("move", round))
-            server.mask = moved.mask
-            head.mul_(moved.survivors)
-            self.began.mul_(moved.survivors)
