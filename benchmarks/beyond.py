@@ -154,7 +154,8 @@ def table(name: str) -> None:
     """Accuracies, then what STEAD is ahead by in the same seeds, then what a run costs."""
     task, found = TASKS[name], by_setting(name)
     head = f"| | {' | '.join(f'd = {d}' for d in task.densities)} |\n|---|{len(task.densities) * '---|'}"
-    for stop, alpha in product(map(str, task.stops), task.alphas):
+    reached = [stop for stop in map(str, task.stops) if any(where[3] == stop for where in found)]
+    for stop, alpha in product(reached, task.alphas):
         for above in (False, True):
             print(f"\n{stop} rounds, alpha = {alpha}{', STEAD above' if above else ''}\n\n{head}")
             for contender in task.contenders if not above else [other for other in task.contenders if other != OURS]:
