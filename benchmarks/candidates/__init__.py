@@ -2,8 +2,9 @@
 
 from candidates.activity import Active
 from candidates.draws import NarrowDraw
+from candidates.dropping import Alive, Smallest
 from candidates.fixed import Formula, Largest, Salient
-from candidates.moving import Alive, Grows, Latent, ServerMoves, Smallest
+from candidates.moving import Grows, Latent, ServerMoves
 
 __all__ = [
     "Active",
