@@ -3,7 +3,7 @@
     python benchmarks/beyond.py run mnistnet --rounds 60     # hours; does what benchmarks/results/beyond.csv lacks
     python benchmarks/beyond.py run mnistnet --rounds 200    # goes on from there
     python benchmarks/beyond.py run digits                   # the same settings on other data
-    python benchmarks/beyond.py run leaf_cnn                 # and with another network
+    python benchmarks/beyond.py run leaf_cnn --accelerator gpu    # and with another network
     python benchmarks/beyond.py table mnistnet               # Markdown
     python benchmarks/beyond.py plot                         # docs/beyond.png
 
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 FIELDS = ("task", "contender", "alpha", "density", "seed", "rounds", "accuracy", "MB_up", "MB_down", "flops")
 EVERY = 15  # rounds between evaluations
 COMMON = ["average=polynomial", f"trainer.eval_every={EVERY}", "trainer.eval_last=5", "trainer.checkpoint_every=0"]
-COMMON += ["trainer.accelerator=cpu", "trainer.threads=1", "trainer.progress=false"]
+COMMON += ["trainer.threads=1", "trainer.progress=false"]
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,22 @@ TASKS = {
 Cell = tuple[str, str, str, str, str]  # task, contender, alpha, density, seed
 
 
-def run(out: Path, workers: int, name: str, rounds: int, seeds: Collection[int], contenders: Collection[str]) -> None:
+def run(
+    out: Path,
+    workers: int,
+    name: str,
+    rounds: int,
+    seeds: Collection[int],
+    contenders: Collection[str],
+    accelerator: str,
+) -> None:
     """Whatever of these has no line among the results yet."""
     found, lock = {key(line): line for line in read(RESULTS)}, Lock()
 
     def one(cell: Cell) -> None:
         for stop in TASKS[name].stops:
             if stop <= rounds and (*cell, str(stop)) not in found:
-                lines = outcome(cell, out / "-".join(cell), stop)
+                lines = outcome(cell, out / "-".join(cell), stop, accelerator)
                 with lock:
                     found.update({key(line): line for line in lines if key(line) not in found})
                     write(RESULTS, [found[line] for line in sorted(found, key=order)])
@@ -105,11 +113,12 @@ def at(contender: str, density: str) -> str:
     return "1" if contender == "dense" else density
 
 
-def outcome(cell: Cell, folder: Path, stop: int) -> list[Row]:
+def outcome(cell: Cell, folder: Path, stop: int, accelerator: str) -> list[Row]:
     """Train to round ``stop``, from a checkpoint if there is one; a line for every fifteenth round and the last."""
     name, contender, alpha, density, seed = cell
     method, *settings = TASKS[name].contenders[contender].split()
     settings += [*TASKS[name].settings, *COMMON, f"alpha={alpha}", f"seed={seed}", f"rounds={stop}"]
+    settings += [f"trainer.accelerator={accelerator}"]
     settings += [f"density={density}"] if density != "1" else []
     command = [sys.executable, "-m", "flash_pl", "fit", method, *settings, f"run_dir={folder}", "ckpt_path=last"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -200,10 +209,12 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=TASKS["mnistnet"].seeds)
     parser.add_argument("--contenders", nargs="+", choices=EVERYONE, default=EVERYONE)
+    parser.add_argument("--accelerator", default="cpu", help="where to train")
     parser.add_argument("--to", type=Path, default=Path("docs/beyond.png"))
     chosen = parser.parse_args()
     if chosen.what == "run":
-        run(chosen.out, chosen.workers, chosen.task, chosen.rounds, chosen.seeds, chosen.contenders)
+        wanted = chosen.seeds, chosen.contenders
+        run(chosen.out, chosen.workers, chosen.task, chosen.rounds, *wanted, chosen.accelerator)
     elif chosen.what == "table":
         table(chosen.task)
     else:

@@ -87,9 +87,9 @@ def train_cohort(network: nn.Module, plan: Plan, data: FederatedData, round: int
     network.load_state_dict(start | total)
 
 
-def bare(network: Network) -> dict[str, nn.Module]:
+def bare(network: Network, device: str = "cpu") -> dict[str, nn.Module]:
     """The network in both memory formats, in training mode."""
-    return {name: network.build().to(memory_format=format).train() for name, format in FORMATS.items()}
+    return {name: network.build().to(device, memory_format=format).train() for name, format in FORMATS.items()}
 
 
 def bare_turns(network: Network, batches: Batches) -> dict[str, Turn]:
@@ -103,19 +103,26 @@ def bare_turns(network: Network, batches: Batches) -> dict[str, Turn]:
 
 
 def federated(
-    network: Network, data: Synthetic, density: float, backend: str = "auto", cohort: int = 1
+    network: Network,
+    data: Synthetic,
+    density: float,
+    backend: str = "auto",
+    cohort: int = 1,
+    accelerator: str = "cpu",
+    **settings: Any,
 ) -> FederatedLoop:
     """The federated loop of PDST, or of dense training at density 1, ready for its first round."""
-    settings = compose({"method": "pdst"}, [f"model={network.config}"])["model"]
+    model = compose({"method": "pdst"}, [f"model={network.config}"])["model"]
     trainer = FederatedTrainer(
         Dense() if density == 1 else PDST(),
         density=density,
         cohort=cohort,
         seed=1,
-        accelerator="cpu",
+        accelerator=accelerator,
         backend=backend,
-        exclude=[f"model.{pattern}" for pattern in settings["exclude"]],
-        exclude_first_last=settings["exclude_first_last"],
+        exclude=[f"model.{pattern}" for pattern in model["exclude"]],
+        exclude_first_last=model["exclude_first_last"],
+        **settings,
     )
     loop = trainer.loop(Classifier(network.build(), classes=10, lr=LR), data)
     loop.on_run_start()

@@ -41,12 +41,12 @@ def scatter(loop: FederatedLoop) -> None:
         (loop.training, "_attempt"),
         (loop.ranks, "sum_"),  # before on_aggregate
     ):
-        setattr(part, name, _after_seeding(getattr(part, name)))
+        setattr(part, name, _after_seeding(getattr(part, name), loop.fabric.device))
 
 
-def _after_seeding(method: Any) -> Any:
+def _after_seeding(method: Any, device: torch.device) -> Any:
     def call(*arguments: Any) -> Any:
-        seed_global_(11, torch.device("cpu"))
+        seed_global_(11, device)
         return method(*arguments)
 
     return call

@@ -21,7 +21,13 @@ TIERS = (0.4, 0.7, 1.0)  # densities of the tiers over the largest
 Make = Callable[[], SparseScheduler]
 
 
-def check_scheduler(make: Make, density: float = 0.2, upload: float | None = None, server: float | None = None) -> None:
+def check_scheduler(
+    make: Make,
+    density: float = 0.2,
+    upload: float | None = None,
+    server: float | None = None,
+    accelerator: str = "cpu",
+) -> None:
     """Train small federations with a method, and check the rules of ``SparseScheduler``.
 
     - Masks are bool, one for every maskable weight; weights outside a client's mask are 0, also those with which a step
@@ -43,6 +49,7 @@ def check_scheduler(make: Make, density: float = 0.2, upload: float | None = Non
         density: d, of 944 weights.
         upload: what clients may send at most, if it is more than d (1 for dense methods).
         server: what the server's mask may hold at most, if it is more than d.
+        accelerator: where to train, as in ``FederatedTrainer``.
 
     Raises:
         AssertionError: a rule is broken; it says which one.
@@ -51,7 +58,8 @@ def check_scheduler(make: Make, density: float = 0.2, upload: float | None = Non
     >>> check_scheduler(PDST)
     """
     limits = Limits(density if upload is None else upload, density if server is None else server)
-    whole = _Run("a first run", make, density, limits, change=limits.watch)
+    run = partial(_Run, accelerator=accelerator)
+    whole = run("a first run", make, density, limits, change=limits.watch)
     changes: dict[str, dict[str, Any]] = {
         "a second run, with other states of the global generators of random numbers": {"change": scatter},
         "a run with a process for each client, in another order": {"change": spread},
@@ -60,17 +68,17 @@ def check_scheduler(make: Make, density: float = 0.2, upload: float | None = Non
         "a run whose reports are sent as bytes": {"wire": WireFormat(verify=True)},
     }
     for what, settings in changes.items():
-        whole.compare(_Run(what, make, density, **settings))
+        whole.compare(run(what, make, density, **settings))
     with tempfile.TemporaryDirectory() as folder:
         stop = partial(interrupt, rounds=ROUNDS - 1)
-        _Run("a run that is interrupted", make, density, change=stop, checkpoint=Path(folder))
-        whole.compare(_Run("a run that goes on from a checkpoint", make, density, checkpoint=Path(folder), resume=True))
+        run("a run that is interrupted", make, density, change=stop, checkpoint=Path(folder))
+        whole.compare(run("a run that goes on from a checkpoint", make, density, checkpoint=Path(folder), resume=True))
 
     budget = SparsityBudget([Tier(ratio * density, 1 / len(TIERS)) for ratio in TIERS])
     beyond = limits.upload - density
     of_tiers = [ratio * density + beyond if limits.upload < 1 else 1.0 for ratio in TIERS]
     limits = Limits(limits.upload, limits.server, of_tiers)
-    _Run("a run with tiers of devices", make, density, limits, change=limits.watch, budget=budget)
+    run("a run with tiers of devices", make, density, limits, change=limits.watch, budget=budget)
 
 
 class _Run:

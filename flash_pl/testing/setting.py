@@ -16,7 +16,6 @@ from flash_pl.seeding import own_global_state, seed_global_
 from flash_pl.trainer import FederatedTrainer
 
 CLIENTS, COHORT, ROUNDS = 6, 3, 4
-CPU = torch.device("cpu")
 
 
 class Network(nn.Module):
@@ -44,6 +43,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     change: Callable[[FederatedLoop], None] = lambda loop: None,
+    accelerator: str = "cpu",
     **settings: Any,
 ) -> FederatedLoop:
     """A run of ``rounds`` rounds; the same arguments give the same bits.
@@ -55,6 +55,7 @@ def train(
         callbacks: watch the run.
         checkpoint: where it writes its checkpoints, and from where it goes on if ``resume``.
         change: what to do to the loop before it runs.
+        accelerator: where it trains.
         settings: further ones of ``FederatedTrainer``.
     """
     watching = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
@@ -64,7 +65,7 @@ def train(
         rounds=rounds,
         cohort=COHORT,
         seed=3,
-        accelerator="cpu",
+        accelerator=accelerator,
         exclude_first_last=True,
         callbacks=watching,
         **settings,
@@ -79,8 +80,9 @@ def train(
         batch_size=8,
         seed=1,
     )
-    with own_global_state(CPU):
-        seed_global_(5, CPU)
+    device = trainer.fabric.device
+    with own_global_state(device):
+        seed_global_(5, device)
         module = Classifier(Network(), classes=4, lr=1.0)
         if resume:
             assert checkpoint is not None

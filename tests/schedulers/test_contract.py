@@ -1,6 +1,7 @@
 """Every shipped method keeps the contract."""
 
 import pytest
+import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense
 from flash_pl.schedulers import (
@@ -68,10 +69,11 @@ def test_no_shipped_method_is_left_out():
     assert shipped == {type(make()) for make in METHODS.values()}
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_contract(name):
+def test_the_contract(name, accelerator):
     upload, server = LIMITS.get(name, (None, None))
-    check_scheduler(METHODS[name], upload=upload, server=server)
+    check_scheduler(METHODS[name], upload=upload, server=server, accelerator=accelerator)
 
 
 def test_a_name_that_looks_like_a_hook_is_one():

@@ -1,0 +1,116 @@
+"""What only a GPU can show; tests/schedulers/test_contract.py checks every method on one too."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from flash_pl import JMWST, SPDST, FederatedTrainer
+from flash_pl.callbacks import Checkpoint
+from flash_pl.checkpoint import read_checkpoint
+from flash_pl.cli import main
+from flash_pl.data import Batches, Dirichlet, Synthetic
+from flash_pl.loops import Member
+from flash_pl.schedulers import PDST, STEAD, Sensitivity
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+STAGE_1 = Sensitivity(init_fraction=0.4, epochs=2)
+METHODS = {
+    "spdst": lambda: SPDST(sensitivity=STAGE_1),
+    "jmwst": lambda: JMWST(sensitivity=STAGE_1),
+    "stead": lambda: STEAD(every=2),
+}
+
+
+def data():
+    partition = Dirichlet(1.0)
+    return Synthetic(
+        samples=160, test_samples=40, classes=4, shape=(1, 8, 8), clients=8, partition=partition, batch_size=8, seed=1
+    )
+
+
+def trained(unaware, method, accelerator="cuda", ckpt_path=None, **settings):
+    torch.manual_seed(2)
+    trainer = FederatedTrainer(
+        METHODS[method](), **({"density": 0.2, "rounds": 3, "cohort": 4, "seed": 1} | settings), accelerator=accelerator
+    )
+    return trainer.fit(unaware(), data(), ckpt_path=ckpt_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_round_is_that_of_a_cpu(method, unaware):
+    here, there = (trained(unaware, method, where, rounds=1).server for where in ("cpu", "cuda"))
+    assert there.weights.device.type == there.mask.device.type == "cuda"
+    assert (here.mask == there.mask.cpu()).float().mean() > 0.98  # weights of nearly the same size may change places
+    both = here.mask & there.mask.cpu()
+    maskable = len(both)
+    mine, its = here.weights[:maskable][both], there.weights[:maskable].cpu()[both]
+    assert_close(mine, its, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_precision(method, precision, unaware):
+    exact, mixed = (trained(unaware, method, precision=precision, rounds=1) for precision in ("32-true", precision))
+    assert mixed.server.weights.dtype == torch.float32
+    assert not torch.equal(exact.server.weights, mixed.server.weights)
+    near = (exact.server.weights - mixed.server.weights).abs()
+    assert near.quantile(0.95) < 0.02
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first, then", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_a_run_goes_on_where_there_is_another_device(first, then, method, unaware, tmp_path):
+    trained(unaware, method, first, rounds=2, callbacks=[Checkpoint(tmp_path)])
+    loop = trained(unaware, method, then, rounds=3, ckpt_path=tmp_path / "last.ckpt")
+    assert loop.round == 3 and loop.server.weights.device.type == then
+    if first == then:
+        assert torch.equal(loop.server.weights, trained(unaware, method, then, rounds=3).server.weights)
+
+
+def test_steps_do_not_wait_for_the_gpu(unaware):
+    def waits(steps):
+        trainer = FederatedTrainer(PDST(), density=0.3, cohort=1, accelerator="cuda")
+        loop = trainer.loop(unaware(), data())
+        loop.server.mask = loop.scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
+        images, labels = torch.randn(8 * steps, 1, 8, 8, device="cuda"), torch.zeros(8 * steps, device="cuda").long()
+        batches = Batches(images, labels, 8)
+        context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
+        loop.client.receive(loop.server.weights, loop.server.mask)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                loop.parts.local.run(loop.client, loop.scheduler, batches, context)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(one.message) for one in found)
+
+    waits(1)  # what happens once
+    few, many = waits(2), waits(9)
+    assert 0 < few == many < 20
+
+
+def test_compiled_layers(unaware):
+    loop = trained(unaware, "spdst", compile=True, rounds=1)
+    plain = trained(unaware, "spdst", rounds=1)
+    assert_close(loop.server.weights, plain.server.weights, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["spdst", "jmwst", "stead", "fedrts"])
+def test_commands_on_a_gpu_repeat_their_bits(method, tmp_path, capsys):
+    settings = ["data=digits", "clients=10", "cohort=5", "density=0.1", "trainer.progress=false"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, rounds in ((one, 3), (two, 2)):
+        assert main(["fit", method, *settings, "trainer.accelerator=gpu", f"rounds={rounds}", f"run_dir={folder}"]) == 0
+    assert main(["fit", method, *settings, "rounds=3", f"run_dir={two}", "ckpt_path=last"]) == 0
+    checkpoints = [read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (one, two)]
+    weights = [each["flash_pl"]["server"]["weights"] for each in checkpoints]
+    assert torch.equal(*weights)
+    reached = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert reached[0]["accuracy"] == reached[1]["accuracy"] and reached[0]["loss"] == reached[1]["loss"]
+    capsys.readouterr()
+    assert main(["validate", str(one / "checkpoints" / "last.ckpt")]) == 0
+    assert f"{reached[0]['accuracy']:.3f}"[:4] in capsys.readouterr().out
