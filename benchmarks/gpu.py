@@ -1,6 +1,6 @@
 """Whole federated rounds on a GPU against rounds of FedAvg written by hand there.
 
-    python benchmarks/gpu.py --networks MNISTNet LeafCNN    # Markdown, and benchmarks/results/gpu.json
+    python benchmarks/gpu.py --networks MNISTNet LeNet5 LeafCNN    # Markdown
 
 Contenders take turns within one process, with the same cohorts of four clients and the same batches of 32 random images
 that lie on the GPU; medians of wall-clock times, each turn ending when the GPU has nothing left to do. They are
@@ -14,11 +14,10 @@ nothing here faster.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
-from networks import FORMATS, NETWORKS, Row, Turn, advance, bare, federated, medians, record
+from networks import FORMATS, NETWORKS, Row, Turn, advance, bare, federated, medians
 from round import COHORT, bare_rounds
 
 from flash_pl.loops import FederatedLoop
@@ -29,7 +28,6 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "pdst, any kernels": {"density": 0.05, "deterministic": False},
     "pdst, bf16-mixed": {"density": 0.05, "precision": "bf16-mixed"},
 }
-RESULTS = Path(__file__).parent / "results" / "gpu.json"
 
 
 def until_done(turn: Turn, deterministic: bool) -> Turn:
@@ -74,7 +72,6 @@ def main() -> None:
     print(f"| network | batches a client | FedAvg by hand | {' | '.join(CONTENDERS)} |\n|---|---|---|{4 * '---|'}")
     for name in chosen.networks:
         row = measure(name, repeats=9)
-        record(RESULTS, name, [{"device": device, **row}])
         numbers = [f"{row[key]:.0f} ({row[key] / row['by hand']:.2f})" for key in CONTENDERS]
         print(f"| {name} | {row['batches']} | {row['by hand']:.0f} | {' | '.join(numbers)} |", flush=True)
 

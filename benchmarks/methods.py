@@ -31,7 +31,7 @@ from flash_pl.checkpoint import write_whole
 
 METHODS = (
     *("pdst", "spdst", "jmwst", "nst", "set", "rigl", "ssfl", "feddst", "fedrts"),
-    *("topk", "zerofl", "sparsyfed", "fiarse", "heterofl"),
+    *("topk", "zerofl", "sparsyfed", "fiarse", "heterofl", "stead"),
 )
 ALPHAS, DENSITIES, SEEDS, ROUNDS = (1, 0.1), (0.2, 0.1, 0.05, 0.02), (1, 2, 3), 30
 COMMON = ["data=fashion_mnist", f"rounds={ROUNDS}", "trainer.eval_every=10", "trainer.eval_last=5"]

@@ -48,12 +48,12 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
     mask = ExactDraw()(layout, unseen, densities, draws)
     weights = torch.randn(layout.size, generator=draws)
     weights[: layout.maskable] *= mask
-    dense, values = 4 * layout.size, 4 * int(mask.sum())
+    dense, values = 4 * layout.elements, 4 * int(mask.sum())
     bound = entropy(layout, mask)
     codec = Codec(layout)
     message = Message(weights, mask)
     print(f"\n{name}: {len(mask):,} maskable weights, {int(mask.sum()):,} active, dense {dense / MB:.2f} MB", end="")
-    print(f", values {values / MB:.3f} MB, the rest {4 * (layout.size - layout.maskable) / MB:.3f} MB\n")
+    print(f", values {values / MB:.3f} MB, the rest {4 * (layout.elements - layout.maskable) / MB:.3f} MB\n")
     print("| mask section | MB | of the entropy bound | payload | dense / payload | encode, ms | decode, ms |")
     print("|---|---|---|---|---|---|---|")
     print(f"| entropy bound | {bound / MB:.3f} | 1 | - | - | - | - |")
@@ -84,7 +84,7 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
         print(f"| {encode:.0f} | {decode:.0f} |")
     bitmap = pack_bits(mask).numpy().tobytes()
     for label, length in (("bitmap", len(bitmap)), ("bitmap, zlib", len(zlib.compress(bitmap, 9)))):
-        size = length + values + 4 * (layout.size - layout.maskable)
+        size = length + values + 4 * (layout.elements - layout.maskable)
         print(f"| {label} | {length / MB:.3f} | {length / bound:.3f} | {size / MB:.3f} | {dense / size:.1f} | - | - |")
     only = timed(lambda: codec.decode(codec.encode(message).data), repeats)
     print(f"\nencode and decode of the whole model by positions: {only:.0f} ms")

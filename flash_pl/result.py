@@ -55,7 +55,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": seconds_per_round,
-        "cost": loop.accounts.totals | {"bytes_dense": 4 * server.layout.size},
+        "cost": loop.accounts.totals | {"bytes_dense": 4 * server.layout.elements},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
             "flash_pl": __version__,

@@ -2,17 +2,21 @@
 
 import json
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from flash_pl import JMWST, SPDST, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
+from flash_pl.client import Classifier
 from flash_pl.data import Batches, Dirichlet, Synthetic
 from flash_pl.loops import Member
+from flash_pl.models import VGG11, LeafCNN, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, STEAD, Sensitivity
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -68,6 +72,28 @@ def test_a_run_goes_on_where_there_is_another_device(first, then, method, unawar
     assert loop.round == 3 and loop.server.weights.device.type == then
     if first == then:
         assert torch.equal(loop.server.weights, trained(unaware, method, then, rounds=3).server.weights)
+
+
+def odd():
+    """A network whose tensors would not be aligned if they lay side by side."""
+    head = nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1), nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU()
+    return nn.Sequential(*head, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+
+
+NETWORKS = {"odd": odd} | {
+    network.__name__: partial(network, num_classes=4, in_channels=3)
+    for network in (LeafCNN, ResNet18, VGG11, MobileNetV2)
+}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_train(name, precision):
+    shape = (3, 28, 28) if name == "LeafCNN" else (3, 32, 32)
+    images = Synthetic(samples=40, test_samples=8, classes=4, shape=shape, clients=2, batch_size=8, seed=1)
+    trainer = FederatedTrainer(PDST(), density=0.5, rounds=2, cohort=1, seed=1, accelerator="cuda", precision=precision)
+    loop = trainer.fit(Classifier(NETWORKS[name](), classes=4, lr=0.01), images)
+    assert loop.server.weights.isfinite().all()
 
 
 def test_steps_do_not_wait_for_the_gpu(unaware):

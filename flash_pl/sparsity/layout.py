@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flash_pl.errors import ConfigError
 
 KINDS = ["maskable", "parameter", "buffer"]  # of tensors, in the order in which they stand in the arena
+ALIGNMENT = 8  # elements: 16 bytes of the smallest floating type, what cuDNN's batch normalisation expects of a pointer
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -35,8 +36,11 @@ class Layout:
 
     Keeping a model in one vector makes sending, averaging and saving it a single operation, and lets a mask be one flat
     tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers are not
-    part of it: they stay with the module and are neither sent nor averaged. The arena has ``size`` elements, the first
-    ``trainable`` of them are parameters, and of these the first ``maskable`` have masks.
+    part of it: they stay with the module and are neither sent nor averaged.
+
+    The arena has ``size`` elements, the first ``trainable`` of them are parameters, and of these the first ``maskable``
+    have masks. Those follow each other without gaps; every tensor behind them starts at a multiple of ``ALIGNMENT``.
+    The gaps are 0 and no part of the model, which has ``elements`` elements.
 
     Args:
         module: the model whose tensors are laid out.
@@ -84,25 +88,27 @@ class Layout:
     def _place(self, rows: Sequence[Sequence[Any]]) -> None:
         """Put the tensors of a plan's ``rows`` one behind the other."""
         slots, start = [], 0
-        for name, _, shape, stride in rows:
+        for name, kind, shape, stride in rows:
             if not _is_dense(shape, stride):
                 raise ValueError(f"{name}: its elements overlap or have gaps in memory; make it contiguous first")
+            if kind != "maskable":
+                start += -start % ALIGNMENT
             slots.append(Slot(name, start, start + prod(shape), torch.Size(shape), tuple(stride)))
             start = slots[-1].stop
         self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in rows]
         self.layers = self.slots[: self._kinds.count("maskable")]
-        self.trainable = start - sum(
-            slot.stop - slot.start for slot, kind in zip(slots, self._kinds, strict=True) if kind == "buffer"
-        )
+        self.others = self.slots[len(self.layers) :]
+        self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
         self.size = start
         self.maskable = self.layers[-1].stop
+        self.elements = self.maskable + sum(slot.stop - slot.start for slot in self.others)
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
 
     def flatten_(self, module: nn.Module) -> Tensor:
         """Move the module's tensors into a new arena, re-point them there and return it (1-d, ``size`` elements)."""
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         first = tensors[self.slots[0].name]
-        arena = torch.empty(self.size, dtype=first.dtype, device=first.device)
+        arena = torch.zeros(self.size, dtype=first.dtype, device=first.device)
         for slot in self.slots:
             slot.view(arena).copy_(tensors[slot.name].detach())
             tensors[slot.name].data = slot.view(arena)
@@ -116,6 +122,17 @@ class Layout:
     def split(self, flat: Tensor) -> Iterator[Tensor]:
         """The maskable layers of an arena or a mask, each as a flat view."""
         return (flat[layer.start : layer.stop] for layer in self.layers)
+
+    def read_others(self, flat: Tensor) -> Tensor:
+        """All that is not maskable, without the gaps, ``[elements - maskable]``."""
+        parts = [flat[slot.start : slot.stop] for slot in self.others]
+        return torch.cat(parts) if parts else flat[:0]
+
+    def write_others_(self, flat: Tensor, values: Tensor) -> None:
+        """Put what ``read_others`` returned into ``flat``."""
+        parts = values.split([slot.stop - slot.start for slot in self.others])
+        for slot, part in zip(self.others, parts, strict=True):
+            flat[slot.start : slot.stop] = part
 
     def counts(self, mask: Tensor) -> Tensor:
         """Active weights per layer, int64 ``[layers]``, on the CPU."""

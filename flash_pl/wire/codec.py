@@ -86,7 +86,7 @@ class Codec:
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
         values = _bytes(weights[:maskable][mask].to(self.dtype))
-        rest = _bytes(weights[maskable:]) + encode_extra(message.extra, maskable=maskable)
+        rest = _bytes(self.layout.read_others(weights)) + encode_extra(message.extra, maskable=maskable)
         body = b"".join([number(message.samples), number(len(section)), section, values, rest])
         head = MAGIC + bytes([VERSION, self.type, kind, 0]) + zlib.crc32(body).to_bytes(4, "little")
         parts = len(section), len(values), len(rest)
@@ -98,7 +98,7 @@ class Codec:
         header = HEADER + len(number(message.samples)) + len(number(len(section)))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
         extra = encode_extra(message.extra, maskable=self.layout.maskable)
-        rest = 4 * (self.layout.size - self.layout.maskable) + len(extra)
+        rest = 4 * (self.layout.elements - self.layout.maskable) + len(extra)
         return Sizes(kind, header, len(section), values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
@@ -132,7 +132,8 @@ class Codec:
         dtype, maskable = list(VALUE_TYPES.values())[value_type], self.layout.maskable
         weights = torch.zeros(self.layout.size)
         weights[:maskable][mask] = _tensor(reader, int(mask.count_nonzero()), dtype).float()
-        weights[maskable:] = _tensor(reader, self.layout.size - maskable, torch.float32)
+        others = _tensor(reader, self.layout.elements - maskable, torch.float32)
+        self.layout.write_others_(weights, others)
         extra = decode_extra(reader, maskable=maskable)
         reader.end()
         return Message(weights, mask, samples, extra)

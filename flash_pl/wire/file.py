@@ -60,10 +60,12 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
     floats = [name for name, tensor in model.tensors.items() if tensor.dtype == torch.float32]
     rest = [name for name in floats if name not in model.masks]
     layers, order = list(model.masks), [*model.masks, *rest]
-    arena = torch.cat([model.tensors[name].float().reshape(-1) for name in order])
     mask = torch.cat([model.masks[name].reshape(-1) for name in layers])
     described = Header(_shapes(model, layers), _shapes(model, rest), 0, model.facts)
-    codec = Codec(described.layout(), values, compress)
+    layout = described.layout()
+    codec, arena = Codec(layout, values, compress), torch.zeros(layout.size)
+    for slot in layout.slots:
+        slot.view(arena).copy_(model.tensors[slot.name])
     weights = arena[: len(mask)]
     if not weights.to(codec.dtype).isfinite().equal(weights.isfinite()):
         raise ConfigError("values", values, f"a type that holds the largest weight, {float(weights.abs().max()):g}")

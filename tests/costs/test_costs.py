@@ -58,7 +58,7 @@ def test_short_values_halve_them_and_change_what_is_trained(unaware, tiny_data):
 def test_a_fixed_mask_costs_a_seed_once_and_a_checksum_from_then_on(unaware, tiny_data):
     loop, rows = train("pdst", unaware, tiny_data, sampler=RoundRobinSampler())
     layout, active = loop.server.layout, int(loop.server.mask.sum())
-    values, rest = 4 * active, 4 * (layout.size - layout.maskable) + NO_EXTRA
+    values, rest = 4 * active, 4 * (layout.elements - layout.maskable) + NO_EXTRA
     counts = sum(1 if count < 128 else 2 for count in layout.counts(loop.server.mask).tolist())
     for row, mask in zip(rows, [8 + counts, 8 + counts, 4, 4], strict=True):
         # Four clients a round, eight in all: after two rounds everybody has the mask.

@@ -19,7 +19,32 @@ def test_maskable_weights_come_first_and_buffers_last():
     assert [layer.name for layer in layout.layers] == ["0.weight", "4.weight", "5.weight"]
     assert [slot.name for slot in layout.slots[-2:]] == ["1.running_mean", "1.running_var"]
     assert layout.maskable == 3 * 4 * 9 + 16 * 8 + 8 * 2
-    assert all(a.stop == b.start for a, b in zip(layout.slots, layout.slots[1:], strict=False))
+    assert all(a.stop == b.start for a, b in zip(layout.layers, layout.layers[1:], strict=False))
+    assert layout.trainable == layout.slots[-3].stop  # before the buffers
+    assert layout.elements == sum(value.numel() for value in network().state_dict().values()) - 1  # a counter
+
+
+def test_tensors_that_have_no_mask_are_aligned():
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(5, 3), nn.BatchNorm1d(3))
+    layout = Layout(module, exclude=["3"])
+    arena = layout.flatten_(module)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    assert len(layout.others) == 11 and all(tensors[slot.name].data_ptr() % 16 == 0 for slot in layout.others)
+    gaps = torch.ones(layout.size)
+    for slot in layout.slots:
+        slot.view(gaps).zero_()
+    assert gaps.sum() == layout.size - layout.elements > 0 and not arena[gaps.bool()].any()
+
+
+def test_what_has_no_mask_is_read_and_written_without_gaps():
+    module = network()
+    layout = Layout(module)
+    arena, again = layout.flatten_(module), torch.zeros(layout.size)
+    found = layout.read_others(arena)
+    assert len(found) == layout.elements - layout.maskable
+    assert torch.equal(found, torch.cat([slot.view(arena).flatten() for slot in layout.others]))
+    layout.write_others_(again, found)
+    assert torch.equal(again[layout.maskable :], arena[layout.maskable :])
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -27,8 +27,10 @@ def random_mask(density: float, seed: int):
 
 
 def message(density: float, seed: int, samples: int = 0, extra=None) -> Message:
-    mask = random_mask(density, seed)
-    weights = torch.randn(LAYOUT.size, generator=generator(seed, "weights"))
+    mask, draws = random_mask(density, seed), generator(seed, "weights")
+    weights = torch.zeros(LAYOUT.size)
+    for slot in LAYOUT.slots:
+        slot.view(weights).normal_(generator=draws)
     weights[: LAYOUT.maskable] *= mask
     return Message(weights, mask, samples, extra or {})
 
@@ -49,7 +51,7 @@ def test_messages_come_back_exactly(density, seed, other, compress):
     assert same(sent, found) and found.samples == seed
     assert payload.sizes.total == len(payload.data) and payload.sizes == codec.measure(sent, reference)
     assert payload.sizes.values == 4 * int(sent.mask.sum())
-    assert payload.sizes.rest == 4 * (LAYOUT.size - LAYOUT.maskable) + 1
+    assert payload.sizes.rest == 4 * (LAYOUT.elements - LAYOUT.maskable) + 1
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])
