@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from flash_pl.callbacks import Checkpoint
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.client import Classifier
-from flash_pl.data import Batches, Dirichlet, Synthetic
+from flash_pl.data import Batches, Synthetic
 from flash_pl.loops import Member
 from flash_pl.models import VGG11, LeafCNN, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, STEAD, Sensitivity
@@ -28,24 +29,21 @@ METHODS = {
 }
 
 
-def data():
-    partition = Dirichlet(1.0)
-    return Synthetic(
-        samples=160, test_samples=40, classes=4, shape=(1, 8, 8), clients=8, partition=partition, batch_size=8, seed=1
-    )
+@pytest.fixture
+def trained(unaware, tiny_data):
+    """Trains with a method of ``METHODS``."""
 
+    def train(method, accelerator="cuda", ckpt_path=None, **settings):
+        torch.manual_seed(2)
+        settings = {"density": 0.2, "rounds": 3, "cohort": 4, "seed": 1, "accelerator": accelerator} | settings
+        return FederatedTrainer(METHODS[method](), **settings).fit(unaware(), deepcopy(tiny_data), ckpt_path)
 
-def trained(unaware, method, accelerator="cuda", ckpt_path=None, **settings):
-    torch.manual_seed(2)
-    trainer = FederatedTrainer(
-        METHODS[method](), **({"density": 0.2, "rounds": 3, "cohort": 4, "seed": 1} | settings), accelerator=accelerator
-    )
-    return trainer.fit(unaware(), data(), ckpt_path=ckpt_path)
+    return train
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_round_is_that_of_a_cpu(method, unaware):
-    here, there = (trained(unaware, method, where, rounds=1).server for where in ("cpu", "cuda"))
+def test_a_round_is_that_of_a_cpu(method, trained):
+    here, there = (trained(method, where, rounds=1).server for where in ("cpu", "cuda"))
     assert there.weights.device.type == there.mask.device.type == "cuda"
     assert (here.mask == there.mask.cpu()).float().mean() > 0.98  # weights of nearly the same size may change places
     both = here.mask & there.mask.cpu()
@@ -56,8 +54,8 @@ def test_a_round_is_that_of_a_cpu(method, unaware):
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize("method", METHODS)
-def test_mixed_precision(method, precision, unaware):
-    exact, mixed = (trained(unaware, method, precision=precision, rounds=1) for precision in ("32-true", precision))
+def test_mixed_precision(method, precision, trained):
+    exact, mixed = (trained(method, precision=precision, rounds=1) for precision in ("32-true", precision))
     assert mixed.server.weights.dtype == torch.float32
     assert not torch.equal(exact.server.weights, mixed.server.weights)
     near = (exact.server.weights - mixed.server.weights).abs()
@@ -66,12 +64,12 @@ def test_mixed_precision(method, precision, unaware):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first, then", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
-def test_a_run_goes_on_where_there_is_another_device(first, then, method, unaware, tmp_path):
-    trained(unaware, method, first, rounds=2, callbacks=[Checkpoint(tmp_path)])
-    loop = trained(unaware, method, then, rounds=3, ckpt_path=tmp_path / "last.ckpt")
+def test_a_run_goes_on_where_there_is_another_device(first, then, method, trained, tmp_path):
+    trained(method, first, rounds=2, callbacks=[Checkpoint(tmp_path)])
+    loop = trained(method, then, rounds=3, ckpt_path=tmp_path / "last.ckpt")
     assert loop.round == 3 and loop.server.weights.device.type == then
     if first == then:
-        assert torch.equal(loop.server.weights, trained(unaware, method, then, rounds=3).server.weights)
+        assert torch.equal(loop.server.weights, trained(method, then, rounds=3).server.weights)
 
 
 def odd():
@@ -96,10 +94,10 @@ def test_networks_train(name, precision):
     assert loop.server.weights.isfinite().all()
 
 
-def test_steps_do_not_wait_for_the_gpu(unaware):
+def test_steps_do_not_wait_for_the_gpu(unaware, tiny_data):
     def waits(steps):
         trainer = FederatedTrainer(PDST(), density=0.3, cohort=1, accelerator="cuda")
-        loop = trainer.loop(unaware(), data())
+        loop = trainer.loop(unaware(), deepcopy(tiny_data))
         loop.server.mask = loop.scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
         images, labels = torch.randn(8 * steps, 1, 8, 8, device="cuda"), torch.zeros(8 * steps, device="cuda").long()
         batches = Batches(images, labels, 8)
@@ -119,9 +117,9 @@ def test_steps_do_not_wait_for_the_gpu(unaware):
     assert 0 < few == many < 20
 
 
-def test_compiled_layers(unaware):
-    loop = trained(unaware, "spdst", compile=True, rounds=1)
-    plain = trained(unaware, "spdst", rounds=1)
+def test_compiled_layers(trained):
+    loop = trained("spdst", compile=True, rounds=1)
+    plain = trained("spdst", rounds=1)
     assert_close(loop.server.weights, plain.server.weights, rtol=1e-3, atol=1e-3)
 
 
