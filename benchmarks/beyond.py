@@ -19,7 +19,7 @@ import argparse
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -75,20 +75,12 @@ TASKS = {
 Cell = tuple[str, str, str, str, str]  # task, contender, alpha, density, seed
 
 
-def run(
-    out: Path,
-    workers: int,
-    name: str,
-    rounds: int,
-    seeds: Collection[int],
-    contenders: Collection[str],
-    accelerator: str,
-) -> None:
+def run(wanted: Iterable[Cell], rounds: int, out: Path, workers: int, accelerator: str) -> None:
     """Whatever of these has no line among the results yet."""
     found, lock = {key(line): line for line in read(RESULTS)}, Lock()
 
     def one(cell: Cell) -> None:
-        for stop in TASKS[name].stops:
+        for stop in TASKS[cell[0]].stops:
             if stop <= rounds and (*cell, str(stop)) not in found:
                 lines = outcome(cell, out / "-".join(cell), stop, accelerator)
                 with lock:
@@ -97,7 +89,7 @@ def run(
                     print(*cell, stop, *(line["accuracy"] for line in lines[-1:]), flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, [cell for cell in cells(name) if int(cell[-1]) in seeds and cell[1] in contenders]))
+        list(pool.map(one, wanted))
 
 
 def cells(name: str) -> Iterator[Cell]:
@@ -207,14 +199,19 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/beyond"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seeds", type=int, nargs="+", default=TASKS["mnistnet"].seeds)
+    parser.add_argument("--seeds", nargs="+", default=["1", "2", "3", "4", "5"])
+    parser.add_argument("--densities", nargs="+", default=list(TASKS["mnistnet"].densities))
     parser.add_argument("--contenders", nargs="+", choices=EVERYONE, default=EVERYONE)
     parser.add_argument("--accelerator", default="cpu", help="where to train")
     parser.add_argument("--to", type=Path, default=Path("docs/beyond.png"))
     chosen = parser.parse_args()
     if chosen.what == "run":
-        wanted = chosen.seeds, chosen.contenders
-        run(chosen.out, chosen.workers, chosen.task, chosen.rounds, *wanted, chosen.accelerator)
+        wanted = [
+            (task, contender, alpha, density, seed)
+            for task, contender, alpha, density, seed in cells(chosen.task)
+            if contender in chosen.contenders and density in ("1", *chosen.densities) and seed in chosen.seeds
+        ]
+        run(wanted, chosen.rounds, chosen.out, chosen.workers, chosen.accelerator)
     elif chosen.what == "table":
         table(chosen.task)
     else:
