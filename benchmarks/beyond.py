@@ -154,18 +154,19 @@ def by_setting(name: str) -> dict[tuple[str, ...], list[Row]]:
 def table(name: str) -> None:
     """Accuracies, then what STEAD is ahead by in the same seeds, then what a run costs."""
     task, found = TASKS[name], by_setting(name)
-    head = f"| | {' | '.join(f'd = {d}' for d in task.densities)} |\n|---|{len(task.densities) * '---|'}"
-    reached = [stop for stop in map(str, task.stops) if any(where[3] == stop for where in found)]
-    for stop, alpha in product(reached, task.alphas):
+    for stop, alpha in product(map(str, task.stops), task.alphas):
+        densities = [d for d in task.densities if found[OURS, alpha, d, stop]]
+        head = f"| | {' | '.join(f'd = {d}' for d in densities)} |\n|---|{len(densities) * '---|'}"
         for above in (False, True):
-            print(f"\n{stop} rounds, alpha = {alpha}{', STEAD above' if above else ''}\n\n{head}")
+            if densities:
+                print(f"\n{stop} rounds, alpha = {alpha}{', STEAD above' if above else ''}\n\n{head}")
             for contender in task.contenders if not above else [other for other in task.contenders if other != OURS]:
-                row = []
-                for density in task.densities:
-                    runs = found[contender, alpha, at(contender, density), stop]
-                    ours = found[OURS, alpha, density, stop]
-                    row.append(difference(ours, runs) if above else accuracy(runs))
-                print(f"| {contender} | {' | '.join(row)} |")
+                pairs = [
+                    (found[OURS, alpha, d, stop], found[contender, alpha, at(contender, d), stop]) for d in densities
+                ]
+                row = [difference(ours, theirs) if above else accuracy(theirs) for ours, theirs in pairs]
+                if any(theirs for _, theirs in pairs):
+                    print(f"| {contender} | {' | '.join(row)} |")
     first = str(task.stops[0])
     for density in task.densities:
         print(f"\n| d = {density}, alpha = 1, {first} rounds | MB up | MB down | FLOPs, dense = 1 |\n|---|---|---|---|")
