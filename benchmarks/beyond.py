@@ -35,6 +35,7 @@ from flash_pl.checkpoint import write_whole
 RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 FIELDS = ("task", "contender", "alpha", "density", "seed", "rounds", "accuracy", "MB_up", "MB_down", "flops")
 EVERY = 15  # rounds between evaluations
+ON_THE_WAY = "0.05", "0.01"  # densities of which intermediate rounds are shown
 COMMON = ["average=polynomial", f"trainer.eval_every={EVERY}", "trainer.eval_last=5", "trainer.checkpoint_every=0"]
 COMMON += ["trainer.threads=1", "trainer.progress=false"]
 
@@ -152,7 +153,7 @@ def by_setting(name: str) -> dict[tuple[str, ...], list[Row]]:
 
 
 def table(name: str) -> None:
-    """Accuracies, then what STEAD is ahead by in the same seeds, then what a run costs."""
+    """Accuracies, then what STEAD is ahead by in the same seeds, also on the way, then what a run costs."""
     task, found = TASKS[name], by_setting(name)
     for stop, alpha in product(map(str, task.stops), task.alphas):
         densities = [d for d in task.densities if found[OURS, alpha, d, stop]]
@@ -168,6 +169,14 @@ def table(name: str) -> None:
                 if any(theirs for _, theirs in pairs):
                     print(f"| {contender} | {' | '.join(row)} |")
     first = str(task.stops[0])
+    way = [str(rounds) for rounds in range(EVERY, task.stops[0] + 1, EVERY)]
+    for alpha, density in product(task.alphas, ON_THE_WAY):
+        print(f"\n| STEAD above, alpha = {alpha}, d = {density} | {' | '.join(way)} rounds |\n|---|{len(way) * '---|'}")
+        for contender in task.contenders:
+            cell = contender, alpha, at(contender, density)
+            runs = [(found[OURS, alpha, density, rounds], found[(*cell, rounds)]) for rounds in way]
+            if contender != OURS and any(theirs for _, theirs in runs):
+                print(f"| {contender} | {' | '.join(difference(*pair) for pair in runs)} |")
     for density in task.densities:
         print(f"\n| d = {density}, alpha = 1, {first} rounds | MB up | MB down | FLOPs, dense = 1 |\n|---|---|---|---|")
         dense = found["dense", "1", "1", first]
@@ -178,14 +187,18 @@ def table(name: str) -> None:
 
 
 def plot(to: Path) -> None:
-    """Accuracy against uploaded megabytes on Fashion-MNIST, a picture for each partition and of two densities."""
+    """Accuracy against uploaded megabytes on Fashion-MNIST, a picture for each partition and density.
+
+    Lines go as far as all of their seeds went.
+    """
     found = by_setting("mnistnet")
     figure, axes = drawing.new_figure(4, across=2, height=4.2)
-    for panel, (density, alpha) in zip(axes, product(("0.05", "0.01"), TASKS["mnistnet"].alphas), strict=True):
+    for panel, (density, alpha) in zip(axes, product(ON_THE_WAY, TASKS["mnistnet"].alphas), strict=True):
         for index, contender in enumerate(CONTENDERS):
             cell = contender, alpha, at(contender, density)
             reached = sorted((int(where[3]), whole(runs)) for where, runs in found.items() if where[:3] == cell)
-            path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for _, runs in reached if runs]
+            seeds = max((len(runs) for _, runs in reached), default=0)
+            path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for _, runs in reached if runs and len(runs) == seeds]
             panel.plot(*zip(*path, strict=True), **drawing.line_style(index), label=contender)
         panel.set(xlabel="MB uploaded", ylabel="accuracy, %", title=f"d = {density}, alpha = {alpha}")
         drawing.logarithmic(panel.xaxis)
