@@ -46,10 +46,9 @@ def seeds(layout: Layout) -> list[tuple[Codec, bytes, torch.Tensor | None]]:
                 mask = ExactDraw()(layout, torch.zeros(layout.size), densities, torch.Generator().manual_seed(seed))
             elif kind is MaskKind.DEFLATED:
                 mask = torch.arange(layout.maskable) % 2 == 0
-            weights = torch.zeros(layout.size)
-            for slot in layout.slots:
-                slot.view(weights).normal_(generator=draws)
-            weights[: layout.maskable] *= mask
+            weights, drawn = torch.zeros(layout.size), torch.randn(layout.elements, generator=draws)
+            weights[: layout.maskable] = drawn[: layout.maskable] * mask
+            layout.write_others_(weights, drawn[layout.maskable :])
             extra = {"scores": torch.randn(3, 4), "votes": torch.tensor([True, False])} if values == "fp16" else {}
             payload = codec.encode(Message(weights, mask, 600, extra), reference, seed)
             assert payload.sizes.kind is kind, (payload.sizes.kind, kind)

@@ -46,8 +46,9 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
     draws = torch.Generator().manual_seed(1)
     densities, unseen = distribution(layout, DENSITY), torch.zeros(layout.size)  # a random draw sees no weights
     mask = ExactDraw()(layout, unseen, densities, draws)
-    weights = torch.randn(layout.size, generator=draws)
-    weights[: layout.maskable] *= mask
+    weights, drawn = torch.zeros(layout.size), torch.randn(layout.elements, generator=draws)
+    weights[: layout.maskable] = drawn[: layout.maskable] * mask
+    layout.write_others_(weights, drawn[layout.maskable :])
     dense, values = 4 * layout.elements, 4 * int(mask.sum())
     bound = entropy(layout, mask)
     codec = Codec(layout)
@@ -57,13 +58,13 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
     print("| mask section | MB | of the entropy bound | payload | dense / payload | encode, ms | decode, ms |")
     print("|---|---|---|---|---|---|---|")
     print(f"| entropy bound | {bound / MB:.3f} | 1 | - | - | - | - |")
-    drawn = ExactDraw()(layout, unseen, densities, torch.Generator().manual_seed(7))
+    seeded = ExactDraw()(layout, unseen, densities, torch.Generator().manual_seed(7))
     cases: list[tuple[str, Codec, Message, Tensor | None, int | None]] = [
         ("reference", codec, message, mask.clone(), None),
-        ("seed", codec, Message(weights[:] * 1, drawn), None, 7),
+        ("seed", codec, Message(weights[:] * 1, seeded), None, 7),
         ("positions", codec, message, None, None),
     ]
-    cases[1][2].weights[: layout.maskable] *= drawn
+    cases[1][2].weights[: layout.maskable] *= seeded
     move = Move()
     for rate in (0.05, 0.125, 0.25):
         moved = move(layout, weights[: layout.maskable], mask, rate, torch.Generator().manual_seed(3)).mask
