@@ -53,7 +53,7 @@ def list_shipped() -> str:
     return "\n".join(lines)
 
 
-def metrics_table(metrics: Mapping[str, float], title: object) -> Table:
+def metrics_table(metrics: Mapping[str, float], title: object) -> Group:
     """One line a metric."""
     return _table({name: f"{value:.4f}" for name, value in metrics.items()}, str(title))
 
@@ -84,14 +84,19 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         f"go on       flash-pl fit {again} run_dir={where} ckpt_path=last rounds={2 * result['rounds']}",
     ]
     title = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
-    return Group(_table(rows, title), *(Text(line, overflow="ignore", no_wrap=True) for line in lines))
+    return Group(_table(rows, title), *map(_line, lines))
 
 
-def _table(rows: Mapping[str, str], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+def _table(rows: Mapping[str, str], title: str) -> Group:
+    table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
-    return table
+    return Group(_line(title), table)
+
+
+def _line(text: str) -> Text:
+    """Whole, however narrow the terminal is: paths and commands are there to be copied."""
+    return Text(text, overflow="ignore", no_wrap=True)
 
 
 def _spread(accuracy: Mapping[str, float | None]) -> str:

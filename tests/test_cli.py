@@ -86,13 +86,16 @@ def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(ca
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_validate_repeats_the_last_metrics(capsys, tmp_path):
+def test_validate_repeats_the_last_metrics(capsys, tmp_path, monkeypatch):
     assert main(["fit", "pdst", *TINY, "run_dir=here"]) == 0
     accuracy = json.loads((tmp_path / "here" / "result.json").read_text())["accuracy"]
     capsys.readouterr()
     assert main(["validate", "here/checkpoints/last.ckpt", "data.eval_batch_size=7"]) == 0
     table = capsys.readouterr().out
     assert f"{accuracy:.4f}" in table and "val_loss" in table
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["validate", "here/checkpoints/last.ckpt"]) == 0
+    assert capsys.readouterr().out.startswith("here/checkpoints/last.ckpt\n")
     assert refusal(capsys, "nowhere.ckpt", command="validate").startswith("ckpt_path: 'nowhere.ckpt'")
     torch.save({"state_dict": {}}, "foreign.ckpt")
     assert "a whole checkpoint of flash_pl" in refusal(capsys, "foreign.ckpt", command="validate")

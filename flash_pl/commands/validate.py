@@ -29,4 +29,4 @@ def run(options: argparse.Namespace) -> None:
         prepare(data, ranks)
         metrics = trainer.validate(module, data, options.checkpoint)
     if ranks.rank == 0:
-        Console().print(metrics_table(metrics, options.checkpoint))
+        Console().print(metrics_table(metrics, options.checkpoint), crop=False)
