@@ -25,6 +25,16 @@ class RateDecay(ABC):
         """In a round (from 0), after the ``share`` of a client's steps."""
         return self.shape(share if self.rounds is None else min(1.0, round / self.rounds))
 
+    def at_round_ends(self) -> "RateDecay":
+        """Itself, for a mask that moves only after the last step of a round.
+
+        Raises:
+            ConfigError: it is always 0 there, so the mask would never move.
+        """
+        if self(0) == 0:
+            raise ConfigError("decay", self, "one with rounds, or constant: within a round it is 0 after the last step")
+        return self
+
     @abstractmethod
     def shape(self, time: float) -> float:
         """The factor at ``time`` in [0, 1]."""

@@ -8,7 +8,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.decay import Linear, RateDecay
-from flash_pl.schedulers.interval import EveryEpoch, Interval
+from flash_pl.schedulers.interval import EveryEpoch, Interval, LastStep
 from flash_pl.sparsity import FirstMask, Move
 
 
@@ -33,6 +33,9 @@ class DynamicSparseTraining(SparseScheduler):
         first_mask: as in ``SparseScheduler``.
         decay: how the rate falls, by default linearly to 0 over the client's steps.
         interval: when masks move, by default at the end of every local epoch but the last, with a single epoch halfway.
+
+    Raises:
+        ConfigError: ``prune_rate`` is not in (0, 1], or the decay is 0 whenever the mask would move.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class DynamicSparseTraining(SparseScheduler):
             raise ConfigError("prune_rate", prune_rate, "a number in (0, 1]")
         self.prune_rate = prune_rate
         self.move, self.decay, self.interval = move or Move(), decay or Linear(), interval or EveryEpoch()
+        if isinstance(self.interval, LastStep):
+            self.decay.at_round_ends()
         self.gradient: Tensor | None = None
 
     def due(self, context: ClientContext, step: int) -> bool:

@@ -40,6 +40,9 @@ class FedRTS(SparseScheduler):
         decay: how it falls, by default as a cosine over 50 rounds.
         interval: rounds in which the mask moves, by default every tenth.
         first_mask: as in ``SparseScheduler``, by default with ERK densities.
+
+    Raises:
+        ConfigError: ``gamma``, ``rho`` or ``prune_rate`` is out of range, or the decay has no ``rounds``.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class FedRTS(SparseScheduler):
             if not 0 <= value <= 1:
                 raise ConfigError(name, value, "a number in [0, 1]")
         self.gamma, self.prune_rate, self.beliefs = gamma, prune_rate, Beliefs(rho)
-        self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10)
+        self.decay, self.interval = (decay or Cosine(rounds=50)).at_round_ends(), interval or LastStep(rounds=10)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         super().start(server, found, generator)

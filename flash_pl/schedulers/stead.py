@@ -59,9 +59,7 @@ class STEAD(SparseScheduler):
         if every < 1:
             raise ConfigError("every", every, "an integer of at least 1")
         self.power, self.prune_rate, self.every = power, prune_rate, every
-        self.decay, self.move = decay or Cosine(rounds=200), move or Move(layers=KeepLayers())
-        if self.decay(0) == 0:
-            raise ConfigError("decay", self.decay, "one with rounds: the mask does not move within a round")
+        self.decay, self.move = (decay or Cosine(rounds=200)).at_round_ends(), move or Move(layers=KeepLayers())
         if self.move.needs_gradient:
             raise ConfigError("move", type(self.move).__name__, "one that needs no gradients")
 

@@ -5,12 +5,18 @@ import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
 from flash_pl.client import ClientContext
+from flash_pl.errors import ConfigError
 from flash_pl.schedulers import (
+    STEAD,
+    Constant,
     Cosine,
     DynamicSparseTraining,
     EveryEpoch,
     EverySteps,
+    FedDST,
+    FedRTS,
     LastStep,
+    Linear,
     MagnitudeUpload,
     Sensitivity,
     SparseScheduler,
@@ -36,6 +42,16 @@ SCHEDULERS = {
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
     "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
 }
+
+
+@pytest.mark.parametrize("make", [NST, JMWST, FedDST, FedRTS, STEAD])
+def test_a_mask_that_moves_after_the_last_step_needs_a_rate_that_is_not_0_there(make):
+    often = {} if make is STEAD else {"interval": LastStep()}
+    for decay in (Linear(), Cosine()):
+        with pytest.raises(ConfigError, match=rf"decay: {type(decay).__name__}\(rounds=None\) .*one with rounds"):
+            make(decay=decay, **often)
+    for decay in (Linear(rounds=3), Constant()):
+        make(decay=decay, **often)
 
 
 class Watch:

@@ -8,7 +8,7 @@ from torch import nn
 
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
-from flash_pl.schedulers import STEAD, Constant, Cosine, Linear
+from flash_pl.schedulers import STEAD, Constant, Linear
 from flash_pl.server import FedAvgM, RoundAverage, ServerState
 from flash_pl.sparsity import Gradient, Layout, Move, total_count
 from flash_pl.testing.setting import train
@@ -137,7 +137,6 @@ def test_its_config_brings_momentum_and_the_mean_over_rounds():
         ({"power": float("nan")}, "a number in"),
         ({"prune_rate": 1.5}, "a number in"),
         ({"every": 0}, "an integer of at least 1"),
-        ({"decay": Cosine()}, "one with rounds"),
         ({"move": Move(growth=Gradient())}, "one that needs no gradients"),
     ],
 )
