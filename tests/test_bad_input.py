@@ -123,6 +123,10 @@ ARGUMENTS = [
     ("trainer.devices=1.5", "trainer.devices", "an integer of at least 1, auto, or a list"),
     ("trainer.num_nodes=0", "trainer.num_nodes", "at least 1"),
     ("trainer.strategy=fsdp", "trainer.strategy", "one of auto, ddp"),
+    ("run_dir=runs/{data.name}", "run_dir", "a path; it may hold {data}"),
+    ("run_dir=runs/{seed[0]}", "run_dir", "a path; it may hold {data}"),
+    ("data.eval_batch_size=???", "data", "a"),
+    ("density=0.000001", "density", "at least one of"),
     ("trainer.timeout=0", "trainer.timeout", "above 0"),
     ("trainer.timeout=soon", "trainer.timeout", "a number"),
     ("trainer.threads=0", "trainer.threads", "at least 1"),
@@ -339,6 +343,7 @@ TRACES = [
     ("0 1\n", "a line for each of the 2 rounds; it has 1"),
     ("0 1\n0 six\n", "see line 2"),
     ("0 0\n1 2\n", "see line 1"),
+    ("1 01\n1 2\n", "see line 1"),
     ("0 -1\n1 2\n", "see line 1"),
     ("0 1\n1 6\n", "clients 0 to 5; see line 2"),
 ]

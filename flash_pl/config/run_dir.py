@@ -36,7 +36,7 @@ class RunDir:
         template, checkpoint = config["run_dir"], "last" if restarted else config["ckpt_path"]
         try:
             self.path = Path(template.format(**facts))
-        except (KeyError, IndexError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ConfigError("run_dir", template, f"a path; it may hold {{{'}, {'.join(facts)}}}") from error
         # Where a run was written and continued from does not belong to what it computes.
         self.config = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}

@@ -27,9 +27,10 @@ class TraceSampler(ClientSampler):
 
     def _cohort(self, number: int, line: str) -> list[int]:
         fields = line.replace(",", " ").split()
-        if len(set(fields)) < len(fields) or not all(field.isascii() and field.isdigit() for field in fields):
+        clients = [int(field) for field in fields if field.isascii() and field.isdigit()]
+        if len(set(clients)) < len(fields):
             raise ConfigError("path", self.path, f"distinct client ids in every line; see line {number}")
-        return [int(field) for field in fields]
+        return clients
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
         """See ``ClientSampler``: a line for every round, and no client that does not exist."""

@@ -1,5 +1,6 @@
 """How a density budget is spread over the layers: distributions, rescaling to the budget, whole numbers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,17 +58,26 @@ class BySize:
 
 @dataclass(frozen=True)
 class Given:
-    """Relative layer densities by layer name (``{"conv2": 1.0, "fc1": 0.03}``), scaled to the target."""
+    """Relative layer densities by layer name (``{"conv2": 1.0, "fc1": 0.03}``), scaled to the target.
+
+    A name may leave out what stands before a dot, as ``conv2`` for ``model.conv2``, where that is clear.
+    """
 
     densities: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        values = list(self.densities.values())
+        if not all(0 <= value < math.inf for value in values) or not any(values):
+            raise ConfigError("densities", dict(self.densities), "numbers of at least 0, not all 0")
+
     def __call__(self, layout: Layout, density: float) -> Tensor:
         names = [layer.name.removesuffix(".weight") for layer in layout.layers]
-        if set(names) != set(self.densities):
+        keys = [[key for key in self.densities if f".{name}".endswith(f".{key}")] for name in names]
+        if any(len(found) != 1 for found in keys) or sorted(sum(keys, [])) != sorted(self.densities):
             raise ConfigError(
                 "densities", dict(self.densities), f"one number for each of the layers {', '.join(names)}"
             )
-        values = torch.tensor([self.densities[name] for name in names], dtype=torch.float64)
+        values = torch.tensor([self.densities[key] for (key,) in keys], dtype=torch.float64)
         return water_fill(values, layout.sizes, density)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, ModuleError
 
 KINDS = ["maskable", "parameter", "buffer"]  # of tensors, in the order in which they stand in the arena
 ALIGNMENT = 8  # elements: 16 bytes of the smallest floating type, what cuDNN's batch normalisation expects of a pointer
@@ -49,18 +50,22 @@ class Layout:
 
     Raises:
         ConfigError: a pattern matches no layer, or nothing is left to mask.
-        ValueError: tensors of different dtypes or devices, or a tensor whose elements overlap or have gaps.
+        ModuleError: tensors without a shape yet, or of different dtypes or devices.
+        ValueError: a tensor whose elements overlap or have gaps.
     """
 
     def __init__(self, module: nn.Module, exclude: Sequence[str] = (), exclude_first_last: bool = False) -> None:
+        lazy = [name for name, tensor in module.named_parameters() if is_lazy(tensor)]
+        if lazy:
+            raise ModuleError(f"{lazy[0]} has no shape yet; run the module once on a batch before it is trained")
         maskable = _maskable_names(module, exclude, exclude_first_last)
         parameters = dict(module.named_parameters())
         buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
         kinds = dict.fromkeys(maskable, "maskable")
         kinds |= {name: "parameter" for name in parameters if name not in kinds} | dict.fromkeys(buffers, "buffer")
         tensors = parameters | buffers
-        if len({(t.dtype, t.device) for t in tensors.values()}) > 1:
-            raise ValueError("all parameters and floating-point buffers must share one dtype and device")
+        if len(types := {f"{t.dtype} on {t.device}" for t in tensors.values()}) > 1:
+            raise ModuleError(f"parameters and float buffers of {', '.join(sorted(types))}: they must be of one kind")
         self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
 
     @classmethod
@@ -155,7 +160,8 @@ def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_las
     parameters = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     weights = [name for name in (f"{layer}.weight".lstrip(".") for layer in kept) if name in parameters]
     if not weights:
-        raise ConfigError("exclude", list(exclude), "a choice that leaves at least one Linear or Conv layer to mask")
+        key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
+        raise ConfigError(key, value, "a choice that leaves at least one Linear or Conv layer to mask")
     return weights
 
 

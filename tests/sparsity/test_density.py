@@ -101,6 +101,27 @@ def test_given_names_the_layers(layout):
         Given({"0": 1.0})(layout, 0.5)
 
 
+def test_given_names_may_leave_out_what_stands_before_them():
+    module = nn.ModuleDict({"model": nn.ModuleDict({"one": nn.Linear(10, 10), "two": nn.Linear(10, 20)})})
+    layout = Layout(module)
+    found = Given({"model.one": 0.2, "two": 0.1})(layout, 0.1)
+    assert float(found[0]) == pytest.approx(2 * float(found[1]))
+    for unclear in ({"one": 1.0}, {"one": 1.0, "model.one": 1.0}, {"one": 1.0, "wo": 1.0}):
+        with pytest.raises(ConfigError, match="layers model.one, model.two"):
+            Given(unclear)(layout, 0.1)
+    twins = Layout(
+        nn.ModuleDict({"a": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "b": nn.ModuleDict({"fc": nn.Linear(2, 2)})})
+    )
+    with pytest.raises(ConfigError, match="layers a.fc, b.fc"):
+        Given({"fc": 1.0, "other": 1.0})(twins, 0.1)
+
+
+@pytest.mark.parametrize("values", [{}, {"a": -1.0, "b": 1.0}, {"a": 0.0}, {"a": float("nan")}, {"a": float("inf")}])
+def test_given_refuses_what_is_no_density(values):
+    with pytest.raises(ConfigError, match="numbers of at least 0, not all 0"):
+        Given(values)
+
+
 def test_authors_rescaling_loses_what_it_clips_and_never_fills_up():
     sizes, densities = torch.tensor([100, 1000]), torch.tensor([0.9, 0.01], dtype=torch.float64)
     once = ScaleOnce()(densities, sizes, 0.2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import Layout
 
 
@@ -93,9 +93,13 @@ def test_tied_weights_appear_once():
     assert Layout(module).size == 16
 
 
-def test_mixed_dtypes_are_refused():
-    with pytest.raises(ValueError, match="one dtype"):
+def test_what_cannot_lie_in_one_arena_is_refused():
+    with pytest.raises(ModuleError, match=r"of torch\.float32 on cpu, torch\.float64 on cpu: they must be of one kind"):
         Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
+    with pytest.raises(ModuleError, match=r"1\.weight has no shape yet"):
+        Layout(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
+    with pytest.raises(ConfigError, match="exclude_first_last: True is not allowed"):
+        Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), exclude_first_last=True)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
