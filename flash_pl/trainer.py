@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.client import Binding, unsynchronised
+from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
@@ -37,7 +37,7 @@ from flash_pl.server import (
     ServerState,
     UniformSampler,
 )
-from flash_pl.sparsity import Layout, SparsityBudget, Tier
+from flash_pl.sparsity import Layout, SparsityBudget, Tier, total_count
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -113,6 +113,8 @@ class FederatedTrainer:
                 raise ConfigError(key, value, "an integer of at least 1")
         if precision not in PRECISIONS:
             raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
+        if gradient_clip_val is not None and not gradient_clip_val >= 0:
+            raise ConfigError("gradient_clip_val", gradient_clip_val, "a number of at least 0, or None")
         if gradient_clip_algorithm not in ("norm", "value"):
             raise ConfigError("gradient_clip_algorithm", gradient_clip_algorithm, "norm or value")
         if compile and type(scheduler).training is not SparseScheduler.training:
@@ -173,17 +175,16 @@ class FederatedTrainer:
 
     def run(self, loop: FederatedLoop) -> None:
         """The training of ``fit``, for a caller that wants the ``loop`` before it."""
-        module = loop.client.module
         with (
             loop.ranks.telling(),
             loop.parts.cohorts.stop,
             own_global_state(self.fabric.device),
-            unsynchronised(module),
+            free_afterwards(loop.client),
+            unsynchronised(loop.client.module),
             loop.client.backend,
         ):
             loop.run()
-        loop.client.arena.copy_(loop.server.masked())
-        loop.client.module._fabric = None  # a stock Trainer may take over
+            loop.client.receive(loop.server.masked(), loop.server.mask)
 
     def validate(
         self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None
@@ -194,7 +195,12 @@ class FederatedTrainer:
             ConfigError: as for ``fit``, and where "last" finds no checkpoint.
         """
         loop = self.loop(module, data)
-        with own_global_state(self.fabric.device), unsynchronised(module), loop.client.backend:
+        with (
+            own_global_state(self.fabric.device),
+            free_afterwards(loop.client),
+            unsynchronised(module),
+            loop.client.backend,
+        ):
             if ckpt_path is None:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
@@ -225,6 +231,9 @@ class FederatedTrainer:
         )
         data.to_(self.fabric.device)
         client = self.binding(module, self.fabric, self.scheduler)
+        least = min(tier.density for tier in self.budget.tiers)
+        if not total_count(client.layout.sizes, least):
+            raise ConfigError("density", least, f"at least one of {client.layout.maskable} weights")
         if ranks.size > 1:  # a script may have left its module's first weights to chance
             client.arena.copy_(ranks.first(client.arena.cpu))
         federation = Federation(

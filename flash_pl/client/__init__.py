@@ -2,14 +2,14 @@
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.backends import MODES, choose_backend
-from flash_pl.client.binding import Binding
+from flash_pl.client.binding import Binding, free_afterwards
 from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.client.metrics import unsynchronised
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import Schedule, configure
-from flash_pl.client.state import ClientState
+from flash_pl.client.state import ClientState, samples_in
 
 __all__ = [
     "MODES",
@@ -24,6 +24,8 @@ __all__ = [
     "choose_backend",
     "configure",
     "federate",
+    "free_afterwards",
     "layer_labels",
+    "samples_in",
     "unsynchronised",
 ]

@@ -1,7 +1,9 @@
 """From a user's LightningModule to the client that the loops train."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -39,7 +41,7 @@ class Binding:
         """
         module.__class__ = federate(type(module))
         assert isinstance(module, ClientModule)
-        module.fabric = fabric
+        module.trainer, module.fabric = None, fabric  # a stock Trainer may have had it before
         module.configure_model()
         module.setup("fit")
         module.to(fabric.device)
@@ -49,3 +51,20 @@ class Binding:
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
         configure(module)  # complains now, not in the first client
         return client
+
+
+@contextmanager
+def free_afterwards(client: ClientState) -> Iterator[None]:
+    """Afterwards a stock Trainer may take the module over: no Fabric is in its way, and no scheduler looks on."""
+    try:
+        yield
+    finally:
+        client.module._fabric = None
+        client.scheduler = _Nobody()
+
+
+class _Nobody:
+    """Looks at no gradients."""
+
+    def on_dense_gradients(self, client: Any, step: int) -> None:
+        pass

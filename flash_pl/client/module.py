@@ -13,6 +13,7 @@ from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
 WATCHING = (
+    "on_before_zero_grad",
     "on_after_backward",
     "on_before_optimizer_step",
     "optimizer_zero_grad",
@@ -53,6 +54,12 @@ class ClientModule(L.LightningModule):
         super().on_before_optimizer_step(optimizer)
         if self._client is not None:
             self._client.mask_gradients_()
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning. A module that clips in its own way may have added noise, to pruned weights too."""
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        if self._client is not None and self._has_own("configure_gradient_clipping", "clip_gradients"):
+            self._client.drop_gradients_()
 
     def clip_gradients(
         self,
@@ -95,9 +102,13 @@ class ClientModule(L.LightningModule):
     @property
     def watches_gradients(self) -> bool:
         """Whether the user's module has a hook in which it could look at gradients or change them."""
+        return self._has_own(*WATCHING)
+
+    def _has_own(self, *names: str) -> bool:
+        """Whether the user's module overrides one of these."""
         order = type(self).__mro__
         users = [cls for cls in order[: order.index(L.LightningModule)] if cls is not ClientModule]
-        return any(name in vars(cls) for cls in users for name in WATCHING)
+        return any(name in vars(cls) for cls in users for name in names)
 
     @property
     def current_epoch(self) -> int:

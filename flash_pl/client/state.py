@@ -17,6 +17,12 @@ from flash_pl.client.meter import Meter
 from flash_pl.sparsity import Layout
 
 
+def samples_in(batch: Any) -> int:
+    """Number of samples of a batch: the first dimension of its tensors."""
+    first = batch[0] if type(batch) is tuple else None
+    return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
+
+
 class GradientHook(Protocol):
     """The one scheduler hook that fires inside the module's own hooks."""
 
@@ -66,9 +72,8 @@ class ClientState:
 
     @property
     def batch_samples(self) -> int:
-        """Number of samples of the batch under way."""
-        first = self.batch[0] if type(self.batch) is tuple else None
-        return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(self.batch)
+        """Number of samples of the batch under way; 1 between batches."""
+        return 1 if self.batch is None else samples_in(self.batch)
 
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
@@ -79,6 +84,7 @@ class ClientState:
     def forget(self) -> None:
         """Whatever the module kept of the client before is as it was at first: meters, counters, what is not sent."""
         self.step = self.epoch = self.dense_steps = 0
+        self.batch = None
         self.meter.reset()
         for metric in self._metrics:
             metric.reset()
@@ -89,6 +95,10 @@ class ClientState:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
         self.arena.copy_(weights)
         self._set_mask(mask)
+        self.prune_()
+
+    def prune_(self) -> None:
+        """Pruned weights become 0."""
         if not self._dense:
             self.weights.mul_(self._keep)
 
@@ -158,8 +168,12 @@ class ClientState:
                 parameter.grad.mul_(layer.view(factors))
 
     def mask_gradients_(self) -> None:
-        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
+        """The scheduler sees the gradients, then those of pruned weights become 0."""
         self.scheduler.on_dense_gradients(self, self.step)
+        self.drop_gradients_()
+
+    def drop_gradients_(self) -> None:
+        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
         if self._dense:
             return
         pairs = [

@@ -73,9 +73,11 @@ class CohortLoop:
             if other != met[self.ranks.rank][2]:
                 raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
         done = dict(sorted(job for part, _, _ in met for job in part.items()))
+        signal = next((signal for _, signal, _ in met if signal is not None), None)
         for result in done.values():
             if isinstance(result, Failure):
                 if self.faults.on_error == "raise":
                     raise ClientError(str(result), result.trace)
-                self.on_failure(result)
-        return done, next((signal for _, signal, _ in met if signal is not None), None)
+                if signal is None:  # otherwise the client is asked again when the run goes on
+                    self.on_failure(result)
+        return done, signal

@@ -36,6 +36,15 @@ class EvaluationLoop:
         client.forget()
         training = [part for part in module.modules() if part.training]
         module.eval()
+        try:
+            self._run(client, batches)
+        finally:  # a client may fail here and be skipped: the next one trains
+            for part in training:  # what the user has frozen in eval mode stays so
+                part.training = True
+        return client.meter.compute()
+
+    def _run(self, client: ClientState, batches: Iterable[Any]) -> None:
+        module = client.module
         module.on_validation_epoch_start()
         transfer, validation_step = Transfer(module, self.fabric), step_with_index(module.validation_step)
         for index, batch in enumerate(batches):
@@ -44,7 +53,5 @@ class EvaluationLoop:
             with self.fabric.autocast():
                 output = validation_step(batch, index)
             module.on_validation_batch_end(output, batch, index)
+        client.batch = None
         module.on_validation_epoch_end()
-        for part in training:  # what the user has frozen in eval mode stays so
-            part.training = True
-        return client.meter.compute()

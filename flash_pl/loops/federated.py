@@ -11,8 +11,8 @@ from flash_pl.loops.faults import Failure
 from flash_pl.loops.federation import Federation
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
 from flash_pl.loops.flops import flops_of
-from flash_pl.loops.metrics import round_metrics
-from flash_pl.loops.round_evaluation import RoundEvaluation, merged
+from flash_pl.loops.metrics import refuse_shared, round_metrics
+from flash_pl.loops.round_evaluation import RoundEvaluation
 from flash_pl.loops.schedule import EvaluationSchedule
 from flash_pl.loops.training import RoundTraining
 from flash_pl.seeding import generator
@@ -140,8 +140,12 @@ class FederatedLoop(Loop):
         self.pending = self.whole = True
 
     def on_advance_end(self) -> None:
-        done = self.round + 1
-        self.metrics = merged(self.metrics, self.evaluation.run(self.masks, done))
+        done, failed = self.round + 1, self.failed
+        found = self.evaluation.run(self.masks, done)
+        refuse_shared(found, self.metrics)
+        self.metrics |= found
+        if "failed" in self.metrics:  # also those that could not be evaluated
+            self.metrics["failed"] += self.failed - failed
         self.metrics["seconds"] = time.perf_counter() - self.started
         self.round, self.pending = done, False
         self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)

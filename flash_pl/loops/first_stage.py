@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flash_pl.client import ClientContext
+from flash_pl.client import ClientContext, samples_in
 from flash_pl.data import Batches
 from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops.faults import Failure, Fault
@@ -131,19 +131,21 @@ class FirstStageLoop:
 
 
 class FewBatches:
-    """The first ``few`` batches of every epoch."""
+    """The first ``few`` batches of every epoch.
+
+    Attributes:
+        samples: of the last epoch.
+    """
 
     def __init__(self, batches: Batches, few: int) -> None:
-        self.batches, self.few = batches, few
+        self.batches, self.few, self.samples = batches, few, 0
 
     def __len__(self) -> int:
         return min(self.few, len(self.batches))
 
-    @property
-    def samples(self) -> int:
-        """Number of samples of an epoch."""
-        return min(self.batches.samples, len(self) * -(-self.batches.samples // len(self.batches)))
-
     def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
         """One epoch in an order drawn from ``generator``."""
-        return islice(self.batches.shuffled(generator), self.few)
+        self.samples = 0
+        for batch in islice(self.batches.shuffled(generator), self.few):
+            self.samples += samples_in(batch)
+            yield batch

@@ -5,7 +5,7 @@ from itertools import islice
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from flash_pl.client import ClientState
+from flash_pl.client import ClientState, samples_in
 from flash_pl.costs import Flops, count_flops
 from flash_pl.data import FederatedData
 from flash_pl.loops.evaluation import EvaluationLoop
@@ -20,7 +20,7 @@ def flops_of(client: ClientState, evaluation: EvaluationLoop, data: FederatedDat
     weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
     with client.backend.eager():  # the counter knows torch's own operations only
         found = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
-    samples = client.batch_samples
+    samples = samples_in(batches[0])
     if not found.forward(found.dense):
         return None
     return Flops(tuple(f / samples for f in found.layers), found.rest / samples, found.first)

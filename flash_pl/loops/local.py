@@ -73,6 +73,7 @@ class LocalLoop:
 
         trained = scheduler.trained_densities(client)
         extra = scheduler.on_client_end(client, context)
+        client.prune_()  # whatever a hook of the module has done to them
         return Report(
             client=context.client,
             samples=batches.samples,
@@ -113,6 +114,7 @@ class LocalLoop:
                     module.lr_scheduler_step(schedule.scheduler, None)
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
+        client.batch = None
 
     def _step(
         self,

@@ -1,15 +1,18 @@
 """The line of metrics of a round, but for its evaluation and its seconds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
 from flash_pl.costs import Accounts
+from flash_pl.errors import ConfigError
 from flash_pl.loops.consensus import consensus
 from flash_pl.loops.means import WeightedMeans
 from flash_pl.loops.plan import Plan
 from flash_pl.loops.training import Trained
 from flash_pl.server import ServerState
+
+LATER = {"round", "seconds", "seconds_train", "failed"}  # what joins the row after these metrics
 
 
 def round_metrics(
@@ -33,6 +36,19 @@ def round_metrics(
     logged = WeightedMeans()
     for ballot in trained.ballots:
         logged.update(ballot.metrics, ballot.samples)
-    row = logged.compute() | consensus(server, previous, trained.ballots, votes, plan.budget, masks)
+    row = consensus(server, previous, trained.ballots, votes, plan.budget, masks)
     row |= accounts.round(trained.ballots, trained.late, server.layout.densities(server.mask))
-    return row | {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
+    row |= {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
+    found = logged.compute()
+    refuse_shared(found, row)
+    return found | row
+
+
+def refuse_shared(logged: Collection[str], row: Collection[str]) -> None:
+    """Nothing in a round's line is overwritten.
+
+    Raises:
+        ConfigError: the module has ``logged`` a name that is in the ``row``, or comes later.
+    """
+    if shared := set(logged) & {*row, *LATER}:
+        raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")

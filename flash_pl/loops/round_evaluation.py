@@ -82,15 +82,4 @@ class RoundEvaluation:
         facts = parts.plan.context(member, batches, done)
         context = replace(facts, purpose="finetune", epochs=self.schedule.finetune_epochs)
         held = parts.accounts.link.held(member.client)
-        return parts.server.deployed, parts.scheduler.client_mask(masks[member.tier], held, context), context
-
-
-def merged(metrics: dict[str, float], found: dict[str, float]) -> dict[str, float]:
-    """A round's metrics with what an evaluation has ``found``.
-
-    Raises:
-        ConfigError: the module logs the same name in training and validation.
-    """
-    if shared := metrics.keys() & found.keys():
-        raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
-    return metrics | found
+        return parts.server.deployed, parts.scheduler.deployed_mask(masks[member.tier], held, context), context

@@ -93,6 +93,11 @@ class SparseScheduler(Stateful):
         since its last round, on the CPU; None before its first."""
         return offered
 
+    def deployed_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
+        """The mask of the model with which a client is evaluated, alike; by default the one under which it would
+        start to train."""
+        return self.client_mask(offered, held, context)
+
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         """Weights and mask have arrived; the optimiser does not exist yet."""
 

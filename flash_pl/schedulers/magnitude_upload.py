@@ -45,6 +45,9 @@ class MagnitudeUpload(SparseScheduler):
     def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
         return self.support
 
+    def deployed_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
+        return offered
+
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         kept = self.largest(client.layout, client.weights, self.kept[context.tier])
         client.move_mask_(kept, kept)

@@ -13,7 +13,8 @@ class RoundAverage:
         a_t = a_{t-1} + (power + 1) / (power + t) (w_t - a_{t-1}).
 
     Source: Shamir and Zhang (ICML 2013), polynomial-decay averaging. A mask in consensus is what makes models of
-    different rounds averages of each other: a weight that enters the mask starts its mean anew.
+    different rounds averages of each other. A weight that enters the mask counts with the value it had then for all
+    rounds before.
 
     Args:
         power: at least 0; 0 is the plain mean of all rounds, with 8 about the last ninth of them counts.

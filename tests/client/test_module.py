@@ -6,9 +6,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR, StepLR
 
-from flash_pl import PDST, ConfigError, FederatedTrainer
+from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.client import Meter, configure
+from flash_pl.data import Shuffled, Synthetic
+from flash_pl.schedulers import SparsyFed
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
 
@@ -97,6 +99,105 @@ def test_after_fit_the_module_works_in_a_stock_trainer(unaware, tiny_data):
     assert metrics["val_acc"] == pytest.approx(loop.metrics["val_acc"])
 
 
+@pytest.mark.parametrize("method", [NST, JMWST, SparsyFed])
+def test_a_stock_trainer_goes_on_under_the_servers_mask(method, unaware, tiny_data):
+    """Whoever has trained last; also where a run was broken off, and after ``validate``."""
+    settings = {"density": 0.3, "rounds": 2, "cohort": 3, "accelerator": "cpu"}
+
+    def go_on(module):
+        stock = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_epochs=1
+        )
+        stock.fit(module, Shuffled(tiny_data.client_batches(0), torch.Generator()))
+
+    module = unaware()
+    loop = FederatedTrainer(method(), **settings).fit(module, tiny_data)
+    go_on(module)
+    weights, mask = loop.client.weights, loop.server.mask
+    assert torch.equal(weights != 0, mask) and not torch.equal(weights, loop.server.masked()[: len(weights)])
+
+    FederatedTrainer(method(), **settings).validate(module, tiny_data)
+    go_on(module)
+
+    class Broken:
+        def on_client_end(self, loop, report):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FederatedTrainer(method(), callbacks=[Broken()], **settings).fit(module, tiny_data)
+    go_on(module)
+
+
+def noisy(base):
+    """A module that adds noise to all gradients after it has clipped them."""
+
+    class Noisy(base):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            self.clip_gradients(optimizer, 1.0, "norm")
+            for parameter in self.parameters():
+                parameter.grad.add_(0.1)
+
+    return Noisy
+
+
+def restless(base):
+    """A module that changes all weights after every step."""
+
+    class Restless(base):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.add_(0.01)
+
+    return Restless
+
+
+@pytest.mark.parametrize("kind", [noisy, restless])
+def test_what_a_module_does_to_pruned_weights_is_not_reported(kind, unaware, tiny_data):
+    reports = []
+
+    class Watch:
+        def on_client_end(self, loop, report):
+            outside = report.weights[: loop.server.layout.maskable][~report.mask]
+            reports.append(int(outside.count_nonzero()))
+
+    fit(kind(unaware)(), tiny_data, callbacks=[Watch()])
+    assert reports == [0, 0]
+
+
+def test_a_module_that_adds_noise_computes_under_its_mask(unaware, tiny_data):
+    seen = []
+
+    class Looking(noisy(unaware)):
+        def training_step(self, batch, batch_idx):
+            seen.append(bool(self._client.weights[~self._client.mask].any()))
+            return super().training_step(batch, batch_idx)
+
+    fit(Looking(), tiny_data)
+    assert len(seen) > 4 and not any(seen)
+
+
+def test_what_is_logged_between_batches_weighs_the_same_whoever_trained_before(unaware):
+    data = Synthetic(samples=165, test_samples=40, classes=4, shape=(1, 8, 8), clients=8, batch_size=8)
+
+    class Logging(unaware):
+        def on_train_epoch_start(self):
+            self.log("epoch_start", float(self.current_epoch))
+
+        def on_train_epoch_end(self):
+            self.log("epoch_end", float(self.current_epoch))
+
+    seen = []
+
+    class Watch:
+        def on_client_end(self, loop, report):
+            seen.append((report.metrics["epoch_start"], report.metrics["epoch_end"]))
+
+    fit(Logging(), data, cohort=8, local_epochs=3, callbacks=[Watch()])
+    assert len({samples % 8 for samples in data.client_sizes}) > 1, "last batches of several sizes"
+    assert seen == 8 * [(1.0, 1.0)]
+
+
 def test_tied_weights_are_saved_as_one(tiny_data, unaware, tmp_path):
     class Tied(unaware):
         def __init__(self):
@@ -134,6 +235,21 @@ def test_a_name_for_two_things_is_refused(unaware, tiny_data):
             return loss
 
     with pytest.raises(ConfigError, match="val_loss.*do not share"):
+        fit(Vague(), tiny_data)
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+@pytest.mark.parametrize("name", ["round", "seconds", "seconds_train", "failed", "density", "participants", "flops"])
+def test_a_name_of_the_rounds_own_is_refused(name, step, unaware, tiny_data):
+    class Vague(unaware):
+        pass
+
+    def logging(self, batch, batch_idx):
+        self.log(name, 123.0)
+        return getattr(unaware, step)(self, batch, batch_idx)
+
+    setattr(Vague, step, logging)
+    with pytest.raises(ConfigError, match=rf"log: \['{name}'.* is not allowed; .*do not share"):
         fit(Vague(), tiny_data)
 
 

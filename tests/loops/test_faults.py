@@ -149,6 +149,29 @@ def test_faults_of_a_fine_tuning_follow_the_policy(unaware, tiny_data):
     assert loop.failed == 2 and "val_acc_finetuned" in loop.metrics
 
 
+def test_a_client_that_cannot_be_evaluated_leaves_the_module_training(unaware, tiny_data):
+    modes, rows = [], []
+
+    class Fragile(unaware):
+        def validation_step(self, batch, batch_idx):
+            if len(batch[0]) < len(tiny_data.val_dataloader().labels):  # a client's part
+                raise ValueError("cannot")
+            super().validation_step(batch, batch_idx)
+
+        def training_step(self, batch, batch_idx):
+            modes.append(self.training and self.net.training)
+            return super().training_step(batch, batch_idx)
+
+    class Watch:
+        def on_round_end(self, loop, row):
+            rows.append(row["failed"])
+
+    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(every=4, clients_every=1)
+    loop = trainer(policy, evaluate=evaluate, callbacks=[Watch()]).fit(Fragile(), tiny_data)
+    assert modes and all(modes)
+    assert rows[0] > 0 and sum(rows) == loop.failed
+
+
 def test_clients_that_fail_in_stage_1_are_reported_too(unaware, tiny_data):
     seen = []
 

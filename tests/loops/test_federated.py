@@ -178,6 +178,9 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
     [
         ({"density": 0.0}, "density: 0.0"),
         ({"density": 1.2}, "density: 1.2"),
+        ({"density": 1e-5, "cohort": 2}, "density: 1e-05 .* expected at least one of 2404 weights"),
+        ({"gradient_clip_val": -1.0}, "gradient_clip_val: -1.0 .* at least 0"),
+        ({"gradient_clip_val": float("nan")}, "gradient_clip_val: nan .* at least 0"),
         ({"rounds": 0}, "rounds: 0"),
         ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
         ({"budget": SparsityBudget([Tier(0.1, 1.0)])}, "budget: 0.1 .* a largest density of 0.2"),

@@ -5,7 +5,7 @@ import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
-from flash_pl.schedulers import Sensitivity
+from flash_pl.schedulers import Sensitivity, SparsyFed, TopK
 from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
 from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier, total_count
 
@@ -136,6 +136,18 @@ def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
     assert row["val_acc_clients_lowest"] == pytest.approx(min(expected))
     assert row["val_acc_clients_highest"] == pytest.approx(max(expected))
     assert row["val_loss_finetuned"] < row["val_loss_clients"]
+
+
+@pytest.mark.parametrize("method", ["pdst", "top k", "sparsyfed"])
+def test_a_client_is_evaluated_with_what_its_device_gets(method, unaware, tiny_data):
+    """Also where clients train a larger model than they would be given."""
+    scheduler = {"pdst": PDST, "top k": TopK, "sparsyfed": SparsyFed}[method]()
+    budget = SparsityBudget([Tier(0.1, 0.5), Tier(0.4, 0.5)])
+    trainer = FederatedTrainer(scheduler, density=0.4, rounds=2, cohort=8, budget=budget, accelerator="cpu")
+    loop = trainer.fit(unaware(), tiny_data)
+    for member in loop.plan.everyone(2):
+        _, mask, _ = loop.evaluation.offer(loop.masks, member, 2)
+        assert int(mask.count_nonzero()) == total_count(loop.server.layout.sizes, (0.1, 0.4)[member.tier])
 
 
 def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):

@@ -7,10 +7,10 @@ import signal
 import pytest
 import torch
 
-from flash_pl import JMWST, FederatedTrainer
+from flash_pl import JMWST, PDST, FederatedTrainer
 from flash_pl.callbacks import Checkpoint, MetricsCSV
 from flash_pl.errors import Interrupted
-from flash_pl.loops import EvaluationSchedule
+from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import Sensitivity
 
 
@@ -65,3 +65,27 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
     loop = trainer(tmp_path / "parts").fit(unaware(), tiny_data, ckpt_path=saved)
     assert torch.equal(loop.server.weights, whole.server.weights) and torch.equal(loop.server.mask, whole.server.mask)
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, tmp_path):
+    def fit(module, **how):
+        policy, callback = FaultPolicy("skip"), Checkpoint(tmp_path)
+        run = FederatedTrainer(
+            PDST(), density=0.3, rounds=2, cohort=8, accelerator="cpu", faults=policy, callbacks=[callback]
+        )
+        return run.fit(module, tiny_data, **how)
+
+    def failing(base):
+        class Module(base):
+            def training_step(self, batch, batch_idx):
+                assert self._client.context.client != 0
+                return super().training_step(batch, batch_idx)
+
+        return Module
+
+    assert fit(failing(unaware)()).failed == 2
+    for client in range(1, 8):  # before client 0 and after it
+        StopIn.asked = False
+        with pytest.raises(Interrupted):
+            fit(failing(stopping(unaware, "round", client))())
+        assert fit(failing(unaware)(), ckpt_path="last").failed == 2

@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 from flash_pl import NST
 from flash_pl.client import Classifier, ClientContext
+from flash_pl.data import Batches
 from flash_pl.errors import ClientError, ConfigError
 from flash_pl.kernels import SparsePattern, available, sparse_linear
+from flash_pl.loops.first_stage import FewBatches
 from flash_pl.report import Ballot
 from flash_pl.schedulers import (
     FIARSE,
@@ -283,6 +285,14 @@ def test_ssfl_keeps_the_largest_mean_saliencies():
     expected = top_k(found[0], total_count(layout.sizes, 0.2))
     assert all(torch.equal(mask, expected) for _, _, mask, _ in watch.reports)
     assert watch.rows[-1]["bytes_up_total"] > 6 * 4 * layout.maskable  # six clients sent a number a weight
+
+
+def test_a_first_stage_of_some_batches_counts_the_samples_in_them():
+    batches = Batches(torch.zeros(45, 1, 2, 2), torch.zeros(45, dtype=torch.int64), batch_size=32)
+    for few, samples in ((1, 32), (2, 45), (3, 45)):
+        some = FewBatches(batches, few)
+        for _ in range(2):
+            assert sum(len(labels) for _, labels in some.shuffled(torch.Generator())) == some.samples == samples
 
 
 def test_channels_by_hand():

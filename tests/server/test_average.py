@@ -28,7 +28,7 @@ def test_round_t_weighs_as_the_rising_factorial_says(values, power):
     torch.testing.assert_close(state.average, torch.full((5,), expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_weight_that_enters_the_mask_starts_anew_and_the_others_do_not():
+def test_a_weight_that_enters_the_mask_counts_for_the_rounds_before_as_it_was_then():
     average, state = RoundAverage(0), server([2.0, 2, 2, 2, 2])
     before = torch.tensor([True, True, False, False])
     state.mask = before
@@ -38,6 +38,9 @@ def test_a_weight_that_enters_the_mask_starts_anew_and_the_others_do_not():
     average.update(state, before, 1)
     assert state.average.tolist() == [3, 3, 4, 3, 3]
     assert state.masked().tolist() == [3, 0, 4, 0, 3] and state.weights.tolist() == [4] * 5
+    state.weights.fill_(7.0)
+    average.update(state, state.mask, 2)
+    assert state.average[2] == 5 == (4 + 4 + 7) / 3
 
 
 @pytest.mark.parametrize("scheduler", [PDST, SPDST, NST])
