@@ -68,8 +68,8 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
 
 
 def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, tmp_path):
-    def fit(module, **how):
-        policy, callback = FaultPolicy("skip"), Checkpoint(tmp_path)
+    def fit(module, folder, **how):
+        policy, callback = FaultPolicy("skip"), Checkpoint(tmp_path / folder, every=0)
         run = FederatedTrainer(
             PDST(), density=0.3, rounds=2, cohort=8, accelerator="cpu", faults=policy, callbacks=[callback]
         )
@@ -83,9 +83,9 @@ def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, 
 
         return Module
 
-    assert fit(failing(unaware)()).failed == 2
+    assert fit(failing(unaware)(), "whole").failed == 2
     for client in range(1, 8):  # before client 0 and after it
         StopIn.asked = False
         with pytest.raises(Interrupted):
-            fit(failing(stopping(unaware, "round", client))())
-        assert fit(failing(unaware)(), ckpt_path="last").failed == 2
+            fit(failing(stopping(unaware, "round", client))(), str(client))
+        assert fit(failing(unaware)(), str(client), ckpt_path="last").failed == 2
