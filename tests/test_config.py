@@ -228,6 +228,33 @@ def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
     assert build_trainer(rated).decay.ratio == 0.001 / 0.5
 
 
+def test_classes_of_the_users_own_inherit_nothing_from_what_they_replace(tmp_path, monkeypatch):
+    """Natural owners must not be dealt out anew by the digits' partition."""
+    (tmp_path / "own_file.py").write_text(
+        "import lightning as L\nimport torch\nfrom flash_pl.data import FederatedDataModule, Samples\n"
+        "class Sensors(FederatedDataModule):\n"
+        "    classes, shape = 4, (1, 8, 8)\n"
+        "    def load(self):\n"
+        "        owners = torch.arange(24) % 12\n"
+        "        part = Samples(torch.rand(24, 1, 8, 8), torch.arange(24) % 4, owners)\n"
+        "        return part, part\n"
+        "class Late(L.LightningModule):\n"
+        "    def configure_model(self):\n"
+        "        if not hasattr(self, 'fc'):\n            self.fc = torch.nn.Linear(64, 4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = composed("data=own_file.Sensors", "model=own_file.Late", "clients=12", "cohort=4")
+    assert config["data"]["init_args"].get("partition") is None
+    data = build_data(config)
+    data.setup("fit")
+    assert data.client_sizes == [2] * 12 and all(
+        len(set(data.client_batches(c).labels.tolist())) == 1 for c in range(12)
+    )
+    assert build_module(config, data).fc.out_features == 4
+    with pytest.raises(ConfigError, match="^model: None"):
+        composed("data=own_file.Sensors", "clients=12")
+
+
 def test_torchvisions_functions_are_models():
     config = composed("model.class_path=torchvision.models.resnet18", "model.exclude=[fc]", "data=cifar10")
     module = build_module(config, build_data(config))

@@ -83,3 +83,31 @@ def test_a_restart_by_torchrun_finds_the_run_that_died_and_not_a_finished_one(tm
     break_off(tmp_path / f"{NAME}-2")
     assert fit(rounds=3) == 0
     assert rounds_of(f"{NAME}-2") == 3 and not (tmp_path / f"{NAME}-3").exists()
+
+
+def test_a_file_that_is_not_a_runs_is_left_alone(tmp_path, capsys):
+    """A config of the user's own, and whatever lies around a checkpoint that was copied."""
+    assert fit("run_dir=mine") == 0
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.yaml").write_text("method: pdst  # mine\n")
+    (tmp_path / "own" / "metrics.csv").write_text("mine")
+    (tmp_path / "own" / "kept").mkdir()
+    (tmp_path / "own" / "kept" / "last.ckpt").write_bytes(
+        (tmp_path / "mine" / "checkpoints" / "last.ckpt").read_bytes()
+    )
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.yaml").write_text("method: pdst  # mine\n")
+    before = files(tmp_path / "own"), files(tmp_path / "plain")
+    assert fit("ckpt_path=own/kept/last.ckpt", rounds=3) == 0
+    assert rounds_of(NAME) == 3
+    capsys.readouterr()
+    assert fit("run_dir=plain") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "run_dir: 'plain'" in said and "config.yaml of yours" in said
+    assert (files(tmp_path / "own"), files(tmp_path / "plain")) == before
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert fit("run_dir=~/runs/mine") == 0
+    assert (tmp_path / "home" / "runs" / "mine" / "result.json").exists() and not (tmp_path / "~").exists()

@@ -1,11 +1,15 @@
 """When a run is saved."""
 
+import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities import rank_zero_only
+import numpy as np
+import torch
+from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 
 from flash_pl.checkpoint import SCHEMA, CheckpointFolder
 from flash_pl.errors import ClientError, ConfigError, Interrupted
@@ -69,10 +73,12 @@ class Checkpoint:
                 self.save(loop)
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        state["flash_pl"]["best"] = self.best
+        state["flash_pl"] |= {"best": self.best, "best_of": [self.monitor, self.sign]}
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        self.best = state["flash_pl"].get("best")
+        saved = state["flash_pl"]
+        same = saved.get("best_of") == [self.monitor, self.sign]  # of another metric it says nothing
+        self.best = saved["best"] if same else None
 
     def room(self, loop: FederatedLoop) -> int:
         """About how many bytes of disk the run's checkpoints will take: the last two, the best, and one being written.
@@ -95,7 +101,7 @@ class Checkpoint:
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
             "state_dict": {name: value.cpu().clone() for name, value in module.state_dict().items()},
-            "hyper_parameters": dict(module.hparams),
+            "hyper_parameters": _plain(module.hparams),
             "pytorch-lightning_version": L.__version__,
             "epoch": loop.round,
             "global_step": loop.round,
@@ -106,3 +112,19 @@ class Checkpoint:
         loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
         self.folder.save(state, best)
         self._saved = loop.round
+
+
+def _plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters that can be read again without running code; the others are left out."""
+    kept = {}
+    for name, value in hparams.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            buffer = io.BytesIO()
+            torch.save(value, buffer)
+            torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+        except Exception:  # whatever a class of the user's does when it is pickled
+            rank_zero_warn(f"checkpoints do not hold the hyperparameter {name}, a {type(value).__name__}")
+        else:
+            kept[name] = value
+    return kept

@@ -1,10 +1,12 @@
 """Means of what a module logs, kept on the device until they are asked for."""
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from flash_pl.errors import ModuleError
 
 
 class Meter:
@@ -22,12 +24,19 @@ class Meter:
         self._metrics: dict[str, Metric] = {}
 
     def update(self, name: str, value: float | Tensor | Metric, weight: int) -> None:
-        """Add one logged value; ``weight`` is its number of samples. Does not wait for the device."""
+        """Add one logged value; ``weight`` is its number of samples. Does not wait for the device.
+
+        Raises:
+            ModuleError: it is no number.
+        """
         if isinstance(value, Metric):
             self._metrics[name] = value
             return
+        if not isinstance(value, Tensor | SupportsFloat) or (isinstance(value, Tensor) and value.numel() != 1):
+            what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ModuleError(f"log({name!r}): {what} is no number")
         if isinstance(value, Tensor):
-            value = value.detach().float()  # a sum in half precision would soon stand still
+            value = value.detach().float().squeeze()  # a sum in half precision would soon stand still
         self._sums[name] = self._sums.get(name, 0.0) + value * weight
         self._weights[name] = self._weights.get(name, 0) + weight
 

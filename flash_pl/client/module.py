@@ -99,6 +99,17 @@ class ClientModule(L.LightningModule):
         for name, value in dictionary.items():
             self.log(name, value, *args, **kwargs)
 
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """As in Lightning: the optimiser of the client that trains."""
+        return cast(ClientState, self._client).optimizer if self._federated else super().optimizers(use_pl_optimizer)
+
+    def lr_schedulers(self) -> Any:
+        """As in Lightning: None, the scheduler, or a list of them."""
+        if not self._federated:
+            return super().lr_schedulers()
+        found = [schedule.scheduler for schedule in cast(ClientState, self._client).schedules]
+        return found if len(found) > 1 else next(iter(found), None)
+
     @property
     def watches_gradients(self) -> bool:
         """Whether the user's module has a hook in which it could look at gradients or change them."""

@@ -1,6 +1,6 @@
 """The arena, the mask and the optimiser of the client that is training now."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from torchmetrics import Metric
 from flash_pl.client.backend import Backend
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
+from flash_pl.client.optimizers import Schedule
+from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
 
@@ -38,7 +40,7 @@ class ClientState:
         arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
         mask: bool ``[layout.maskable]``. Change it by ``receive`` and ``move_mask_`` only.
         context: the facts of the local training under way.
-        optimizer: its optimiser.
+        optimizer, schedules: its optimiser, and what changes the learning rates during the training.
         step, epoch: local steps done, the local epoch under way.
         dense_steps: those that computed the gradients of pruned weights.
         batch: the batch under way.
@@ -48,6 +50,7 @@ class ClientState:
 
     context: ClientContext
     optimizer: Optimizer | None = None
+    schedules: Sequence[Schedule] = ()
     batch: Any = None
 
     def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook) -> None:
@@ -64,8 +67,8 @@ class ClientState:
         self.meter = Meter()
         # What is not in the arena, such as counters, must not pass from one client to the next.
         inside = {slot.name for slot in layout.slots}
-        self._others = [buffer for name, buffer in module.named_buffers() if name not in inside]
-        self._originals = [buffer.clone() for buffer in self._others]
+        self._others = {name: buffer for name, buffer in module.named_buffers() if name not in inside}
+        self._originals = [buffer.clone() for buffer in self._others.values()]
         self.step = self.epoch = self.dense_steps = 0
         self._densities: Tensor | None = None
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
@@ -88,8 +91,23 @@ class ClientState:
         self.meter.reset()
         for metric in self._metrics:
             metric.reset()
-        for buffer, original in zip(self._others, self._originals, strict=True):
+        for buffer, original in zip(self._others.values(), self._originals, strict=True):
             buffer.copy_(original)
+
+    def check_tensors(self) -> None:
+        """The module's tensors are those that were bound.
+
+        Raises:
+            ModuleError: another one stands in the place of one of them, which nobody sends, averages or evaluates.
+        """
+        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        moved = [name for name, buffer in self._others.items() if tensors.get(name) is not buffer]
+        for slot in self.layout.slots:
+            found, expected = tensors.get(slot.name), slot.view(self.arena)
+            if found is None or found.data_ptr() != expected.data_ptr():
+                moved.append(slot.name)
+        if moved:
+            raise ModuleError(f"{moved[0]} is not the tensor any more that it was; change it in place, as by copy_()")
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""

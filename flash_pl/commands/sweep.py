@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise ConfigError("workers", options.workers, "an integer of at least 1")
     folder = Path(options.out or Path("sweeps") / Path(options.config).stem)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("out", str(folder), "a folder, or a new one")
     choices = [Choice.read(argument) for argument in options.arguments]
     todo = jobs(options.config, read_config(options.config), choices, folder)
     check(todo)

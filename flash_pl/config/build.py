@@ -62,6 +62,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config["seed"], "weights"))
         model = instantiate("model", _component(config["model"]), nn.Module, fill=known)
+    if isinstance(model, L.LightningModule):
+        model.configure_model()  # it may make its layers there
     try:
         Layout(model, exclude, first_last)  # complains now, and in the names that the config knows
     except ConfigError as error:

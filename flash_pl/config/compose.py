@@ -111,14 +111,14 @@ def _section(
 ) -> dict[str, Any]:
     """One component: its fragment, what ``compat`` sets of it, what the user does; all names expanded.
 
-    The user's fragment goes before that of ``compat``, and that before the ``default``.
+    The user's fragment or class goes before the fragment of ``compat``, and that before the ``default``.
     """
     key = "method" if section == "scheduler" else section
     official = dict(compat.get(section, {}))
     named = {"name": official.pop("name")} if "name" in official else default or {}
     given = dict(user.get(section, {}))
     given = given if "name" in given or "class_path" in given else dict(named) | given
-    name = given.pop("name", named.get("name"))
+    name = given.pop("name", None if "class_path" in given else named.get("name"))
     if name is None and "class_path" not in given:
         raise ConfigError(key, None, one_of(None, shipped.names(FOLDERS[section])))
     base = {} if name is None else expand(shipped.fragment(key, name, FOLDERS[section]), section)

@@ -9,7 +9,7 @@ from flash_pl.errors import ConfigError
 # What a resumed run may change: how long, on what machine, what is watched and where things are. The rest is the
 # experiment. `name` and `method` only say which fragments a config came from.
 FREE = {"rounds", "run_dir", "ckpt_path", "method", "trainer"}
-FREE_LEAVES = {"name", "root", "verify"}
+FREE_LEAVES = {"cost.verify"}
 # Settings of the trainer that are the experiment all the same.
 FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 
@@ -44,7 +44,11 @@ def refuse_other(config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 def experiment(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The dotted keys and values that make the experiment."""
     fixed = {key: value for key, value in config["trainer"].items() if key in FIXED}
-    yield from _leaves({key: value for key, value in config.items() if key not in FREE} | {"trainer": fixed})
+    ours = str(config["data"].get("class_path")).startswith("flash_pl.")  # of another class we do not know
+    free = FREE_LEAVES | ({"data.init_args.root"} if ours else set())
+    for name, value in _leaves({key: value for key, value in config.items() if key not in FREE} | {"trainer": fixed}):
+        if name not in free:
+            yield name, value
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,5 +56,5 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
         return
     for key, value in node.items():
-        if key not in FREE_LEAVES:
+        if key != "name" or "class_path" not in node:
             yield from _leaves(value, f"{prefix}.{key}" if prefix else key)

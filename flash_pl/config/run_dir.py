@@ -14,6 +14,8 @@ from flash_pl.config.compose import label
 from flash_pl.config.schema import Keys
 from flash_pl.errors import ConfigError
 
+HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
+
 
 class RunDir:
     """``config.yaml``, ``metrics.csv``, TensorBoard's events, ``checkpoints/*.ckpt`` and ``result.json``.
@@ -35,12 +37,12 @@ class RunDir:
         facts |= {key: config[key] for key in ("density", "seed")}
         template, checkpoint = config["run_dir"], "last" if restarted else config["ckpt_path"]
         try:
-            self.path = Path(template.format(**facts))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self.path = Path(template.format(**facts)).expanduser()
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ConfigError("run_dir", template, f"a path; it may hold {{{'}, {'.join(facts)}}}") from error
         # Where a run was written and continued from does not belong to what it computes.
         self.config = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}
-        own = None if checkpoint in (None, "last") else Path(checkpoint).parent.parent
+        own = None if checkpoint in (None, "last") else self._run_of(Path(checkpoint))
         if template == Keys.run_dir:
             self.path = own or self._numbered(goes_on=checkpoint == "last", restarted=restarted)
         elif self._is_taken(self.path) and checkpoint != "last" and own != self.path:
@@ -63,17 +65,25 @@ class RunDir:
         Raises:
             ConfigError: it cannot be written, or its disk has not ``room`` bytes left.
         """
+        file = self.path / "config.yaml"
         try:
+            if file.exists() and not file.read_text(encoding="utf-8").startswith(HEAD):
+                raise ConfigError("run_dir", str(self.path), "a folder without a config.yaml of yours, to write one")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(self.path).free) < room:
                 raise ConfigError("run_dir", str(self.path), f"{room >> 20} MiB of free disk; it has {free >> 20} MiB")
-            text = "# Repeat this run: flash-pl fit THIS_FILE\n" + OmegaConf.to_yaml(OmegaConf.create(self.config))
-            (self.path / "config.yaml").write_text(text, encoding="utf-8")
+            file.write_text(HEAD + OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
             if resumed:
                 self.result.unlink(missing_ok=True)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigError("run_dir", str(self.path), f"a folder that can be written ({reason})") from error
+
+    def _run_of(self, checkpoint: Path) -> Path | None:
+        """The directory of the run that wrote a checkpoint; None if it lies elsewhere now."""
+        folder = checkpoint.absolute().parent
+        whole = folder.name == self.checkpoints.name and (folder.parent / "config.yaml").exists()
+        return checkpoint.parent.parent if whole else None
 
     def _numbered(self, goes_on: bool, restarted: bool) -> Path:
         """The first free directory, or the newest that is taken."""

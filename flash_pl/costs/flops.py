@@ -47,10 +47,13 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
         run: calls the module, or its validation step, on a batch.
     """
     found, order, before = dict.fromkeys(names, 0.0), [], {}
-    layers = {name: module.get_submodule(name.rpartition(".")[0]) for name in names}
+    shared = {name: module.get_parameter(name) for name in names}  # maybe by several layers
+    layers = [
+        (name, layer) for layer in module.modules() for name in names if getattr(layer, "weight", None) is shared[name]
+    ]
     handles = []
     with FlopCounterMode(display=False) as counter:
-        for name, layer in layers.items():
+        for name, layer in layers:
 
             def enter(_: nn.Module, __: Any, name: str = name) -> None:
                 before[name] = counter.get_total_flops()

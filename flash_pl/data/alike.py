@@ -20,7 +20,7 @@ def deal_alike(train: Sequence[Tensor], test: Tensor, generator: torch.Generator
     Returns:
         Indices into ``test`` for each client; every sample of a class that is trained on belongs to exactly one.
     """
-    classes = 1 + max(int(labels.max()) for labels in (*train, test))
+    classes = 1 + max(int(labels.max()) for labels in (*train, test) if len(labels))
     held = torch.stack([labels.bincount(minlength=classes) for labels in train]).double()
     order = torch.randperm(len(test), generator=generator)
     dealt: list[list[Tensor]] = [[] for _ in train]

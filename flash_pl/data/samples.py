@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flash_pl.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -16,7 +18,7 @@ class Samples:
         owners: int64 ``[n]``, which client a sample belongs to by nature, or None.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ConfigError: other types, or shapes that do not fit together.
     """
 
     images: Tensor
@@ -25,9 +27,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise ValueError(f"images: {self.images.dtype} is neither uint8 nor floating point")
+            raise ConfigError("images", self.images.dtype, "uint8 or floating point")
         if self.labels.dtype != torch.int64:
-            raise ValueError(f"labels: {self.labels.dtype} is not int64")
+            raise ConfigError("labels", self.labels.dtype, "int64")
         n = len(self.images)
         if (
             self.images.ndim != 4
@@ -35,10 +37,8 @@ class Samples:
             or (self.owners is not None and self.owners.shape != (n,))
         ):
             owners = None if self.owners is None else tuple(self.owners.shape)
-            raise ValueError(
-                f"expected images [n, C, H, W], labels [n] and owners [n] or none, got {tuple(self.images.shape)}, "
-                f"{tuple(self.labels.shape)} and {owners}"
-            )
+            shapes = tuple(self.images.shape), tuple(self.labels.shape), owners
+            raise ConfigError("samples", shapes, "images [n, C, H, W], labels [n] and owners [n] or none")
 
     def __len__(self) -> int:
         return len(self.images)

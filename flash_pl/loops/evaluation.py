@@ -45,6 +45,7 @@ class EvaluationLoop:
 
     def _run(self, client: ClientState, batches: Iterable[Any]) -> None:
         module = client.module
+        module.on_validation_start()
         module.on_validation_epoch_start()
         transfer, validation_step = Transfer(module, self.fabric), step_with_index(module.validation_step)
         for index, batch in enumerate(batches):
@@ -55,3 +56,5 @@ class EvaluationLoop:
             module.on_validation_batch_end(output, batch, index)
         client.batch = None
         module.on_validation_epoch_end()
+        module.on_validation_end()
+        client.check_tensors()

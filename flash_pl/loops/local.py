@@ -9,7 +9,7 @@ from lightning.fabric.plugins.precision import Precision
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.client import ClientContext, ClientState, Schedule, configure
+from flash_pl.client import ClientContext, ClientState, configure
 from flash_pl.data import Batches
 from flash_pl.loops.faults import Fault
 from flash_pl.loops.hooks import Step, Transfer, step_with_index
@@ -54,23 +54,26 @@ class LocalLoop:
         seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
         rates = client.by_layer(scheduler.layer_rates(client))
-        client.optimizer, schedules = configure(module, context.lr_scale, rates)
+        client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
         self._take_steps(client, client.optimizer, scheduler)
 
         try:
             with scheduler.training(client):
+                module.on_fit_start()
                 module.on_train_start()
                 order = context.generator("batches")
                 for client.epoch in range(context.epochs):
                     module.on_train_epoch_start()
-                    self._epoch(client, scheduler, batches.shuffled(order), schedules)
+                    self._epoch(client, scheduler, batches.shuffled(order))
                     module.on_train_epoch_end()
                 module.on_train_end()
+                module.on_fit_end()
         finally:
             client.backend.dense = False  # an evaluation must not depend on who trained last, and how
         if not math.isfinite(float(self._losses)):  # asked once, not at every step: it waits for the device
             raise Fault("its training loss is not finite")
 
+        client.check_tensors()
         trained = scheduler.trained_densities(client)
         extra = scheduler.on_client_end(client, context)
         client.prune_()  # whatever a hook of the module has done to them
@@ -95,9 +98,7 @@ class LocalLoop:
         else:
             client.backend.sgd.take(optimizer)
 
-    def _epoch(
-        self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any], schedules: list[Schedule]
-    ) -> None:
+    def _epoch(self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any]) -> None:
         module, optimizer, context = client.module, client.optimizer, client.context
         assert optimizer is not None
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
@@ -109,7 +110,7 @@ class LocalLoop:
             outputs = self._step(client, scheduler, optimizer, training_step, batch, index)
             client.step += 1
             client.dense_steps += dense
-            for schedule in schedules:
+            for schedule in client.schedules:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
                     module.lr_scheduler_step(schedule.scheduler, None)
             module.on_train_batch_end(outputs, batch, index)

@@ -50,8 +50,8 @@ class Layout:
 
     Raises:
         ConfigError: a pattern matches no layer, or nothing is left to mask.
-        ModuleError: tensors without a shape yet, or of different dtypes or devices.
-        ValueError: a tensor whose elements overlap or have gaps.
+        ModuleError: tensors without a shape yet, of different dtypes or devices, or with elements that overlap or have
+            gaps.
     """
 
     def __init__(self, module: nn.Module, exclude: Sequence[str] = (), exclude_first_last: bool = False) -> None:
@@ -66,14 +66,18 @@ class Layout:
         tensors = parameters | buffers
         if len(types := {f"{t.dtype} on {t.device}" for t in tensors.values()}) > 1:
             raise ModuleError(f"parameters and float buffers of {', '.join(sorted(types))}: they must be of one kind")
-        self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
+        try:
+            self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
+        except ValueError as error:
+            raise ModuleError(str(error)) from error
 
     @classmethod
     def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
         """The layout whose ``plan`` this is, without its module.
 
         Raises:
-            ValueError: no maskable tensor, kinds in another order, a name that comes twice, or as above.
+            ValueError: no maskable tensor, kinds in another order, a name that comes twice, elements that overlap or
+                have gaps.
         """
         kinds = [kind for _, kind, _, _ in plan]
         if kinds[:1] != KINDS[:1] or kinds != sorted(kinds, key=KINDS.index):

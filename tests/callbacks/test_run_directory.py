@@ -4,6 +4,7 @@ import csv
 import math
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
@@ -118,3 +119,34 @@ def test_a_history_has_a_value_a_round_also_after_a_resume(unaware, tiny_data, t
     second = FederatedTrainer(PDST(), rounds=4, callbacks=[history], **settings)
     second.fit(unaware(), tiny_data, ckpt_path=tmp_path / "previous.ckpt")
     assert history["round"] == [1, 2, 3, 4]
+
+
+class Opaque:
+    """What cannot be read again without running code."""
+
+
+def test_hyperparameters_that_cannot_be_read_again_do_not_spoil_a_checkpoint(unaware, tiny_data, tmp_path):
+    class Module(unaware):
+        def __init__(self, lr=0.1, act=None, path=None):
+            super().__init__(lr)
+            self.save_hyperparameters()
+
+    with pytest.warns(match="checkpoints do not hold the hyperparameter act, a ReLU"):
+        trainer(tmp_path).fit(Module(np.float64(0.05), torch.nn.ReLU(), Opaque()), tiny_data)
+    held = read_checkpoint(tmp_path / "last.ckpt")["hyper_parameters"]
+    assert held["lr"] == 0.05 and type(held["lr"]) is float and not {"act", "path"} & set(held)
+    assert Module.load_from_checkpoint(tmp_path / "last.ckpt").hparams.lr == 0.05
+
+
+def test_the_best_of_one_metric_is_no_measure_of_another(unaware, tiny_data, tmp_path):
+    def fit(rounds, monitor, mode, **how):
+        callback = Checkpoint(tmp_path, monitor=monitor, mode=mode)
+        run = FederatedTrainer(PDST(), density=0.2, rounds=rounds, cohort=2, accelerator="cpu", callbacks=[callback])
+        return run.fit(unaware(), tiny_data, **how), callback
+
+    _, first = fit(2, "val_acc", "max")
+    _, again = fit(3, "val_acc", "max", ckpt_path="last")
+    assert again.best >= first.best
+    loop, other = fit(4, "val_loss", "min", ckpt_path="last")
+    assert other.best == loop.metrics["val_loss"]
+    assert read_checkpoint(tmp_path / "best.ckpt")["flash_pl"]["round"] == 4

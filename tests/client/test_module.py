@@ -10,6 +10,7 @@ from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.client import Meter, configure
 from flash_pl.data import Shuffled, Synthetic
+from flash_pl.errors import ModuleError
 from flash_pl.schedulers import SparsyFed
 from flash_pl.sparsity import Layout, SparsityBudget, Tier
 
@@ -276,3 +277,107 @@ def test_the_meter_weighs_by_samples_and_sums_in_single_precision():
     for _ in range(1000):
         meter.update("b", torch.tensor(1.0, dtype=torch.bfloat16), 1)
     assert meter.compute() == {"a": 2.0, "b": 1.0}
+
+
+def clamping(base):
+    class Module(base):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            for parameter in self.parameters():
+                parameter.data = parameter.data.clamp(-1, 1)
+
+    return Module(), "net.0.weight"
+
+
+def averaging(base):
+    class Module(base):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean_loss", torch.zeros(1))
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.mean_loss = 0.9 * self.mean_loss + 0.1 * loss.detach()
+            return loss
+
+    return Module(), "mean_loss"
+
+
+def counting(base):
+    class Module(base):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
+
+        def validation_step(self, batch, batch_idx):
+            self.steps = self.steps + 1
+            super().validation_step(batch, batch_idx)
+
+    return Module(), "steps"
+
+
+@pytest.mark.parametrize("kind", [clamping, averaging, counting])
+def test_a_tensor_in_the_place_of_another_is_refused(kind, unaware, tiny_data):
+    """It would be no part of the arena: nobody would send, average or evaluate it."""
+    module, name = kind(unaware)
+    with pytest.raises(ModuleError, match=rf"^{name} is not the tensor any more .* in place"):
+        fit(module, tiny_data)
+
+
+def test_the_optimiser_and_its_schedule_can_be_asked_as_in_lightning(unaware, tiny_data):
+    rates, clients = [], []
+
+    class Asking(unaware):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return [optimizer], [{"scheduler": StepLR(optimizer, 1, gamma=0.5), "interval": "step"}]
+
+        def training_step(self, batch, batch_idx):
+            rates.append((self.optimizers().param_groups[0]["lr"], self.lr_schedulers().get_last_lr()[0]))
+            return super().training_step(batch, batch_idx)
+
+        def on_fit_start(self):
+            clients.append([])
+
+        def on_fit_end(self):
+            clients[-1].append("end")
+
+    fit(Asking(), tiny_data)
+    assert rates == 2 * [(0.1, 0.1), (0.05, 0.05), (0.025, 0.025)] and clients == [["end"], ["end"]]
+    none = fit(unaware(), tiny_data)
+    assert none.client.module.lr_schedulers is not None and none.client.schedules == []
+
+
+def test_hooks_around_an_evaluation_are_called(unaware, tiny_data):
+    seen = []
+
+    class Collecting(unaware):
+        def on_validation_start(self):
+            self.sizes = []
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.sizes.append(len(batch[1]))
+
+        def on_validation_end(self):
+            seen.append(sum(self.sizes))
+
+    fit(Collecting(), tiny_data)
+    assert seen and set(seen) <= {40, 8}  # FLOPs are counted on one batch
+
+
+@pytest.mark.parametrize(
+    "value, what",
+    [(torch.ones(4), r"a tensor of shape \[4\]"), ("fine", "str"), ({"a": 1.0}, "dict"), (None, "NoneType")],
+)
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+def test_what_is_no_number_cannot_be_logged(step, value, what, unaware, tiny_data):
+    class Logging(unaware):
+        pass
+
+    def logging(self, batch, batch_idx):
+        self.log("note", value)
+        return getattr(unaware, step)(self, batch, batch_idx)
+
+    setattr(Logging, step, logging)
+    with pytest.raises(ModuleError, match=rf"^log\('note'\): {what} is no number"):
+        fit(Logging(), tiny_data)

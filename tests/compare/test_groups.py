@@ -91,6 +91,21 @@ def test_a_method_that_keeps_every_weight_has_density_1(groups_of):
     assert [(one.first.density, one.seeds) for one in groups] == [(1.0, [1, 2])] and not warnings
 
 
+def test_arguments_of_a_users_class_make_another_experiment(groups_of, tmp_path, monkeypatch):
+    (tmp_path / "named_file.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, name: str = 'relu', verify: bool = False):\n        super().__init__(64, 4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = (
+        ["model={class_path: named_file.Net, init_args: {name: tanh}}"],
+        ["model={class_path: named_file.Net, init_args: {name: relu}}"],
+        ["model={class_path: named_file.Net, init_args: {name: relu, verify: true}}"],
+    )
+    assert len(groups_of(*runs)[0]) == 3
+
+
 def test_another_metric_is_another_group(groups_of):
     groups, _ = groups_of(["trainer.monitor=val_loss", "trainer.monitor_mode=min"], [])
     assert labels(groups) == ["jmwst, monitor=val_loss", "jmwst, monitor=val_acc"]

@@ -114,6 +114,13 @@ def test_the_order_of_calls_decides_which_layer_sees_the_input():
     assert flops.training(half, dense_gradients=0.1) == pytest.approx(flops.training(half) + part)
 
 
+def test_a_weight_that_two_layers_share_is_counted_in_both():
+    module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
+    module[1].weight = module[0].weight
+    flops = count_flops(module, ["0.weight", "2.weight"], lambda: module(torch.zeros(1, 4)))
+    assert flops.layers == (2 * 2 * 16, 2 * 8) and flops.rest == 0 and flops.first == 0
+
+
 def test_a_known_mask_is_free_in_every_convention():
     layout = Layout(nn.Linear(100, 10))
     mask = torch.zeros(1000, dtype=torch.bool)
