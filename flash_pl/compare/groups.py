@@ -38,14 +38,23 @@ def group(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
     members: dict[str, list[Run]] = {}
     warnings = []
     for run in runs:
-        same = members.setdefault(write(sorted(identity(run).items())), [])
+        same = members.setdefault(_key(run), [])
         if (before := next((other for other in same if other.seed == run.seed), None)) is not None:
             warnings.append(f"{run.path}: the same experiment with the same seed {run.seed} as {before.path}; left out")
         else:
             same.append(run)
+    for key, same in list(members.items()):
+        # A partition of one seed, under several of the run: one of those is the same, and looks as if it followed.
+        fixed = _key(same[0], fixed=True)
+        if len(same) == 1 and fixed != key and all(run.seed != same[0].seed for run in members.get(fixed, same)):
+            members[fixed].append(members.pop(key)[0])
     parts = [tuple(sorted(same, key=lambda run: run.seed)) for same in members.values()]
     order = list(dict.fromkeys(part[0].names["data"] for part in parts))
     return _named(sorted(parts, key=lambda part: order.index(part[0].names["data"]))), warnings
+
+
+def _key(run: Run, fixed: bool = False) -> str:
+    return write(sorted(identity(run, fixed).items()))
 
 
 def _named(parts: Sequence[tuple[Run, ...]]) -> list[Group]:

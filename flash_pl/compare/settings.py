@@ -15,15 +15,19 @@ Settings = dict[str, Any]
 NAMED = {"density", "data.class_path", "model.class_path", "scheduler.class_path"}
 
 
-def identity(run: Run) -> Settings:
+def identity(run: Run, fixed: bool = False) -> Settings:
     """The dotted keys and values that two runs must share to be the same experiment under another seed.
 
     Densities of tiers are relative to the run's. What is null is left out: an older config may lack the key.
+
+    Args:
+        fixed: a component's seed that is the run's own does not follow it, but is that in all runs.
     """
     keys = _keys(run.config)
     found = {key: _relative(value, run.config["density"]) for key, value in keys.items() if value is not None}
     for key in [key for key, value in found.items() if key.rpartition(".")[2] == "seed" and value == run.seed]:
-        del found[key]  # a data set draws its partition from the same seed
+        if key == "seed" or not fixed:
+            del found[key]  # a data set draws its partition from the same seed
     return found | {"density": run.density, "trainer.monitor": run.monitor}
 
 

@@ -28,6 +28,15 @@ def test_seeds_are_one_group_in_order_and_a_second_run_of_a_seed_is_left_out(gro
     assert len(warnings) == 1 and "run2: the same experiment with the same seed 3" in warnings[0]
 
 
+def test_a_partition_that_stays_is_one_group_whatever_its_seed(groups_of):
+    stays = [[f"seed={seed}", "data.seed=2"] for seed in (1, 2, 3)]
+    follows = [[f"seed={seed}"] for seed in (1, 3)]
+    assert [one.seeds for one in groups_of(*stays)[0]] == [[1, 2, 3]]
+    assert [one.seeds for one in groups_of(*follows)[0]] == [[1, 3]]
+    assert sorted(one.seeds for one in groups_of(*stays, *follows)[0]) == [[1, 2, 3], [1, 3]]
+    assert [one.seeds for one in groups_of(["seed=2"])[0]] == [[2]]
+
+
 def test_what_a_resumed_run_may_change_splits_no_group_but_its_length(groups_of):
     same = [["seed=1"], ["seed=2", "trainer.eval_every=5", "data.root=/x", "cost.verify=true"]]
     assert len(groups_of(*same)[0]) == 1
