@@ -13,6 +13,7 @@ from flash_pl.client.backends import choose_backend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure
 from flash_pl.client.state import ClientState, GradientHook
+from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
 
@@ -49,7 +50,13 @@ class Binding:
             module.to(memory_format=torch.channels_last)
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last), scheduler)
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
-        configure(module)  # complains now, not in the first client
+        try:
+            configure(module)  # complains now, not in the first client
+        except AttributeError as error:
+            if "self.trainer" not in str(error):
+                raise
+            what = "configure_optimizers asks for self.trainer, which is not there in a federated run"
+            raise ModuleError(f"{type(module).__name__}: {what}") from error
         return client
 
 

@@ -381,3 +381,19 @@ def test_what_is_no_number_cannot_be_logged(step, value, what, unaware, tiny_dat
     setattr(Logging, step, logging)
     with pytest.raises(ModuleError, match=rf"^log\('note'\): {what} is no number"):
         fit(Logging(), tiny_data)
+
+
+def test_a_schedule_that_asks_for_a_trainer_is_refused_before_the_first_client(unaware, tiny_data):
+    class Asking(unaware):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return [optimizer], [OneCycleLR(optimizer, 0.1, total_steps=self.trainer.estimated_stepping_batches)]
+
+    class Mistaken(unaware):
+        def configure_optimizers(self):
+            return self.nothing
+
+    with pytest.raises(ModuleError, match=r"^ClientAsking: configure_optimizers asks for self\.trainer"):
+        fit(Asking(), tiny_data)
+    with pytest.raises(AttributeError, match="nothing"):
+        fit(Mistaken(), tiny_data)
