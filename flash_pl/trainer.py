@@ -192,7 +192,7 @@ class FederatedTrainer:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs.
 
         Raises:
-            ConfigError: as for ``fit``, and where "last" finds no checkpoint.
+            ConfigError: as for ``fit``, and where "last" finds no checkpoint, or one from before the first mask.
         """
         loop = self.loop(module, data)
         with (
@@ -208,6 +208,8 @@ class FederatedTrainer:
             if state is None:
                 raise ConfigError("ckpt_path", ckpt_path, "a run that has saved a checkpoint")
             self.resume(loop, state)
+            if not loop.has_mask:
+                raise ConfigError("ckpt_path", str(ckpt_path), "a checkpoint with a mask; stage 1 was looking for it")
             return loop.evaluation.server(loop.masks, loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:

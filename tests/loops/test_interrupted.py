@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from flash_pl import JMWST, PDST, FederatedTrainer
+from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint, MetricsCSV
 from flash_pl.errors import Interrupted
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
@@ -62,6 +62,9 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
     with pytest.raises(Interrupted):
         trainer(tmp_path / "parts").fit(stopping(unaware, purpose, client)(), tiny_data)
     saved = tmp_path / "parts" / "last.ckpt"
+    if purpose == "sensitivity":
+        with pytest.raises(ConfigError, match="a checkpoint with a mask"):
+            trainer(tmp_path / "parts").validate(unaware(), tiny_data, ckpt_path=saved)
     loop = trainer(tmp_path / "parts").fit(unaware(), tiny_data, ckpt_path=saved)
     assert torch.equal(loop.server.weights, whole.server.weights) and torch.equal(loop.server.mask, whole.server.mask)
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
