@@ -74,9 +74,9 @@ class LocalLoop:
             raise Fault("its training loss is not finite")
 
         client.check_tensors()
+        client.prune_()  # whatever a hook of the module has done to them
         trained = scheduler.trained_densities(client)
         extra = scheduler.on_client_end(client, context)
-        client.prune_()  # whatever a hook of the module has done to them
         return Report(
             client=context.client,
             samples=batches.samples,
