@@ -6,23 +6,17 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
+from flash_pl.client.batch import samples_in
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.client.optimizers import Schedule
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
-
-
-def samples_in(batch: Any) -> int:
-    """Number of samples of a batch: the first dimension of its tensors."""
-    first = batch[0] if type(batch) is tuple else None
-    return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
 
 
 class GradientHook(Protocol):
