@@ -96,7 +96,7 @@ def test_a_file_that_is_not_a_runs_is_left_alone(tmp_path, capsys):
         (tmp_path / "mine" / "checkpoints" / "last.ckpt").read_bytes()
     )
     (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "config.yaml").write_text("method: pdst  # mine\n")
+    (tmp_path / "plain" / "config.yaml").write_bytes(b"method: pdst  # mine, \xff\n")
     before = files(tmp_path / "own"), files(tmp_path / "plain")
     assert fit("ckpt_path=own/kept/last.ckpt", rounds=3) == 0
     assert rounds_of(NAME) == 3

@@ -67,7 +67,7 @@ class RunDir:
         """
         file = self.path / "config.yaml"
         try:
-            if file.exists() and not file.read_text(encoding="utf-8").startswith(HEAD):
+            if file.exists() and not file.read_bytes().startswith(HEAD.encode()):
                 raise ConfigError("run_dir", str(self.path), "a folder without a config.yaml of yours, to write one")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(self.path).free) < room:

@@ -57,8 +57,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
     except OmegaConfBaseException as error:
         name = str(error.full_key)
-        while name not in KEYS:  # inside a component
-            name = name.rpartition(".")[0]
+        name = name if name in KEYS else name.partition(".")[0]  # it may be inside a component
         raise ConfigError(name, getattr(error, "value", None), describe(KEYS[name].hint)) from error
     resolved = {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
     for name, value in _leaves(resolved):
