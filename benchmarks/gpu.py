@@ -7,7 +7,8 @@ that lie on the GPU; medians of wall-clock times, each turn ending when the GPU 
 
 - a bare PyTorch loop that loads the server's weights, trains each client and averages, without masks, in the faster of
   both memory formats;
-- the federated loop, dense and with PDST at d = 0.05: with deterministic kernels, its default, without, in bfloat16.
+- the federated loop, dense and with PDST at d = 0.05: with deterministic kernels, its default, without, in bfloat16;
+- with JMWST at d = 0.05 from a random mask, where every client moves its mask and sends it, and the server votes.
 
 A round is all of the federated loop but evaluation. On a GPU pruned weights are multiplied as zeros: sparsity makes
 nothing here faster.
@@ -20,13 +21,24 @@ import torch
 from networks import FORMATS, NETWORKS, Row, Turn, advance, bare, federated, medians
 from round import COHORT, bare_rounds
 
+from flash_pl import JMWST
 from flash_pl.loops import FederatedLoop
+
+
+class Moving(JMWST):
+    """JMWST that begins with a random mask: stage 1 is no part of a round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_stage = None
+
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "dense": {"density": 1.0},
     "pdst": {"density": 0.05},
     "pdst, any kernels": {"density": 0.05, "deterministic": False},
     "pdst, bf16-mixed": {"density": 0.05, "precision": "bf16-mixed"},
+    "jmwst": {"density": 0.05, "method": Moving},
 }
 
 
@@ -67,11 +79,13 @@ def measure(name: str, repeats: int) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=9)
     chosen, device = parser.parse_args(), torch.cuda.get_device_name()
     print(f"{device}, PyTorch {torch.__version__}, {COHORT} clients a round, ms; in brackets: times FedAvg by hand\n")
-    print(f"| network | batches a client | FedAvg by hand | {' | '.join(CONTENDERS)} |\n|---|---|---|{4 * '---|'}")
+    columns = ["network", "batches a client", "FedAvg by hand", *CONTENDERS]
+    print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
     for name in chosen.networks:
-        row = measure(name, repeats=9)
+        row = measure(name, chosen.repeats)
         numbers = [f"{row[key]:.0f} ({row[key] / row['by hand']:.2f})" for key in CONTENDERS]
         print(f"| {name} | {row['batches']} | {row['by hand']:.0f} | {' | '.join(numbers)} |", flush=True)
 

@@ -21,7 +21,7 @@ from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
 from flash_pl.loops import FederatedLoop, Member, Plan
 from flash_pl.models import VGG11, LeafCNN, LeNet5, MNISTNet, MobileNetV2, ResNet18
-from flash_pl.schedulers import PDST
+from flash_pl.schedulers import PDST, SparseScheduler
 
 DENSITIES = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01)
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -109,12 +109,13 @@ def federated(
     backend: str = "auto",
     cohort: int = 1,
     accelerator: str = "cpu",
+    method: Callable[[], SparseScheduler] = PDST,
     **settings: Any,
 ) -> FederatedLoop:
-    """The federated loop of PDST, or of dense training at density 1, ready for its first round."""
+    """The federated loop of a method, or of dense training at density 1, ready for its first round."""
     model = compose({"method": "pdst"}, [f"model={network.config}"])["model"]
     trainer = FederatedTrainer(
-        Dense() if density == 1 else PDST(),
+        Dense() if density == 1 else method(),
         density=density,
         cohort=cohort,
         seed=1,

@@ -61,8 +61,8 @@ class Ballot:
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: tensors on the CPU, the mask at one bit a weight."""
-        sent = self.to(torch.device("cpu"))
-        return vars(sent) | {"mask": pack_bits(sent.mask), "maskable": len(sent.mask)}
+        extra = {name: tensor.cpu() for name, tensor in self.extra.items()}
+        return vars(self) | {"mask": pack_bits(self.mask), "maskable": len(self.mask), "extra": extra}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         mask = unpack_bits(state["mask"], state.pop("maskable"))

@@ -38,7 +38,7 @@ def consensus(
         "mismatch_clients": pairwise_mismatch([ballot.mask for ballot in ballots]),
         "mismatch_server": _mean([mismatch(ballot.mask, server.mask) for ballot in ballots]),
         "mismatch_temporal": mismatch(server.mask, previous),
-        "moved": int((server.mask & ~previous).sum()),
+        "moved": int((server.mask & ~previous).count_nonzero()),
         "held_by_all": votes[-1] / held if ballots else 0.0,
         "held_by_one": votes[1] / held if ballots else 0.0,
     }

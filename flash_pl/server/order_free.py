@@ -8,8 +8,8 @@ from torch import Tensor
 # A sum of weighted terms is held in units of 2^-FRACTION of the whole weight, so their mean may reach +-LIMIT.
 FRACTION = 40
 LIMIT = 2.0 ** (62 - FRACTION)
-# Terms are converted piece by piece: a piece stays in the processor's cache.
-PIECE = 1 << 16
+# Terms are converted piece by piece: on a CPU a piece stays in the cache, elsewhere few are few kernels to launch.
+PIECE, PIECE_ELSEWHERE = 1 << 16, 1 << 22
 
 
 class OrderFreeSum:
@@ -27,7 +27,8 @@ class OrderFreeSum:
     def __init__(self, units: Tensor, weight: float) -> None:
         self.units = units
         self.scale = 2.0 ** (FRACTION - math.ceil(math.log2(weight)))
-        self.floats = torch.empty(min(PIECE, len(units)), dtype=torch.float64, device=units.device)
+        self.piece = PIECE if units.device.type == "cpu" else PIECE_ELSEWHERE
+        self.floats = torch.empty(min(self.piece, len(units)), dtype=torch.float64, device=units.device)
         self.integers = torch.empty_like(self.floats, dtype=torch.int64)
 
     def add(self, values: Tensor, weight: float) -> None:
@@ -36,11 +37,12 @@ class OrderFreeSum:
         Raises:
             OverflowError: a value that is not finite or not below 2^22 in magnitude; then nothing has been added.
         """
-        low, high = (float(bound) for bound in values.aminmax()) if len(values) else (0.0, 0.0)
+        low, high = torch.stack(values.aminmax()).tolist() if len(values) else (0.0, 0.0)
         if not (-LIMIT < low and high < LIMIT):
             raise OverflowError(f"values from {low:g} to {high:g} do not fit a sum of values within +-{LIMIT:g}")
         factor = weight * self.scale
-        for units, piece in zip(self.units.split(PIECE), values.to(self.units.device).split(PIECE), strict=True):
+        terms = values.to(self.units.device).split(self.piece)
+        for units, piece in zip(self.units.split(self.piece), terms, strict=True):
             floats, integers = self.floats[: len(piece)], self.integers[: len(piece)]
             floats.copy_(piece)
             integers.copy_(floats.mul_(factor).round_())
@@ -49,7 +51,7 @@ class OrderFreeSum:
     def mean(self, weight: Tensor, like: Tensor) -> Tensor:
         """The sum over ``weight`` (float64, one number), ``[n]`` of the type and device of ``like``."""
         found = torch.empty(len(self.units), dtype=like.dtype, device=like.device)
-        for to, units in zip(found.split(PIECE), self.units.split(PIECE), strict=True):
+        for to, units in zip(found.split(self.piece), self.units.split(self.piece), strict=True):
             to.copy_(self.floats[: len(units)].copy_(units).div_(self.scale).div_(weight))
         return found
 

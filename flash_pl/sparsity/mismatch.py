@@ -16,8 +16,8 @@ def mismatch(a: Tensor, b: Tensor) -> float:
     """
     if a is b:
         return 0.0
-    union = int((a | b).sum())
-    return 1 - int((a & b).sum()) / union if union else 0.0
+    union = int((a | b).count_nonzero())
+    return 1 - int((a & b).count_nonzero()) / union if union else 0.0
 
 
 def pairwise_mismatch(masks: Sequence[Tensor]) -> float:

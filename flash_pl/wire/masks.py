@@ -1,10 +1,11 @@
 """The mask section: five ways to say which weights are active, of which the shortest is sent."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flash_pl.errors import PayloadError
-from flash_pl.sparsity import pack_bits, random_k
+from flash_pl.sparsity import pack_bits, random_k, unpack_bits
 from flash_pl.wire import rice
 from flash_pl.wire.reader import Reader, number
 
@@ -43,22 +44,62 @@ def encode_mask(
         seed: of a generator that may have drawn the mask; tried, and used only if it did.
         compress: also try zlib on the bitmap, which takes longer.
     """
-    mask = mask.cpu()
-    if reference is not None:
-        reference = reference.cpu()
-        if torch.equal(mask, reference):
-            return MaskKind.REFERENCE, _checksum(mask)
-    counts = [int(part.count_nonzero()) for part in mask.split(list(sizes))]
+    bits = pack_bits(mask)
+    known = None if reference is None else pack_bits(reference)
+    if known is not None and np.array_equal(bits.numpy(), known.numpy()):
+        return MaskKind.REFERENCE, _checksum(bits)
+    mask = _unpacked(mask, bits)
+    counts = _counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(_draw(seed, tuple(sizes), tuple(counts)), mask)):
+    if seed is not None and (full or torch.equal(pack_bits(_draw(seed, tuple(sizes), tuple(counts))), bits)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
-    tried = [(MaskKind.POSITIONS, positions(mask, sizes)), (MaskKind.BITMAP, pack_bits(mask).numpy().tobytes())]
-    if reference is not None:
-        tried.append((MaskKind.DELTA, _checksum(reference) + positions(mask ^ reference, sizes)))
+    ways = [
+        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
+        _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
+    ]
+    if reference is not None and known is not None:
+        changed, checksum = mask ^ _unpacked(reference, known), _checksum(known)
+        least = len(checksum) + _least(_counts(changed, sizes), sizes)
+        ways.append(_Way(MaskKind.DELTA, least, lambda: checksum + positions(changed, sizes)))
     if compress:
-        tried.append((MaskKind.DEFLATED, zlib.compress(tried[1][1], 9)))
-    return min(tried, key=lambda entry: len(entry[1]))
+        ways.append(_Way(MaskKind.DEFLATED, 0, lambda: zlib.compress(bits.numpy().data, 9)))
+    return _shortest(ways)
+
+
+class _Way(NamedTuple):
+    """A way to write a mask: no fewer bytes than ``least``."""
+
+    kind: MaskKind
+    least: int
+    write: Callable[[], bytes]
+
+
+def _shortest(ways: Iterable[_Way]) -> tuple[MaskKind, bytes]:
+    """What is written in the fewest bytes; a way that cannot be it is not tried."""
+    found: tuple[MaskKind, bytes] | None = None
+    for way in sorted(ways, key=lambda way: way.least):
+        if found is None or way.least < len(found[1]):
+            section = way.write()
+            if found is None or len(section) < len(found[1]):
+                found = way.kind, section
+    assert found is not None
+    return found
+
+
+def _unpacked(mask: Tensor, bits: Tensor) -> Tensor:
+    """A mask on the CPU; from another device its ``bits`` have come already, an eighth of it."""
+    return mask if mask.device.type == "cpu" else unpack_bits(bits, len(mask))
+
+
+def _counts(mask: Tensor, sizes: Sequence[int]) -> list[int]:
+    """How many weights of each layer are active."""
+    return [int(np.count_nonzero(part.numpy())) for part in mask.split(list(sizes))]
+
+
+def _least(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """No POSITIONS of so many weights a layer are fewer bytes."""
+    return sum(map(rice.least, counts, sizes))
 
 
 def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tensor | None = None) -> Tensor:
@@ -70,7 +111,7 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
     total = sum(sizes)
     if kind in (MaskKind.REFERENCE, MaskKind.DELTA):
         known = bytes(reader.take(4))
-        if reference is None or known != _checksum(reference.cpu()):
+        if reference is None or known != _checksum(pack_bits(reference)):
             raise PayloadError("the mask is written against one that this receiver does not have")
         changes = torch.zeros(total, dtype=torch.bool)
         if kind == MaskKind.DELTA:
@@ -142,5 +183,5 @@ def _inflate(reader: Reader, size: int) -> bytes:
     return found
 
 
-def _checksum(mask: Tensor) -> bytes:
-    return zlib.crc32(pack_bits(mask).numpy().data).to_bytes(4, "little")
+def _checksum(bits: Tensor) -> bytes:
+    return zlib.crc32(bits.numpy().data).to_bytes(4, "little")

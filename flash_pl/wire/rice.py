@@ -32,6 +32,17 @@ def parameter(count: int, size: int) -> int:
     return max(0, 1 + math.floor(math.log2(math.log(golden - 1) / math.log(mean / (mean + 1)))))
 
 
+def least(count: int, size: int) -> int:
+    """No ``count`` positions below ``size`` are encoded in fewer bytes.
+
+    >>> least(50, 1000), len(encode(np.arange(50), 1000))
+    (34, 34)
+    """
+    if not count:
+        return len(number(0))
+    return len(number(count)) + len(number(count)) + -(-count // 8) + -(-count * parameter(count, size) // 8)
+
+
 def encode(positions: Positions, size: int) -> bytes:
     """Increasing ``positions`` below ``size``."""
     count = len(positions)

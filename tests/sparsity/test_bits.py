@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.sparsity import pack_bits, unpack_bits
+from flash_pl.sparsity.bits import pack_bits_there
 
 
 @given(st.lists(st.booleans(), max_size=70))
@@ -13,3 +14,4 @@ def test_packing_loses_nothing(flags):
     bits = pack_bits(mask)
     assert bits.dtype == torch.uint8 and len(bits) == -(-len(flags) // 8)
     assert torch.equal(unpack_bits(bits, len(flags)), mask)
+    assert torch.equal(pack_bits_there(mask), bits)  # as on a GPU

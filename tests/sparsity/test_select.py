@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from flash_pl.seeding import generator
 from flash_pl.sparsity import kth_largest, random_k, top_k
+from flash_pl.sparsity.permutation import first_of_permutation
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
@@ -46,3 +47,11 @@ def test_random_k_draws_exactly_k_of_the_candidates(candidates, seed, data):
     chosen = random_k(mask, k, generator(seed, "test"))
     assert int(chosen.sum()) == k and bool((chosen <= mask).all())
     assert torch.equal(chosen, random_k(mask, k, generator(seed, "test")))
+
+
+@given(st.integers(0, 3000), st.floats(0, 1), st.integers(0, 2**32))
+def test_the_first_of_a_permutation_are_those_of_the_whole(n, share, seed):
+    mine, whole = (torch.Generator().manual_seed(seed) for _ in range(2))
+    k = round(share**3 * n)  # mostly few
+    assert torch.equal(first_of_permutation(n, k, mine), torch.randperm(n, generator=whole)[:k])
+    assert torch.equal(mine.get_state(), whole.get_state())

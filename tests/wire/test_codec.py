@@ -12,7 +12,7 @@ from torch import nn
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
-from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask
+from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask, rice
 from flash_pl.wire.extra import decode_extra
 from flash_pl.wire.masks import positions
 from flash_pl.wire.reader import number
@@ -201,3 +201,13 @@ def test_masks_of_layers_of_any_size_come_back(sizes, density, moved, seed, comp
     reader = Reader(section)
     assert torch.equal(decode_mask(kind, reader, sizes, reference), mask)
     reader.end()
+    if kind != MaskKind.REFERENCE and not compress and not mask.all():  # nothing shorter was passed over
+        delta = 4 + len(positions(mask ^ reference, sizes)) if reference is not None else len(mask)
+        assert len(section) == min(len(positions(mask, sizes)), -(-len(mask) // 8), delta)
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.integers(0, 99))
+def test_no_positions_are_shorter_than_their_least(size, density, seed):
+    mask = torch.rand(size, generator=generator(seed, "mask")) < density
+    count = int(mask.count_nonzero())
+    assert rice.least(count, size) <= len(positions(mask, [size]))
