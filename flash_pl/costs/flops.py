@@ -13,23 +13,30 @@ from torch.utils.flop_counter import FlopCounterMode
 class Flops:
     """Forward FLOPs of one sample, dense, a multiply-add counting as two.
 
-    ``layers`` are those of the maskable layers in their order, ``rest`` all others; ``first`` says which of the
-    maskable layers works on the input, None if none does: no gradient of its input is needed.
+    ``layers`` are those of the maskable layers in their order, ``rest`` all others. The layer that works on the input
+    needs no gradient of it: ``first`` says which of the maskable layers that is; where it is None, ``input`` are the
+    FLOPs of the layer without a mask that does, a part of ``rest``.
     """
 
     layers: tuple[float, ...]
     rest: float
     first: int | None
+    input: float = 0.0
 
     def forward(self, densities: Tensor) -> float:
         """f_S: the sum of the layers' FLOPs times their density, and the rest; f_D for densities of 1."""
         return sum(f * d for f, d in zip(self.layers, densities.tolist(), strict=True)) + self.rest
 
+    def of_each(self, samples: int) -> "Flops":
+        """Those of one sample, where these are of so many."""
+        layers = tuple(f / samples for f in self.layers)
+        return Flops(layers, self.rest / samples, self.first, self.input / samples)
+
     def training(self, densities: Tensor, dense_gradients: float = 0.0) -> float:
         """Of one sample in one step: forward f_S, gradient of the inputs f_S without the first layer, gradient of the
         weights f_S, but f_D in the share ``dense_gradients`` of steps that need those of pruned weights."""
         forward = self.forward(densities)
-        input_layer = 0.0 if self.first is None else self.layers[self.first] * float(densities[self.first])
+        input_layer = self.input if self.first is None else self.layers[self.first] * float(densities[self.first])
         return 3 * forward - input_layer + dense_gradients * (self.forward(self.dense) - forward)
 
     @property
@@ -46,30 +53,35 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
         names: of the maskable weights, such as ``"model.conv1.weight"``.
         run: calls the module, or its validation step, on a batch.
     """
-    found, order, before = dict.fromkeys(names, 0.0), [], {}
     shared = {name: module.get_parameter(name) for name in names}  # maybe by several layers
-    layers = [
-        (name, layer) for layer in module.modules() for name in names if getattr(layer, "weight", None) is shared[name]
-    ]
-    handles = []
+    masked = {
+        layer: name for layer in module.modules() for name in names if getattr(layer, "weight", None) is shared[name]
+    }
+    counted = [layer for layer in module.modules() if layer in masked or not list(layer.children())]
+    found, before = dict.fromkeys(names, 0.0), {}
+    first: list[tuple[str | None, float]] = []
     with FlopCounterMode(display=False) as counter:
-        for name, layer in layers:
 
-            def enter(_: nn.Module, __: Any, name: str = name) -> None:
-                before[name] = counter.get_total_flops()
-                order.append(name)
+        def enter(layer: nn.Module, _: Any) -> None:
+            before[layer] = counter.get_total_flops()
 
-            def leave(_: nn.Module, __: Any, ___: Any, name: str = name) -> None:
-                found[name] += counter.get_total_flops() - before[name]
+        def leave(layer: nn.Module, _: Any, __: Any) -> None:
+            spent, name = counter.get_total_flops() - before[layer], masked.get(layer)
+            if name is not None:
+                found[name] += spent
+            if spent and not first:
+                first.append((name, spent))
 
-            handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+        handles = [layer.register_forward_pre_hook(enter) for layer in counted]
+        handles += [layer.register_forward_hook(leave) for layer in counted]
         try:
             run()
         finally:
             for handle in handles:
                 handle.remove()
         total = counter.get_total_flops()
-    masked = sum(found.values())
-    # The first layer of all sees the input; if something that is never masked came before it, counting it costs little.
-    first = list(names).index(order[0]) if order else None
-    return Flops(tuple(found[name] for name in names), total - masked, first)
+    rest = total - sum(found.values())
+    name, spent = first[0] if first else (None, 0.0)
+    if name is None:
+        return Flops(tuple(found.values()), rest, None, spent)
+    return Flops(tuple(found.values()), rest, list(names).index(name))

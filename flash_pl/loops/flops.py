@@ -20,7 +20,4 @@ def flops_of(client: ClientState, evaluation: EvaluationLoop, data: FederatedDat
     weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
     with client.backend.eager():  # the counter knows torch's own operations only
         found = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
-    samples = samples_in(batches[0])
-    if not found.forward(found.dense):
-        return None
-    return Flops(tuple(f / samples for f in found.layers), found.rest / samples, found.first)
+    return found.of_each(samples_in(batches[0])) if found.forward(found.dense) else None

@@ -1,5 +1,7 @@
 """Every byte and FLOP of a round is counted, and counting changes nothing."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -112,6 +114,15 @@ def test_the_order_of_calls_decides_which_layer_sees_the_input():
     assert flops.forward(half) == 25 and flops.training(half) == 3 * 25 - 15
     part = 0.1 * (flops.forward(flops.dense) - flops.forward(half))
     assert flops.training(half, dense_gradients=0.1) == pytest.approx(flops.training(half) + part)
+
+
+def test_a_layer_without_a_mask_can_be_the_one_that_sees_the_input():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    run = partial(module, torch.zeros(1, 5))
+    whole, part = count_flops(module, ["1.weight", "3.weight"], run), count_flops(module, ["3.weight"], run)
+    assert part.layers == (12,) and part.rest == 30 and part.first is None
+    assert part.training(part.dense) == whole.training(whole.dense) == 3 * 42 - 30
+    assert part.of_each(2).training(part.dense) == part.training(part.dense) / 2
 
 
 def test_a_weight_that_two_layers_share_is_counted_in_both():
