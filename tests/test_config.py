@@ -170,6 +170,13 @@ def test_tiers_average_by_mask_unless_asked_otherwise():
     assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
 
 
+def test_a_scheduler_of_a_users_own_brings_its_average():
+    by_class = build_trainer(composed("scheduler=flash_pl.schedulers.FedDST"))
+    assert type(by_class.aggregator).__name__ == "ZeroingMaskedAverage"
+    assert isinstance(build_trainer(composed("aggregator=null", config="feddst")).aggregator, MaskedAverage)
+    assert type(build_trainer(composed("aggregator=fedavg", config="feddst")).aggregator).__name__ == "FedAvg"
+
+
 def test_init_args_become_objects_to_any_depth():
     config = composed(
         "scheduler.voter.rescale=scale_down", "scheduler.sensitivity.move=size_aware", "scheduler.prune_rate=1"

@@ -95,10 +95,9 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     if keys["threads"] is not None:
         torch.set_num_threads(keys["threads"])
     scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
-    aggregator = instantiate("aggregator", config["aggregator"], FedAvg)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
     budget = build_budget(config)
-    kinds = {"server_optimizer": ServerOptimizer, "average": RoundAverage, "fleet": Fleet}
+    kinds = {"aggregator": FedAvg, "server_optimizer": ServerOptimizer, "average": RoundAverage, "fleet": Fleet}
     optional = {key: instantiate(key, config[key], kind) for key, kind in kinds.items() if config[key] is not None}
     try:
         return FederatedTrainer(
@@ -109,7 +108,6 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             local_epochs=config["local_epochs"],
             seed=config["seed"],
             budget=budget,
-            aggregator=aggregator,
             sampler=sampler,
             decay=_decay(config),
             exclude=_exclude(config),

@@ -22,7 +22,12 @@ FOLDERS = {
     "sampler": "sampler",
     "fleet": "fleet",
 }
-OPTIONAL = {"server_optimizer", "average", "fleet"}  # null is for none
+OPTIONAL = {
+    "aggregator",
+    "server_optimizer",
+    "average",
+    "fleet",
+}  # null is for none, or the method's own
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "scheduler": scheduler,
         "budget": _section("budget", user, compat, {"name": "by_share"}),
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
-        "aggregator": _section("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
+        "aggregator": _optional("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
         "server_optimizer": _optional("server_optimizer", user, of_method, {"name": "momentum"}),
         "average": _optional("average", user, of_method, {"name": "polynomial"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),

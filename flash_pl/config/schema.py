@@ -103,7 +103,7 @@ class Keys:
     ckpt_path: str | None = _key(None, "checkpoint from which to go on; last for the newest whole one in run_dir")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
     budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
-    aggregator: Any = _key(None, "how clients are averaged; null for fedavg, or masked if there are tiers")
+    aggregator: Any = _key(None, "how clients are averaged; null for the method's own, masked if there are tiers")
     server_optimizer: Any = _key(None, "how the server moves on from the clients' mean; null takes the mean")
     average: Any = _key(None, "what of the rounds is deployed; null for the last round's model")
     sampler: Any = _key("uniform", "how a cohort is drawn")
