@@ -253,7 +253,10 @@ class FederatedTrainer:
             server_optimizer=self.server_optimizer,
             average=self.average,
         )
-        return FederatedLoop(federation, self.evaluate)
+        loop = FederatedLoop(federation, self.evaluate)
+        with own_global_state(self.fabric.device), unsynchronised(client.module), client.backend:
+            loop.open()
+        return loop
 
     def launch(self) -> Ranks:
         """Start the other processes, if there are to be any, and wait until all have met. A second call does nothing.

@@ -22,12 +22,8 @@ FOLDERS = {
     "sampler": "sampler",
     "fleet": "fleet",
 }
-OPTIONAL = {
-    "aggregator",
-    "server_optimizer",
-    "average",
-    "fleet",
-}  # null is for none, or the method's own
+# null is for none, or for the method's own average.
+OPTIONAL = {"aggregator", "server_optimizer", "average", "fleet"}
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:

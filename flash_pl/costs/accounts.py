@@ -83,6 +83,9 @@ class Accounts(Stateful):
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if ("clock" in state) != (self.clock is not None):
+            had = "the one" if "clock" in state else "none,"
+            raise ConfigError("fleet", "..." if self.clock else None, f"{had} as in the checkpoint")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 

@@ -36,6 +36,13 @@ class Fault(Exception):
     """A fault of a client that raised nothing by itself; the message says all."""
 
 
+def reason(error: Exception) -> str:
+    """An exception and where it comes from, in one line: the innermost place that is in no installed package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({own[-1].filename}:{own[-1].lineno})"
+
+
 @dataclass(frozen=True)
 class Failure:
     """A client that failed; ``round`` counts from 1, 0 is stage 1."""
@@ -50,10 +57,7 @@ class Failure:
         """The failure behind an exception that is being handled."""
         if isinstance(error, Fault):
             return cls(client, round, str(error), "")
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-        reason = f"{type(error).__name__}: {error} ({own[-1].filename}:{own[-1].lineno})"
-        return cls(client, round, reason, traceback.format_exc())
+        return cls(client, round, reason(error), traceback.format_exc())
 
     def __str__(self) -> str:
         where = f"round {self.round}" if self.round else "stage 1"

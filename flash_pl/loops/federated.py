@@ -74,8 +74,16 @@ class FederatedLoop(Loop):
         self.failed += 1
         self.fabric.call("on_client_error", loop=self, failure=failure)
 
-    def on_run_start(self) -> None:
+    def open(self) -> None:
+        """Try the model on a batch of the data, before anything is written, and count its FLOPs.
+
+        Raises:
+            ModuleError: it cannot be evaluated.
+            ConfigError: time is to be simulated and FLOPs cannot be counted.
+        """
         self.accounts.open(flops_of(self.client, self.evaluation.evaluation, self.data))
+
+    def on_run_start(self) -> None:
         if self.parts.average is None:  # one out of a checkpoint would be deployed and never change
             self.server.average = None
         self.fabric.call("on_run_start", loop=self)
@@ -154,8 +162,13 @@ class FederatedLoop(Loop):
         self.fabric.call("on_run_end", loop=self)
 
     def model(self) -> SparseModel:
-        """The server's model after a round, masked to d, by the names of the module; for ``flash_pl.export``."""
+        """The server's model after a round, masked to d, by the names of the module; for ``flash_pl.export``.
+
+        Raises:
+            ModuleError: the module has been federated again since: it holds another run's weights.
+        """
         layout, module = self.server.layout, self.client.module
+        self.client.check_tensors()
         self.client.forget()
         self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
         tensors = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
