@@ -33,7 +33,8 @@ def summarize(
     Args:
         loop: the finished loop.
         config: the resolved config.
-        seconds: wall time of the whole training, stage 1 and evaluation included.
+        seconds: wall time of the training, stage 1 and evaluation included; of a run that went on, that of its rounds
+            before and of all since.
         seconds_per_round: mean wall time of a round with its evaluation.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server

@@ -220,15 +220,15 @@ def test_checkpoints(how, seed, finished, capsys, tmp_path):
 
 RESUMES = [
     (["data.samples=140"], "data.init_args.samples"),
-    (["batch_size=4"], "batch_size"),
+    (["batch_size=4"], "data.init_args.batch_size, batch_size"),
     (["local_epochs=2"], "local_epochs"),
     (["cohort=3"], "cohort"),
     (["lr=0.2"], "lr"),
-    (["seed=9"], "seed"),
+    (["seed=9"], "data.init_args.seed, seed"),
     (["model.hidden=8"], "model.init_args.hidden"),
     (["data.partition=iid"], "data.init_args.partition.class_path, data.init_args.partition.init_args.alpha"),
     (["scheduler.first_mask.distribution=erk"], "scheduler.init_args.first_mask.init_args.distribution.class_path"),
-    (["aggregator=masked"], "aggregator.class_path"),
+    (["aggregator=masked"], "aggregator.class_path, aggregator.init_args.by_samples"),
     (["sampler=round_robin"], "sampler.class_path"),
     (["trainer.precision=bf16-mixed"], "trainer.precision"),
     (["lr=0.2", "cohort=3"], "cohort, lr"),

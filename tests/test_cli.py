@@ -42,6 +42,28 @@ def test_data_of_another_kind_and_no_model_for_unknown_data(capsys):
     assert line.startswith("model: None") and "lenet5" in line
 
 
+def test_a_network_that_does_not_fit_the_data_is_one_line_and_leaves_nothing(capsys, tmp_path):
+    for wrong in ("model.num_classes=2", "model.in_channels=3"):
+        line = refusal(capsys, "pdst", *TINY, wrong)
+        assert line.startswith("a batch of the data cannot be evaluated: ") and ".py:" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fleet_is_not_added_to_a_checkpoint(capsys):
+    assert main(["fit", "pdst", *TINY, "run_dir=run"]) == 0
+    capsys.readouterr()
+    line = refusal(capsys, "run/checkpoints/last.ckpt", "fleet=mixed", command="validate")
+    assert line.startswith("fleet: ") and "none, as in the checkpoint" in line
+
+
+def test_a_state_that_could_not_be_read_again_is_refused_at_once(capsys, tmp_path):
+    method = "from flash_pl import PDST\nimport numpy\n"
+    method += "class Counts(PDST):\n    def state_dict(self):\n        return {'seen': numpy.zeros(3)}\n"
+    (tmp_path / "counting.py").write_text(method)
+    line = refusal(capsys, "pdst", *TINY, "scheduler=counting.Counts")
+    assert line.startswith("scheduler: 'Counts' is not allowed; expected a state_dict() of tensors and plain values")
+
+
 def test_a_missing_data_folder_names_its_key(capsys):
     assert refusal(capsys, "jmwst", "data=fashion_mnist", "data.root=nowhere").startswith("data.root: 'nowhere'")
 
@@ -114,9 +136,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path)
     assert refusal(capsys, "parts/config.yaml", *more, "model.hidden=8").startswith(
         "model.init_args.hidden: 8 is not allowed"
     )
-    assert (
-        refusal(capsys, "parts/config.yaml", *more, "seed=9")
-        == "seed: 9 is not allowed; expected as in the checkpoint: seed=1\n"
+    assert refusal(capsys, "parts/config.yaml", *more, "seed=9") == (
+        "data.init_args.seed, seed: [9, 9] is not allowed; expected as in the checkpoint: "
+        "data.init_args.seed=1, seed=1\n"
     )
     assert OmegaConf.load("parts/config.yaml").rounds == 3
 

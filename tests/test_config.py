@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, Classifier, ConfigError
-from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
+from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, to_repeat
 from flash_pl.config.hints import describe, fits
 from flash_pl.config.shipped import folders, names
 from flash_pl.server import MaskedAverage
@@ -168,6 +168,18 @@ def test_tiers_average_by_mask_unless_asked_otherwise():
     assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed(tiers, "aggregator=fedavg")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
+
+
+@pytest.mark.parametrize("name", ["jmwst", "hetero_jmwst", "stead", "feddst"])
+def test_what_repeats_a_run_follows_new_values(name):
+    start = ["data=fashion_mnist", "data.seed=3", "compat=official"]
+    saved = to_repeat(read_config(name), start)
+    assert compose(saved) == compose(read_config(name), start) and to_repeat(saved) == saved
+    new = ["batch_size=64", "clients=50", "alpha=0.25", "density=0.3", "seed=7"]
+    assert compose(saved, new) == compose(read_config(name), [*start, *new])
+    data = compose(saved, new)["data"]["init_args"]
+    assert (data["batch_size"], data["clients"], data["seed"]) == (64, 50, 3)
+    assert data["partition"]["init_args"]["alpha"] == 0.25
 
 
 def test_a_scheduler_of_a_users_own_brings_its_average():

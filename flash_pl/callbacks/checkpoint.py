@@ -14,6 +14,7 @@ from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 from flash_pl.checkpoint import SCHEMA, CheckpointFolder
 from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop
+from flash_pl.state import Stateful
 
 
 class Checkpoint:
@@ -95,8 +96,11 @@ class Checkpoint:
 
         Raises:
             RunError: it cannot be written.
+            ConfigError: it could not be read again: a part of the run has a state of other than plain values.
         """
         module = loop.client.module
+        if self._saved < 0:
+            _refuse_unreadable(loop.parts.stateful())
         loop.client.forget()
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
@@ -114,17 +118,31 @@ class Checkpoint:
         self._saved = loop.round
 
 
+def _refuse_unreadable(parts: Mapping[str, Stateful]) -> None:
+    for name, part in parts.items():
+        if not _reads_back(part.state_dict()):
+            allowed = "a state_dict() of tensors and plain values, all that a checkpoint can hold"
+            raise ConfigError(name, type(part).__name__, allowed)
+
+
+def _reads_back(value: Any) -> bool:
+    """Whether ``torch.load`` makes it again without running code."""
+    try:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except Exception:  # whatever a class of the user's does when it is pickled
+        return False
+    return True
+
+
 def _plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters that can be read again without running code; the others are left out."""
     kept = {}
     for name, value in hparams.items():
         value = value.item() if isinstance(value, np.generic) else value
-        try:
-            buffer = io.BytesIO()
-            torch.save(value, buffer)
-            torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-        except Exception:  # whatever a class of the user's does when it is pickled
-            rank_zero_warn(f"checkpoints do not hold the hyperparameter {name}, a {type(value).__name__}")
-        else:
+        if _reads_back(value):
             kept[name] = value
+        else:
+            rank_zero_warn(f"checkpoints do not hold the hyperparameter {name}, a {type(value).__name__}")
     return kept

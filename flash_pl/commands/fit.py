@@ -20,6 +20,7 @@ from flash_pl.config import (
     read_config,
     refuse_other,
     saved_config,
+    to_repeat,
 )
 from flash_pl.errors import ClientError, RunError
 from flash_pl.ranks import restarts
@@ -35,13 +36,14 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, and write a run directory."""
-    config = compose(read_config(options.config), options.arguments)
+    content = read_config(options.config)
+    config = compose(content, options.arguments)
     data = build_data(config)
     module = build_module(config, data)
-    directory = RunDir(config, restarted=restarts() > 0)
+    directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
     metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
     keys = config["trainer"]
-    extra, every = {"config": directory.config}, keys["checkpoint_every"]
+    extra, every = {"config": directory.to_repeat}, keys["checkpoint_every"]
     checkpoint = Checkpoint(directory.checkpoints, every, extra, keys["monitor"], keys["monitor_mode"])
     board = Board(directory.config, consensus, keys["monitor"])
     callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
@@ -55,10 +57,10 @@ def run(options: argparse.Namespace) -> None:
         loop = trainer.loop(module, data)
         state = ranks.first(lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder))
         if state is not None:
-            refuse_other(config, saved_config(state, config["ckpt_path"]))
+            refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
             trainer.resume(loop, state)
         ranks.first(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
-        started = time.perf_counter()
+        started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)
         except ClientError as error:
@@ -68,8 +70,9 @@ def run(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rounds = [float(row["seconds"]) for row in metrics.table.rows]
-            result = summarize(loop, config, seconds, sum(rounds) / len(rounds) if rounds else None)
+            rounds = {int(row["round"]): float(row["seconds"]) for row in metrics.table.rows}
+            seconds += sum(spent for round, spent in rounds.items() if round <= first)
+            result = summarize(loop, config, seconds, sum(rounds.values()) / len(rounds) if rounds else None)
             write_result(directory.result, result)
             Console().print(result_table(result, directory.path), crop=False)
 

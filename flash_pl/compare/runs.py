@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_pl.config import label, read_config
+from flash_pl.config import label, read_config, resolve
 from flash_pl.errors import ConfigError
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -59,12 +59,11 @@ class Run:
             raise ConfigError("run", str(path), "a finished run, with a result.json")
         if not (path / "config.yaml").is_file():
             raise ConfigError("run", str(path), "a run directory with a config.yaml")
-        config = read_config(str(path / "config.yaml"))
+        file = str(path / "config.yaml")
+        config = resolve(read_config(file), file)
         for key, complete in NEEDED.items():
             if not complete(config.get(key)):
-                raise ConfigError(
-                    "run", str(path / "config.yaml"), f"a resolved config; {key} is missing or incomplete"
-                )
+                raise ConfigError("run", file, f"a run's config; {key} is missing or incomplete")
         consensus = path / "consensus.csv"
         return cls(
             path,

@@ -1,10 +1,11 @@
 """Configuration: YAML and command line to a resolved config, a resolved config to objects."""
 
 from flash_pl.config.build import build_budget, build_data, build_module, build_trainer, network_prefix, prepare
-from flash_pl.config.compose import compose, label
+from flash_pl.config.compose import compose, label, to_repeat
 from flash_pl.config.resume import refuse_other, saved_config
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.shipped import config as read_config
+from flash_pl.config.typed import resolve
 
 __all__ = [
     "RunDir",
@@ -18,5 +19,7 @@ __all__ = [
     "prepare",
     "read_config",
     "refuse_other",
+    "resolve",
     "saved_config",
+    "to_repeat",
 ]

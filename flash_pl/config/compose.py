@@ -8,7 +8,7 @@ from flash_pl.config import shipped
 from flash_pl.config.hints import one_of
 from flash_pl.config.merge import accepted, expand, merge, overlay
 from flash_pl.config.read import named, read_dotlist
-from flash_pl.config.typed import typed
+from flash_pl.config.typed import referring, typed
 from flash_pl.errors import ConfigError
 
 FOLDERS = {
@@ -39,6 +39,18 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     Raises:
         ConfigError: an unknown key or name, a value of the wrong type or out of range.
     """
+    resolved = typed(_expanded(config, arguments))
+    if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
+        raise ConfigError("cohort", resolved["cohort"], f"at most the number of clients, {resolved['clients']}")
+    return resolved
+
+
+def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``compose`` resolves: a value that follows another key still does, so that it follows a new one, too."""
+    return referring(_expanded(config, arguments))
+
+
+def _expanded(config: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     user = overlay(_normal(config), _normal(read_dotlist(arguments)))
     compat = shipped.fragment("compat", user["compat"], "compat") if user.get("compat") is not None else {}
     for_tiers, tiered = compat.pop("tiers", {}), _tiered(_section("budget", user, {}, {"name": "by_share"}))
@@ -63,10 +75,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
         "fleet": _optional("fleet", user, compat, {"name": "mixed"}),
     }
-    resolved = typed(settings | {"method": scheduler.pop("name", None)} | components)
-    if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
-        raise ConfigError("cohort", resolved["cohort"], f"at most the number of clients, {resolved['clients']}")
-    return resolved
+    return settings | {"method": scheduler.pop("name", None)} | components
 
 
 def label(config: Mapping[str, Any], section: str) -> str:

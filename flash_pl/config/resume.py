@@ -15,7 +15,7 @@ FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val"
 
 
 def saved_config(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """The resolved config in the content of the checkpoint at ``path``.
+    """The config in the content of the checkpoint at ``path``, to be composed.
 
     Raises:
         ConfigError: a trainer without a config wrote it.

@@ -26,13 +26,16 @@ class RunDir:
     Args:
         config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{method}``, ``{density}`` and
             ``{seed}``.
+        to_repeat: the same with references to other keys, for ``config.yaml``; None if there are none.
         restarted: another process was here before and has died; as with ``ckpt_path=last``.
 
     Raises:
         ConfigError: no path, or the directory of another run.
     """
 
-    def __init__(self, config: Mapping[str, Any], restarted: bool = False) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], to_repeat: Mapping[str, Any] | None = None, restarted: bool = False
+    ) -> None:
         facts = {key: label(config, key) for key in ("data", "model")} | {"method": label(config, "scheduler")}
         facts |= {key: config[key] for key in ("density", "seed")}
         template, checkpoint = config["run_dir"], "last" if restarted else config["ckpt_path"]
@@ -41,7 +44,10 @@ class RunDir:
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ConfigError("run_dir", template, f"a path; it may hold {{{'}, {'.join(facts)}}}") from error
         # Where a run was written and continued from does not belong to what it computes.
-        self.config = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}
+        self.config, self.to_repeat = (
+            {key: value for key, value in one.items() if key not in ("run_dir", "ckpt_path")}
+            for one in (config, to_repeat or config)
+        )
         own = None if checkpoint in (None, "last") else self._run_of(Path(checkpoint))
         if template == Keys.run_dir:
             self.path = own or self._numbered(goes_on=checkpoint == "last", restarted=restarted)
@@ -72,7 +78,7 @@ class RunDir:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(self.path).free) < room:
                 raise ConfigError("run_dir", str(self.path), f"{room >> 20} MiB of free disk; it has {free >> 20} MiB")
-            file.write_text(HEAD + OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
+            file.write_text(HEAD + OmegaConf.to_yaml(OmegaConf.create(self.to_repeat)), encoding="utf-8")
             if resumed:
                 self.result.unlink(missing_ok=True)
         except OSError as error:

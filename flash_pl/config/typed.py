@@ -45,11 +45,38 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, an interpolation of a missing key.
     """
+    resolved = _converted(values, resolve=True)
+    for name, value in _leaves(resolved):
+        key = KEYS[name]
+        if value is not None and not key.valid(value):
+            raise ConfigError(name, value, key.allowed)
+    return resolved
+
+
+def referring(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the interpolations as they are, unchecked."""
+    return _converted(values, resolve=False)
+
+
+def resolve(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A complete config that was read from the file at ``path``, its interpolations resolved and nothing else.
+
+    Raises:
+        ConfigError: one of them leads nowhere.
+    """
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError("config", path, f"references to keys that it has ({str(error).splitlines()[0]})") from error
+    return {str(name): value for name, value in dict(resolved).items()}  # type: ignore[arg-type]
+
+
+def _converted(values: Mapping[str, Any], resolve: bool) -> dict[str, Any]:
     for name, value in _leaves(values):
         _refuse_unknown(name, value)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Keys), values)
-        config = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        config = OmegaConf.to_container(merged, resolve=resolve, throw_on_missing=True)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -59,12 +86,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
         name = str(error.full_key)
         name = name if name in KEYS else name.partition(".")[0]  # it may be inside a component
         raise ConfigError(name, getattr(error, "value", None), describe(KEYS[name].hint)) from error
-    resolved = {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
-    for name, value in _leaves(resolved):
-        key = KEYS[name]
-        if value is not None and not key.valid(value):
-            raise ConfigError(name, value, key.allowed)
-    return resolved
+    return {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
 
 
 def _below(section: str) -> list[str]:

@@ -141,9 +141,11 @@ class FederatedDataModule(L.LightningDataModule):
         return self._evaluated(self.test, self._test_parts[client])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x - mean) / std per channel; whole numbers are first scaled to [0, 1]."""
+        """(x - mean) / std per channel; whole numbers are first scaled to [0, 1], double precision becomes single."""
         if not images.is_floating_point():
             images = images.float() / 255
+        elif images.dtype == torch.float64:  # what numpy makes of numbers, and no network takes
+            images = images.float()
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
 

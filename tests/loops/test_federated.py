@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, RoundDecay
+from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.loops import Member
 from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
@@ -82,6 +82,9 @@ def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
         assert torch.equal(model.tensors[slot.name], slot.view(loop.server.masked()))
     assert all(not model.tensors[name][~mask].any() for name, mask in model.masks.items())
     unaware().load_state_dict(model.tensors)
+    FederatedTrainer(PDST(), density=0.2, rounds=1, cohort=3, accelerator="cpu").fit(module, tiny_data)
+    with pytest.raises(ModuleError, match="is not the tensor any more"):  # it holds the other run's weights now
+        loop.model()
 
 
 def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data):
