@@ -82,7 +82,7 @@ class SparsePattern:
 
     def shares(self, parts: int) -> list[tuple[int, int]]:
         """The output channels in at most ``parts`` ranges of about as many active weights each."""
-        bounds = torch.arange(1, parts, dtype=torch.int32) * self.count // parts
+        bounds = (torch.arange(1, parts) * self.count // parts).int()  # the products do not fit 32 bits
         cuts = torch.searchsorted(self._start, bounds).tolist()
         ends = [0, *cuts, self.shape[0]]
         return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]

@@ -27,6 +27,14 @@ def test_shares_cover_the_outputs_once(parts: int) -> None:
     assert [row for first, last in shares for row in range(first, last)] == list(range(6))
 
 
+def test_shares_of_many_weights_in_many_parts_do_not_overlap() -> None:
+    pattern, row = SparsePattern(torch.ones(4096, 1, dtype=torch.bool)), 4200  # as if every output had so many weights
+    pattern.count, pattern._start = pattern.count * row, pattern._start * row
+    shares = pattern.shares(128)
+    assert [first for first, _ in shares] == [0, *(last for _, last in shares[:-1])] and shares[-1][1] == 4096
+    assert max(last - first for first, last in shares) == 32
+
+
 @pytest.mark.parametrize("mask", [torch.ones(3, 2), torch.ones(3, dtype=torch.bool)])
 def test_what_is_no_mask_is_refused(mask: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="bool tensor"):
