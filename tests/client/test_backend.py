@@ -134,6 +134,23 @@ def test_plain_steps_without_a_dense_gradient_are_the_optimisers(weight_decay, u
 
 
 @compiled
+def test_a_penalty_on_the_weights_leaves_weight_decay_counted_once(unaware, tiny_data):
+    class Proximal(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1, weight_decay=0.5)
+
+        def on_train_start(self):
+            self.start = [parameter.detach().clone() for parameter in self.parameters()]
+
+        def training_step(self, batch, batch_idx):
+            pairs = zip(self.parameters(), self.start, strict=True)
+            return super().training_step(batch, batch_idx) + 0.05 * sum((p - q).square().sum() for p, q in pairs)
+
+    ours, dense = (train(Proximal, tiny_data, backend).server.weights for backend in ("sparse", "dense"))
+    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-4)
+
+
+@compiled
 def test_who_may_take_steps(unaware):
     weights = [nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
     sgd = PlainSGD(weights[:1])
