@@ -18,10 +18,9 @@ from flash_pl.sparsity import Layout
 compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")
 
 
-def train(module, data, backend, scheduler: SparseScheduler | None = None, density=0.2):
-    trainer = FederatedTrainer(
-        scheduler or PDST(), density=density, rounds=2, cohort=4, seed=1, backend=backend, accelerator="cpu"
-    )
+def train(module, data, backend, scheduler: SparseScheduler | None = None, density=0.2, epochs=1):
+    method, where = scheduler or PDST(), {"backend": backend, "accelerator": "cpu"}
+    trainer = FederatedTrainer(method, density=density, rounds=2, cohort=4, local_epochs=epochs, seed=1, **where)
     torch.manual_seed(0)
     return trainer.fit(module(), data)
 
@@ -187,6 +186,67 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
     train(unaware, tiny_data, "sparse", Growing())
     assert {step for step, _ in seen} == {0, 1, 2} and all(dense == (step == 1) for step, dense in seen)
     assert SparseScheduler().wants_dense_gradients(None, 0) is False
+
+
+@compiled
+def test_gradients_are_there_after_the_step_too(unaware, tiny_data):
+    class Plain(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    class Looking(PDST):
+        def on_batch_end(self, client, step):
+            seen.append(client.gradients())
+
+        def on_client_end(self, client, context):
+            assert torch.equal(client.gradients(), seen[-1])
+            return {}
+
+    found = {}
+    for backend in ("sparse", "dense"):
+        found[backend] = seen = []
+        train(Plain, tiny_data, backend, Looking())
+    assert all(gradient.any() for gradient in found["dense"])
+    torch.testing.assert_close(found["sparse"], found["dense"], rtol=1e-3, atol=1e-4)
+
+
+HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_end")
+
+
+@compiled
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_modules_hooks_see_the_gradients_of_the_last_step(hook, unaware, tiny_data):
+    class Plain(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def look(self, *arguments):
+        if self.global_step:
+            seen.append(self.net[4].weight.grad is not None)
+
+    seen = []
+    train(type("Looking", (Plain,), {hook: look}), tiny_data, "sparse", epochs=2)
+    assert seen and all(seen)
+
+
+@compiled
+def test_gradients_of_on_train_start_and_hooks_made_there_are_torchs(unaware, tiny_data):
+    class Starting(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+        def on_train_start(self):
+            weight = self.net[4].weight
+            self.zero_grad()
+            self.net(torch.randn(8, 1, 8, 8)).square().mean().backward()
+            assert weight.grad.any()
+            while handles:
+                handles.pop().remove()
+            handles.append(weight.register_hook(lambda gradient: seen.append(gradient.norm())))
+
+    seen, handles = [], []
+    train(Starting, tiny_data, "sparse")
+    assert seen
 
 
 def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):
