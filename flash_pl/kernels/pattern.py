@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ class SparsePattern:
         self._rows_t: dict[Geometry, Rows] = {}
         self._index: dict[tuple[int, ...], Tensor] = {}
         self._order_t: dict[tuple[int, int], Tensor] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SparsePattern, (self._mask(),)  # the lists hold addresses
 
     def masked(self, weight: Tensor) -> Tensor:
         """``weight`` with zeros in place of what is not active; differentiable."""

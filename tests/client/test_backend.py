@@ -1,5 +1,8 @@
 """The kernels that compute a module's layers follow its mask, and leave no trace behind."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 from flash_pl import FederatedTrainer
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.client.unmasked import normalising
+from flash_pl.client.unmasked import Normalising
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -73,6 +76,63 @@ def test_only_forward_is_replaced_and_it_comes_back(network):
         module.model.pool.forward = nn.MaxPool2d.forward.__get__(module.model.pool)
         assert torch.equal(module.model(x), expected)
     assert not any("forward" in vars(part) for part in module.modules())
+
+
+def pickled(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@compiled
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: copy.deepcopy(copy.deepcopy(module)), pickled])
+def test_a_copy_computes_by_torch_with_its_own_weights(duplicate):
+    parts = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(144, 40)
+    net, x = nn.Sequential(*parts), torch.randn(8, 3, 9, 9)
+    layout = Layout(net)
+    weights = layout.flatten_(net)[: layout.maskable]
+    first, second, start = torch.rand(layout.maskable) < 0.2, torch.rand(layout.maskable) < 0.2, weights.clone()
+
+    def computed(module):
+        conv, norm, _, _, _, linear = module
+        y = nn.functional.conv2d(x, conv.weight, conv.bias)
+        y = nn.functional.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return nn.functional.linear(nn.functional.max_pool2d(y.relu(), 3, 2).flatten(1), linear.weight, linear.bias)
+
+    with KernelBackend(net, layout, everywhere=True) as backend:
+        weights.mul_(first)
+        backend.follow(first)
+        copies = [duplicate(net).eval()]
+        net(x).sum().backward()  # it has lists of active weights now, and other statistics
+        copies.append(duplicate(net).eval())
+        weights.copy_(start * second)
+        backend.follow(second)
+        net(x)
+        before = copy.deepcopy(net.state_dict())
+        copies.append(duplicate(net).eval())
+        for each in copies:
+            assert torch.equal(each(x), computed(each))
+            each.load_state_dict(net.state_dict())
+            assert torch.equal(each(x), computed(each))
+            each.train()(x)
+            assert not torch.equal(each[1].running_mean, net[1].running_mean)
+        torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(copies[0].eval()(x), computed(copies[0]))
+
+
+@compiled
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_module_may_train_with_a_copy_of_what_it_was(whole, unaware, tiny_data):
+    class Distilling(unaware):
+        def training_step(self, batch, batch_idx):
+            self.teacher = [copy.deepcopy(self).net if whole else copy.deepcopy(self.net)]
+            with torch.no_grad():
+                target = self.teacher[0].eval()(batch[0])
+            return super().training_step(batch, batch_idx) + (self.net(batch[0]) - target).square().mean()
+
+    ours, dense = (train(Distilling, tiny_data, one).server.weights for one in ("sparse", "dense"))
+    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-4)
 
 
 @compiled
@@ -267,11 +327,11 @@ def test_another_backend_is_refused(unaware, tiny_data):
 @pytest.mark.parametrize("track", [True, False])
 def test_batch_norms_keep_torchs_statistics(momentum, track):
     ours, theirs = (nn.BatchNorm2d(5, momentum=momentum, track_running_stats=track) for _ in range(2))
-    kernel, x = normalising(ours), torch.randn(8, 5, 6, 6)
+    kernel, x = Normalising(ours), torch.randn(8, 5, 6, 6)
     for scale in (1.0, 3.0, 0.5):
         torch.testing.assert_close(kernel(scale * x + 1), theirs(scale * x + 1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     ours.eval(), theirs.eval()
     torch.testing.assert_close(kernel(x), theirs(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="more than 1 value"):
-        normalising(ours.train())(torch.randn(1, 5, 1, 1))
+        Normalising(ours.train())(torch.randn(1, 5, 1, 1))

@@ -1,9 +1,15 @@
 """The index lists of a mask."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
-from flash_pl.kernels import SparsePattern
+from flash_pl.kernels import Plan, SparsePattern
+from flash_pl.kernels.geometry import ConvShape, geometry
+
+SHAPE = ConvShape(channels=4, size=(8, 8), outputs=5, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
 
 
 def test_a_pattern_knows_its_mask() -> None:
@@ -11,6 +17,14 @@ def test_a_pattern_knows_its_mask() -> None:
     pattern, weight = SparsePattern(mask), torch.randn(5, 4, 3, 3)
     assert pattern.count == mask.sum() and pattern.density == pytest.approx(mask.float().mean().item())
     assert torch.equal(pattern.masked(weight), weight * mask)
+
+
+def test_a_copy_of_a_pattern_has_lists_of_its_own() -> None:
+    pattern = SparsePattern(torch.rand(5, 4, 3, 3) < 0.3)
+    before = pattern.rows(geometry(SHAPE, Plan()))
+    for other in (copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+        rows = other.rows(geometry(SHAPE, Plan()))
+        assert rows.address != before.address and torch.equal(rows.offset, before.offset)
 
 
 def test_indices_follow_the_memory_format() -> None:
