@@ -28,7 +28,7 @@ class KernelBackend(Backend):
     """Lets a module be computed by kernels: convolutions and linear layers that know the mask, max-pools, batch norms.
 
     While this is entered, single layers have another ``forward``. A layer falls back to torch's wherever the kernels do
-    not reach: another device or type than float32 on the CPU, autocast, groups, dilation.
+    not reach: another device or type than float32 on the CPU, autocast, groups, dilation, an image without a batch.
 
     Args:
         module: bound, so that its tensors lie in an arena of ``layout``.
@@ -103,7 +103,7 @@ class _Layer(Forward[nn.Conv2d | nn.Linear]):
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
-        if self.backend.dense or not reaches(x):
+        if self.backend.dense or not reaches(x) or (isinstance(module, nn.Conv2d) and x.ndim != 4):
             return self.dense(x)
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)

@@ -52,9 +52,15 @@ class SparsePattern:
         return weight * self._mask().to(weight.dtype)
 
     def index(self, strides: Sequence[int]) -> Tensor:
-        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel."""
+        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel.
+
+        Raises:
+            ValueError: such a tensor has places beyond 32 bits.
+        """
         key = tuple(strides)
         if key not in self._index:
+            if sum((length - 1) * step for length, step in zip(self.shape, key, strict=True)) >= 2**31:
+                raise ValueError(f"a weight {list(self.shape)} of strides {list(key)} has places beyond 32 bits")
             self._index[key] = _flat(self._active, key)
         return self._index[key]
 

@@ -156,6 +156,14 @@ def test_what_the_kernels_cannot_do_is_left_to_torch():
 
 
 @compiled
+def test_one_image_without_a_batch_is_left_to_torch():
+    module, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2)), torch.randn(3, 9, 9)
+    expected = module(x)
+    with KernelBackend(module, Layout(module), everywhere=True):
+        assert torch.equal(module(x), expected)
+
+
+@compiled
 def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
     class Doubling(nn.Linear):
         def forward(self, x):

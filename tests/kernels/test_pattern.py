@@ -35,6 +35,13 @@ def test_indices_follow_the_memory_format() -> None:
         assert torch.equal(weight.as_strided((weight.numel(),), (1,))[index.long()], weight[mask])
 
 
+def test_places_beyond_32_bits_are_refused() -> None:
+    pattern = SparsePattern(torch.ones(2, 8, dtype=torch.bool))
+    assert int(pattern.index((2**31 - 8, 1)).max()) == 2**31 - 1
+    with pytest.raises(ValueError, match="32 bits"):
+        pattern.index((2**31 - 7, 1))
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 def test_shares_cover_the_outputs_once(parts: int) -> None:
     shares = SparsePattern(torch.rand(6, 50) < 0.2).shares(parts)
