@@ -1,7 +1,7 @@
 """Compiled kernels for the layers of a bound module."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from flash_pl.client.backend import Backend
+from flash_pl.client.forward import Forward
 from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.client.unmasked import UNMASKED, Forward
+from flash_pl.client.unmasked import UNMASKED
 from flash_pl.kernels import (
     SparsePattern,
     computes,
@@ -27,7 +28,7 @@ class KernelBackend(Backend):
     """Lets a module be computed by kernels: convolutions and linear layers that know the mask, max-pools, batch norms.
 
     While this is entered, single layers have another ``forward``. A layer falls back to torch's wherever the kernels do
-    not reach: another device or type than float32 on the CPU, autocast, groups, dilation.
+    not reach: another device or type than float32 on the CPU, autocast, groups, dilation, an image without a batch.
 
     Args:
         module: bound, so that its tensors lie in an arena of ``layout``.
@@ -40,27 +41,32 @@ class KernelBackend(Backend):
         self._mask: Tensor | None = None
         slots = {slot.name: slot for slot in layout.layers}
         self._layers: list[_Layer] = []
-        self._unmasked: list[tuple[nn.Module, Forward]] = []
+        self._unmasked: list[Forward[Any]] = []
         shared = _shared_weights(module)
         for name, part in module.named_modules():
             if not computes(part) or "forward" in vars(part):  # another forward is somebody's own
                 continue
             if type(part) in UNMASKED:
-                self._unmasked.append((part, UNMASKED[type(part)](part)))
+                self._unmasked.append(UNMASKED[type(part)](part))
             elif isinstance(part, nn.Conv2d | nn.Linear) and part.weight not in shared:
                 self._layers.append(_Layer(self, part, slots.get(f"{name}.weight".lstrip("."))))
         self.sgd = PlainSGD([layer.module.weight for layer in self._layers])
 
     def __enter__(self) -> "KernelBackend":
-        for layer in self._layers:
-            layer.module.forward = layer  # type: ignore[method-assign, assignment]
-        for part, kernel in self._unmasked:
-            part.forward = kernel
+        for forward in self._forwards:
+            forward.module.forward = forward
         return self
 
     def __exit__(self, *error: object) -> None:
-        for part in [*(layer.module for layer in self._layers), *(part for part, _ in self._unmasked)]:
-            vars(part).pop("forward", None)
+        for forward in self._forwards:
+            vars(forward.module).pop("forward", None)
+
+    @property
+    def _forwards(self) -> list[Forward[Any]]:
+        return [*self._layers, *self._unmasked]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Backend, ()  # a copy of the module is computed by torch, see Forward
 
     def follow(self, mask: Tensor) -> None:
         if mask is not self._mask:
@@ -77,14 +83,15 @@ class KernelBackend(Backend):
             self.dense = False
 
 
-class _Layer:
-    """The ``forward`` of one layer."""
+class _Layer(Forward[nn.Conv2d | nn.Linear]):
+    """A convolution or a linear layer by its active weights."""
 
     def __init__(self, backend: KernelBackend, module: nn.Conv2d | nn.Linear, slot: Any) -> None:
-        self.backend, self.module, self.slot = backend, module, slot
+        super().__init__(module)
+        self.backend, self.slot = backend, slot
         self.active = torch.ones_like(module.weight, dtype=torch.bool)
         self.pattern: SparsePattern | None = None
-        self.dense: Forward = module.forward
+        self.dense: Callable[[Tensor], Tensor] = module.forward
 
     def mask(self, mask: Tensor) -> None:
         if self.slot is None:
@@ -96,7 +103,7 @@ class _Layer:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
-        if self.backend.dense or not reaches(x):
+        if self.backend.dense or not reaches(x) or (isinstance(module, nn.Conv2d) and x.ndim != 4):
             return self.dense(x)
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)

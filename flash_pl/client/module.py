@@ -21,6 +21,12 @@ WATCHING = (
     "clip_gradients",
     "backward",
     "on_train_batch_end",
+    # A gradient stays until the next step.
+    "on_train_batch_start",
+    "on_train_epoch_start",
+    "on_train_epoch_end",
+    "on_train_end",
+    "on_fit_end",
 )
 Module = TypeVar("Module", bound=L.LightningModule)
 

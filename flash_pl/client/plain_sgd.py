@@ -57,6 +57,11 @@ class PlainSGD:
 
     @torch.no_grad()
     def step_(self) -> None:
-        """The step, for the weights whose gradients have come."""
+        """The step, for the weights whose gradients have come; after the optimiser's own.
+
+        A weight may have a gradient of autograd's too, as from a penalty on the weight itself: the optimiser has taken
+        a step with that one, weight decay included.
+        """
         for weight, group in self._groups:
-            self._sinks[weight].step_(weight, float(group["lr"]), float(group["weight_decay"]))
+            decay = float(group["weight_decay"]) if weight.grad is None else 0.0
+            self._sinks[weight].step_(weight, float(group["lr"]), decay)

@@ -164,12 +164,16 @@ class ClientState:
     def gradients(self) -> Tensor:
         """The gradients of the maskable weights ``[layout.maskable]``, a copy; 0 where there is none.
 
-        Those of pruned weights are right only in steps that compute them, see ``wants_dense_gradients``.
+        Those of pruned weights are right only in steps that compute them, see ``wants_dense_gradients``, and only in
+        ``on_dense_gradients``: then they become 0. Others stay until the next step, also where the kernels have left
+        no ``grad`` at the parameters.
         """
         found = torch.zeros_like(self.weights)
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
             if parameter.grad is not None:
                 layer.view(found).copy_(parameter.grad)
+            if sink := self.backend.sgd.sink(parameter):
+                sink.add_to_(layer.view(found))
         return found
 
     @torch.no_grad()

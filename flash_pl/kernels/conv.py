@@ -151,6 +151,19 @@ def sparse_conv2d(
     shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
     if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
         raise ValueError(f"{shape} has no output")
+    return convolved(x, weight, bias, pattern, shape, plan, sink)
+
+
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: SparsePattern,
+    shape: ConvShape,
+    plan: Plan | None,
+    sink: Sink | None,
+) -> Tensor:
+    """Whatever is left to check, then the kernels."""
     plan = plan or best_plan(shape, len(x))
     if not geometry(shape, plan).addressable:
         raise ValueError(f"{shape} is beyond the kernels' offsets of 32 bits")

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.kernels.conv import SparseConv
+from flash_pl.kernels.conv import convolved
 from flash_pl.kernels.geometry import ConvShape, Plan
 from flash_pl.kernels.library import available, warn_missing
 from flash_pl.kernels.pattern import SparsePattern
-from flash_pl.kernels.plan import best_plan
 from flash_pl.kernels.require import check_layer
 from flash_pl.kernels.sink import Sink
 
@@ -50,5 +49,5 @@ def sparse_linear(
             return F.linear(x, pattern.masked(weight), bias)
     rows = x.reshape(-1, x.shape[-1], 1, 1)
     shape = ConvShape(x.shape[-1], (1, 1), weight.shape[0], (1, 1), (1, 1), (0, 0))
-    y: Tensor = SparseConv.apply(rows, weight, bias, pattern, shape, plan or best_plan(shape, len(rows)), sink)
+    y = convolved(rows, weight, bias, pattern, shape, plan, sink)
     return y.view(*x.shape[:-1], weight.shape[0])

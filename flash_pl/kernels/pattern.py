@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,14 +44,23 @@ class SparsePattern:
         self._index: dict[tuple[int, ...], Tensor] = {}
         self._order_t: dict[tuple[int, int], Tensor] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SparsePattern, (self._mask(),)  # the lists hold addresses
+
     def masked(self, weight: Tensor) -> Tensor:
         """``weight`` with zeros in place of what is not active; differentiable."""
         return weight * self._mask().to(weight.dtype)
 
     def index(self, strides: Sequence[int]) -> Tensor:
-        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel."""
+        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel.
+
+        Raises:
+            ValueError: such a tensor has places beyond 32 bits.
+        """
         key = tuple(strides)
         if key not in self._index:
+            if sum((length - 1) * step for length, step in zip(self.shape, key, strict=True)) >= 2**31:
+                raise ValueError(f"a weight {list(self.shape)} of strides {list(key)} has places beyond 32 bits")
             self._index[key] = _flat(self._active, key)
         return self._index[key]
 
@@ -82,7 +92,7 @@ class SparsePattern:
 
     def shares(self, parts: int) -> list[tuple[int, int]]:
         """The output channels in at most ``parts`` ranges of about as many active weights each."""
-        bounds = torch.arange(1, parts, dtype=torch.int32) * self.count // parts
+        bounds = (torch.arange(1, parts) * self.count // parts).int()  # the products do not fit 32 bits
         cuts = torch.searchsorted(self._start, bounds).tolist()
         ends = [0, *cuts, self.shape[0]]
         return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]

@@ -27,6 +27,12 @@ class Sink:
                 weight.data_ptr(), index.data_ptr(), self.gradient.data_ptr(), self.pattern.count, rate, decay
             )
 
+    def add_to_(self, gradient: Tensor) -> None:
+        """Add what has come to a dense ``gradient`` of the weight's shape, a dense view of any memory format."""
+        if self.pattern is not None and self.gradient is not None:
+            flat = gradient.as_strided((gradient.numel(),), (1,))
+            flat.index_add_(0, self.pattern.index(gradient.stride()), self.gradient)
+
     def clear(self) -> None:
         """Forget what has come."""
         self.pattern = self.gradient = None

@@ -44,6 +44,7 @@ class LocalLoop:
         """
         module = client.module
         client.begin(context, scheduler)
+        client.backend.sgd.leave()  # of the client before
         self._losses: Tensor | float = 0.0
         if self._scaler_start is not None:
             scaler = self.fabric.strategy.precision.scaler  # type: ignore[attr-defined]
@@ -55,12 +56,12 @@ class LocalLoop:
         scheduler.on_client_start(client, context)
         rates = client.by_layer(scheduler.layer_rates(client))
         client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
-        self._take_steps(client, client.optimizer, scheduler)
 
         try:
             with scheduler.training(client):
                 module.on_fit_start()
                 module.on_train_start()
+                self._take_steps(client, client.optimizer, scheduler)  # now it has its hooks on gradients
                 order = context.generator("batches")
                 for client.epoch in range(context.epochs):
                     module.on_train_epoch_start()
@@ -91,11 +92,9 @@ class LocalLoop:
         )
 
     def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
-        """Let the backend take plain steps, where nobody but the optimiser would see a dense gradient."""
+        """Let the backend take plain steps, where nobody but the optimiser would see a gradient at the parameters."""
         seen = client.module.watches_gradients or scheduler.sees_gradients or self.clip_val
-        if seen or type(self.fabric.strategy.precision) is not Precision:
-            client.backend.sgd.leave()
-        else:
+        if not seen and type(self.fabric.strategy.precision) is Precision:
             client.backend.sgd.take(optimizer)
 
     def _epoch(self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any]) -> None:

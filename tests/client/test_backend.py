@@ -1,5 +1,8 @@
 """The kernels that compute a module's layers follow its mask, and leave no trace behind."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 from flash_pl import FederatedTrainer
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.client.unmasked import normalising
+from flash_pl.client.unmasked import Normalising
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -18,10 +21,9 @@ from flash_pl.sparsity import Layout
 compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")
 
 
-def train(module, data, backend, scheduler: SparseScheduler | None = None, density=0.2):
-    trainer = FederatedTrainer(
-        scheduler or PDST(), density=density, rounds=2, cohort=4, seed=1, backend=backend, accelerator="cpu"
-    )
+def train(module, data, backend, scheduler: SparseScheduler | None = None, density=0.2, epochs=1):
+    method, where = scheduler or PDST(), {"backend": backend, "accelerator": "cpu"}
+    trainer = FederatedTrainer(method, density=density, rounds=2, cohort=4, local_epochs=epochs, seed=1, **where)
     torch.manual_seed(0)
     return trainer.fit(module(), data)
 
@@ -76,6 +78,63 @@ def test_only_forward_is_replaced_and_it_comes_back(network):
     assert not any("forward" in vars(part) for part in module.modules())
 
 
+def pickled(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@compiled
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: copy.deepcopy(copy.deepcopy(module)), pickled])
+def test_a_copy_computes_by_torch_with_its_own_weights(duplicate):
+    parts = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(144, 40)
+    net, x = nn.Sequential(*parts), torch.randn(8, 3, 9, 9)
+    layout = Layout(net)
+    weights = layout.flatten_(net)[: layout.maskable]
+    first, second, start = torch.rand(layout.maskable) < 0.2, torch.rand(layout.maskable) < 0.2, weights.clone()
+
+    def computed(module):
+        conv, norm, _, _, _, linear = module
+        y = nn.functional.conv2d(x, conv.weight, conv.bias)
+        y = nn.functional.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return nn.functional.linear(nn.functional.max_pool2d(y.relu(), 3, 2).flatten(1), linear.weight, linear.bias)
+
+    with KernelBackend(net, layout, everywhere=True) as backend:
+        weights.mul_(first)
+        backend.follow(first)
+        copies = [duplicate(net).eval()]
+        net(x).sum().backward()  # it has lists of active weights now, and other statistics
+        copies.append(duplicate(net).eval())
+        weights.copy_(start * second)
+        backend.follow(second)
+        net(x)
+        before = copy.deepcopy(net.state_dict())
+        copies.append(duplicate(net).eval())
+        for each in copies:
+            assert torch.equal(each(x), computed(each))
+            each.load_state_dict(net.state_dict())
+            assert torch.equal(each(x), computed(each))
+            each.train()(x)
+            assert not torch.equal(each[1].running_mean, net[1].running_mean)
+        torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(copies[0].eval()(x), computed(copies[0]))
+
+
+@compiled
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_module_may_train_with_a_copy_of_what_it_was(whole, unaware, tiny_data):
+    class Distilling(unaware):
+        def training_step(self, batch, batch_idx):
+            self.teacher = [copy.deepcopy(self).net if whole else copy.deepcopy(self.net)]
+            with torch.no_grad():
+                target = self.teacher[0].eval()(batch[0])
+            return super().training_step(batch, batch_idx) + (self.net(batch[0]) - target).square().mean()
+
+    ours, dense = (train(Distilling, tiny_data, one).server.weights for one in ("sparse", "dense"))
+    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-4)
+
+
 @compiled
 def test_what_the_kernels_cannot_do_is_left_to_torch():
     module = nn.Sequential(
@@ -94,6 +153,14 @@ def test_what_the_kernels_cannot_do_is_left_to_torch():
         torch.testing.assert_close(module(x), expected)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert module(x).dtype == torch.bfloat16
+
+
+@compiled
+def test_one_image_without_a_batch_is_left_to_torch():
+    module, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2)), torch.randn(3, 9, 9)
+    expected = module(x)
+    with KernelBackend(module, Layout(module), everywhere=True):
+        assert torch.equal(module(x), expected)
 
 
 @compiled
@@ -131,6 +198,23 @@ def test_plain_steps_without_a_dense_gradient_are_the_optimisers(weight_decay, u
     )
     for other in (watched, dense):
         torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4)
+
+
+@compiled
+def test_a_penalty_on_the_weights_leaves_weight_decay_counted_once(unaware, tiny_data):
+    class Proximal(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1, weight_decay=0.5)
+
+        def on_train_start(self):
+            self.start = [parameter.detach().clone() for parameter in self.parameters()]
+
+        def training_step(self, batch, batch_idx):
+            pairs = zip(self.parameters(), self.start, strict=True)
+            return super().training_step(batch, batch_idx) + 0.05 * sum((p - q).square().sum() for p, q in pairs)
+
+    ours, dense = (train(Proximal, tiny_data, backend).server.weights for backend in ("sparse", "dense"))
+    torch.testing.assert_close(ours, dense, rtol=1e-3, atol=1e-4)
 
 
 @compiled
@@ -172,6 +256,67 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
     assert SparseScheduler().wants_dense_gradients(None, 0) is False
 
 
+@compiled
+def test_gradients_are_there_after_the_step_too(unaware, tiny_data):
+    class Plain(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    class Looking(PDST):
+        def on_batch_end(self, client, step):
+            seen.append(client.gradients())
+
+        def on_client_end(self, client, context):
+            assert torch.equal(client.gradients(), seen[-1])
+            return {}
+
+    found = {}
+    for backend in ("sparse", "dense"):
+        found[backend] = seen = []
+        train(Plain, tiny_data, backend, Looking())
+    assert all(gradient.any() for gradient in found["dense"])
+    torch.testing.assert_close(found["sparse"], found["dense"], rtol=1e-3, atol=1e-4)
+
+
+HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_end")
+
+
+@compiled
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_modules_hooks_see_the_gradients_of_the_last_step(hook, unaware, tiny_data):
+    class Plain(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def look(self, *arguments):
+        if self.global_step:
+            seen.append(self.net[4].weight.grad is not None)
+
+    seen = []
+    train(type("Looking", (Plain,), {hook: look}), tiny_data, "sparse", epochs=2)
+    assert seen and all(seen)
+
+
+@compiled
+def test_gradients_of_on_train_start_and_hooks_made_there_are_torchs(unaware, tiny_data):
+    class Starting(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+        def on_train_start(self):
+            weight = self.net[4].weight
+            self.zero_grad()
+            self.net(torch.randn(8, 1, 8, 8)).square().mean().backward()
+            assert weight.grad.any()
+            while handles:
+                handles.pop().remove()
+            handles.append(weight.register_hook(lambda gradient: seen.append(gradient.norm())))
+
+    seen, handles = [], []
+    train(Starting, tiny_data, "sparse")
+    assert seen
+
+
 def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):
     expected = train(unaware, tiny_data, "dense").server.weights
     monkeypatch.setattr("flash_pl.client.backends.available", lambda: False)
@@ -190,11 +335,11 @@ def test_another_backend_is_refused(unaware, tiny_data):
 @pytest.mark.parametrize("track", [True, False])
 def test_batch_norms_keep_torchs_statistics(momentum, track):
     ours, theirs = (nn.BatchNorm2d(5, momentum=momentum, track_running_stats=track) for _ in range(2))
-    kernel, x = normalising(ours), torch.randn(8, 5, 6, 6)
+    kernel, x = Normalising(ours), torch.randn(8, 5, 6, 6)
     for scale in (1.0, 3.0, 0.5):
         torch.testing.assert_close(kernel(scale * x + 1), theirs(scale * x + 1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     ours.eval(), theirs.eval()
     torch.testing.assert_close(kernel(x), theirs(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="more than 1 value"):
-        normalising(ours.train())(torch.randn(1, 5, 1, 1))
+        Normalising(ours.train())(torch.randn(1, 5, 1, 1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flash_pl.kernels import SparsePattern, sparse_linear
+from flash_pl.kernels import Plan, SparsePattern, sparse_linear
 from flash_pl.kernels.library import Library
 
 
@@ -40,3 +40,10 @@ def test_a_transposed_weight_gets_its_gradient_in_its_own_layout(native: Library
 def test_inputs_that_do_not_fit_are_one_line(native: Library) -> None:
     with pytest.raises(ValueError, match="4 inputs"):
         sparse_linear(torch.randn(2, 5), torch.randn(3, 4), None, SparsePattern(torch.ones(3, 4, dtype=torch.bool)))
+
+
+def test_inputs_beyond_the_kernels_offsets_are_one_line(native: Library) -> None:
+    inputs = 1 << 16
+    pattern = SparsePattern(torch.ones(1, inputs, dtype=torch.bool))
+    with pytest.raises(ValueError, match="32 bits"):
+        sparse_linear(torch.randn(1, inputs), torch.randn(1, inputs), None, pattern, Plan(lanes=1 << 15))

@@ -1,9 +1,15 @@
 """The index lists of a mask."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
-from flash_pl.kernels import SparsePattern
+from flash_pl.kernels import Plan, SparsePattern
+from flash_pl.kernels.geometry import ConvShape, geometry
+
+SHAPE = ConvShape(channels=4, size=(8, 8), outputs=5, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
 
 
 def test_a_pattern_knows_its_mask() -> None:
@@ -11,6 +17,14 @@ def test_a_pattern_knows_its_mask() -> None:
     pattern, weight = SparsePattern(mask), torch.randn(5, 4, 3, 3)
     assert pattern.count == mask.sum() and pattern.density == pytest.approx(mask.float().mean().item())
     assert torch.equal(pattern.masked(weight), weight * mask)
+
+
+def test_a_copy_of_a_pattern_has_lists_of_its_own() -> None:
+    pattern = SparsePattern(torch.rand(5, 4, 3, 3) < 0.3)
+    before = pattern.rows(geometry(SHAPE, Plan()))
+    for other in (copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+        rows = other.rows(geometry(SHAPE, Plan()))
+        assert rows.address != before.address and torch.equal(rows.offset, before.offset)
 
 
 def test_indices_follow_the_memory_format() -> None:
@@ -21,10 +35,25 @@ def test_indices_follow_the_memory_format() -> None:
         assert torch.equal(weight.as_strided((weight.numel(),), (1,))[index.long()], weight[mask])
 
 
+def test_places_beyond_32_bits_are_refused() -> None:
+    pattern = SparsePattern(torch.ones(2, 8, dtype=torch.bool))
+    assert int(pattern.index((2**31 - 8, 1)).max()) == 2**31 - 1
+    with pytest.raises(ValueError, match="32 bits"):
+        pattern.index((2**31 - 7, 1))
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 def test_shares_cover_the_outputs_once(parts: int) -> None:
     shares = SparsePattern(torch.rand(6, 50) < 0.2).shares(parts)
     assert [row for first, last in shares for row in range(first, last)] == list(range(6))
+
+
+def test_shares_of_many_weights_in_many_parts_do_not_overlap() -> None:
+    pattern, row = SparsePattern(torch.ones(4096, 1, dtype=torch.bool)), 4200  # as if every output had so many weights
+    pattern.count, pattern._start = pattern.count * row, pattern._start * row
+    shares = pattern.shares(128)
+    assert [first for first, _ in shares] == [0, *(last for _, last in shares[:-1])] and shares[-1][1] == 4096
+    assert max(last - first for first, last in shares) == 32
 
 
 @pytest.mark.parametrize("mask", [torch.ones(3, 2), torch.ones(3, dtype=torch.bool)])
