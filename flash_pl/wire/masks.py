@@ -175,7 +175,8 @@ def _inflate(reader: Reader, size: int) -> bytes:
     """Decompress what is left into exactly ``size`` bytes, never more: the sender may wish us ill."""
     inflater = zlib.decompressobj()
     try:
-        found = inflater.decompress(reader.take(len(reader.data) - reader.place), size)
+        packed = reader.take(len(reader.data) - reader.place)
+        found = inflater.decompress(packed, max(1, size))  # 0 would mean: without a limit
     except zlib.error as error:
         raise PayloadError(f"a compressed bitmap that cannot be read ({error})") from error
     if len(found) != size or not inflater.eof or inflater.unused_data:

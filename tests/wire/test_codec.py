@@ -1,5 +1,6 @@
 """Payloads come back as they were, say how long they are, and never break a receiver."""
 
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -177,6 +178,18 @@ def test_truth_values_that_would_fill_the_memory_are_refused():
     head = b"\1" + b"\1x" + bytes([7]) + number(1) + number(2**40) + bytes([MaskKind.POSITIONS])
     with pytest.raises(PayloadError, match="truth values cannot be written"):
         decode_extra(Reader(head + number(len(section)) + section), maskable=LAYOUT.maskable)
+
+
+@pytest.mark.parametrize("sizes", [[0], [8], [20, 4]])
+def test_a_compressed_bitmap_is_never_longer_than_the_mask(sizes):
+    """Two megabytes of zeros in two kilobytes, also where nothing can be masked."""
+    section = Reader(zlib.compress(bytes(2**21), 9))
+    tracemalloc.start()
+    with pytest.raises(PayloadError, match="of another length"):
+        decode_mask(MaskKind.DEFLATED, section, sizes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_a_shape_that_nobody_can_count_is_refused():
