@@ -52,7 +52,7 @@ def encode_mask(
     counts = _counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(pack_bits(_draw(seed, tuple(sizes), tuple(counts))), bits)):
+    if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
     ways = [
         _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
@@ -102,8 +102,19 @@ def _least(counts: Sequence[int], sizes: Sequence[int]) -> int:
     return sum(map(rice.least, counts, sizes))
 
 
-def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tensor | None = None) -> Tensor:
+def decode_mask(
+    kind: int,
+    reader: Reader,
+    sizes: Sequence[int],
+    reference: Tensor | None = None,
+    values: int | None = None,
+    draws: bool = True,
+) -> Tensor:
     """The mask in a section that ``reader`` holds alone, bool ``[sum(sizes)]`` on the CPU.
+
+    Args:
+        values: how many values came with it, if any; a seed of more active weights is not followed.
+        draws: a seed may stand for some of the weights, not only for all of them.
 
     Raises:
         PayloadError: no such section, or it needs another ``reference``.
@@ -118,8 +129,12 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
             changes = _mask_of(reader, sizes)
         return reference.cpu() ^ changes
     if kind == MaskKind.SEED:
-        seed = reader.integer(8)
-        return _draw(seed, tuple(sizes), tuple(reader.number(size) for size in sizes)).clone()
+        seed, counts = reader.integer(8), [reader.number(size) for size in sizes]
+        if values is not None and sum(counts) > values:
+            raise PayloadError(f"{sum(counts)} active weights, and values of {values} at most")
+        if not draws and sum(counts) < total:
+            raise PayloadError("the mask is written as a seed, which is for messages only")
+        return _draw(seed, sizes, counts)
     if kind == MaskKind.POSITIONS:
         return _mask_of(reader, sizes)
     if kind == MaskKind.BITMAP:
@@ -142,8 +157,7 @@ def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int]
     return None
 
 
-@lru_cache(maxsize=1)  # every new client gets the same mask
-def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
+def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
     """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
     if sum(counts) == sum(sizes):
         return torch.ones(sum(sizes), dtype=torch.bool)
@@ -151,6 +165,9 @@ def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
     return torch.cat(
         [random_k(torch.ones(size, dtype=torch.bool), k, draws) for size, k in zip(sizes, counts, strict=True)]
     )
+
+
+_drawn = lru_cache(maxsize=1)(_draw)  # every new client is sent the same mask; nothing that a sender says is kept
 
 
 def positions(mask: Tensor, sizes: Sequence[int]) -> bytes:

@@ -14,8 +14,9 @@ from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
 from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask, rice
+from flash_pl.wire.codec import HEADER
 from flash_pl.wire.extra import decode_extra
-from flash_pl.wire.masks import positions
+from flash_pl.wire.masks import _draw, _drawn, positions
 from flash_pl.wire.reader import number
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
@@ -178,6 +179,27 @@ def test_truth_values_that_would_fill_the_memory_are_refused():
     head = b"\1" + b"\1x" + bytes([7]) + number(1) + number(2**40) + bytes([MaskKind.POSITIONS])
     with pytest.raises(PayloadError, match="truth values cannot be written"):
         decode_extra(Reader(head + number(len(section)) + section), maskable=LAYOUT.maskable)
+
+
+@pytest.mark.parametrize("density", [0.5, 1.0])
+def test_a_seed_without_the_values_of_its_weights_is_refused_before_it_is_followed(density, monkeypatch):
+    codec, nothing = Codec(LAYOUT), torch.zeros(LAYOUT.size)
+    mask = torch.ones(LAYOUT.maskable, dtype=torch.bool)
+    if density < 1:
+        mask = _draw(7, codec.sizes, [size // 2 for size in codec.sizes])
+    payload = codec.encode(Message(nothing, mask), seed=7)
+    assert payload.sizes.kind is MaskKind.SEED and same(codec.decode(payload.data), Message(nothing, mask))
+    monkeypatch.setattr("flash_pl.wire.masks._draw", lambda *arguments: pytest.fail("drawn before it was refused"))
+    body = payload.data[HEADER : payload.sizes.header + payload.sizes.mask] + bytes(4 * int(mask.sum()) - 1)
+    with pytest.raises(PayloadError, match="active weights, and values of"):
+        codec.decode(payload.data[:8] + zlib.crc32(body).to_bytes(4, "little") + body)
+
+
+def test_a_mask_that_a_sender_draws_is_not_kept():
+    section = (3).to_bytes(8, "little") + number(2)
+    before = _drawn.cache_info()
+    decode_mask(MaskKind.SEED, Reader(section), [9])
+    assert _drawn.cache_info() == before
 
 
 @pytest.mark.parametrize("sizes", [[0], [8], [20, 4]])
