@@ -1,7 +1,8 @@
-"""The mask section: five ways to say which weights are active, of which the shortest is sent."""
+"""The mask section: six ways to say which weights are active, of which the shortest is sent."""
 
+import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -55,8 +56,8 @@ def encode_mask(
     if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
     ways = [
-        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
         _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
+        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
     if reference is not None and known is not None:
         changed, checksum = mask ^ _unpacked(reference, known), _checksum(known)
@@ -75,16 +76,14 @@ class _Way(NamedTuple):
     write: Callable[[], bytes]
 
 
-def _shortest(ways: Iterable[_Way]) -> tuple[MaskKind, bytes]:
-    """What is written in the fewest bytes; a way that cannot be it is not tried."""
-    found: tuple[MaskKind, bytes] | None = None
-    for way in sorted(ways, key=lambda way: way.least):
-        if found is None or way.least < len(found[1]):
+def _shortest(ways: Sequence[_Way]) -> tuple[MaskKind, bytes]:
+    """What is written in the fewest bytes, of equals the first way; a way that cannot be it is not tried."""
+    found: tuple[float, int, bytes] = (math.inf, 0, b"")  # the length, the place of the way, the section
+    for place, way in sorted(enumerate(ways), key=lambda entry: entry[1].least):
+        if (way.least, place) < found[:2]:
             section = way.write()
-            if found is None or len(section) < len(found[1]):
-                found = way.kind, section
-    assert found is not None
-    return found
+            found = min(found, (len(section), place, section))
+    return ways[found[1]].kind, found[2]
 
 
 def _unpacked(mask: Tensor, bits: Tensor) -> Tensor:
