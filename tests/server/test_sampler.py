@@ -64,8 +64,9 @@ def test_impossible_availability_is_named(offline, words):
         AvailabilitySampler([0.1]).check(Population((1, 1)), 2, 10)
 
 
-def test_a_trace_is_followed_line_by_line(tmp_path):
-    (tmp_path / "trace.txt").write_text("0 3, 5\n\n7\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the latter is what Excel writes
+def test_a_trace_is_followed_line_by_line(tmp_path, encoding):
+    (tmp_path / "trace.txt").write_text("0 3, 5\n\n7\n", encoding=encoding)
     sampler = TraceSampler(tmp_path / "trace.txt")
     sampler.check(PEOPLE, 3, 3)
     assert [sampler(PEOPLE, 3, 0, round) for round in range(3)] == [[0, 3, 5], [], [7]]
