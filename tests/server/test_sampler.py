@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl import ConfigError
+from flash_pl.loops.plan import Plan
+from flash_pl.loops.schedule import RoundDecay
 from flash_pl.server import (
     AvailabilitySampler,
     Population,
@@ -15,6 +17,7 @@ from flash_pl.server import (
     TraceSampler,
     UniformSampler,
 )
+from flash_pl.sparsity import SparsityBudget, Tier
 
 PEOPLE = Population(samples=(1, 1, 1, 1, 1, 1, 20, 20), tiers=(0, 0, 0, 1, 1, 1, 2, 2))
 SAMPLERS = [UniformSampler(), SampleWeightedSampler(), RoundRobinSampler(), AvailabilitySampler([0.5, 0.2, 0.0])]
@@ -40,6 +43,17 @@ def test_rounds_and_seeds_differ(sampler):
 def test_samples_make_a_client_likelier():
     first = Counter(SampleWeightedSampler()(PEOPLE, 1, 0, round)[0] for round in range(400))
     assert 0.8 < (first[6] + first[7]) / 400 < 0.94  # 40 / 46 is 0.87
+
+
+def test_clients_without_samples_are_never_drawn_by_samples():
+    some = Population((0, 0, 5, 0, 2))
+    SampleWeightedSampler().check(some, 2, 10)
+    assert {tuple(sorted(SampleWeightedSampler()(some, 2, 0, round))) for round in range(50)} == {(2, 4)}
+    with pytest.raises(ConfigError, match="cohort: 3 is not allowed; .* that have samples, 2"):
+        SampleWeightedSampler().check(some, 3, 10)
+    budget = SparsityBudget([Tier(0.1, 1.0)])
+    with pytest.raises(ConfigError, match="^cohort: 3"):  # no setting of the sampler
+        Plan(10, 3, 1, 0, budget, some, SampleWeightedSampler(), RoundDecay())
 
 
 def test_a_turn_of_round_robin_has_everybody_once():
