@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--to", str(path), f"a file that can be written ({error.strerror or error})") from error
     share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"
     print(f"{path}: {len(content):,} bytes, {share}")
-    print(f"{model.active:,} of {model.maskable:,} weights active, d = {model.active / model.maskable:.4g}{remark}")
+    print(f"{model.active:,} of {model.maskable:,} weights active, d = {model.density:.4g}{remark}")
 
 
 def _safetensors(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:

@@ -98,7 +98,7 @@ def _onnx(path: Path) -> Contents:
 def _checkpoint(path: Path) -> Contents:
     run = SavedRun(path)
     models = [run.model(density) for density in run.densities]
-    facts = run.facts(run.densities[-1])
+    facts = run.facts(models[-1].density)
     rows = [
         Row(name, tuple(tensor.shape), tuple(model.densities.get(name) for model in models), None, None, tensor.nbytes)
         for name, tensor in models[-1].tensors.items()

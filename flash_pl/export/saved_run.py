@@ -49,10 +49,10 @@ class SavedRun:
         return build_budget(self.config)
 
     def facts(self, density: float) -> dict[str, str]:
-        """What there is to know of the model of one density."""
+        """What there is to know of a model whose mask has this density."""
         return {
             "method": label(self.config, "scheduler"),
-            "density": f"{density:g}",
+            "density": f"{density:.4g}",
             "data": label(self.config, "data"),
             "model": self.config["model"]["class_path"],
             "round": str(self.round),
@@ -69,15 +69,15 @@ class SavedRun:
         """
         own: float = self.config["density"]
         if density is None or math.isclose(density, own, rel_tol=1e-6):
-            return self._model(self._mask, own)
+            return self._model(self._mask)
         densities = self.densities
         tier = next((i for i, one in enumerate(densities) if math.isclose(density, one, rel_tol=1e-6)), None)
         if tier is None:
             allowed = "the density of a tier of this run"
             raise ConfigError("density", density, f"{allowed}: {', '.join(f'{one:g}' for one in densities)}")
-        return self._model([*self._tier_masks, self._mask][tier], densities[tier])
+        return self._model([*self._tier_masks, self._mask][tier])
 
-    def _model(self, mask: Tensor, density: float) -> SparseModel:
+    def _model(self, mask: Tensor) -> SparseModel:
         weights = self._weights.clone()
         weights[: self._layout.maskable].mul_(mask)
         slots = {slot.name: slot for slot in self._layout.slots}
@@ -86,6 +86,7 @@ class SavedRun:
             slot = slots.get(name) or self._twin(value)
             tensors[name] = (slot.view(weights) if slot else value).contiguous().clone()
         masks = {layer.name: layer.view(mask).contiguous().clone() for layer in self._layout.layers}
+        density = int(mask.count_nonzero()) / self._layout.maskable
         facts = self.facts(density) | {"flash_pl": __version__}
         return SparseModel(self._own(tensors), self._own(masks), facts)
 

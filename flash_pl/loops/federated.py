@@ -173,8 +173,9 @@ class FederatedLoop(Loop):
         self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
         tensors = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
         masks = {layer.name: layer.view(self.server.mask).cpu().contiguous().clone() for layer in layout.layers}
-        facts = {"method": type(self.scheduler).__name__, "density": f"{self.server.density:g}"}
-        return SparseModel(tensors, masks, facts | {"round": str(self.round)})
+        density = int(self.server.mask.count_nonzero()) / layout.maskable
+        facts = {"method": type(self.scheduler).__name__, "density": f"{density:.4g}", "round": str(self.round)}
+        return SparseModel(tensors, masks, facts)
 
     def identity(self) -> dict[str, Any]:
         """What makes this another experiment, as far as a trainer knows without a config."""

@@ -50,7 +50,7 @@ class Plan:
         try:
             self.sampler.check(self.population, self.cohort, self.rounds)
         except ConfigError as error:
-            raise error.within("sampler") from error
+            raise (error if error.key == "cohort" else error.within("sampler")) from error
 
     def draw(self, round: int, attempt: int = 0) -> list[Member]:
         """The cohort of a round; of a further ``attempt`` another one, as far as the sampler draws."""

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-# Each with the one by which a process passes it on to those that it has started: by that they only note it.
-SIGNALS = {signal.SIGTERM: signal.SIGUSR2, signal.SIGINT: signal.SIGUSR1}
+# Each with the one by which a process passes it on to those that it has started: by that they only note it. Windows has
+# none to spare, there it is the same one.
+SIGNALS: dict[signal.Signals, signal.Signals] = {
+    signal.SIGTERM: getattr(signal, "SIGUSR2", signal.SIGTERM),
+    signal.SIGINT: getattr(signal, "SIGUSR1", signal.SIGINT),
+}
 # A terminal, a launcher and a scheduler may all pass on the same request.
 SAME_REQUEST = 1.0  # seconds
 
@@ -36,8 +40,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number, passed in SIGNALS.items():
-                self._before[number] = signal.signal(number, self._handle)
-                self._before[passed] = signal.signal(passed, self._note)
+                for one, handler in {passed: self._note, number: self._handle}.items():
+                    self._before[one] = signal.signal(one, handler)
         return self
 
     def __exit__(

@@ -34,7 +34,7 @@ class ClientSampler(Stateful, ABC):
         """Before the first round.
 
         Raises:
-            ConfigError: this sampler cannot serve these clients; keys are its own init args.
+            ConfigError: this sampler cannot serve these clients; keys are its own init args, or ``cohort``.
         """
 
     @abstractmethod
@@ -51,6 +51,12 @@ class UniformSampler(ClientSampler):
 
 class SampleWeightedSampler(ClientSampler):
     """Without replacement, each draw in proportion to the numbers of samples n_i of the clients that are left."""
+
+    def check(self, population: Population, cohort: int, rounds: int) -> None:
+        """See ``ClientSampler``: enough clients must have samples, others are never drawn."""
+        able = sum(samples > 0 for samples in population.samples)
+        if cohort > able:
+            raise ConfigError("cohort", cohort, f"at most the number of clients that have samples, {able}")
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         weights = torch.tensor(population.samples, dtype=torch.float64)

@@ -64,7 +64,7 @@ class ServerState:
 
     def fingerprint(self) -> int:
         """A checksum of the weights."""
-        return zlib.crc32(self.weights.cpu().numpy().data)
+        return zlib.crc32(self.weights.cpu().view(torch.uint8).numpy().data)  # numpy has no bfloat16
 
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""

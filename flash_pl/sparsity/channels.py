@@ -13,6 +13,7 @@ def channel_mask(layout: Layout, ratio: float) -> Tensor:
 
     Inputs of the first layer and the classes that the last one tells apart are all there. Where a layer's inputs are a
     multiple of the outputs before it (a linear layer behind flattened images), those of a channel stay together.
+    Outputs and inputs of a grouped convolution are counted over all its groups.
 
     Args:
         layout: the plan of the arena; its layers follow each other in this order.
@@ -23,12 +24,14 @@ def channel_mask(layout: Layout, ratio: float) -> Tensor:
     """
     mask = torch.zeros(layout.maskable, dtype=torch.bool)
     before = 0
-    for slot in layout.layers:
-        outputs, inputs = slot.shape[:2]
+    for slot, groups in zip(layout.layers, layout.groups, strict=True):
+        outputs, inputs = slot.shape[0], slot.shape[1] * groups
         wide = math.ceil(ratio * outputs) if feeds_another(layout, slot) else outputs
-        group = inputs // before if before and inputs % before == 0 else 1
-        fed = math.ceil(ratio * (inputs // group)) * group if before else inputs
-        slot.view(mask)[:wide, :fed] = True
+        block = inputs // before if before and inputs % before == 0 else 1
+        fed = math.ceil(ratio * (inputs // block)) * block if before else inputs
+        for group, part in enumerate(slot.view(mask).chunk(groups)):  # of the outputs, each with inputs of its own
+            first, start = group * outputs // groups, group * slot.shape[1]
+            part[: max(0, wide - first), : max(0, fed - start)] = True
         before = outputs
     return mask
 

@@ -35,7 +35,8 @@ class ERK:
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
         shapes = [torch.tensor(layer.shape, dtype=torch.float64) for layer in layout.layers]
-        return water_fill(torch.stack([shape.sum() / shape.prod() for shape in shapes]), layout.sizes, density)
+        found = torch.stack([shape.sum() / shape.prod() for shape in shapes])
+        return water_fill(_of_weights(found, layout.sizes), layout.sizes, density)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class BySize:
             raise ConfigError("power", self.power, "a number in [0, 1]")
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
-        return water_fill(layout.sizes.double() ** -self.power, layout.sizes, density)
+        return water_fill(_of_weights(layout.sizes.double() ** -self.power, layout.sizes), layout.sizes, density)
+
+
+def _of_weights(densities: Tensor, sizes: Tensor) -> Tensor:
+    """1 for a layer without weights, of which there is no density: any number that lets the others have theirs."""
+    return densities.masked_fill(sizes == 0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class Layout:
 
     The arena has ``size`` elements, the first ``trainable`` of them are parameters, and of these the first ``maskable``
     have masks. Those follow each other without gaps; every tensor behind them starts at a multiple of ``ALIGNMENT``.
-    The gaps are 0 and no part of the model, which has ``elements`` elements.
+    The gaps are 0 and no part of the model, which has ``elements`` elements. ``groups`` are those of each maskable
+    layer's convolution; a ``plan`` does not say, and a layout made from one has 1.
 
     Args:
         module: the model whose tensors are laid out.
@@ -70,6 +71,8 @@ class Layout:
             self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
         except ValueError as error:
             raise ModuleError(str(error)) from error
+        owners = [module.get_submodule(layer.name.rpartition(".")[0]) for layer in self.layers]
+        self.groups = tuple(getattr(owner, "groups", 1) for owner in owners)
 
     @classmethod
     def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
@@ -107,6 +110,7 @@ class Layout:
         self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in rows]
         self.layers = self.slots[: self._kinds.count("maskable")]
         self.others = self.slots[len(self.layers) :]
+        self.groups = (1,) * len(self.layers)
         self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
         self.size = start
         self.maskable = self.layers[-1].stop

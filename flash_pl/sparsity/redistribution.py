@@ -1,5 +1,6 @@
 """How many weights each layer drops and grows when a mask moves."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ class Redistribution(ABC):
             magnitude: |w| of the active weights, 0 elsewhere, ``[layout.maskable]``.
             active: numbers of active weights, int64 ``[layers]``.
             rate: the fraction of a layer's active weights to drop.
+
+        Raises:
+            ValueError: the rule needs magnitudes, and some are not finite.
         """
 
 
@@ -66,7 +70,13 @@ class TotalMagnitude(MeanMagnitude):
 
 
 def _sums(layout: Layout, magnitude: Tensor) -> Tensor:
-    return torch.stack([part.sum() for part in layout.split(magnitude)]).cpu().double()
+    sums = torch.stack([part.sum() for part in layout.split(magnitude)]).cpu().double()
+    if not sums.isfinite().all():  # finite weights can have a sum that only double precision holds
+        sums = torch.stack([part.cpu().double().sum() for part in layout.split(magnitude)])
+    for layer, total in zip(layout.layers, sums.tolist(), strict=True):
+        if not math.isfinite(total):
+            raise ValueError(f"{layer.name} has weights that are not finite")
+    return sums
 
 
 def _normalised(values: Tensor) -> Tensor:

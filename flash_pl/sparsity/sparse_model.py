@@ -12,7 +12,7 @@ class SparseModel:
     Attributes:
         tensors: the network's state dict, row-major on the CPU; pruned weights are 0.
         masks: which weights are active, bool in the tensor's shape, for each of those that can be masked.
-        facts: what else there is to know, as text: method, density, data, ...
+        facts: what else there is to know, as text: method, density (the masks' own), data, ...
     """
 
     tensors: dict[str, Tensor]
@@ -28,6 +28,11 @@ class SparseModel:
     def maskable(self) -> int:
         """Number of weights that can be masked."""
         return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def density(self) -> float:
+        """Active share of all weights that can be masked."""
+        return self.active / max(1, self.maskable)
 
     @property
     def densities(self) -> dict[str, float]:

@@ -110,8 +110,8 @@ class Codec:
         values = int(message.mask.count_nonzero()) * list(VALUE_TYPES.values())[value_type].itemsize
         return Sizes(MaskKind(kind), reader.place, length, values, len(data) - reader.place - length - values)
 
-    def decode(self, data: bytes, reference: Tensor | None = None) -> Message:
-        """The message of a payload, on the CPU.
+    def decode(self, data: bytes, reference: Tensor | None = None, draws: bool = True) -> Message:
+        """The message of a payload, on the CPU; ``draws`` as in ``decode_mask``.
 
         Raises:
             PayloadError: not a payload of this version and layout, altered on the way, or one against another
@@ -127,12 +127,14 @@ class Codec:
             raise PayloadError("the payload was altered on the way: its checksum does not fit")
         samples, length = reader.number(2**63 - 1), reader.number(len(data))
         section = Reader(bytes(reader.take(length)))
-        mask = decode_mask(kind, section, self.sizes, reference)
-        section.end()
         dtype, maskable = list(VALUE_TYPES.values())[value_type], self.layout.maskable
-        weights = torch.zeros(self.layout.size)
-        weights[:maskable][mask] = _tensor(reader, int(mask.count_nonzero()), dtype).float()
+        left = (len(reader.data) - reader.place) // dtype.itemsize
+        mask = decode_mask(kind, section, self.sizes, reference, left, draws)
+        section.end()
+        active = _tensor(reader, int(mask.count_nonzero()), dtype)
         others = _tensor(reader, self.layout.elements - maskable, torch.float32)
+        weights = torch.zeros(self.layout.size)
+        weights[:maskable][mask] = active.float()
         self.layout.write_others_(weights, others)
         extra = decode_extra(reader, maskable=maskable)
         reader.end()

@@ -13,7 +13,7 @@ from flash_pl.sparsity import SparseModel
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes
 from flash_pl.wire.extra import decode_extra, encode_extra
 from flash_pl.wire.header import Header, Shapes
-from flash_pl.wire.masks import MaskKind, layer_bytes
+from flash_pl.wire.masks import layer_bytes
 from flash_pl.wire.reader import Reader
 
 MAGIC = b"FLPM"
@@ -98,10 +98,8 @@ def decode_flash(data: bytes, limit: int = 2**31) -> FlashFile:
     header = Header.decode(bytes(reader.take(length)), limit)
     layout, payload = header.layout(), bytes(reader.take(header.payload))
     codec = Codec(layout)
-    message = codec.decode(payload)
+    message = codec.decode(payload, draws=False)
     sizes, value_type = codec.sizes_of(payload, message), payload[5]
-    if sizes.kind is MaskKind.SEED and not message.mask.all():
-        raise PayloadError("the mask is written as a seed, which is for messages only")
     others = decode_extra(reader, OTHERS)
     reader.end()
     tensors = {slot.name: slot.view(message.weights).clone() for slot in layout.slots}

@@ -1,7 +1,8 @@
-"""The mask section: five ways to say which weights are active, of which the shortest is sent."""
+"""The mask section: six ways to say which weights are active, of which the shortest is sent."""
 
+import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -52,11 +53,11 @@ def encode_mask(
     counts = _counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(pack_bits(_draw(seed, tuple(sizes), tuple(counts))), bits)):
+    if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
     ways = [
-        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
         _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
+        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
     if reference is not None and known is not None:
         changed, checksum = mask ^ _unpacked(reference, known), _checksum(known)
@@ -75,16 +76,14 @@ class _Way(NamedTuple):
     write: Callable[[], bytes]
 
 
-def _shortest(ways: Iterable[_Way]) -> tuple[MaskKind, bytes]:
-    """What is written in the fewest bytes; a way that cannot be it is not tried."""
-    found: tuple[MaskKind, bytes] | None = None
-    for way in sorted(ways, key=lambda way: way.least):
-        if found is None or way.least < len(found[1]):
+def _shortest(ways: Sequence[_Way]) -> tuple[MaskKind, bytes]:
+    """What is written in the fewest bytes, of equals the first way; a way that cannot be it is not tried."""
+    found: tuple[float, int, bytes] = (math.inf, 0, b"")  # the length, the place of the way, the section
+    for place, way in sorted(enumerate(ways), key=lambda entry: entry[1].least):
+        if (way.least, place) < found[:2]:
             section = way.write()
-            if found is None or len(section) < len(found[1]):
-                found = way.kind, section
-    assert found is not None
-    return found
+            found = min(found, (len(section), place, section))
+    return ways[found[1]].kind, found[2]
 
 
 def _unpacked(mask: Tensor, bits: Tensor) -> Tensor:
@@ -102,8 +101,19 @@ def _least(counts: Sequence[int], sizes: Sequence[int]) -> int:
     return sum(map(rice.least, counts, sizes))
 
 
-def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tensor | None = None) -> Tensor:
+def decode_mask(
+    kind: int,
+    reader: Reader,
+    sizes: Sequence[int],
+    reference: Tensor | None = None,
+    values: int | None = None,
+    draws: bool = True,
+) -> Tensor:
     """The mask in a section that ``reader`` holds alone, bool ``[sum(sizes)]`` on the CPU.
+
+    Args:
+        values: how many values came with it, if any; a seed of more active weights is not followed.
+        draws: a seed may stand for some of the weights, not only for all of them.
 
     Raises:
         PayloadError: no such section, or it needs another ``reference``.
@@ -118,8 +128,12 @@ def decode_mask(kind: int, reader: Reader, sizes: Sequence[int], reference: Tens
             changes = _mask_of(reader, sizes)
         return reference.cpu() ^ changes
     if kind == MaskKind.SEED:
-        seed = reader.integer(8)
-        return _draw(seed, tuple(sizes), tuple(reader.number(size) for size in sizes)).clone()
+        seed, counts = reader.integer(8), [reader.number(size) for size in sizes]
+        if values is not None and sum(counts) > values:
+            raise PayloadError(f"{sum(counts)} active weights, and values of {values} at most")
+        if not draws and sum(counts) < total:
+            raise PayloadError("the mask is written as a seed, which is for messages only")
+        return _draw(seed, sizes, counts)
     if kind == MaskKind.POSITIONS:
         return _mask_of(reader, sizes)
     if kind == MaskKind.BITMAP:
@@ -142,8 +156,7 @@ def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int]
     return None
 
 
-@lru_cache(maxsize=1)  # every new client gets the same mask
-def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
+def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
     """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
     if sum(counts) == sum(sizes):
         return torch.ones(sum(sizes), dtype=torch.bool)
@@ -151,6 +164,9 @@ def _draw(seed: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Tensor:
     return torch.cat(
         [random_k(torch.ones(size, dtype=torch.bool), k, draws) for size, k in zip(sizes, counts, strict=True)]
     )
+
+
+_drawn = lru_cache(maxsize=1)(_draw)  # every new client is sent the same mask; nothing that a sender says is kept
 
 
 def positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
@@ -175,7 +191,8 @@ def _inflate(reader: Reader, size: int) -> bytes:
     """Decompress what is left into exactly ``size`` bytes, never more: the sender may wish us ill."""
     inflater = zlib.decompressobj()
     try:
-        found = inflater.decompress(reader.take(len(reader.data) - reader.place), size)
+        packed = reader.take(len(reader.data) - reader.place)
+        found = inflater.decompress(packed, max(1, size))  # 0 would mean: without a limit
     except zlib.error as error:
         raise PayloadError(f"a compressed bitmap that cannot be read ({error})") from error
     if len(found) != size or not inflater.eof or inflater.unused_data:

@@ -115,7 +115,7 @@ def test_a_tier_gets_the_model_that_was_evaluated_for_it(runs, folder):
         weights = server["weights"].clone()
         weights[: layout.maskable] *= mask
         expected = {slot.name.removeprefix("model."): slot.view(weights) for slot in layout.slots}
-        assert equal(model.tensors, expected) and model.facts["density"] == density
+        assert equal(model.tensors, expected) and model.facts["density"] == f"{model.density:.4g}"
         net.load_state_dict(model.tensors)
         assert accuracy(net, data) == pytest.approx(tier["accuracy"])
         active.append(model.active)
@@ -145,6 +145,7 @@ def test_a_lightning_module_keeps_its_names(runs, folder):
 def test_a_dense_model_is_exported_too(runs, folder):
     file = decode_flash(export(runs["dense"], "dense.flash").read_bytes())
     assert file.model.active == file.model.maskable and file.sizes.mask < 20
+    assert file.model.facts["density"] == "1"
     assert equal(joined(export(runs["dense"], "d.safetensors", "--sparse")), file.model.tensors)
 
 

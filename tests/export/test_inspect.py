@@ -68,6 +68,7 @@ def test_a_checkpoint_shows_every_tier(runs, folder, capsys):
 def test_a_dense_models_mask_is_shared_by_all_layers(runs, folder, capsys):
     assert main(["export", str(runs["dense"]), "--to", "m.flash"]) == 0
     found = read_contents(folder / "m.flash")
+    assert found.facts["density"] == read_contents(runs["dense"]).facts["density"] == "1"
     assert found.shared_mask > 0 and found.facts["mask"] == "all active"
     capsys.readouterr()
     assert main(["inspect", "m.flash"]) == 0 and f"masks {found.shared_mask}, " in capsys.readouterr().out

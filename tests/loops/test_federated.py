@@ -76,7 +76,9 @@ def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
     loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=3, accelerator="cpu").fit(module, tiny_data)
     model = loop.model()
     assert model.active == int(loop.server.mask.sum()) < int((loop.server.union != 0).sum())
-    assert model.facts == {"method": "NST", "density": "0.2", "round": "2"}
+    assert model.facts == {"method": "NST", "density": f"{loop.metrics['density']:.4g}", "round": "2"}
+    dense = FederatedTrainer(Dense(), density=0.2, rounds=1, cohort=1, accelerator="cpu").fit(unaware(), tiny_data)
+    assert dense.model().facts["density"] == "1" and dense.model().density == 1.0
     assert all(tensor.is_contiguous() for tensor in [*model.tensors.values(), *model.masks.values()])
     for slot in loop.server.layout.slots:
         assert torch.equal(model.tensors[slot.name], slot.view(loop.server.masked()))

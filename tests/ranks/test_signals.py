@@ -20,6 +20,21 @@ with StopSignals() as stop:
     time.sleep(9)
 """
 
+WITHOUT = "import signal; del signal.SIGUSR1, signal.SIGUSR2"  # as on Windows
+FORWARDED = """
+import os, signal
+from flash_pl.ranks import StopSignals
+before = signal.getsignal(signal.SIGINT)
+with StopSignals(lambda number: print(int(number))) as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(int(stop.received))
+assert signal.getsignal(signal.SIGINT) is before
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
 
 def test_the_first_signal_is_noted_and_handlers_come_back():
     before = signal.getsignal(signal.SIGINT)
@@ -33,5 +48,12 @@ def test_the_first_signal_is_noted_and_handlers_come_back():
 
 
 def test_a_second_signal_stops_at_once():
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60)
+    done = run(TWICE)
     assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM
+
+
+def test_a_system_without_user_signals_passes_on_the_same_one():
+    done = run(WITHOUT + TWICE)
+    assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM
+    done = run(WITHOUT + FORWARDED)
+    assert done.stdout == 2 * f"{int(signal.SIGINT)}\n" and done.returncode == 0

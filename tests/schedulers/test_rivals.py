@@ -309,6 +309,21 @@ def test_channels_by_hand():
     assert widest(layout, 1.0) == 1
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+@pytest.mark.parametrize("ratio", [0.125, 0.25, 0.5, 0.6, 0.75, 1.0])
+def test_channels_of_groups_stay_connected(groups, ratio):
+    """A grouped convolution is a full one with holes: its mask is the other's where there are none."""
+    before, after = nn.Conv2d(3, 8, 1), nn.Conv2d(16, 4, 1)
+    grouped = Layout(nn.Sequential(before, nn.Conv2d(8, 16, 3, groups=groups), after))
+    full = Layout(nn.Sequential(before, nn.Conv2d(8, 16, 3), after))
+    found = grouped.layers[1].view(channel_mask(grouped, ratio))
+    expected = full.layers[1].view(channel_mask(full, ratio))
+    for output in range(16):
+        start = output // (16 // groups) * (8 // groups)
+        assert torch.equal(found[output], expected[output, start : start + 8 // groups])
+        assert found[output].any() == expected[output].any()
+
+
 def test_heterofl_leaves_what_a_small_device_lacks():
     loop, watch = watched(HeteroFL(), budget=TWO_TIERS)
     masks = {tier: mask for tier, _, mask, _ in watch.reports}

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl import ConfigError
+from flash_pl.loops.plan import Plan
+from flash_pl.loops.schedule import RoundDecay
 from flash_pl.server import (
     AvailabilitySampler,
     Population,
@@ -15,6 +17,7 @@ from flash_pl.server import (
     TraceSampler,
     UniformSampler,
 )
+from flash_pl.sparsity import SparsityBudget, Tier
 
 PEOPLE = Population(samples=(1, 1, 1, 1, 1, 1, 20, 20), tiers=(0, 0, 0, 1, 1, 1, 2, 2))
 SAMPLERS = [UniformSampler(), SampleWeightedSampler(), RoundRobinSampler(), AvailabilitySampler([0.5, 0.2, 0.0])]
@@ -42,6 +45,17 @@ def test_samples_make_a_client_likelier():
     assert 0.8 < (first[6] + first[7]) / 400 < 0.94  # 40 / 46 is 0.87
 
 
+def test_clients_without_samples_are_never_drawn_by_samples():
+    some = Population((0, 0, 5, 0, 2))
+    SampleWeightedSampler().check(some, 2, 10)
+    assert {tuple(sorted(SampleWeightedSampler()(some, 2, 0, round))) for round in range(50)} == {(2, 4)}
+    with pytest.raises(ConfigError, match="cohort: 3 is not allowed; .* that have samples, 2"):
+        SampleWeightedSampler().check(some, 3, 10)
+    budget = SparsityBudget([Tier(0.1, 1.0)])
+    with pytest.raises(ConfigError, match="^cohort: 3"):  # no setting of the sampler
+        Plan(10, 3, 1, 0, budget, some, SampleWeightedSampler(), RoundDecay())
+
+
 def test_a_turn_of_round_robin_has_everybody_once():
     turn = [client for round in range(4) for client in RoundRobinSampler()(PEOPLE, 2, 0, round)]
     assert sorted(turn) == list(range(8))
@@ -64,8 +78,9 @@ def test_impossible_availability_is_named(offline, words):
         AvailabilitySampler([0.1]).check(Population((1, 1)), 2, 10)
 
 
-def test_a_trace_is_followed_line_by_line(tmp_path):
-    (tmp_path / "trace.txt").write_text("0 3, 5\n\n7\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the latter is what Excel writes
+def test_a_trace_is_followed_line_by_line(tmp_path, encoding):
+    (tmp_path / "trace.txt").write_text("0 3, 5\n\n7\n", encoding=encoding)
     sampler = TraceSampler(tmp_path / "trace.txt")
     sampler.check(PEOPLE, 3, 3)
     assert [sampler(PEOPLE, 3, 0, round) for round in range(3)] == [[0, 3, 5], [], [7]]

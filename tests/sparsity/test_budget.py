@@ -65,8 +65,9 @@ def test_the_authors_tiers_go_by_position_after_a_full_first_round():
     assert budget.tiers_of(range(4), None, round=1) == [0, 1, 2, 2]
 
 
-def test_a_file_gives_every_client_its_density(tmp_path):
-    (tmp_path / "fleet.csv").write_text("client,density\n1,0.05\n0,0.1\n2,0.1\n3,0.1\n")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the latter is what Excel writes
+def test_a_file_gives_every_client_its_density(tmp_path, encoding):
+    (tmp_path / "fleet.csv").write_text("client,density\n1,0.05\n0,0.1\n2,0.1\n3,0.1\n", encoding=encoding)
     budget = FileBudget(tmp_path / "fleet.csv")
     assert budget.tiers == (Tier(0.05, 0.25), Tier(0.1, 0.75)) and budget.density == 0.1
     assert budget.members(4, seed=9) == [1, 0, 1, 1]

@@ -1,5 +1,7 @@
 """Layer densities: exact budgets under clipping and rounding."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,6 +53,17 @@ def test_allot_copes_with_an_ideal_far_from_the_total(sizes, data):
     ideal = torch.tensor(data.draw(st.lists(st.floats(0, 300), min_size=len(sizes), max_size=len(sizes))))
     counts = allot(ideal.double(), capacity, total)
     assert int(counts.sum()) == total and (counts <= capacity).all() and (counts >= 0).all()
+
+
+@pytest.mark.parametrize("distribution", [ERK(), BySize(), BySize(0.5), Uniform()], ids=repr)
+def test_a_layer_without_weights_leaves_the_others_what_they_have_without_it(distribution):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it initialises nothing
+        with_it = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(0, 5), nn.Linear(8, 4)))
+    without = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
+    for density in (0.1, 0.3, 0.9):
+        found = distribution(with_it, density)
+        assert found.isfinite().all() and torch.equal(found[[0, 2]], distribution(without, density))
 
 
 def test_allot_refuses_more_than_fits():

@@ -74,6 +74,19 @@ def test_a_move_keeps_the_total_and_drops_the_smallest(density, rate, seed, move
             assert part[gone].abs().max() <= part[kept].abs().min()
 
 
+@pytest.mark.parametrize("move", [Move(), Move(layers=TotalMagnitude())])
+def test_a_move_sums_what_single_precision_cannot_and_names_a_layer_that_is_not_finite(move):
+    mask, weights = random_mask(0.3, 1), random_weights(1)
+    second = LAYOUT.layers[1].start + int(mask[LAYOUT.layers[1].start :].nonzero()[0])
+    weights[: LAYOUT.maskable] *= mask
+    weights[mask.nonzero()[:3]] = 3e38
+    assert int(move(LAYOUT, weights, mask, 0.25, generator(1, "move")).mask.sum()) == int(mask.sum())
+    for value in (math.inf, math.nan):
+        weights[second] = value
+        with pytest.raises(ValueError, match="1.weight has weights that are not finite"):
+            move(LAYOUT, weights, mask, 0.25, generator(1, "move"))
+
+
 def test_drop_counts_by_hand():
     active, sizes = torch.tensor([90, 10]), torch.tensor([100, 1000])
     # The first layer is nearly dense and has more than its share: at most its sparsity of 0.1 goes.

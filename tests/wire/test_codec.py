@@ -1,5 +1,6 @@
 """Payloads come back as they were, say how long they are, and never break a receiver."""
 
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
 from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask, rice
+from flash_pl.wire.codec import HEADER
 from flash_pl.wire.extra import decode_extra
-from flash_pl.wire.masks import positions
+from flash_pl.wire.masks import _draw, _drawn, positions
 from flash_pl.wire.reader import number
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
@@ -179,6 +181,39 @@ def test_truth_values_that_would_fill_the_memory_are_refused():
         decode_extra(Reader(head + number(len(section)) + section), maskable=LAYOUT.maskable)
 
 
+@pytest.mark.parametrize("density", [0.5, 1.0])
+def test_a_seed_without_the_values_of_its_weights_is_refused_before_it_is_followed(density, monkeypatch):
+    codec, nothing = Codec(LAYOUT), torch.zeros(LAYOUT.size)
+    mask = torch.ones(LAYOUT.maskable, dtype=torch.bool)
+    if density < 1:
+        mask = _draw(7, codec.sizes, [size // 2 for size in codec.sizes])
+    payload = codec.encode(Message(nothing, mask), seed=7)
+    assert payload.sizes.kind is MaskKind.SEED and same(codec.decode(payload.data), Message(nothing, mask))
+    monkeypatch.setattr("flash_pl.wire.masks._draw", lambda *arguments: pytest.fail("drawn before it was refused"))
+    body = payload.data[HEADER : payload.sizes.header + payload.sizes.mask] + bytes(4 * int(mask.sum()) - 1)
+    with pytest.raises(PayloadError, match="active weights, and values of"):
+        codec.decode(payload.data[:8] + zlib.crc32(body).to_bytes(4, "little") + body)
+
+
+def test_a_mask_that_a_sender_draws_is_not_kept():
+    section = (3).to_bytes(8, "little") + number(2)
+    before = _drawn.cache_info()
+    decode_mask(MaskKind.SEED, Reader(section), [9])
+    assert _drawn.cache_info() == before
+
+
+@pytest.mark.parametrize("sizes", [[0], [8], [20, 4]])
+def test_a_compressed_bitmap_is_never_longer_than_the_mask(sizes):
+    """Two megabytes of zeros in two kilobytes, also where nothing can be masked."""
+    section = Reader(zlib.compress(bytes(2**21), 9))
+    tracemalloc.start()
+    with pytest.raises(PayloadError, match="of another length"):
+        decode_mask(MaskKind.DEFLATED, section, sizes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
 def test_a_shape_that_nobody_can_count_is_refused():
     """Seven sizes of 2^40 and one of 0: no bytes, and more elements than an integer of torch holds without the 0."""
     reader = Reader(b"\1" + b"\1x" + b"\0" + number(8) + number(2**40) * 7 + number(0))
@@ -202,8 +237,10 @@ def test_masks_of_layers_of_any_size_come_back(sizes, density, moved, seed, comp
     assert torch.equal(decode_mask(kind, reader, sizes, reference), mask)
     reader.end()
     if kind != MaskKind.REFERENCE and not compress and not mask.all():  # nothing shorter was passed over
-        delta = 4 + len(positions(mask ^ reference, sizes)) if reference is not None else len(mask)
-        assert len(section) == min(len(positions(mask, sizes)), -(-len(mask) // 8), delta)
+        ways = {MaskKind.POSITIONS: len(positions(mask, sizes)), MaskKind.BITMAP: -(-len(mask) // 8)}
+        if reference is not None:
+            ways[MaskKind.DELTA] = 4 + len(positions(mask ^ reference, sizes))
+        assert (kind, len(section)) == min(ways.items(), key=lambda way: way[1])  # the first of equals
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.integers(0, 99))
@@ -211,3 +248,9 @@ def test_no_positions_are_shorter_than_their_least(size, density, seed):
     mask = torch.rand(size, generator=generator(seed, "mask")) < density
     count = int(mask.count_nonzero())
     assert rice.least(count, size) <= len(positions(mask, [size]))
+
+
+def test_of_sections_of_one_length_the_first_way_is_taken():
+    mask = torch.arange(28) == 0
+    assert len(positions(mask, [28])) == 4 == -(-28 // 8)
+    assert encode_mask(mask, [28])[0] is MaskKind.POSITIONS
