@@ -8,12 +8,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
 
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError
+from flash_pl.loggers import finalized
 from flash_pl.loops import (
     CohortLoop,
     EvaluationLoop,
@@ -131,6 +133,9 @@ class FederatedTrainer:
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
+        for one in loggers:
+            if not isinstance(one, Logger):
+                raise ConfigError("logger", one, "a Lightning logger, or a list of them")
         self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         devices = processes_here() or devices
@@ -177,6 +182,7 @@ class FederatedTrainer:
         """The training of ``fit``, for a caller that wants the ``loop`` before it."""
         with (
             loop.ranks.telling(),
+            finalized(self.fabric.loggers),
             loop.parts.cohorts.stop,
             own_global_state(self.fabric.device),
             free_afterwards(loop.client),

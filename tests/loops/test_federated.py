@@ -182,6 +182,7 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
         ({"gradient_clip_val": -1.0}, "gradient_clip_val: -1.0 .* at least 0"),
         ({"gradient_clip_val": float("nan")}, "gradient_clip_val: nan .* at least 0"),
         ({"rounds": 0}, "rounds: 0"),
+        ({"logger": True}, "logger: True .* a Lightning logger"),
         ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
         ({"budget": SparsityBudget([Tier(0.1, 1.0)])}, "budget: 0.1 .* a largest density of 0.2"),
     ],
