@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from flash_pl.callbacks.board.charts import charts
 from flash_pl.callbacks.board.pictures import density_picture, vote_picture
 from flash_pl.callbacks.board.run_facts import hyperparameters
 from flash_pl.cli import main
@@ -60,6 +61,11 @@ def test_charts_overlay_curves_that_exist(run):
     known = {f"^{tag.replace('.', '[.]')}$" for tag in events.Tags()["scalars"]}
     assert len(tags) > 20 and set(tags) <= known
     assert sum("bytes_up" in tag for tag in tags) == 4 and sum("val_acc_d" in tag for tag in tags) == 3
+
+
+def test_the_first_chart_shows_another_monitor_where_its_scalars_are():
+    (_, tags), *_ = charts("val_loss", [0.1, 0.2], [])["accuracy"].values()
+    assert tags == [f"^loss/{name}$" for name in ("val_loss", "val_loss_union", "val_loss_d0[.]1", "val_loss_d0[.]2")]
 
 
 def test_pictures_config_and_final_metrics(run):
