@@ -74,9 +74,9 @@ def _accuracies(runs: Sequence[Run], last: int) -> list[Column]:
 
 def _masks() -> list[Column]:
     titles = {
-        "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round"),
-        "held_by_all": ("held by all", "share of the weights voted for that all clients hold, last round"),
-        "held_by_one": ("held by one", "share of the weights voted for that a single client holds, last round"),
+        "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round with two or more"),
+        "held_by_all": ("held by all", "share of the weights voted for that all clients hold, last round with any"),
+        "held_by_one": ("held by one", "share of the weights voted for that one client holds, last round with any"),
     }
     return [Column(name, *about, SHARE, _last(name), None, part="accuracy") for name, about in titles.items()]
 
