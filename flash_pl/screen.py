@@ -67,7 +67,9 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         **{f"accuracy at d = {tier['density']:g}": _percent(tier["accuracy"]) for tier in result.get("tiers", ())},
         **{label: _spread(result[key]) for key, label in CLIENTS.items() if key in result},
         "density": f"{result['density']:.4f} (target {result['target_density']:g})",
-        "mask mismatch": "  ".join(f"{kind} {_percent(value)}" for kind, value in mismatch.items()),
+        "mask mismatch": "  ".join(
+            f"{kind} {_percent(value)}" for kind, value in mismatch.items() if value is not None
+        ),
         "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
         **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",

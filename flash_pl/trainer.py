@@ -8,12 +8,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
+from lightning.pytorch.callbacks import Callback
 
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.loggers import finalized
 from flash_pl.loops import (
     CohortLoop,
     EvaluationLoop,
@@ -68,7 +71,8 @@ class FederatedTrainer:
         faults: what happens when a client's training fails.
         wire: how models are sent.
         fleet: what devices the clients are, to simulate the time that rounds take and a deadline.
-        callbacks: objects with any of the loop's hooks; ``logger`` one or more Lightning loggers.
+        callbacks: objects with any of the loop's hooks, see ``FederatedLoop``; none of Lightning's callbacks.
+        logger: one or more Lightning loggers.
     """
 
     def __init__(
@@ -130,7 +134,16 @@ class FederatedTrainer:
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        if not isinstance(callbacks, Sequence):
+            raise ConfigError("callbacks", callbacks, "a list")
+        for one in callbacks:
+            if isinstance(one, Callback | type):
+                usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set"
+                raise ConfigError("callbacks", one, f"{usable} loop.should_stop; Lightning's Trainer calls other hooks")
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
+        for one in loggers:
+            if not isinstance(one, Logger):
+                raise ConfigError("logger", one, "a Lightning logger, or a list of them")
         self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         devices = processes_here() or devices
@@ -177,6 +190,7 @@ class FederatedTrainer:
         """The training of ``fit``, for a caller that wants the ``loop`` before it."""
         with (
             loop.ranks.telling(),
+            finalized(self.fabric.loggers),
             loop.parts.cohorts.stop,
             own_global_state(self.fabric.device),
             free_afterwards(loop.client),
@@ -214,6 +228,9 @@ class FederatedTrainer:
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run; whatever ``fit`` would refuse is refused here."""
+        if not isinstance(module, L.LightningModule):
+            what = f"{type(module).__name__} is no LightningModule"
+            raise ModuleError(f"{what}; flash_pl.Classifier(network, classes=...) makes one of a network")
         ranks = self.launch()
         ranks.first(data.prepare_data)
         data.setup("fit")

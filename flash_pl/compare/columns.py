@@ -74,9 +74,9 @@ def _accuracies(runs: Sequence[Run], last: int) -> list[Column]:
 
 def _masks() -> list[Column]:
     titles = {
-        "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round"),
-        "held_by_all": ("held by all", "share of the weights voted for that all clients hold, last round"),
-        "held_by_one": ("held by one", "share of the weights voted for that a single client holds, last round"),
+        "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round with two or more"),
+        "held_by_all": ("held by all", "share of the weights voted for that all clients hold, last round with any"),
+        "held_by_one": ("held by one", "share of the weights voted for that one client holds, last round with any"),
     }
     return [Column(name, *about, SHARE, _last(name), None, part="accuracy") for name, about in titles.items()]
 
@@ -93,7 +93,7 @@ def _costs(dense: DenseModels) -> list[Column]:
         Column("flops_ratio", "training vs dense", f"{whole}, against dense rounds alone", RATIO, _flops_ratio),
         Column("flops_inference_ratio", "inference vs dense", "FLOPs", RATIO, _last("flops_inference_ratio")),
         Column("fleet_seconds", "fleet time", "simulated, of the whole run", TIME, _last("fleet_seconds_total")),
-        Column("seconds", "wall clock", "of the rounds, on the machine that ran them", TIME, _total("seconds")),
+        Column("seconds", "wall clock", "of the rounds, on the machine that ran them", TIME, _seconds),
     ]
 
 
@@ -109,8 +109,9 @@ def _last(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.last(name)
 
 
-def _total(name: str) -> Callable[[Run], float | None]:
-    return lambda run: run.total(name)
+def _seconds(run: Run) -> float | None:
+    """Nobody knows here how long the rounds took that another directory has."""
+    return run.total("seconds") if run.whole else None
 
 
 def _each(way: str) -> Callable[[Run], float | None]:
@@ -122,10 +123,10 @@ def _each(way: str) -> Callable[[Run], float | None]:
 
 
 def _flops_ratio(run: Run) -> float | None:
-    """All FLOPs of training over those of dense training on the same samples in the rounds."""
-    if not {"flops", "flops_ratio", "flops_total"} <= run.metrics.keys():
+    """FLOPs of training, see ``Run.spent``, over those of dense training on the same samples in the rounds."""
+    if not {"flops", "flops_ratio"} <= run.metrics.keys():
         return None
-    spent, ratio = run.metrics["flops"], run.metrics["flops_ratio"]
+    each, ratio = run.metrics["flops"], run.metrics["flops_ratio"]
     trained = ratio > 0  # false where nobody has trained
-    dense, total = float((spent[trained] / ratio[trained]).sum()), run.last("flops_total")
+    dense, total = float((each[trained] / ratio[trained]).sum()), run.spent("flops")
     return total / dense if dense and total is not None else None

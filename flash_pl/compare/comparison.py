@@ -38,9 +38,16 @@ class Comparison:
 
     @classmethod
     def of(cls, runs: Iterable[Run], last: int) -> tuple["Comparison", list[str]]:
-        """The comparison of at least one run, and warnings about runs that are left out."""
+        """The comparison of at least one run, and warnings about runs that are left out or not there whole."""
         groups, warnings = group(runs)
-        return cls(groups, columns([run for one in groups for run in one.runs], last), last), warnings
+        kept = [run for one in groups for run in one.runs]
+        warnings += [
+            f"{run.path}: metrics.csv lacks the rounds of the run that it goes on from; bytes and FLOPs against dense "
+            "are those of the others, and it has no wall clock"
+            for run in kept
+            if not run.whole
+        ]
+        return cls(groups, columns(kept, last), last), warnings
 
     @cached_property
     def data(self) -> list[str]:

@@ -27,15 +27,15 @@ class DenseModels:
         return cls(found)
 
     def ratio(self, run: Run) -> float | None:
-        """All bytes of a run, stage 1 included, over those of as many dense messages as its rounds had."""
+        """All bytes of a run's ``traffic`` over those of as many dense messages as its rounds had."""
         sent, count = traffic(run), messages(run, "up") + messages(run, "down")
         dense = run.dense_bytes or self.bytes.get(_key(run))
         return None if sent is None or not count or dense is None else sent / (count * dense)
 
 
 def traffic(run: Run) -> float | None:
-    """Bytes up and down over the whole run."""
-    up, down = run.last("bytes_up_total"), run.last("bytes_down_total")
+    """Bytes up and down, see ``Run.spent``."""
+    up, down = run.spent("bytes_up"), run.spent("bytes_down")
     return None if up is None or down is None else up + down
 
 

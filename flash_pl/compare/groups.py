@@ -58,13 +58,13 @@ def _key(run: Run, fixed: bool = False) -> str:
 
 
 def _named(parts: Sequence[tuple[Run, ...]]) -> list[Group]:
-    firsts = [part[0] for part in parts]
+    # Of a group in which a component keeps its seed, a run that has another one itself.
+    firsts = [max(part, key=lambda run: len(identity(run))) for part in parts]
     found = differing(firsts)
     short = tails(list(dict.fromkeys(key for settings in found for key in settings)))
     densities = {run.density for run in firsts if run.density < 1}
     groups: list[Group] = []
-    for part, settings in zip(parts, found, strict=True):
-        run = part[0]
+    for part, run, settings in zip(parts, firsts, found, strict=True):
         beside = [other for other in firsts if other.names["data"] == run.names["data"]]
         values = {key: _short(value) for key, value in settings.items()}
         name = ", ".join([run.names["method"], *(f"{key}={value}" for key, value in values.items())])

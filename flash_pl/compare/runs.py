@@ -116,6 +116,15 @@ class Run:
         found = self._values(column)
         return float(found.sum()) if len(found) else None
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether metrics.csv has every round: one that goes on in another directory has its own rounds alone."""
+        return bool(self.metrics["round"][-1] == len(self.metrics["round"]))
+
+    def spent(self, column: str) -> float | None:
+        """What the rounds in metrics.csv have cost, stage 1 included where they are the whole run."""
+        return self.last(f"{column}_total") if self.whole else self.total(column)
+
     def mean_of_last(self, column: str, rounds: int) -> float | None:
         """The mean over the last ``rounds`` rounds in which a column is filled, or over fewer if there are no more."""
         found = self._values(column)[-rounds:]

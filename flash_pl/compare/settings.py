@@ -56,18 +56,21 @@ def differing(runs: Sequence[Run]) -> list[Settings]:
     """For each run of another experiment, the keys by which somebody made them differ, with the values there.
 
     What follows from another data set, model or method is no difference of its own; a default is shown beside other
-    values for the same component only. Keys are as short as on the command line: ``scheduler.prune_rate``.
+    values for the same component only. A component's seed that is the run's own follows it. Keys are as short as on the
+    command line: ``scheduler.prune_rate``.
     """
     identities, choices = [identity(run) for run in runs], [chosen(run) for run in runs]
     keys = dict.fromkeys(key for one in identities for key in one if key not in NAMED)
     kept = [key for key in keys if _differs(key, choices) and _differs(key, identities)]
     found: list[Settings] = []
-    for run, choice in zip(runs, choices, strict=True):
+    for run, known, choice in zip(runs, identities, choices, strict=True):
         values, shown = _keys(run.config), dict[str, Any]()
         for key in kept:
             own = _components(key, run, values)
             alike = [one for other, one in zip(runs, identities, strict=True) if _components(key, other, one) == own]
             follows = any(f"{parent}.class_path" in choice for parent in _parents(key))
+            if values.get(key) is not None and key not in known:  # a seed that follows
+                continue
             if key in values and (_differs(key, alike) or (key in choice and not follows)):
                 shown[shorten(key)] = _short_value(key, values[key])
         found.append(shown)

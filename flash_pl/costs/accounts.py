@@ -10,7 +10,7 @@ from flash_pl.costs.bill import Bill
 from flash_pl.costs.clock import Clock
 from flash_pl.costs.flops import Flops
 from flash_pl.costs.link import Link
-from flash_pl.costs.traffic import Traffic
+from flash_pl.costs.traffic import Traffic, by_name
 from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot, Report
 from flash_pl.state import Stateful
@@ -88,16 +88,3 @@ class Accounts(Stateful):
             raise ConfigError("fleet", "..." if self.clock else None, f"{had} as in the checkpoint")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-
-
-def by_name(down: Traffic, up: Traffic) -> dict[str, float]:
-    """The traffic of a client in a round by the names of the metrics.
-
-    >>> by_name(Traffic(9, 8.5, 8.0, 4, 1), Traffic(7, 6.5, 6.0, 4))["bytes_down_entropy"]
-    8.5
-    """
-    found: dict[str, float] = {"bytes_once": down.once + up.once}
-    for name, traffic in (("bytes_down", down), ("bytes_up", up)):
-        found[name] = traffic.measured
-        found |= {f"{name}_{part}": getattr(traffic, part) for part in ("entropy", "bitmap", "values")}
-    return found

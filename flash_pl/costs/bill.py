@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from flash_pl.costs.flops import Flops
+from flash_pl.costs.traffic import Traffic, by_name
 from flash_pl.report import Ballot, Report
 from flash_pl.state import Stateful
 
@@ -41,7 +42,7 @@ class Bill(Stateful):
             epochs: that each client has trained.
             densities: of the server's mask, float64 ``[layers]``.
         """
-        row: dict[str, float] = {}
+        row = by_name(Traffic(), Traffic())
         for ballot in ballots:
             for name, value in ballot.costs.items():
                 row[name] = row.get(name, 0) + value

@@ -31,6 +31,19 @@ class Traffic:
         return Traffic(*(one + another for one, another in pairs))
 
 
+def by_name(down: Traffic, up: Traffic) -> dict[str, float]:
+    """The traffic of a client in a round by the names of the metrics.
+
+    >>> by_name(Traffic(9, 8.5, 8.0, 4, 1), Traffic(7, 6.5, 6.0, 4))["bytes_down_entropy"]
+    8.5
+    """
+    found: dict[str, float] = {"bytes_once": down.once + up.once}
+    for name, traffic in (("bytes_down", down), ("bytes_up", up)):
+        found[name] = traffic.measured
+        found |= {f"{name}_{part}": getattr(traffic, part) for part in ("entropy", "bitmap", "values")}
+    return found
+
+
 def price(layout: Layout, mask: Tensor, sizes: Sizes, first: bool = False) -> Traffic:
     """The traffic of one message.
 

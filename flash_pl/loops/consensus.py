@@ -22,7 +22,8 @@ def consensus(
     ``mismatch_clients`` is the mean over pairs of the round's clients, ``mismatch_server`` the mean of the clients
     against the server's new mask, ``mismatch_temporal`` that mask against the ``previous`` one. Where there are several
     tiers the first two also stand for each alone, ``_d`` and its density behind; clients then count against the new
-    mask of their tier. A pair takes two clients, so a tier with fewer has no ``mismatch_clients``.
+    mask of their tier. A pair takes two clients, so with fewer there is no ``mismatch_clients``, and without a client
+    none of what is said of clients.
 
     ``moved`` is the number of weights that are new in the server's mask; ``held_by_all`` and ``held_by_one`` are the
     shares of the weights that any client holds which all of them or only one of them holds.
@@ -35,20 +36,16 @@ def consensus(
     found = {
         "density": float(server.mask.float().mean()),
         "density_union": float((server.union[:maskable] != 0).float().mean()),
-        "mismatch_clients": pairwise_mismatch([ballot.mask for ballot in ballots]),
-        "mismatch_server": _mean([mismatch(ballot.mask, server.mask) for ballot in ballots]),
+        **_mismatches([ballot.mask for ballot in ballots], server.mask),
         "mismatch_temporal": mismatch(server.mask, previous),
         "moved": int((server.mask & ~previous).count_nonzero()),
-        "held_by_all": votes[-1] / held if ballots else 0.0,
-        "held_by_one": votes[1] / held if ballots else 0.0,
     }
+    if ballots:
+        found |= {"held_by_all": votes[-1] / held, "held_by_one": votes[1] / held}
     if len(budget.tiers) > 1:
         for index, (tier, mask) in enumerate(zip(budget.tiers, masks, strict=True)):
             voters = [ballot.mask for ballot in ballots if ballot.tier == index]
-            if len(voters) > 1:
-                found[f"mismatch_clients{suffix(tier.density)}"] = pairwise_mismatch(voters)
-            if voters:
-                found[f"mismatch_server{suffix(tier.density)}"] = _mean([mismatch(voter, mask) for voter in voters])
+            found |= {f"{name}{suffix(tier.density)}": value for name, value in _mismatches(voters, mask).items()}
     return found
 
 
@@ -61,5 +58,9 @@ def suffix(density: float) -> str:
     return f"_d{density:g}"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _mismatches(voters: Sequence[Tensor], mask: Tensor) -> dict[str, float]:
+    """Of clients among each other and against a new mask, as far as there are clients."""
+    found = {"mismatch_clients": pairwise_mismatch(voters)} if len(voters) > 1 else {}
+    if voters:
+        found["mismatch_server"] = sum(mismatch(voter, mask) for voter in voters) / len(voters)
+    return found

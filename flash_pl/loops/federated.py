@@ -26,6 +26,7 @@ class FederatedLoop(Loop):
     then ``on_client_end(loop, report)``, ``on_client_error(loop, failure)`` for a client that is left out,
     ``on_round_end(loop, row)`` with the round's line of metrics, ``on_run_end(loop)``; and if an error ends the run
     ``on_run_abort(loop, error)``. They are called on every rank, ``on_client_end`` on the one that trained the client.
+    ``on_round_end`` may set ``should_stop``, on every rank.
 
     Attributes:
         server: weights, mask and union; the same on all ranks.
@@ -33,6 +34,7 @@ class FederatedLoop(Loop):
         plan: who trains when, for how long and at what rate.
         round: rounds done, so the index of the next one.
         metrics: the last round's row.
+        should_stop: this round is the last one.
         votes: how many weights were held by 0, 1, ..., K of the last round's K clients.
         accounts: what the run has cost.
         failed: how many times a client has failed and was left out.

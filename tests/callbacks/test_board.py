@@ -8,8 +8,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from flash_pl.callbacks.board.charts import charts
 from flash_pl.callbacks.board.pictures import density_picture, vote_picture
+from flash_pl.callbacks.board.run_facts import hyperparameters
 from flash_pl.cli import main
+from flash_pl.config import compose, read_config
 
 COMMAND = ["fit", "hetero_jmwst", "rounds=4", "fleet=mixed", "trainer.accelerator=cpu", "run_dir=run", "clients=8"]
 COMMAND += ["cohort=4", "trainer.eval_clients_every=null"]
@@ -60,6 +63,11 @@ def test_charts_overlay_curves_that_exist(run):
     assert sum("bytes_up" in tag for tag in tags) == 4 and sum("val_acc_d" in tag for tag in tags) == 3
 
 
+def test_the_first_chart_shows_another_monitor_where_its_scalars_are():
+    (_, tags), *_ = charts("val_loss", [0.1, 0.2], [])["accuracy"].values()
+    assert tags == [f"^loss/{name}$" for name in ("val_loss", "val_loss_union", "val_loss_d0[.]1", "val_loss_d0[.]2")]
+
+
 def test_pictures_config_and_final_metrics(run):
     _, events = run
     assert {image for image in events.Tags()["images"]} == {"mask/layer_densities", "mask/votes"}
@@ -70,6 +78,18 @@ def test_pictures_config_and_final_metrics(run):
     assert facts["density"].number_value == pytest.approx(0.05) and facts["scheduler.prune_rate"].number_value > 0
     assert not [name for name in facts if name.startswith("trainer")]
     assert {"final/accuracy", "final/MB_up", "final/fleet_seconds_total"} <= set(events.Tags()["scalars"])
+
+
+def test_settings_that_only_share_the_name_of_a_key_are_hyperparameters():
+    own = {"scheduler.interval.rounds": 5, "scheduler.decay.rounds": 30, "server_optimizer.lr": 0.3}
+    own |= {"data.seed": 7, "data.partition.alpha": 0.1}
+    chosen = [f"{key}={value}" for key, value in own.items()]
+    config = compose(read_config("jmwst"), ["scheduler.decay=cosine", "server_optimizer=momentum", *chosen])
+    facts = hyperparameters(config)
+    assert own.items() <= facts.items()
+    assert not {"data.batch_size", "data.clients"} & facts.keys()  # copies of keys of the top level
+    plain = hyperparameters(compose(read_config("jmwst"), []))
+    assert plain["seed"] and not {"data.seed", "data.partition.alpha"} & plain.keys()
 
 
 def test_consensus_csv_tells_densities_and_votes(run):

@@ -7,17 +7,20 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import loggers as fabric_loggers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flash_pl import NST, PDST, ConfigError, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Board, Checkpoint, History, MetricsCSV, ProgressBar
 from flash_pl.checkpoint import read_checkpoint
+from flash_pl.errors import RunError
 
 
-def trainer(tmp_path, scheduler=None, rounds=3, **settings):
+def trainer(tmp_path, scheduler=None, rounds=3, more=(), **settings):
     callbacks = [MetricsCSV(tmp_path), Checkpoint(tmp_path, every=2, extra={"note": "x"}), Board(), ProgressBar()]
     scheduler = scheduler or PDST()
     return FederatedTrainer(
-        scheduler, density=0.2, rounds=rounds, cohort=2, accelerator="cpu", callbacks=callbacks, **settings
+        scheduler, density=0.2, rounds=rounds, cohort=2, accelerator="cpu", callbacks=[*callbacks, *more], **settings
     )
 
 
@@ -105,6 +108,48 @@ def test_loggers_get_grouped_scalars(unaware, tiny_data, tmp_path):
     assert {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"} <= logger.seen[
         3
     ].keys()
+
+
+@pytest.mark.parametrize("make", [fabric_loggers.CSVLogger, L.pytorch.loggers.CSVLogger])
+def test_a_logger_that_keeps_its_rows_writes_them_also_for_a_second_run(make, unaware, tiny_data, tmp_path):
+    again = trainer(tmp_path, logger=make(tmp_path / "csv"))
+    for runs in (1, 2):
+        again.fit(unaware(), tiny_data)
+        (path,) = tmp_path.glob("csv/*/*/metrics.csv")
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["step"]) for row in rows] == runs * [1, 2, 3]
+        assert all(float(row["accuracy/val_acc"]) >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("make", [fabric_loggers.TensorBoardLogger, L.pytorch.loggers.TensorBoardLogger])
+def test_tensorboard_goes_on_in_a_second_run(make, unaware, tiny_data, tmp_path):
+    logger = make(tmp_path / "board")
+    again = trainer(tmp_path, logger=logger)
+    again.fit(unaware(), tiny_data)
+    again.rounds = 4
+    again.fit(unaware(), tiny_data, ckpt_path="last")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert [event.step for event in events.Scalars("accuracy/val_acc")] == [1, 2, 3, 4]
+
+
+def test_a_run_that_fails_leaves_its_loggers_rows(unaware, tiny_data, tmp_path):
+    class Broken:
+        def on_round_end(self, loop, row):
+            if loop.round == 2:
+                raise RunError("full")
+
+    class Silent(fabric_loggers.CSVLogger):
+        def finalize(self, status):
+            raise OSError(f"{status} too")
+
+    loggers = [Silent(tmp_path / "silent"), fabric_loggers.CSVLogger(tmp_path / "csv")]
+    with pytest.warns(UserWarning, match="Silent could not write its last values: failed too"):
+        with pytest.raises(RunError, match="full"):
+            trainer(tmp_path, more=[Broken()], logger=loggers).fit(unaware(), tiny_data)
+    (path,) = tmp_path.glob("csv/*/*/metrics.csv")
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_a_history_has_a_value_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):

@@ -85,6 +85,24 @@ def test_bytes_per_client_and_round_and_against_dense(make_run):
     assert cells(comparison(known), "bytes_ratio")[0].mean == pytest.approx(70 / 6000)
 
 
+def test_a_run_that_goes_on_elsewhere_is_held_against_its_own_rounds(make_run):
+    columns = costs((20, 40, 60), (2, 4, 4), (30, 70, 130)) | {
+        "flops": (10, 30, 5),
+        "flops_ratio": (0.1, 0.3, 0.05),
+        "flops_total": (30, 60, 65),
+        "seconds": (1, 1, 1),
+    }
+    path = make_run("a", accuracies=(0.5, 0.5, 0.5), columns=columns, result={"cost": {"bytes_dense": 100}})
+    header, _, *rows = (path / "metrics.csv").read_text().splitlines()
+    (path / "metrics.csv").write_text("\n".join([header, *rows]))  # its first round is in another directory
+    found, warnings = Comparison.of([Run.read(path)], 5)
+    assert cells(found, "bytes_ratio")[0].mean == pytest.approx(200 / (16 * 100))
+    assert cells(found, "flops_ratio")[0].mean == pytest.approx(35 / 200)
+    assert cells(found, "bytes_up")[0].mean == 130 and cells(found, "flops")[0].mean == 65  # of the whole run
+    assert "seconds" not in [one.key for one in found.columns]
+    assert len(warnings) == 1 and "lacks the rounds" in warnings[0]
+
+
 def test_late_clients_have_got_a_model_and_sent_none(make_run):
     columns = costs((20, 40), (2, 4), (20, 60)) | {"late": (2, 0)}
     found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=columns, result={"cost": {"bytes_dense": 100}}))

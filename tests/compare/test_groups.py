@@ -37,6 +37,13 @@ def test_a_partition_that_stays_is_one_group_whatever_its_seed(groups_of):
     assert [one.seeds for one in groups_of(["seed=2"])[0]] == [[2]]
 
 
+def test_a_partition_that_follows_the_seed_is_no_setting(groups_of):
+    follows, stays = [["seed=1"], ["seed=2"]], [["seed=1", "data.seed=1"], ["seed=2", "data.seed=1"]]
+    other = [["seed=1", "data.seed=7"]]
+    assert labels(groups_of(*follows, *other)[0]) == ["jmwst", "jmwst, seed=7"]
+    assert labels(groups_of(*stays, *other)[0]) == ["jmwst, seed=1", "jmwst, seed=7"]
+
+
 def test_what_a_resumed_run_may_change_splits_no_group_but_its_length(groups_of):
     same = [["seed=1"], ["seed=2", "trainer.eval_every=5", "data.root=/x", "cost.verify=true"]]
     assert len(groups_of(*same)[0]) == 1

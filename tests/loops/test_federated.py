@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
+from flash_pl.callbacks import History
 from flash_pl.loops import Member
 from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
@@ -187,6 +189,10 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
         ({"gradient_clip_val": -1.0}, "gradient_clip_val: -1.0 .* at least 0"),
         ({"gradient_clip_val": float("nan")}, "gradient_clip_val: nan .* at least 0"),
         ({"rounds": 0}, "rounds: 0"),
+        ({"callbacks": History()}, "callbacks: <.*History.*> .* expected a list"),
+        ({"callbacks": [History]}, "callbacks: <class .*History'> .* expected objects with hooks"),
+        ({"callbacks": [EarlyStopping("val_acc")]}, "callbacks: <.*EarlyStopping.*> .* may set loop.should_stop"),
+        ({"logger": True}, "logger: True .* a Lightning logger"),
         ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
         ({"budget": SparsityBudget([Tier(0.1, 1.0)])}, "budget: 0.1 .* a largest density of 0.2"),
     ],
@@ -194,3 +200,17 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
 def test_impossible_settings_are_named(unaware, tiny_data, settings, words):
     with pytest.raises(ConfigError, match=words):
         FederatedTrainer(PDST(), **({"density": 0.2, "accelerator": "cpu"} | settings)).fit(unaware(), tiny_data)
+
+
+def test_a_network_alone_is_no_module(tiny_data):
+    with pytest.raises(ModuleError, match="^Sequential is no LightningModule; flash_pl.Classifier"):
+        FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(nn.Sequential(), tiny_data)
+
+
+def test_a_callback_may_end_the_run(unaware, tiny_data):
+    class Stop:
+        def on_round_end(self, loop, row):
+            loop.should_stop = row["round"] == 2
+
+    settings = {"density": 0.2, "rounds": 9, "cohort": 2, "accelerator": "cpu"}
+    assert FederatedTrainer(PDST(), callbacks=[Stop()], **settings).fit(unaware(), tiny_data).round == 2

@@ -104,6 +104,30 @@ def test_a_round_without_clients_leaves_the_server_as_it_is(unaware, tiny_data):
         assert row["participants"] == row["moved"] == 0 and row["val_acc"] == states[0][2]["val_acc"]
 
 
+def test_a_round_has_no_number_of_clients_that_it_did_not_have(unaware, tiny_data):
+    class Few(ClientSampler):
+        def __call__(self, population, cohort, seed, round):
+            return list(range(2 - round))
+
+    class Spy:
+        def on_round_end(self, loop, row):
+            rows.append(row)
+
+    rows = []
+    trainer = FederatedTrainer(
+        METHODS["nst"](), density=0.4, rounds=3, cohort=2, sampler=Few(), accelerator="cpu", callbacks=[Spy()]
+    )
+    trainer.fit(unaware(), tiny_data)
+    two, one, none = ([name for name in row if name.startswith(("mismatch", "held"))] for row in rows)
+    assert two == ["mismatch_clients", "mismatch_server", "mismatch_temporal", "held_by_all", "held_by_one"]
+    assert one == two[1:] and none == ["mismatch_temporal"]
+    # Costs are sums, and a sum over nobody is 0.
+    costs = [name for name in rows[0] if name.startswith(("bytes", "flops"))]
+    assert all(name in rows[2] for name in costs)
+    for name in ("bytes_up", "bytes_down", "flops"):
+        assert rows[2][name] == 0 < rows[2][f"{name}_total"] == rows[1][f"{name}_total"]
+
+
 def test_offline_tiers_take_no_part(unaware, tiny_data):
     sampler = AvailabilitySampler([1.0, 1.0, 0.0])
     _, watch = run("spdst", unaware, tiny_data, sampler=sampler)

@@ -7,25 +7,13 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from flash_pl.callbacks.board.charts import charts
+from flash_pl.callbacks.board.groups import group
 from flash_pl.callbacks.board.pictures import density_picture, vote_picture
 from flash_pl.callbacks.board.run_facts import config_text, hyperparameters
 from flash_pl.callbacks.consensus_csv import ConsensusCSV
 from flash_pl.client import layer_labels
 from flash_pl.loops import FederatedLoop
 
-GROUPS = {
-    "acc": "accuracy",
-    "bytes": "cost",
-    "flops": "cost",
-    "fleet": "cost",
-    "late": "cost",
-    "loss": "loss",
-    "mismatch": "mask",
-    "density": "mask",
-    "moved": "mask",
-    "held": "mask",
-    "seconds": "time",
-}
 PICTURES = 10  # of each kind over a run
 
 
@@ -98,12 +86,3 @@ class Board:
 
 def _boards(loop: FederatedLoop) -> list[TensorBoardLogger]:
     return [logger for logger in loop.fabric.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def group(name: str) -> str:
-    """The group of a metric.
-
-    >>> group("val_acc_union"), group("mismatch_server"), group("train_f1"), group("fleet_seconds")
-    ('accuracy', 'mask', 'client', 'cost')
-    """
-    return next((section for part, section in GROUPS.items() if part in name), "client")

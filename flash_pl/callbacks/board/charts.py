@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from flash_pl.callbacks.board.groups import group
+
 Charts = dict[str, dict[str, list[object]]]
 
 
@@ -17,7 +19,7 @@ def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Chart
     models += [f"{monitor}_d{density:g}" for density in tiers] if len(tiers) > 1 else []
     conventions = ["", "_entropy", "_bitmap", "_values"]
     return {
-        "accuracy": {"server, union and tiers": _lines(f"accuracy/{name}" for name in models)},
+        "accuracy": {"server, union and tiers": _lines(f"{group(name)}/{name}" for name in models)},
         "bytes of a round": {
             way: _lines(f"cost/bytes_{way}{convention}" for convention in conventions) for way in ("up", "down")
         },
