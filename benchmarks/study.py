@@ -112,7 +112,8 @@ def has_diverged(said: str) -> bool:
 
 
 def mean(runs: Sequence[Row], name: str) -> float:
-    return statistics.fmean(float(run[name]) for run in runs)
+    """Of the lines that have a value."""
+    return statistics.fmean(float(run[name]) for run in runs if run[name])
 
 
 def whole(runs: Sequence[Row]) -> list[Row]:
