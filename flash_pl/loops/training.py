@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from flash_pl.errors import ClientError, Interrupted
@@ -80,6 +81,8 @@ class RoundTraining:
             raise Fault("it has no samples")
         context, held = parts.plan.context(member, len(batches), round), link.held(member.client)
         offered = parts.scheduler.client_mask(masks[member.tier], held, context)
+        if offered.dtype != torch.bool or len(offered) != parts.client.layout.maskable:
+            raise Fault(f"its mask is no bool tensor of shape ({parts.client.layout.maskable},)")
         weights, mask, down = link.down(parts.server.weights, offered, held)
         parts.client.receive(weights, mask)
         report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
