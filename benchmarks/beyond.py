@@ -183,22 +183,23 @@ def table(name: str) -> None:
         for contender in task.contenders:
             if runs := whole(found[contender, "1", at(contender, density), first]):
                 numbers = [f"{mean(runs, name):.1f}" for name in ("MB_up", "MB_down")]
-                print(f"| {contender} | {' | '.join(numbers)} | {mean(runs, 'flops') / mean(dense, 'flops'):.2f} |")
+                counted = any(run["flops"] for run in runs)
+                work = f"{mean(runs, 'flops') / mean(dense, 'flops'):.2f}" if counted else "-"
+                print(f"| {contender} | {' | '.join(numbers)} | {work} |")
 
 
 def plot(to: Path) -> None:
     """Accuracy against uploaded megabytes on Fashion-MNIST, a picture for each partition and density.
 
-    Lines go as far as all of their seeds went.
+    Lines go to round 60, where all seeds are.
     """
-    found = by_setting("mnistnet")
+    found, last = by_setting("mnistnet"), TASKS["mnistnet"].stops[0]
     figure, axes = drawing.new_figure(4, across=2, height=4.2)
     for panel, (density, alpha) in zip(axes, product(ON_THE_WAY, TASKS["mnistnet"].alphas), strict=True):
         for index, contender in enumerate(CONTENDERS):
             cell = contender, alpha, at(contender, density)
             reached = sorted((int(where[3]), whole(runs)) for where, runs in found.items() if where[:3] == cell)
-            seeds = max((len(runs) for _, runs in reached), default=0)
-            path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for _, runs in reached if runs and len(runs) == seeds]
+            path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for round, runs in reached if runs and round <= last]
             panel.plot(*zip(*path, strict=True), **drawing.line_style(index), label=contender)
         panel.set(xlabel="MB uploaded", ylabel="accuracy, %", title=f"d = {density}, alpha = {alpha}")
         drawing.logarithmic(panel.xaxis)
