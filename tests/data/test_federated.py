@@ -155,3 +155,11 @@ def test_a_stock_trainer_trains_on_all_samples() -> None:
     trainer.fit(Linear(), datamodule=Digits())
     assert trainer.callback_metrics["acc"] > 0.85
     assert isinstance(trainer.val_dataloaders, Batches)
+
+
+def test_images_in_double_precision_become_single():
+    images, labels = torch.rand(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 3
+    data = TensorData((images, labels), (images, labels), clients=2, partition=IID(), seed=1)
+    data.setup("fit")
+    batches = data.client_batches(0)
+    assert batches.images.dtype == torch.float32 and data.val_dataloader().images.dtype == torch.float32
