@@ -24,7 +24,7 @@ def first_of_permutation(n: int, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _numbers(k: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """The first ``k`` of the generator's next ``count`` numbers of 32 bits, uint32; an even number of them is read."""
+    """The first ``k`` < ``count`` of the generator's next ``count`` numbers of 32 bits, uint32."""
     pairs = torch.empty(count // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     if count % 2:
         torch.empty(1, dtype=torch.int32).random_(generator=generator)

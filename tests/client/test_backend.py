@@ -256,12 +256,18 @@ def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
     assert SparseScheduler().wants_dense_gradients(None, 0) is False
 
 
-@compiled
-def test_gradients_are_there_after_the_step_too(unaware, tiny_data):
+def stepping_plainly(unaware):
+    """The module with plain SGD, whose steps the kernels take."""
+
     class Plain(unaware):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
+    return Plain
+
+
+@compiled
+def test_gradients_are_there_after_the_step_too(unaware, tiny_data):
     class Looking(PDST):
         def on_batch_end(self, client, step):
             seen.append(client.gradients())
@@ -273,7 +279,7 @@ def test_gradients_are_there_after_the_step_too(unaware, tiny_data):
     found = {}
     for backend in ("sparse", "dense"):
         found[backend] = seen = []
-        train(Plain, tiny_data, backend, Looking())
+        train(stepping_plainly(unaware), tiny_data, backend, Looking())
     assert all(gradient.any() for gradient in found["dense"])
     torch.testing.assert_close(found["sparse"], found["dense"], rtol=1e-3, atol=1e-4)
 
@@ -284,25 +290,18 @@ HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_train_epoch_start", "
 @compiled
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_modules_hooks_see_the_gradients_of_the_last_step(hook, unaware, tiny_data):
-    class Plain(unaware):
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
     def look(self, *arguments):
         if self.global_step:
             seen.append(self.net[4].weight.grad is not None)
 
     seen = []
-    train(type("Looking", (Plain,), {hook: look}), tiny_data, "sparse", epochs=2)
+    train(type("Looking", (stepping_plainly(unaware),), {hook: look}), tiny_data, "sparse", epochs=2)
     assert seen and all(seen)
 
 
 @compiled
 def test_gradients_of_on_train_start_and_hooks_made_there_are_torchs(unaware, tiny_data):
-    class Starting(unaware):
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
+    class Starting(stepping_plainly(unaware)):
         def on_train_start(self):
             weight = self.net[4].weight
             self.zero_grad()
