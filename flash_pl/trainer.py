@@ -12,6 +12,7 @@ from lightning.fabric.loggers.logger import Logger
 from lightning.pytorch.callbacks import Callback
 
 from flash_pl.checkpoint import CheckpointFolder, starting_point
+from flash_pl.checks import check_integers
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
@@ -112,9 +113,7 @@ class FederatedTrainer:
     ) -> None:
         if not 0 < density <= 1:
             raise ConfigError("density", density, "a number in (0, 1]")
-        for key, value in {"rounds": rounds, "cohort": cohort, "local_epochs": local_epochs}.items():
-            if value < 1:
-                raise ConfigError(key, value, "an integer of at least 1")
+        check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         if precision not in PRECISIONS:
             raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
         if gradient_clip_val is not None and not gradient_clip_val >= 0:

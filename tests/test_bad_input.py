@@ -68,6 +68,11 @@ ARGUMENTS = [
     ("data.batch_size=many", "data.batch_size", "an integer"),
     ("data.partition=idd", "data.partition", "did you mean iid?"),
     ("data.partition.alpha=-1", "data.partition.alpha", "above 0"),
+    (
+        "data.partition={name: label_shards, shards_per_client: 72}",
+        "data.partition.shards_per_client",
+        "at most 71, a client's samples",
+    ),
     ("model=lenet", "model", "did you mean lenet5?"),
     ("model.hidden=x", "model.hidden", "an integer"),
     ("model.exclude=[conv9]", "model.exclude", "conv1, conv2, fc1, fc2"),
@@ -171,6 +176,12 @@ def test_arguments(argument, key, expected, capsys, tmp_path):
     line = refusal(capsys, "jmwst", argument)
     assert line.startswith(f"{key}: ") and "is not allowed; expected " in line and expected in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_arguments(capsys):
+    """Each is allowed, both together are not; the line names the key as the config does."""
+    line = refusal(capsys, "jmwst", "trainer.backend=sparse", "trainer.compile=true")
+    assert line.startswith("trainer.backend: 'sparse' is not allowed; expected auto or dense")
 
 
 @pytest.mark.parametrize("name, content, expected", CONFIGS)

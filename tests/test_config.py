@@ -240,9 +240,13 @@ def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
         "    def __init__(self, num_classes, lr=1.0):\n        super().__init__(num_classes)\n        self.lr = lr\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    plain, rated = (composed(f"model.class_path=users_file.{name}", "lr=0.5") for name in ("Plain", "Rated"))
+    plain, rated = composed("model=users_file.Plain"), composed("model=users_file.Rated", "lr=0.5")
     assert type(build_module(plain, build_data(plain))).__name__ == "Plain"
     assert build_trainer(plain).decay.ratio == 1
+    for setting in ("lr=0.5", "lr_end=0.01", "lr_horizon=50"):  # which would do nothing
+        refused = composed("model=users_file.Plain", setting)
+        with pytest.raises(ConfigError, match=f"{setting.split('=')[0]}: .*Plain takes no argument lr"):
+            build_module(refused, build_data(refused))
     assert build_module(rated, build_data(rated)).lr == 0.5
     assert build_trainer(rated).decay.ratio == 0.001 / 0.5
 

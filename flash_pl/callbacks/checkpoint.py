@@ -47,7 +47,7 @@ class Checkpoint:
         self.best: float | None = None
 
     def on_run_start(self, loop: FederatedLoop) -> None:
-        self._saved = -1
+        self._saved, self._warned = -1, False
         if not loop.has_mask:
             self.best = None
 
@@ -56,6 +56,10 @@ class Checkpoint:
             self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
+        logged = [name for name in row if f"{name}_union" in row]  # none without an evaluation
+        if logged and self.monitor not in row and not self._warned:
+            self._warned = True
+            rank_zero_warn(f"no best.ckpt: monitor={self.monitor} is not among the metrics: {', '.join(logged)}")
         value = row.get(self.monitor, math.nan)  # a NaN is no best
         best = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best)
         if best:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flash_pl.checks import check_integers
 from flash_pl.commands.command import command
 from flash_pl.compare import Comparison, Table, read_runs, show, write_report
 from flash_pl.errors import ConfigError
@@ -25,8 +26,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare finished runs."""
-    if options.last < 1:
-        raise ConfigError("last", options.last, "an integer of at least 1")
+    check_integers(last=options.last)
     out = [] if options.out is None else ["--out", options.out]
     made_by = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
     compare(options.runs, options.last, None if options.out is None else Path(options.out), made_by)

@@ -15,6 +15,7 @@ from flash_pl.config import (
     build_data,
     build_module,
     build_trainer,
+    by_config_key,
     compose,
     prepare,
     read_config,
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
     with ranks.telling():
         # All that can go wrong goes wrong before the directory is touched.
         prepare(data, ranks)
-        loop = trainer.loop(module, data)
+        with by_config_key():
+            loop = trainer.loop(module, data)
         state = ranks.first(lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder))
         if state is not None:
             refuse_other(config, compose(saved_config(state, config["ckpt_path"])))

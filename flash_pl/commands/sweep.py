@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from flash_pl.checks import check_integers
 from flash_pl.commands.command import command
 from flash_pl.commands.compare import compare
 from flash_pl.config import read_config
@@ -32,8 +33,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train every combination of values and compare the runs."""
-    if options.workers < 1:
-        raise ConfigError("workers", options.workers, "an integer of at least 1")
+    check_integers(workers=options.workers)
     folder = Path(options.out or Path("sweeps") / Path(options.config).stem)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("out", str(folder), "a folder, or a new one")

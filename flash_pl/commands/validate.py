@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.commands.command import add_overrides, command
-from flash_pl.config import build_data, build_module, build_trainer, compose, prepare, saved_config
+from flash_pl.config import build_data, build_module, build_trainer, by_config_key, compose, prepare, saved_config
 from flash_pl.screen import metrics_table
 
 
@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     ranks = trainer.launch()
     with ranks.telling():
         prepare(data, ranks)
-        metrics = trainer.validate(module, data, options.checkpoint)
+        with by_config_key():
+            metrics = trainer.validate(module, data, options.checkpoint)
     if ranks.rank == 0:
         Console().print(metrics_table(metrics, options.checkpoint), crop=False)

@@ -1,6 +1,14 @@
 """Configuration: YAML and command line to a resolved config, a resolved config to objects."""
 
-from flash_pl.config.build import build_budget, build_data, build_module, build_trainer, network_prefix, prepare
+from flash_pl.config.build import (
+    build_budget,
+    build_data,
+    build_module,
+    build_trainer,
+    by_config_key,
+    network_prefix,
+    prepare,
+)
 from flash_pl.config.compose import compose, label, to_repeat
 from flash_pl.config.resume import refuse_other, saved_config
 from flash_pl.config.run_dir import RunDir
@@ -13,6 +21,7 @@ __all__ = [
     "build_data",
     "build_module",
     "build_trainer",
+    "by_config_key",
     "compose",
     "label",
     "network_prefix",

@@ -1,6 +1,7 @@
 """From a resolved config to the objects of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -54,6 +55,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     global generator is left as it was. Number of classes and image size come from the data, where the class asks for
     them.
     """
+    if not _takes_lr(config):
+        _refuse_rates(config)
     known = _known_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]
     for key, hint in {"exclude": list[str], "exclude_first_last": bool}.items():
@@ -91,6 +94,20 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
     Raises:
         ConfigError: a component of the wrong kind, impossible tiers, a device that this machine lacks.
     """
+    with by_config_key():
+        return _trainer(config, callbacks, logger)
+
+
+@contextmanager
+def by_config_key() -> Iterator[None]:
+    """What a ``FederatedTrainer`` refuses is named as the config names it: ``trainer.backend``, not ``backend``."""
+    try:
+        yield
+    except ConfigError as error:
+        raise (error.within("trainer") if f"trainer.{error.key}" in KEYS else error) from error
+
+
+def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> FederatedTrainer:
     keys = config["trainer"]
     if keys["threads"] is not None:
         torch.set_num_threads(keys["threads"])
@@ -112,7 +129,9 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
             decay=_decay(config),
             exclude=_exclude(config),
             exclude_first_last=config["model"]["exclude_first_last"],
-            evaluate=_evaluation(keys),
+            evaluate=EvaluationSchedule(
+                keys["eval_every"], keys["eval_last"], keys["eval_clients_every"], keys["finetune_epochs"]
+            ),
             gradient_clip_val=keys["gradient_clip_val"],
             gradient_clip_algorithm=keys["gradient_clip_algorithm"],
             channels_last=keys["channels_last"],
@@ -136,15 +155,6 @@ def build_trainer(config: Config, callbacks: Sequence[Any] = (), logger: Any = (
         raise ConfigError("trainer.accelerator", wanted, f"what this machine has ({reason})") from error
 
 
-def _evaluation(keys: Mapping[str, Any]) -> EvaluationSchedule:
-    try:
-        return EvaluationSchedule(
-            keys["eval_every"], keys["eval_last"], keys["eval_clients_every"], keys["finetune_epochs"]
-        )
-    except ConfigError as error:
-        raise error.within("trainer") from error
-
-
 def _component(model: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model.items() if key not in ("exclude", "exclude_first_last")}
 
@@ -165,6 +175,20 @@ def _is_own_module(config: Config) -> bool:
     return isinstance(target, type) and issubclass(target, L.LightningModule)
 
 
+def _takes_lr(config: Config) -> bool:
+    """Whether the learning rate is the config's; a LightningModule without such an argument keeps its own rates."""
+    target = locate("model.class_path", config["model"]["class_path"])
+    return not _is_own_module(config) or "lr" in signature(target).parameters
+
+
+def _refuse_rates(config: Config) -> None:
+    for key in ("lr", "lr_end", "lr_horizon"):
+        default = KEYS[key].default
+        if config[key] != default:
+            why = f"{config['model']['class_path']} takes no argument lr and keeps its own learning rates"
+            raise ConfigError(key, config[key], f"the default, {default}: {why}")
+
+
 def _exclude(config: Config) -> list[str]:
     """The layers that are never masked, by their names in the module that is trained."""
     return [network_prefix(config) + pattern for pattern in config["model"]["exclude"]]
@@ -172,7 +196,6 @@ def _exclude(config: Config) -> list[str]:
 
 def _decay(config: Config) -> RoundDecay | None:
     """The decay of ``lr``; a LightningModule that does not take it keeps its own rates."""
-    target = locate("model.class_path", config["model"]["class_path"])
-    if _is_own_module(config) and "lr" not in signature(target).parameters:
+    if not _takes_lr(config):
         return None
     return RoundDecay(config["lr_end"] / config["lr"], config["lr_horizon"], config["trainer"]["lr_delay"])

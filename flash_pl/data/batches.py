@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_integers
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -22,8 +22,7 @@ class Batches:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment | None = None) -> None:
-        if batch_size < 1:
-            raise ConfigError("batch_size", batch_size, "an integer of at least 1")
+        check_integers(batch_size=batch_size)
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
 
     def __len__(self) -> int:

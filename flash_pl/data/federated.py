@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from flash_pl.checks import check_integers
 from flash_pl.data.alike import deal_alike
 from flash_pl.data.batches import Augment, Batches, Shuffled
 from flash_pl.data.hold_out import hold_out
@@ -58,9 +59,8 @@ class FederatedDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for key, value in {"clients": clients, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if value is not None and value < 1:
-                raise ConfigError(key, value, "an integer of at least 1")
+        check_integers(optional=True, clients=clients)
+        check_integers(batch_size=batch_size, eval_batch_size=eval_batch_size)
         if not 0 <= validation < 1:
             raise ConfigError("validation", validation, "a share in [0, 1)")
         self.wanted, self.partition, self.validation, self.seed = clients, partition, validation, seed
@@ -89,7 +89,10 @@ class FederatedDataModule(L.LightningDataModule):
             if self.wanted is None:
                 natural = "these samples have no" if train.owners is None else "or partition=null for the"
                 raise ConfigError("clients", None, f"an integer, {natural} natural clients")
-            return (self.partition or Dirichlet())(train.labels, self.wanted, draws)
+            try:
+                return (self.partition or Dirichlet())(train.labels, self.wanted, draws)
+            except ConfigError as error:
+                raise (error if error.key == "clients" else error.within("partition")) from error
         owners, order = train.owners.sort(stable=True)
         parts = order.split(owners.unique_consecutive(return_counts=True)[1].tolist())
         wanted = len(parts) if self.wanted is None else self.wanted

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 
 
@@ -79,8 +80,7 @@ class UnbalancedDirichlet:
 
     def __post_init__(self) -> None:
         _check_alpha(self.alpha)
-        if self.min_samples < 1:
-            raise ConfigError("min_samples", self.min_samples, "an integer of at least 1")
+        check_integers(min_samples=self.min_samples)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         even_sizes(len(labels), clients)
@@ -111,8 +111,7 @@ class LabelShards:
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        if self.shards_per_client < 1:
-            raise ConfigError("shards_per_client", self.shards_per_client, "an integer of at least 1")
+        check_integers(shards_per_client=self.shards_per_client)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         owned = even_sizes(len(labels), clients)

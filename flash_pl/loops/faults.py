@@ -3,6 +3,7 @@
 import traceback
 from dataclasses import dataclass
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 
 
@@ -27,9 +28,7 @@ class FaultPolicy:
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise ConfigError("on_client_error", self.on_error, "raise or skip")
-        for key, value in {"min_clients": self.min_clients, "round_attempts": self.attempts}.items():
-            if value < 1:
-                raise ConfigError(key, value, "an integer of at least 1")
+        check_integers(min_clients=self.min_clients, round_attempts=self.attempts)
 
 
 class Fault(Exception):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 
 
@@ -22,8 +23,7 @@ class RoundDecay:
     def __post_init__(self) -> None:
         if not self.ratio > 0:
             raise ConfigError("lr_end / lr", self.ratio, "a number above 0")
-        if self.horizon < 1:
-            raise ConfigError("lr_horizon", self.horizon, "an integer of at least 1")
+        check_integers(lr_horizon=self.horizon)
 
     def scale(self, round: int) -> float:
         """The factor in ``round``."""
@@ -47,13 +47,9 @@ class EvaluationSchedule:
     finetune_epochs: int = 0
 
     def __post_init__(self) -> None:
-        for key, value in {"eval_every": self.every, "eval_last": self.last}.items():
-            if value < 1:
-                raise ConfigError(key, value, "an integer of at least 1")
-        if self.clients_every is not None and self.clients_every < 0:
-            raise ConfigError("eval_clients_every", self.clients_every, "an integer of at least 0, or null")
-        if self.finetune_epochs < 0:
-            raise ConfigError("finetune_epochs", self.finetune_epochs, "an integer of at least 0")
+        check_integers(eval_every=self.every, eval_last=self.last)
+        check_integers(0, optional=True, eval_clients_every=self.clients_every)
+        check_integers(0, finetune_epochs=self.finetune_epochs)
         if self.finetune_epochs and self.clients_every is None:
             raise ConfigError("finetune_epochs", self.finetune_epochs, "0 while eval_clients_every is null")
 

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 
 
@@ -18,8 +19,7 @@ class RateDecay(ABC):
     rounds: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds is not None and self.rounds < 1:
-            raise ConfigError("rounds", self.rounds, "an integer of at least 1, or null")
+        check_integers(optional=True, rounds=self.rounds)
 
     def __call__(self, round: int, share: float = 1.0) -> float:
         """In a round (from 0), after the ``share`` of a client's steps."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 from flash_pl.report import Report
 from flash_pl.schedulers.base import SparseScheduler
@@ -32,10 +33,8 @@ class FirstStage(ABC):
     def __post_init__(self) -> None:
         if not 0 < self.init_fraction <= 1:
             raise ConfigError("init_fraction", self.init_fraction, "a number in (0, 1]")
-        if self.epochs < 1:
-            raise ConfigError("epochs", self.epochs, "an integer of at least 1")
-        if self.batches is not None and self.batches < 1:
-            raise ConfigError("batches", self.batches, "an integer of at least 1")
+        check_integers(epochs=self.epochs)
+        check_integers(optional=True, batches=self.batches)
 
     def clients(self, clients: int) -> int:
         """How many of ``clients`` take part, C = max(1, int(init_frac * N))."""

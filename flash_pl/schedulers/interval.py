@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from flash_pl.checks import check_integers
 from flash_pl.client import ClientContext
-from flash_pl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,8 @@ class Interval(ABC):
     until: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("rounds", self.rounds), ("until", self.until)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "an integer of at least 1")
+        check_integers(rounds=self.rounds)
+        check_integers(optional=True, until=self.until)
 
     def in_round(self, round: int) -> bool:
         """Whether masks move in this round (from 0)."""
@@ -54,8 +53,7 @@ class EverySteps(Interval):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError("steps", self.steps, "an integer of at least 1")
+        check_integers(steps=self.steps)
 
     def after(self, context: ClientContext, step: int) -> bool:
         return step % self.steps == 0 and step < context.steps

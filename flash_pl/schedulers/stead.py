@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flash_pl.checks import check_integers
 from flash_pl.client import ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.report import Ballot
@@ -56,8 +57,7 @@ class STEAD(SparseScheduler):
         for name, value in (("power", power), ("prune_rate", prune_rate)):
             if not 0 <= value <= 1:
                 raise ConfigError(name, value, "a number in [0, 1]")
-        if every < 1:
-            raise ConfigError("every", every, "an integer of at least 1")
+        check_integers(every=every)
         self.power, self.prune_rate, self.every = power, prune_rate, every
         self.decay, self.move = (decay or Cosine(rounds=200)).at_round_ends(), move or Move(layers=KeepLayers())
         if self.move.needs_gradient:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_integers
 from flash_pl.sparsity.draw import layer_counts
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.select import top_k, top_k_by_layer
@@ -52,8 +52,7 @@ class NM(Structure):
     group: int = 4
 
     def __post_init__(self) -> None:
-        if self.group < 2:
-            raise ConfigError("group", self.group, "an integer of at least 2")
+        check_integers(2, group=self.group)
 
     def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)

@@ -195,3 +195,12 @@ def test_the_best_of_one_metric_is_no_measure_of_another(unaware, tiny_data, tmp
     loop, other = fit(4, "val_loss", "min", ckpt_path="last")
     assert other.best == loop.metrics["val_loss"]
     assert read_checkpoint(tmp_path / "best.ckpt")["flash_pl"]["round"] == 4
+
+
+def test_a_metric_that_is_not_logged_is_named(unaware, tiny_data, tmp_path):
+    callback = Checkpoint(tmp_path, monitor="val_ac")
+    run = FederatedTrainer(PDST(), density=0.2, rounds=2, cohort=2, accelerator="cpu", callbacks=[callback])
+    with pytest.warns(UserWarning, match="no best.ckpt: monitor=val_ac .* val_acc") as said:
+        run.fit(unaware(), tiny_data)
+    assert len([one for one in said if "best.ckpt" in str(one.message)]) == 1
+    assert not (tmp_path / "best.ckpt").exists()
