@@ -45,23 +45,28 @@ class Job:
         fit = [sys.executable, "-m", "flash_pl", "fit"]
         return [*fit, *self.arguments, f"run_dir={template}", "ckpt_path=last"]
 
-    def finished(self) -> bool:
-        """Whether the run is there, whole.
+    def finished(self) -> Run | None:
+        """The run, if it is there, whole.
 
         Raises:
             ConfigError: a finished run of another experiment is there, or one that cannot be read.
         """
         if not (self.directory / "result.json").exists():
-            return False
-        found = Run.read(self.directory).config
-        ours, theirs = ({"rounds": one["rounds"]} | dict(experiment(one)) for one in (self.config, found))
+            return None
+        found = Run.read(self.directory)
+        ours, theirs = ({"rounds": one["rounds"]} | dict(experiment(one)) for one in (self.config, found.config))
         other = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
         if other:
             what = ", ".join(f"{key}={theirs.get(key)!r}" for key in other)
             raise ConfigError(
                 "out", str(self.directory), f"a folder without a finished run of another experiment ({what})"
             )
-        return True
+        return found
+
+    def otherwise(self, found: Run) -> str:
+        """How the ``found`` run of this experiment was watched, or on what machine, where this one would not be."""
+        was, would = found.config["trainer"], self.config["trainer"]
+        return ", ".join(f"trainer.{key}={was.get(key)!r}" for key in would if was.get(key) != would[key])
 
 
 def jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], folder: Path) -> list[Job]:

@@ -27,9 +27,9 @@ class SweepProgress:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def on_skip(self, job: Job) -> None:
-        """The run was there before."""
-        self._over(job, "already there")
+    def on_skip(self, job: Job, otherwise: str) -> None:
+        """The run was there before, made ``otherwise`` than it would be now."""
+        self._over(job, f"already there, with {otherwise}" if otherwise else "already there")
 
     def on_refuse(self, job: Job, error: Exception) -> None:
         """The run cannot be where it should."""

@@ -21,8 +21,8 @@ def sweep(jobs: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
     with SweepProgress(len(jobs)) as progress:
         for job in jobs:
             try:
-                if job.finished():
-                    progress.on_skip(job)
+                if found := job.finished():
+                    progress.on_skip(job, job.otherwise(found))
                 else:
                     missing.append(job)
             except ConfigError as error:

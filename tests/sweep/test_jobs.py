@@ -78,6 +78,8 @@ def test_a_finished_run_must_be_the_same_experiment(tmp_path):
     assert not job().finished()
     (directory / "result.json").write_text(json.dumps({"accuracy": 0.5}))
     assert job().finished() and job("trainer.eval_every=3", "data.root=/x").finished()
+    assert not job("data.root=/x").otherwise(job().finished())
+    assert job("trainer.eval_every=3").otherwise(job().finished()) == "trainer.eval_every=1"
     for other in ("rounds=9", "lr=0.2", "scheduler.prune_rate=0.1"):
         with pytest.raises(ConfigError, match=f"another experiment.*{other.partition('=')[0].rpartition('.')[2]}"):
             job(other).finished()
