@@ -5,7 +5,8 @@
     python benchmarks/scaling.py cohort     # 5 to 100 clients in a round
     python benchmarks/scaling.py threads    # a step of training with 1 and with 2 threads
 
-Ranks: rounds of PDST on Fashion-MNIST, ten clients a round; the contenders take turns. Clients: all have the same 96
+Ranks: rounds of PDST on Fashion-MNIST, ten clients a round, on torch's kernels and on the sparse ones; the contenders
+take turns. Clients: all have the same 96
 synthetic images, so that the data do not grow; ten train a round. Cohort: the same, of 100 clients. Each number of
 clients has a process of its own. Threads: random images in batches of 32, d = 0.05; the contenders take turns.
 """
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from flash_pl.schedulers import Sensitivity, SparseScheduler
 from flash_pl.server import RoundRobinSampler
 
 CONTENDERS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
+BACKENDS = {"dense": "dense", "auto": "sparse"}  # of the trainer, and the kernels that it takes for these networks
 CLIENTS = (10, 100, 1000, 10_000)
 COHORTS = (5, 10, 20, 50, 100)
 THREADS = (1, 2)
@@ -65,22 +68,24 @@ class Alike:
 
 
 def ranks(out: Path, rounds: int, repeats: int) -> None:
-    """Median seconds of a round, and the median ratio to one process with one thread of the same turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    """Median seconds of a round, and the median ratio to one process with one thread of the same turn and kernels."""
+    turns = list(product(BACKENDS, CONTENDERS))
+    seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
     for repeat in range(repeats):
-        for name, (devices, threads) in list(CONTENDERS.items())[:: 1 if repeat % 2 else -1]:
-            run = out / f"ranks-{devices}-{threads}-{repeat}"
+        for backend, name in turns[:: 1 if repeat % 2 else -1]:
+            devices, threads = CONTENDERS[name]
+            run = out / f"ranks-{backend}-{devices}-{threads}-{repeat}"
             arguments = ["data=fashion_mnist", f"rounds={rounds}", f"run_dir={run}", "trainer.accelerator=cpu"]
             arguments += [f"trainer.devices={devices}", f"trainer.threads={threads}", f"trainer.eval_every={rounds}"]
-            command = [sys.executable, "-m", "flash_pl", "fit", "pdst", *arguments]
+            command = [sys.executable, "-m", "flash_pl", "fit", "pdst", *arguments, f"trainer.backend={backend}"]
             subprocess.run(command, check=True, capture_output=True)
             # The first round warms up, the last one is evaluated.
-            seconds[name].append(statistics.median(float(row["seconds_train"]) for row in rows(run)[1:-1]))
-    print("| contender | s a round | ratio |\n|---|---|---|")
-    base = seconds[next(iter(CONTENDERS))]
-    for name, found in seconds.items():
+            seconds[backend, name].append(statistics.median(float(row["seconds_train"]) for row in rows(run)[1:-1]))
+    print("| kernels | contender | s a round | ratio |\n|---|---|---|---|")
+    for (backend, name), found in seconds.items():
+        base = seconds[backend, next(iter(CONTENDERS))]
         ratio = statistics.median(one / other for one, other in zip(found, base, strict=True))
-        print(f"| {name} | {statistics.median(found):.2f} | {ratio:.2f} |")
+        print(f"| {BACKENDS[backend]} | {name} | {statistics.median(found):.2f} | {ratio:.2f} |")
 
 
 def clients() -> None:

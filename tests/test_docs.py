@@ -10,7 +10,7 @@ import yaml
 
 from flash_pl import FederatedTrainer
 from flash_pl.cli import main
-from flash_pl.config import compose, read_config
+from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
 from flash_pl.models import LeafCNN
 from flash_pl.sparsity import total_count
 
@@ -45,9 +45,13 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_documented_command_composes(command):
-    _, _, config, *overrides = shlex.split(command)
-    compose(read_config(config), overrides)
+def test_a_documented_command_is_accepted(command):
+    _, _, name, *overrides = shlex.split(command)
+    config = compose(
+        read_config(name), [*overrides, "trainer.devices=1", "trainer.num_nodes=1", "trainer.accelerator=cpu"]
+    )
+    build_module(config, build_data(config))
+    build_trainer(config)
 
 
 def test_the_command_that_is_shown_to_be_refused_is(capsys):

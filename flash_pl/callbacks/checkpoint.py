@@ -56,7 +56,7 @@ class Checkpoint:
             self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        logged = [name for name in row if f"{name}_union" in row]  # none without an evaluation
+        logged = [name for name in loop.evaluated if f"{name}_union" in loop.evaluated]
         if logged and self.monitor not in row and not self._warned:
             self._warned = True
             rank_zero_warn(f"no best.ckpt: monitor={self.monitor} is not among the metrics: {', '.join(logged)}")

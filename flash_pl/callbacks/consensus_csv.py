@@ -10,8 +10,9 @@ from flash_pl.loops import FederatedLoop
 
 
 class ConsensusCSV:
-    """Writes ``directory/consensus.csv``: the layer densities of the server's mask after each round (``density/LAYER``)
-    and how many weights 1, 2, ... of the round's clients held (``votes/1``, ...)."""
+    """Writes ``directory/consensus.csv``, a row a round: the layer densities of the server's mask (``density/LAYER``),
+    the mismatches of each layer alone (``mismatch_clients/LAYER``, ...) and how many weights 1, 2, ... of the round's
+    clients held (``votes/1``, ...)."""
 
     def __init__(self, directory: str | Path) -> None:
         self.table = RoundTable(Path(directory) / "consensus.csv")
@@ -21,7 +22,8 @@ class ConsensusCSV:
 
     @rank_zero_only
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        densities = loop.server.layout.densities(loop.server.mask).tolist()
-        named = {f"density/{name}": d for name, d in zip(layer_labels(loop.server.layout), densities, strict=True)}
+        of_layers = {"density": loop.server.layout.densities(loop.server.mask).tolist()} | loop.layer_mismatch
+        layers = layer_labels(loop.server.layout)
+        named = {f"{name}/{layer}": v for name, of in of_layers.items() for layer, v in zip(layers, of, strict=True)}
         votes = {f"votes/{held}": count for held, count in enumerate(loop.votes) if held}
         self.table.append({"round": loop.round} | named | votes)

@@ -12,7 +12,7 @@ import torch
 from flash_pl.checkpoint.whole import write_whole
 from flash_pl.errors import ConfigError, RunError
 
-SCHEMA = 6
+SCHEMA = 7
 DIGEST = 32  # bytes
 
 

@@ -75,6 +75,8 @@ class ClientState:
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
         """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
+        for parameter in self.module.parameters():  # an optimiser clears those of its own alone
+            parameter.grad = None
         self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
         self.forget()
 

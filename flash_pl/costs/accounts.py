@@ -63,12 +63,12 @@ class Accounts(Stateful):
         if self.clock is not None:
             self.clock.stage_1([self.clock.seconds(client, down, spent, up) for client, spent in flops.items()])
 
-    def round(self, ballots: Sequence[Ballot], late: Sequence[Ballot], densities: Tensor) -> dict[str, float]:
-        """The costs of a round, see ``Bill.round`` and ``Clock.round``."""
-        everyone = [*ballots, *late]
-        row = self.bill.round(everyone, self.epochs, densities)
+    def round(self, attempts: Sequence[Sequence[Ballot]], densities: Tensor) -> dict[str, float]:
+        """The costs of a round, see ``Bill.round`` and ``Clock.round``: of all that trained in each attempt, in time or
+        late. A client that failed tells nothing of what it has cost."""
+        row = self.bill.round([ballot for attempt in attempts for ballot in attempt], self.epochs, densities)
         if self.clock is not None:
-            row |= self.clock.round([ballot.seconds for ballot in everyone])
+            row |= self.clock.round([[ballot.seconds for ballot in attempt] for attempt in attempts])
         return row
 
     @property

@@ -1,5 +1,6 @@
 """Simulated time: how long a round would take on a fleet of devices."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,11 +34,14 @@ class Clock(Stateful):
         """Stage 1 ends with its slowest client; it has no deadline."""
         self.total += max(seconds, default=0.0)
 
-    def round(self, seconds: Sequence[float]) -> dict[str, float]:
-        """A round in which the clients' reports come after ``seconds``: it ends with the slowest or at the deadline."""
-        late = sum(map(self.is_late, seconds))
-        slowest = max(seconds, default=0.0)
-        spent = self.deadline if late and self.deadline is not None else slowest
+    def round(self, attempts: Sequence[Sequence[float]]) -> dict[str, float]:
+        """A round in which the clients' reports come after some seconds: it ends with the slowest or at the deadline.
+
+        Args:
+            attempts: the seconds of each attempt; the last one counts, the others took their time before it.
+        """
+        spent = sum(min(max(seconds, default=0.0), self.deadline or math.inf) for seconds in attempts)
+        late = sum(map(self.is_late, attempts[-1]))
         self.total += spent
         return {"fleet_seconds": spent, "fleet_seconds_total": self.total} | (
             {"late": late} if self.deadline is not None else {}

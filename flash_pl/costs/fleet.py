@@ -50,7 +50,8 @@ class Fleet:
         self.devices, self.deadline = tuple(sorted(devices, key=lambda device: device.flops)), deadline
 
     def deal(self, clients: int, tiers: Sequence[int] | None, seed: int) -> list[Device]:
-        """The device of every client 0..N-1 for life: round(share * N) of each class, drawn by the seed.
+        """The device of every client 0..N-1 for life: round(share * N) of each class, but at least one as long as
+        there are enough, drawn by the seed.
 
         Args:
             tiers: what each client affords, 0 for the least, or None: who affords less has the slower device.

@@ -1,11 +1,13 @@
 """Floating-point operations of a model under a mask: theoretical ones, what kernels make of them is another matter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -49,6 +51,9 @@ class Flops:
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
     """The FLOPs of a pass through a module, by PyTorch's own counter; of all its samples together.
 
+    A weight that is used without a call of its layer, as ``out_proj`` of ``nn.MultiheadAttention`` is, counts among the
+    rest, so as dense.
+
     Args:
         names: of the maskable weights, such as ``"model.conv1.weight"``.
         run: calls the module, or its validation step, on a batch.
@@ -75,7 +80,8 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
         handles = [layer.register_forward_pre_hook(enter) for layer in counted]
         handles += [layer.register_forward_hook(leave) for layer in counted]
         try:
-            run()
+            with _attention_in_parts():
+                run()
         finally:
             for handle in handles:
                 handle.remove()
@@ -85,3 +91,15 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     if name is None:
         return Flops(tuple(found.values()), rest, None, spent)
     return Flops(tuple(found.values()), rest, list(names).index(name))
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """While it is entered, attention is computed by products of matrices; not all fused kernels are counted."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flash_pl.costs.traffic import Traffic, price
@@ -19,7 +20,8 @@ class WireFormat:
     """How models are sent.
 
     Args:
-        values: type of the active weights, fp32, fp16 or bf16; what is shorter than fp32 arrives rounded.
+        values: type of the active weights, fp32, fp16 or bf16; what a shorter one than the model's cannot hold arrives
+            rounded.
         compress: also try a compressed bitmap for the mask.
         verify: what arrives is what was decoded from the bytes. Otherwise the bytes of the mask are made and those of
             the values only counted; the result is the same.
@@ -53,7 +55,7 @@ class Link(Stateful):
     def __init__(self, layout: Layout, format: WireFormat | None = None, seed: int | None = None) -> None:
         format = format or WireFormat()
         self.layout, self.codec, self.seed = layout, Codec(layout, format.values, format.compress), seed
-        self.verify = format.verify or format.values != "fp32"
+        self.verify, self.rounds = format.verify, format.values != "fp32"
         self.masks = MaskStore()
 
     def held(self, client: int) -> Tensor | None:
@@ -65,7 +67,7 @@ class Link(Stateful):
         that costs."""
         message, first = Message(weights, mask), held is None
         seed = self.seed if first else None
-        if not self.verify:
+        if not self._decodes(weights):
             return weights, mask, price(self.layout, mask, self.codec.measure(message, held, seed), first)
         payload = self.codec.encode(message, held, seed)
         found = self.codec.decode(payload.data, held)
@@ -75,7 +77,7 @@ class Link(Stateful):
     def up(self, report: Report, received: Tensor) -> tuple[Report, Traffic]:
         """A client's report as the server gets it; ``received`` is the mask that was sent to the client."""
         message = Message(report.weights, report.mask, report.samples, report.extra)
-        if not self.verify:
+        if not self._decodes(report.weights):
             return report, price(self.layout, report.mask, self.codec.measure(message, received))
         payload = self.codec.encode(message, received)
         found = self.codec.decode(payload.data, received)
@@ -88,6 +90,10 @@ class Link(Stateful):
             extra={name: tensor.to(device) for name, tensor in found.extra.items()},
         )
         return arrived, price(self.layout, report.mask, payload.sizes)
+
+    def _decodes(self, weights: Tensor) -> bool:
+        """Whether what arrives must be decoded: it may be rounded, or is to be verified."""
+        return self.verify or self.rounds or weights.dtype == torch.float64
 
     def remember(self, ballots: Sequence[Ballot]) -> None:
         """The round has ended; its clients hold these masks."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from flash_pl.report import Ballot
 from flash_pl.server import ServerState
-from flash_pl.sparsity import SparsityBudget, mismatch, pairwise_mismatch
+from flash_pl.sparsity import SparsityBudget, distances, overlaps
 
 
 def consensus(
@@ -16,8 +17,8 @@ def consensus(
     votes: Sequence[int],
     budget: SparsityBudget,
     masks: Sequence[Tensor],
-) -> dict[str, float]:
-    """The densities and mask mismatches of a round (FLASH, "Measures").
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The densities and mask mismatches of a round (FLASH, "Measures"), and the mismatches of each layer alone.
 
     ``mismatch_clients`` is the mean over pairs of the round's clients, ``mismatch_server`` the mean of the clients
     against the server's new mask, ``mismatch_temporal`` that mask against the ``previous`` one. Where there are several
@@ -33,20 +34,25 @@ def consensus(
         masks: the new nested masks, one a tier.
     """
     maskable, held = server.layout.maskable, max(1, sum(votes[1:]))
+    clients, tiers = len(ballots), len(budget.tiers)
+    shared = overlaps(server.layout, [*(ballot.mask for ballot in ballots), *masks, server.mask, previous])
+    mine, whole = clients + len(masks), distances(shared.sum(0))
     found = {
         "density": float(server.mask.float().mean()),
         "density_union": float((server.union[:maskable] != 0).float().mean()),
-        **_mismatches([ballot.mask for ballot in ballots], server.mask),
-        "mismatch_temporal": mismatch(server.mask, previous),
+        **{name: float(value) for name, value in _means(whole, range(clients), mine).items()},
+        "mismatch_temporal": float(whole[mine, -1]),
         "moved": int((server.mask & ~previous).count_nonzero()),
     }
     if ballots:
         found |= {"held_by_all": votes[-1] / held, "held_by_one": votes[1] / held}
-    if len(budget.tiers) > 1:
-        for index, (tier, mask) in enumerate(zip(budget.tiers, masks, strict=True)):
-            voters = [ballot.mask for ballot in ballots if ballot.tier == index]
-            found |= {f"{name}{suffix(tier.density)}": value for name, value in _mismatches(voters, mask).items()}
-    return found
+    for index, tier in enumerate(budget.tiers if tiers > 1 else ()):
+        voters = [place for place, ballot in enumerate(ballots) if ballot.tier == index]
+        of_tier = _means(whole, voters, clients + index)
+        found |= {f"{name}{suffix(tier.density)}": float(value) for name, value in of_tier.items()}
+    alone = distances(shared)
+    of_layers = _means(alone, range(clients), mine) | {"mismatch_temporal": alone[:, mine, -1]}
+    return found, {name: values.tolist() for name, values in of_layers.items()}
 
 
 def suffix(density: float) -> str:
@@ -58,9 +64,13 @@ def suffix(density: float) -> str:
     return f"_d{density:g}"
 
 
-def _mismatches(voters: Sequence[Tensor], mask: Tensor) -> dict[str, float]:
-    """Of clients among each other and against a new mask, as far as there are clients."""
-    found = {"mismatch_clients": pairwise_mismatch(voters)} if len(voters) > 1 else {}
+def _means(mismatch: Tensor, voters: Sequence[int], mask: int) -> dict[str, Tensor]:
+    """Of ``mismatch`` ``[..., K, K]`` the mean over pairs of ``voters`` and that of them against the new ``mask``,
+    ``[...]`` each, as far as there are voters."""
+    found = {}
+    if len(voters) > 1:
+        ones, others = torch.combinations(torch.tensor(voters), 2).T
+        found["mismatch_clients"] = mismatch[..., ones, others].mean(-1)
     if voters:
-        found["mismatch_server"] = sum(mismatch(voter, mask) for voter in voters) / len(voters)
+        found["mismatch_server"] = mismatch[..., list(voters), mask].mean(-1)
     return found

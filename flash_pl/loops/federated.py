@@ -34,8 +34,10 @@ class FederatedLoop(Loop):
         plan: who trains when, for how long and at what rate.
         round: rounds done, so the index of the next one.
         metrics: the last round's row.
+        evaluated: the names of those that its evaluation gave.
         should_stop: this round is the last one.
         votes: how many weights were held by 0, 1, ..., K of the last round's K clients.
+        layer_mismatch: the last round's mismatches in each layer alone, by their names among the metrics.
         accounts: what the run has cost.
         failed: how many times a client has failed and was left out.
         pending: the round has changed the server and is not evaluated yet.
@@ -58,7 +60,9 @@ class FederatedLoop(Loop):
         self.progress = Progress()  # of stage 1, while it is under way
         self.should_stop, self.pending, self.whole = False, False, True
         self.metrics: dict[str, float] = {}
+        self.evaluated: tuple[str, ...] = ()
         self.votes: list[int] = []
+        self.layer_mismatch: dict[str, list[float]] = {}
 
     @property
     def done(self) -> bool:
@@ -141,7 +145,7 @@ class FederatedLoop(Loop):
                 self.parts.average.update(server, previous, self.round)
 
         self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
-        self.metrics = round_metrics(
+        self.metrics, self.layer_mismatch = round_metrics(
             trained, server, previous, self.votes, self.masks, self.plan, self.accounts, self.round
         )
         if self.parts.cohorts.faults.on_error == "skip":
@@ -154,6 +158,7 @@ class FederatedLoop(Loop):
         found = self.evaluation.run(self.masks, done)
         refuse_shared(found, self.metrics)
         self.metrics |= found
+        self.evaluated = tuple(found)
         if "failed" in self.metrics:  # also those that could not be evaluated
             self.metrics["failed"] += self.failed - failed
         self.metrics["seconds"] = time.perf_counter() - self.started
@@ -197,6 +202,7 @@ class FederatedLoop(Loop):
             "failed": self.failed,
             "metrics": self.metrics,
             "votes": self.votes,
+            "layer_mismatch": self.layer_mismatch,
             "has_mask": self.has_mask,
             "pending": self.pending,
             "stopped": self.should_stop,
@@ -217,6 +223,7 @@ class FederatedLoop(Loop):
             raise ConfigError("rounds", self.plan.rounds, f"at least the {state['round']} that the checkpoint has done")
         self.round, self.failed = state["round"], state["failed"]
         self.metrics, self.votes = dict(state["metrics"]), list(state["votes"])
+        self.layer_mismatch = dict(state["layer_mismatch"])
         self.has_mask = state["has_mask"]
         self.progress.load_state_dict(state["first_stage"])
         self.pending, self.should_stop = state["pending"], state["stopped"]

@@ -113,9 +113,9 @@ class FirstStageLoop:
     def _make_start(self) -> None:
         """The mask and the weights from which every client starts."""
         mask = self.trainee.initial_mask(self.server, None, generator(self.seed, "sensitivity/mask"))
-        self.mask = mask.to(self.server.weights.device)
-        self.weights = self.server.weights.clone()
-        self.parts.scheduler.first_mask.initialise(self.server.layout, self.weights, self.mask)
+        mask, weights = mask.to(self.server.weights.device), self.server.weights.clone()
+        self.parts.scheduler.first_mask.initialise(self.server.layout, weights, mask)
+        self.weights, self.mask, _ = self.parts.accounts.link.down(weights, mask, None)
 
     def _train(self, client: int) -> tuple[Report, int]:
         """A client's report, and how many samples it has gone through."""

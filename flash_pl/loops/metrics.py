@@ -24,8 +24,9 @@ def round_metrics(
     plan: Plan,
     accounts: Accounts,
     round: int,
-) -> dict[str, float]:
-    """What the clients logged (means by samples), how far they agree, what the round has cost.
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """What the clients logged (means by samples), how far they agree, what the round has cost; and the mismatches of
+    each layer alone.
 
     Args:
         server: after the round; ``previous`` is its mask before.
@@ -36,12 +37,13 @@ def round_metrics(
     logged = WeightedMeans()
     for ballot in trained.ballots:
         logged.update(ballot.metrics, ballot.samples)
-    row = consensus(server, previous, trained.ballots, votes, plan.budget, masks)
-    row |= accounts.round(trained.ballots, trained.late, server.layout.densities(server.mask))
+    row, of_layers = consensus(server, previous, trained.ballots, votes, plan.budget, masks)
+    attempts = [*trained.wasted, [*trained.ballots, *trained.late]]
+    row |= accounts.round(attempts, server.layout.densities(server.mask))
     row |= {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
     found = logged.compute()
     refuse_shared(found, row)
-    return found | row
+    return found | row, of_layers
 
 
 def refuse_shared(logged: Collection[str], row: Collection[str]) -> None:

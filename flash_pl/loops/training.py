@@ -1,7 +1,7 @@
 """The clients' half of a round: a cohort trains, and if too many of it fail, another one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,10 +15,14 @@ from flash_pl.report import Ballot, Report
 
 @dataclass(frozen=True)
 class Trained:
-    """The ballots of a cohort, in its order; those of clients that came ``late`` have no say in the round."""
+    """The ballots of a cohort, in its order; those of clients that came ``late`` have no say in the round.
+
+    ``wasted`` are all those of each attempt before, in which too many clients failed: they have had costs, no effect.
+    """
 
     ballots: list[Ballot]
     late: list[Ballot]
+    wasted: list[list[Ballot]] = field(default_factory=list)
 
 
 class RoundTraining:
@@ -42,13 +46,14 @@ class RoundTraining:
             ClientError: a client failed and is not to be skipped, or too few remained, time and again.
             Interrupted: a signal came.
         """
-        faults = self.parts.cohorts.faults
+        faults, wasted = self.parts.cohorts.faults, list[list[Ballot]]()
         for attempt in range(faults.attempts):
             cohort = self.parts.plan.draw(round, attempt)
             trained, failed = self._attempt(cohort, masks, round)
             if not failed or len(trained.ballots) >= faults.min_clients:
                 self.parts.accounts.link.remember([*trained.ballots, *trained.late])
-                return trained
+                return replace(trained, wasted=wasted)
+            wasted.append([*trained.ballots, *trained.late])
         raise ClientError(
             f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
             f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",

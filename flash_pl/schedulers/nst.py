@@ -16,8 +16,8 @@ class NST(DynamicSparseTraining):
     """Naive sparse training: the baseline whose masks drift apart (FLASH, stage 2).
 
     A client starts from one shared random mask, or its tier's part of it, moves it while it trains and takes it up
-    again in its next round. The server averages over the union and keeps it; its mask only says which weights a device
-    of density d would get.
+    again in its next round; if it is in another tier then, it starts from that one's part of the shared mask. The
+    server averages over the union and keeps it; its mask only says which weights a device of density d would get.
 
     Args:
         voter: picks that mask, by default magnitude with averaged layer budgets.
@@ -34,7 +34,13 @@ class NST(DynamicSparseTraining):
             self.shared = [mask.cpu() for mask in masks]
 
     def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
-        return (self.shared[context.tier] if held is None else held).to(offered.device)
+        shared = self.shared[context.tier]
+        return (shared if held is None or self.tier_of(held) != context.tier else held).to(offered.device)
+
+    def tier_of(self, held: Tensor) -> int:
+        """The tier whose number of weights is the nearest: moves keep it, the authors' to a few weights."""
+        weights = int(held.count_nonzero())
+        return min(range(len(self.shared)), key=lambda tier: abs(int(self.shared[tier].count_nonzero()) - weights))
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         server.mask = self.voter(server, ballots, server.density)

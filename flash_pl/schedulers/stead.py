@@ -26,9 +26,10 @@ class STEAD(SparseScheduler):
 
     After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
     weights, those that have changed least since they entered the mask, and grows as many at random from 0. So weights
-    that no loss depends on, which keep what they had, are the first to go. Clients only follow, so their masks never
-    disagree: values go both ways, the mask goes down. The server should also go on with momentum and deploy a mean
-    over rounds, as in the shipped config (``server_optimizer``, ``average``).
+    that no loss depends on, which keep what they had, are the first to go. A place may grow again in the move that
+    dropped it: it starts from 0 like any other, but its momentum at the server and its part of a mean over rounds stay.
+    Clients only follow, so their masks never disagree: values go both ways, the mask goes down. The server should also
+    go on with momentum and deploy a mean over rounds, as in the shipped config (``server_optimizer``, ``average``).
 
     Args:
         power: of a layer's density; 0 for one rate in all layers.
@@ -43,6 +44,8 @@ class STEAD(SparseScheduler):
         ConfigError: ``power`` or ``prune_rate`` is not in [0, 1], ``every`` is below 1, the decay has no
             ``rounds``, or the move needs gradients.
     """
+
+    entered = torch.empty(0)  # what each weight was when it entered the mask, [layout.maskable] once there is one
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class STEAD(SparseScheduler):
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         super().start(server, found, generator)
-        self.entered = server.weights[: server.layout.maskable].cpu().clone()  # what each weight was then
+        self.entered = server.weights[: server.layout.maskable].cpu().clone()
 
     def layer_rates(self, client: ClientState) -> Tensor:
         densities = client.densities

@@ -56,7 +56,7 @@ class ServerOptimizer(Stateful, ABC):
         return {name: moment.cpu().clone() for name, moment in self.moments.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.moments = dict(state)
+        self.moments = {name: moment.clone() for name, moment in state.items()}
 
 
 class FedAvgM(ServerOptimizer):

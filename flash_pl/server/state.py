@@ -83,4 +83,4 @@ class ServerState:
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
-        self.average = state["average"].to(self.weights.device) if "average" in state else None
+        self.average = state["average"].to(self.weights.device, copy=True) if "average" in state else None

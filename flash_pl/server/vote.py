@@ -64,10 +64,11 @@ class RankedVote(Vote):
 
 
 class MagnitudeVote(RankedVote):
-    """The largest |aggregated weight| (FLASH stage 2, "Voting")."""
+    """The largest |aggregated weight| (FLASH stage 2, "Voting"). Votes break ties: what has just grown, at 0, goes
+    before what nobody holds."""
 
     def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
-        return magnitude(server), None
+        return magnitude(server), vote_share(ballots)
 
 
 class MajorityVote(RankedVote):

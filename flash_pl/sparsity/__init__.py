@@ -24,7 +24,7 @@ from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, FanInPreserving, Initialisation, VariancePreserving
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mask_store import MaskStore
-from flash_pl.sparsity.mismatch import mismatch, pairwise_mismatch, vote_counts
+from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
 from flash_pl.sparsity.move import BernoulliMove, Move, Moved
 from flash_pl.sparsity.nest import nested_masks
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
@@ -82,10 +82,11 @@ __all__ = [
     "channel_mask",
     "feeds_another",
     "widest",
+    "distances",
     "mismatch",
     "nested_masks",
     "pack_bits",
-    "pairwise_mismatch",
+    "overlaps",
     "random_k",
     "kth_largest",
     "top_k",

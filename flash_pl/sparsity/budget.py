@@ -52,7 +52,7 @@ class SparsityBudget:
     def members(self, clients: int, seed: int) -> list[int] | None:
         """The tier of every client 0..N-1 for life, 0 for the smallest; None if clients have none.
 
-        round(share * N) clients belong to each tier.
+        round(share * N) clients belong to each tier, but at least one as long as there are enough.
         """
         return self.deal(clients)[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
 

@@ -40,10 +40,7 @@ def feeds_another(layout: Layout, slot: Slot) -> bool:
     """Whether a layer's outputs are inputs of another one: of the next, or of one that is never masked."""
     if slot != layout.layers[-1]:
         return True
-    others = layout.slots[len(layout.layers) :]  # in the module's order, so that what comes after is behind the bias
-    names, bias = [other.name for other in others], slot.name.removesuffix("weight") + "bias"
-    after = others[names.index(bias) :] if bias in names else others
-    return any(len(other.shape) > 1 and other.shape[1] % slot.shape[0] == 0 for other in after)
+    return any(len(other.shape) > 1 and other.shape[1] % slot.shape[0] == 0 for other in layout.behind)
 
 
 def widest(layout: Layout, density: float) -> float:

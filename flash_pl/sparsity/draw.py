@@ -14,7 +14,7 @@ from flash_pl.sparsity.select import random_k, top_k_by_layer
 def layer_counts(layout: Layout, densities: Tensor) -> Tensor:
     """Whole numbers of weights with these layer densities: round(d n) in all, d_l n_l rounded up or down in each."""
     ideal = densities * layout.sizes
-    target = float(ideal.sum()) / int(layout.sizes.sum())
+    target = round(float(ideal.sum()) / int(layout.sizes.sum()), 12)  # d again, whatever digits the sum has lost
     return allot(ideal, layout.sizes, total_count(layout.sizes, target))
 
 

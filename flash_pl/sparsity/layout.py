@@ -42,7 +42,8 @@ class Layout:
     The arena has ``size`` elements, the first ``trainable`` of them are parameters, and of these the first ``maskable``
     have masks. Those follow each other without gaps; every tensor behind them starts at a multiple of ``ALIGNMENT``.
     The gaps are 0 and no part of the model, which has ``elements`` elements. ``groups`` are those of each maskable
-    layer's convolution; a ``plan`` does not say, and a layout made from one has 1.
+    layer's convolution, ``behind`` the parameters that the module has after its last maskable weight. A ``plan`` does
+    not say; for a layout made from one they are 1, and all that have no mask.
 
     Args:
         module: the model whose tensors are laid out.
@@ -73,6 +74,9 @@ class Layout:
             raise ModuleError(str(error)) from error
         owners = [module.get_submodule(layer.name.rpartition(".")[0]) for layer in self.layers]
         self.groups = tuple(getattr(owner, "groups", 1) for owner in owners)
+        order = list(parameters)
+        after = set(order[order.index(self.layers[-1].name) + 1 :])
+        self.behind = tuple(slot for slot in self.others if slot.name in after)
 
     @classmethod
     def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
@@ -110,7 +114,7 @@ class Layout:
         self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in rows]
         self.layers = self.slots[: self._kinds.count("maskable")]
         self.others = self.slots[len(self.layers) :]
-        self.groups = (1,) * len(self.layers)
+        self.groups, self.behind = (1,) * len(self.layers), self.others
         self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
         self.size = start
         self.maskable = self.layers[-1].stop

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flash_pl.sparsity.layout import Layout
+
 PIECE = 1 << 20  # weights that are compared at a time: many clients' masks side by side take memory
 
 
@@ -20,19 +22,26 @@ def mismatch(a: Tensor, b: Tensor) -> float:
     return 1 - int((a & b).count_nonzero()) / union if union else 0.0
 
 
-def pairwise_mismatch(masks: Sequence[Tensor]) -> float:
-    """Mean mismatch over all pairs of masks (each bool ``[n]``); 0 for fewer than two."""
-    if len(masks) < 2 or all(mask is masks[0] for mask in masks):
-        return 0.0
-    both = torch.zeros(len(masks), len(masks), dtype=torch.float64, device=masks[0].device)
-    for parts in zip(*(mask.split(PIECE) for mask in masks), strict=True):
-        stacked = torch.stack(parts).float()
-        both += stacked @ stacked.T  # whole numbers below 2^24, exact
-    count = both.diagonal()
-    either = count[:, None] + count[None, :] - both
-    distance = torch.where(either > 0, 1 - both / either.clamp(min=1), 0.0)
-    pairs = torch.triu_indices(len(masks), len(masks), offset=1)
-    return float(distance[pairs[0], pairs[1]].mean())
+def overlaps(layout: Layout, masks: Sequence[Tensor]) -> Tensor:
+    """How many weights each pair of K masks (each bool ``[maskable]``) shares in each layer, float64 ``[layers, K, K]``
+    on the CPU; on the diagonals how many each mask has."""
+    distinct = list({id(mask): mask for mask in masks}.values())  # of a mask in consensus there is one
+    place = {id(mask): index for index, mask in enumerate(distinct)}
+    shared = torch.zeros(len(layout.layers), *2 * [len(distinct)], dtype=torch.float64, device=masks[0].device)
+    for layer, parts in zip(shared, zip(*map(layout.split, distinct), strict=True), strict=True):
+        for pieces in zip(*(part.split(PIECE) for part in parts), strict=True):
+            stacked = torch.stack(pieces).float()
+            layer += stacked @ stacked.T  # whole numbers below 2^24, exact
+    index = [place[id(mask)] for mask in masks]
+    return shared.cpu()[:, index][:, :, index]
+
+
+def distances(shared: Tensor) -> Tensor:
+    """The mismatch SM of each pair of masks, float64 ``[..., K, K]``, given how many weights they share, as
+    ``overlaps`` counts them or their sum over layers."""
+    held = shared.diagonal(dim1=-2, dim2=-1)
+    either = held[..., :, None] + held[..., None, :] - shared
+    return torch.where(either > 0, 1 - shared / either.clamp(min=1), 0.0)
 
 
 def vote_counts(masks: Sequence[Tensor]) -> Tensor:

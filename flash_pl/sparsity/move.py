@@ -83,14 +83,15 @@ class Move:
         seen, active = Seen(layout, weights, gradient), layout.counts(mask)
         dropped, wished = self.layers(layout, weights[: layout.maskable].abs() * mask, active, rate)
         kept = self.drop(seen, mask, active - dropped, generator)
-        grown = self.grow(seen, kept, wished, generator)
+        grown = self.grow(seen, kept, wished, active, generator)
         return Moved(kept | grown, self.survivors(mask, kept, grown))
 
-    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, generator: torch.Generator) -> Tensor:
-        """New places outside ``kept``; ``wished`` are their numbers, float64 ``[layers]``, their sum whole."""
+    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator) -> Tensor:
+        """New places outside ``kept``; ``wished`` are their numbers, float64 ``[layers]``, their sum whole, ``active``
+        the layers' numbers of weights before the move."""
         layout = seen.layout
         left = layout.counts(kept)
-        emptied = (left == 0).long()  # only a layer that lost all its weights must grow one
+        emptied = ((left == 0) & (active > 0)).long()  # only a layer that lost all its weights must grow one
         counts = allot(wished, layout.sizes - left, round(float(wished.sum())), least=emptied)
         return self.growth(seen, ~kept, counts, generator)
 
@@ -102,7 +103,7 @@ class Move:
 class BernoulliMove(Move):
     """The FLASH authors' code: growth by a coin toss per free place; what is dropped and regrown keeps its value."""
 
-    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, generator: torch.Generator) -> Tensor:
+    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator) -> Tensor:
         layout = seen.layout
         free = (layout.sizes - layout.counts(kept)).clamp(min=1)
         chance = (wished / free).float().repeat_interleave(layout.sizes)

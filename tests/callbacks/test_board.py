@@ -92,7 +92,7 @@ def test_settings_that_only_share_the_name_of_a_key_are_hyperparameters():
     assert plain["seed"] and not {"data.seed", "data.partition.alpha"} & plain.keys()
 
 
-def test_consensus_csv_tells_densities_and_votes(run):
+def test_consensus_csv_tells_densities_mismatches_and_votes(run):
     path, _ = run
     metrics, rows = read(path / "metrics.csv"), read(path / "consensus.csv")
     assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
@@ -100,7 +100,9 @@ def test_consensus_csv_tells_densities_and_votes(run):
         votes = [int(row[f"votes/{held}"]) for held in range(1, 5)]
         assert votes[-1] / sum(votes) == pytest.approx(float(metric["held_by_all"]))
         assert votes[0] / sum(votes) == pytest.approx(float(metric["held_by_one"]))
-        assert all(0 < float(row[f"density/{layer}"]) <= 1 for layer in ("conv1", "conv2", "fc1", "fc2"))
+        for layer in ("conv1", "conv2", "fc1", "fc2"):
+            assert 0 < float(row[f"density/{layer}"]) <= 1
+            assert all(0 <= float(row[f"mismatch_{kind}/{layer}"]) <= 1 for kind in ("clients", "server", "temporal"))
 
 
 def test_a_resumed_run_draws_its_earlier_rounds_too(tmp_path, monkeypatch):

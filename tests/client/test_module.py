@@ -86,6 +86,33 @@ def test_counters_do_not_pass_from_client_to_client(unaware, tiny_data):
     assert counts == [3, 3, 3]
 
 
+def test_gradients_do_not_pass_from_client_to_client(unaware, tiny_data):
+    """Those of a weight that the optimiser does not have are cleared by nobody else."""
+    seen = {}
+
+    class Part(unaware):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net[6].parameters(), self.hparams.lr)
+
+    class Look(PDST):
+        def on_dense_gradients(self, client, step):
+            seen.setdefault(client.context.client, []).append(client.gradients())
+
+    def gradients(step):
+        seen.clear()
+        torch.manual_seed(0)
+        trainer = FederatedTrainer(Look(), density=0.5, rounds=1, cohort=8, accelerator="cpu")
+        loop = trainer.loop(Part(), tiny_data)
+        loop.ranks.mine = lambda costs: list(range(len(costs)))[::step]
+        trainer.run(loop)
+        return dict(seen)
+
+    forward, backward = gradients(1), gradients(-1)
+    assert len(forward) == 8
+    for client, found in forward.items():
+        assert all(torch.equal(one, other) for one, other in zip(found, backward[client], strict=True))
+
+
 def test_frozen_weights_are_not_masked(unaware):
     module = unaware()
     module.net[4].weight.requires_grad_(False)

@@ -50,6 +50,35 @@ def test_clients_that_train_on_decoded_bytes_train_the_same(method, unaware, tin
     assert torch.equal(counted.server.mask, verified.server.mask) and rows == other
 
 
+def test_double_precision_arrives_as_what_is_counted(unaware, tiny_data):
+    def double():
+        class Double(unaware):
+            def training_step(self, batch, batch_idx):
+                return super().training_step([batch[0].double(), batch[1]], batch_idx)
+
+            def validation_step(self, batch, batch_idx):
+                return super().validation_step([batch[0].double(), batch[1]], batch_idx)
+
+        return Double().double()
+
+    counted, rows = train("pdst", double, tiny_data)
+    verified, other = train("pdst", double, tiny_data, verify="true")
+    assert counted.server.weights.dtype == torch.float64 and rows == other
+    assert torch.equal(counted.server.weights, verified.server.weights)
+
+
+def test_clients_of_stage_1_start_from_what_arrives(unaware, tiny_data):
+    seen = []
+
+    class Look(unaware):
+        def on_train_start(self):
+            if self._client.context.purpose == "sensitivity":
+                seen.append(self._client.weights.clone())
+
+    train("spdst", Look, tiny_data, values="fp16")
+    assert seen and all(torch.equal(weights, weights.half().float()) for weights in seen)
+
+
 def test_short_values_halve_them_and_change_what_is_trained(unaware, tiny_data):
     (full, rows), (half, short) = (train("pdst", unaware, tiny_data, values=v) for v in ("fp32", "bf16"))
     assert short[0]["bytes_up_values"] == rows[0]["bytes_up_values"] / 2
@@ -123,6 +152,15 @@ def test_a_layer_without_a_mask_can_be_the_one_that_sees_the_input():
     assert part.layers == (12,) and part.rest == 30 and part.first is None
     assert part.training(part.dense) == whole.training(whole.dense) == 3 * 42 - 30
     assert part.of_each(2).training(part.dense) == part.training(part.dense) / 2
+
+
+def test_attention_is_counted():
+    """In evaluation torch fuses it, where its counter does not look."""
+    block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    flops = count_flops(block, ["linear1.weight", "linear2.weight"], lambda: block(torch.zeros(1, 3, 8)))
+    assert flops.layers == (2 * 3 * 8 * 16, 2 * 3 * 8 * 16)
+    assert flops.rest == 4 * 2 * 3 * 8 * 8 + 2 * 2 * 3 * 3 * 8  # three inputs and an output; scores and what they weigh
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_weight_that_two_layers_share_is_counted_in_both():

@@ -67,11 +67,16 @@ def test_every_client_has_one_device_for_life(clients, seed, tiered):
 
 def test_the_slowest_client_ends_a_round_and_the_deadline_does_where_one_is_late():
     waiting, strict = Clock([SLOW], None), Clock([SLOW], deadline=5.0)
-    assert waiting.round([1.0, 7.0, 3.0]) == {"fleet_seconds": 7.0, "fleet_seconds_total": 7.0}
-    assert strict.round([1.0, 7.0, 6.0]) == {"fleet_seconds": 5.0, "fleet_seconds_total": 5.0, "late": 2}
-    assert strict.round([1.0, 3.0]) == {"fleet_seconds": 3.0, "fleet_seconds_total": 8.0, "late": 0}
+    assert waiting.round([[1.0, 7.0, 3.0]]) == {"fleet_seconds": 7.0, "fleet_seconds_total": 7.0}
+    assert strict.round([[1.0, 7.0, 6.0]]) == {"fleet_seconds": 5.0, "fleet_seconds_total": 5.0, "late": 2}
+    assert strict.round([[1.0, 3.0]]) == {"fleet_seconds": 3.0, "fleet_seconds_total": 8.0, "late": 0}
+    assert Clock([SLOW], 5.0).round([[7.0], [2.0], [1.0, 3.0]]) == {
+        "fleet_seconds": 5.0 + 2.0 + 3.0,
+        "fleet_seconds_total": 10.0,
+        "late": 0,
+    }
     strict.stage_1([9.0, 2.0])
-    assert strict.round([]) == {"fleet_seconds": 0.0, "fleet_seconds_total": 17.0, "late": 0}
+    assert strict.round([[]]) == {"fleet_seconds": 0.0, "fleet_seconds_total": 17.0, "late": 0}
     fresh = Clock([SLOW], deadline=5.0)
     fresh.load_state_dict(strict.state_dict())
     assert fresh.total == 17.0

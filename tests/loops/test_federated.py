@@ -1,6 +1,8 @@
 """A round: what is sent, averaged and evaluated."""
 
 import random
+from itertools import combinations, product, starmap
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from flash_pl.callbacks import History
 from flash_pl.loops import Member
 from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
-from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving
+from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
 
 
 def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
@@ -71,6 +73,33 @@ def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
     assert loop.metrics["val_loss"] == masked["val_loss"]
     union = loop.evaluation.evaluation.run(loop.client, loop.server.union, tiny_data.val_dataloader())
     assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
+
+
+def test_every_layer_has_its_mismatches(unaware, tiny_data):
+    """FLASH, "Measures": among the clients, between them and the server, and between its mask and the one before."""
+    masks, servers = [], []
+
+    class Look:
+        def on_first_mask(self, loop):
+            servers.append(loop.server.mask)
+
+        def on_client_end(self, loop, report):
+            masks.append(report.mask)
+
+        def on_round_end(self, loop, row):
+            servers.append(loop.server.mask)
+
+    trainer = FederatedTrainer(NST(), density=0.2, rounds=1, cohort=3, accelerator="cpu", callbacks=[Look()])
+    loop = trainer.fit(unaware(), tiny_data)
+    before, after = servers
+    pairs = {"mismatch_clients": combinations(masks, 2), "mismatch_server": product(masks, [after])}
+    pairs["mismatch_temporal"] = [(after, before)]
+    for name, compared in pairs.items():
+        compared = list(compared)
+        assert 0 < loop.metrics[name] == pytest.approx(fmean(starmap(mismatch, compared)))
+        split = [zip(*map(loop.server.layout.split, pair), strict=True) for pair in compared]
+        expected = [fmean(starmap(mismatch, parts)) for parts in zip(*split, strict=True)]
+        assert loop.layer_mismatch[name] == pytest.approx(expected)
 
 
 def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):

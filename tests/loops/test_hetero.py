@@ -82,6 +82,24 @@ def test_tiers_by_position_are_all_equal_in_round_0(unaware, tiny_data):
     assert seen == [2, 2, 2, 2, 0, 0, 1, 2]
 
 
+def test_a_mask_of_another_tier_is_not_taken_up_again(unaware, tiny_data):
+    """By position a client's tier changes; NST's clients then start from their new tier's part of the shared mask."""
+    budget, seen = PositionBudget(TIERS), []
+
+    class Spy:
+        def on_client_end(self, loop, report):
+            afforded = total_count(loop.server.layout.sizes, TIERS[report.tier].density)
+            assert int(report.mask.sum()) == afforded
+            again = loop.accounts.link.held(report.client)
+            seen.append(again is not None and int(again.sum()) == afforded)
+
+    trainer = FederatedTrainer(
+        NST(), density=0.4, rounds=6, cohort=8, accelerator="cpu", callbacks=[Spy()], budget=budget
+    )
+    trainer.fit(unaware(), tiny_data)
+    assert any(seen) and not all(seen[8:])
+
+
 def test_a_round_without_clients_leaves_the_server_as_it_is(unaware, tiny_data):
     class Nobody(ClientSampler):
         def __call__(self, population, cohort, seed, round):

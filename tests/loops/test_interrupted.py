@@ -9,9 +9,11 @@ import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint, MetricsCSV
+from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import Interrupted
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
-from flash_pl.schedulers import Sensitivity
+from flash_pl.schedulers import STEAD, Sensitivity
+from flash_pl.server import FedAvgM, RoundAverage
 
 
 class StopIn:
@@ -68,6 +70,26 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
     loop = trainer(tmp_path / "parts").fit(unaware(), tiny_data, ckpt_path=saved)
     assert torch.equal(loop.server.weights, whole.server.weights) and torch.equal(loop.server.mask, whole.server.mask)
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def test_a_state_that_was_read_once_can_be_gone_on_from_twice(unaware, tiny_data, tmp_path):
+    def trainer(rounds, callbacks=()):
+        server = {"server_optimizer": FedAvgM(0.5), "average": RoundAverage()}
+        return FederatedTrainer(
+            STEAD(every=1), density=0.3, rounds=rounds, cohort=4, accelerator="cpu", callbacks=callbacks, **server
+        )
+
+    trainer(2, [Checkpoint(tmp_path)]).fit(unaware(), tiny_data)
+    state, ends = read_checkpoint(tmp_path / "last.ckpt"), []
+    for _ in range(2):
+        run = trainer(4)
+        loop = run.loop(unaware(), tiny_data)
+        run.resume(loop, state)
+        run.run(loop)
+        ends.append((loop.server, loop.server.deployed.clone()))
+    (first, deployed), (second, _) = ends
+    assert torch.equal(first.weights, second.weights) and torch.equal(first.deployed, second.deployed)
+    assert torch.equal(first.deployed, deployed) and first.deployed.data_ptr() != second.deployed.data_ptr()
 
 
 def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, tmp_path):

@@ -18,7 +18,7 @@ def outcome(loop):
     metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
     tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
     held = loop.accounts.link.state_dict()
-    return tensors, metrics, held["masks"].numpy().tobytes(), held["of"], loop.votes
+    return tensors, metrics, held["masks"].numpy().tobytes(), held["of"], loop.votes, loop.layer_mismatch
 
 
 def trainer(method: str, cohort: int) -> FederatedTrainer:

@@ -1,5 +1,7 @@
 """What single methods do, against their formulas."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -338,8 +340,10 @@ def test_classes_stay_whatever_is_not_masked():
             self.conv1, self.conv2 = nn.Conv2d(1, 10, 3), nn.Conv2d(10, 20, 3)
             self.fc1, self.fc2 = nn.Linear(20, 50), nn.Linear(50, 10)
 
-    for exclude in (["conv2"], ["fc1"], ["conv1"]):
-        layout = Layout(Net(), exclude)
+    for exclude, bias in product((["conv2"], ["fc1"], ["conv1"]), (True, False)):
+        net = Net()
+        net.fc2.bias = net.fc2.bias if bias else None
+        layout = Layout(net, exclude)
         assert layout.layers[-1].view(channel_mask(layout, 0.3)).any(1).all(), exclude
 
 

@@ -44,7 +44,7 @@ def votes(ballots: list[Ballot]) -> list[int]:
 
 
 def by_magnitude(server, ballots):
-    return [(-abs(float(server.weights[j])), j) for j in range(N)]
+    return [(-abs(float(server.weights[j])), -v, j) for j, v in enumerate(votes(ballots))]
 
 
 def by_majority(server, ballots):

@@ -1,27 +1,32 @@
 """Random masks, moves and mismatch: exact counts in every case."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from flash_pl.seeding import generator
 from flash_pl.sparsity import (
     BernoulliDraw,
     BernoulliMove,
     ExactDraw,
+    KeepLayers,
     LargestDraw,
     Layout,
+    MeanMagnitude,
     Move,
     TotalMagnitude,
     Uniform,
+    distances,
     mismatch,
-    pairwise_mismatch,
+    overlaps,
     total_count,
 )
+from flash_pl.sparsity.draw import layer_counts
 from flash_pl.sparsity.redistribution import drop_counts, redistribute
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
@@ -87,6 +92,21 @@ def test_a_move_sums_what_single_precision_cannot_and_names_a_layer_that_is_not_
             move(LAYOUT, weights, mask, 0.25, generator(1, "move"))
 
 
+@pytest.mark.parametrize("layers", [KeepLayers(), MeanMagnitude()])
+def test_an_empty_layer_takes_no_weight_that_nobody_grants_it(layers):
+    first = LAYOUT.layers[0].stop
+    mask = random_mask(0.3, 1) & (torch.arange(LAYOUT.maskable) < first)
+    moved = Move(layers=layers)(LAYOUT, random_weights(1)[: LAYOUT.maskable] * mask, mask, 0.25, generator(1, "move"))
+    assert torch.equal(LAYOUT.counts(moved.mask), LAYOUT.counts(mask))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(1, 99))
+def test_a_draw_has_as_many_weights_as_a_model_of_its_density(sizes, percent):
+    layout = Layout(nn.Sequential(*(nn.Linear(size, 1) for size in sizes)))
+    densities = torch.full((len(sizes),), percent / 100, dtype=torch.float64)
+    assert int(layer_counts(layout, densities).sum()) == total_count(layout.sizes, percent / 100)
+
+
 def test_drop_counts_by_hand():
     active, sizes = torch.tensor([90, 10]), torch.tensor([100, 1000])
     # The first layer is nearly dense and has more than its share: at most its sparsity of 0.1 goes.
@@ -142,16 +162,18 @@ masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, 
 
 
 @given(masks)
-def test_pairwise_mismatch_is_the_mean_of_jaccard_distances(masks):
+def test_mismatch_is_the_jaccard_distance_in_all_and_in_each_layer(masks):
+    layout = Layout(nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)))
     tensors = [torch.tensor(mask) for mask in masks]
+    tensors.append(tensors[0])  # one mask that two share
 
-    def jaccard(a: list[bool], b: list[bool]) -> float:
-        one, two = ({i for i, bit in enumerate(mask) if bit} for mask in (a, b))
-        return 1 - len(one & two) / len(one | two) if one | two else 0.0
+    def jaccard(a: Tensor, b: Tensor) -> float:
+        one, two = ({i for i, bit in enumerate(mask.tolist()) if bit} for mask in (a, b))
+        return 1 - len(one & two) / len(one | two) if one | two else 0.0  # an empty pair counts as agreeing
 
-    pairs = [(i, j) for i in range(len(masks)) for j in range(i)]
-    for i, j in pairs:
-        assert mismatch(tensors[i], tensors[j]) == pytest.approx(jaccard(masks[i], masks[j]))
-    # An empty pair counts as agreeing in both.
-    expected = sum(mismatch(tensors[i], tensors[j]) for i, j in pairs) / len(pairs)
-    assert pairwise_mismatch(tensors) == pytest.approx(expected)
+    shared = overlaps(layout, tensors)
+    whole, of_layers = distances(shared.sum(0)), distances(shared)
+    for (i, one), (j, other) in product(enumerate(tensors), repeat=2):
+        assert mismatch(one, other) == whole[i, j] == pytest.approx(jaccard(one, other))
+        for number, parts in enumerate(zip(layout.split(one), layout.split(other), strict=True)):
+            assert of_layers[number, i, j] == pytest.approx(jaccard(*parts))

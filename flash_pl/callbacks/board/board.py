@@ -46,8 +46,9 @@ class Board:
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         scalars = {f"{group(name)}/{name}": value for name, value in row.items() if name != "round"}
         layout = loop.server.layout
-        densities = layout.densities(loop.server.mask).tolist()
-        scalars |= {f"layer_density/{name}": d for name, d in zip(layer_labels(layout), densities, strict=True)}
+        of_layers = {"density": layout.densities(loop.server.mask).tolist()} | loop.layer_mismatch
+        for kind, values in of_layers.items():
+            scalars |= {f"layer_{kind}/{name}": v for name, v in zip(layer_labels(layout), values, strict=True)}
         loop.fabric.log_dict(scalars, step=loop.round)
         for writer in self._writers(loop):
             self._by_cost(writer, row)
