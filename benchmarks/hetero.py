@@ -4,9 +4,9 @@
     python benchmarks/hetero.py table    # Markdown
 
 30, 30 and 40 of 100 clients afford 0.5 d, 0.75 d and d. The contenders: (a) all clients afford d, (b) all clients
-train what the weakest can afford, 0.5 d, (c) only the 40 clients that afford d take part, ten of them in every round.
-Runs that benchmarks/fashion_mnist.py also needs are shared with it. A cell is the mean accuracy of the last five
-rounds, then mean and standard deviation over seeds.
+train what the weakest can afford, 0.5 d, (c) only the 40 clients that afford d take part, ten of them in every round
+(stage 1 still asks clients of all three kinds). Runs that benchmarks/fashion_mnist.py also needs are shared with it.
+A cell is the mean accuracy of the last five rounds, then mean and standard deviation over seeds.
 """
 
 import argparse

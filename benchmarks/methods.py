@@ -16,6 +16,7 @@ turn with the other methods'.
 import argparse
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -139,14 +140,14 @@ def table() -> None:
 
 
 def plot(to: Path) -> None:
-    """Accuracy against density, a picture for each partition."""
+    """Accuracy against density, a picture for each partition; without the cells in which a run has diverged."""
     found = cells()
     figure, axes = drawing.new_figure(len(ALPHAS), across=2, height=4.2)
     for panel, alpha in zip(axes, map(str, ALPHAS), strict=True):
         for index, method in enumerate(METHODS):
-            points = [(d, runs) for d in sorted(DENSITIES) if (runs := whole(found[method, alpha, str(d)]))]
-            heights = [mean(runs, "accuracy") for _, runs in points]
-            panel.plot([d for d, _ in points], heights, **drawing.line_style(index), label=method)
+            cells_of = [found[method, alpha, str(d)] for d in sorted(DENSITIES)]
+            heights = [mean(runs, "accuracy") if runs and runs == whole(runs) else math.nan for runs in cells_of]
+            panel.plot(sorted(DENSITIES), heights, **drawing.line_style(index), marker=".", label=method)
         panel.axhline(mean(found["dense", alpha, "1"], "accuracy"), color="0.6", linestyle=":", label="dense")
         panel.set(xlabel="density", ylabel="accuracy, %", title=f"Dirichlet alpha = {alpha}")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], mean(found["dense", alpha, "1"], "accuracy") - FRAME))

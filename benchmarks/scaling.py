@@ -14,6 +14,7 @@ clients has a process of its own. Threads: random images in batches of 32, d = 0
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def ranks(out: Path, rounds: int, repeats: int) -> None:
         for backend, name in turns[:: 1 if repeat % 2 else -1]:
             devices, threads = CONTENDERS[name]
             run = out / f"ranks-{backend}-{devices}-{threads}-{repeat}"
+            shutil.rmtree(run, ignore_errors=True)
             arguments = ["data=fashion_mnist", f"rounds={rounds}", f"run_dir={run}", "trainer.accelerator=cpu"]
             arguments += [f"trainer.devices={devices}", f"trainer.threads={threads}", f"trainer.eval_every={rounds}"]
             command = [sys.executable, "-m", "flash_pl", "fit", "pdst", *arguments, f"trainer.backend={backend}"]

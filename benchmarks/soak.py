@@ -61,7 +61,7 @@ def main() -> int:
     if start(options.method, alone, *settings).wait() != 0:
         raise SystemExit("the run that is left alone failed")
     print(f"left alone: {options.rounds} rounds, {time.monotonic() - started:.0f} s with start-up", flush=True)
-    draw, kills, torn, temporary = random.Random(0), 0, 0, run / "checkpoints" / "new.tmp"
+    draw, kills, torn, temporary = random.Random(0), 0, 0, run / "checkpoints" / "new.ckpt.tmp"
     while kills < options.kills:
         temporary.unlink(missing_ok=True)
         process = start(options.method, run, *settings)
@@ -80,7 +80,7 @@ def main() -> int:
     found = differences(alone, run) if process.returncode == 0 else [f"exit code {process.returncode}: {said}"]
     print(f"{kills} kills, {torn} of them while a checkpoint was being written; last {resumed.strip()}")
     print("differences to the run left alone:", ", ".join(found) or "none")
-    return int(bool(found))
+    return int(bool(found) or kills < options.kills or not torn)
 
 
 if __name__ == "__main__":

@@ -124,11 +124,18 @@ def whole(runs: Sequence[Row]) -> list[Row]:
 def accuracy(runs: Sequence[Row]) -> str:
     """Mean and deviation of the runs that have not diverged, and how many have."""
     values = [float(run["accuracy"]) for run in whole(runs)]
-    lost = len(runs) - len(values)
-    return ", ".join([spread(values)] * bool(values) + [f"{lost} diverged"] * bool(lost))
+    return with_lost(values, len(runs) - len(values))
+
+
+def with_lost(values: Sequence[float], lost: int) -> str:
+    """Mean and deviation of the values, and how many are ``lost``."""
+    return ", ".join([spread(values)] * bool(values or not lost) + [f"{lost} diverged"] * bool(lost))
 
 
 def difference(runs: Sequence[Row], baseline: Sequence[Row]) -> str:
-    """Points above the baseline's run of the same seed, so of the same clients, mean and deviation."""
-    base = {run["seed"]: float(run["accuracy"]) for run in whole(baseline)}
-    return spread([float(run["accuracy"]) - base[run["seed"]] for run in whole(runs) if run["seed"] in base])
+    """Points above the baseline's run of the same seed, so of the same clients, mean and deviation, and of how many
+    pairs one has diverged."""
+    base = {run["seed"]: run for run in baseline}
+    pairs = [(run, base[run["seed"]]) for run in runs if run["seed"] in base]
+    kept = [float(run["accuracy"]) - float(other["accuracy"]) for run, other in pairs if len(whole([run, other])) == 2]
+    return with_lost(kept, len(pairs) - len(kept))

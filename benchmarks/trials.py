@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from study import Row, last_five, read, rows, write
+from study import Row, has_diverged, last_five, read, rows, write
 
 TRIALS = Path(__file__).parent / "results" / "trials.csv"
 COMMON = ["data=fashion_mnist", "data.validation=0.1", "seed=11", "rounds=60", "average=polynomial"]
@@ -45,11 +45,14 @@ def outcome(trial: Row, folder: Path) -> Row:
     """Train and read off; a run that fails has its last line for an accuracy."""
     if not (folder / "result.json").exists():
         method, *settings = shlex.split(trial["arguments"])
-        command = [sys.executable, "-m", "flash_pl", "fit", method, *COMMON, *settings, f"run_dir={folder}"]
+        command = [sys.executable, "-m", "flash_pl", "fit", method, *COMMON, *settings]
+        command += [f"run_dir={folder}", "ckpt_path=last"]
         here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": here}, capture_output=True, text=True)
         if done.returncode:
-            return {"accuracy": done.stderr.strip().rpartition("\n")[2]}
+            end = done.stderr.strip().rpartition("\n")[2]
+            print(trial["trial"], end, flush=True)
+            return {"accuracy": end} if has_diverged(end) else {}
     reached = {int(row["round"]): row["val_acc"] for row in rows(folder) if row["val_acc"]}
     seconds = sum(float(row["seconds_train"]) for row in rows(folder))
     return {

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_pl.config import shipped
+from flash_pl.config.run_dir import as_argument
 from flash_pl.config.typed import KEYS, Key
 
 ABOUT = """
@@ -74,16 +75,17 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
-    where, beside, last, again = (
-        shlex.quote(str(path)) for path in (run, run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
+    beside, last, again = (
+        shlex.quote(str(path)) for path in (run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
     )
+    where = shlex.quote(f"run_dir={as_argument(run)}")
     lines = [
         f"run         {run}",
         f"curves      tensorboard --logdir {beside}",
         f"report      flash-pl compare {beside} --out report",
         f"validate    flash-pl validate {last}",
         f"export      flash-pl export {last} --to model.safetensors",
-        f"go on       flash-pl fit {again} run_dir={where} ckpt_path=last rounds={2 * result['rounds']}",
+        f"go on       flash-pl fit {again} {where} ckpt_path=last rounds={2 * result['rounds']}",
     ]
     title = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
     return Group(_table(rows, title), *map(_line, lines))

@@ -1,13 +1,16 @@
 """Composing configs: names, short keys, layers, types; and building from them."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 
 from flash_pl import JMWST, Classifier, ConfigError
-from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, to_repeat
+from flash_pl.config import RunDir, build_data, build_module, build_trainer, compose, read_config, to_repeat
 from flash_pl.config.hints import describe, fits
+from flash_pl.config.read import read_dotlist
+from flash_pl.config.run_dir import as_argument
 from flash_pl.config.shipped import folders, names
 from flash_pl.server import MaskedAverage
 from flash_pl.sparsity import Layout
@@ -315,3 +318,50 @@ def test_keys_are_converted_to_their_types():
     assert composed("rounds=${cohort}")["rounds"] == 5
     with pytest.raises(ConfigError, match="rounds: 'ten' is not allowed; expected an integer"):
         composed("rounds=ten")
+
+
+@pytest.mark.parametrize("tiers", [[], ["budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"]])
+@pytest.mark.parametrize(
+    ("first", "then"), [("jmwst", "dense"), ("dense", "jmwst"), ("jmwst", "feddst"), ("fiarse", "nst")]
+)
+def test_another_method_in_a_runs_own_config_is_that_method_as_shipped(first, then, tiers):
+    """What the first one has brought, initial weights and an aggregator, is no choice of the user's; the rest is."""
+    chosen = [*tiers, "model.hidden=64", "lr=0.2", "average=polynomial"]
+    file = to_repeat(read_config(first), chosen)
+    found, expected = compose(file, [f"scheduler={then}"]), composed(*chosen, config=then)
+    assert found == expected
+    assert compose(file, ["model.init=torch", f"scheduler={then}"])["model"]["init_args"]["init"] == "torch"
+
+
+def test_an_alpha_that_nothing_takes_is_refused():
+    with pytest.raises(ConfigError, match="alpha: 0.1 is not allowed; expected the default, 1.0"):
+        composed("data.partition=iid", "alpha=0.1")
+    assert composed("data.partition=unbalanced_dirichlet", "alpha=0.1")["alpha"] == 0.1
+    again = composed("alpha=0.1")
+    assert compose(again) == again
+
+
+def test_clients_and_batches_of_data_that_set_their_own_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "sets_its_own.py").write_text(
+        "from flash_pl.data import Synthetic\n"
+        "class Own(Synthetic):\n"
+        "    def __init__(self):\n        super().__init__(samples=40, test_samples=20, clients=4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "data=sets_its_own.Own", "model=digits_cnn", "cohort=2"
+    assert build_data(composed(*own)).wanted == 4
+    for setting in ("clients=5", "batch_size=8"):
+        with pytest.raises(ConfigError, match=f"{setting.split('=')[0]}: .* sets_its_own.Own takes no argument"):
+            build_data(composed(*own, setting))
+
+
+def test_a_value_may_hold_what_yaml_takes_for_a_comment(tmp_path):
+    assert read_dotlist(["run_dir=runs/a #1", "data.root=/x #2", "seed=3"]) == {
+        "run_dir": "runs/a #1",
+        "data": {"root": "/x #2"},
+        "seed": 3,
+    }
+    assert read_dotlist(["run_dir=007", "ckpt_path=null"]) == {"run_dir": "007", "ckpt_path": None}
+    for path in ("runs/b #1", "runs/{x}", "7", "on", 'a "b"/c', "plain/one"):
+        config = composed(f"run_dir={as_argument(Path(path))}")
+        assert RunDir(config).path == Path(path)

@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, a torn or foreign file, or a schema of another version.
     """
     try:
-        data = Path(path).read_bytes()
+        data = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise ConfigError("ckpt_path", str(path), f"a checkpoint file that can be read ({error.strerror})") from error
     content, tail = data[: -2 - DIGEST], data[-2 - DIGEST :]

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     check_integers(last=options.last)
     out = [] if options.out is None else ["--out", options.out]
     made_by = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
-    compare(options.runs, options.last, None if options.out is None else Path(options.out), made_by)
+    compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), made_by)
 
 
 def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: str) -> None:

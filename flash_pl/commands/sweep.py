@@ -34,12 +34,14 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train every combination of values and compare the runs."""
     check_integers(workers=options.workers)
-    folder = Path(options.out or Path("sweeps") / Path(options.config).stem)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("out", str(folder), "a folder, or a new one")
+    folder = Path(options.out or Path("sweeps") / Path(options.config).stem).expanduser()
     choices = [Choice.read(argument) for argument in options.arguments]
     todo = jobs(options.config, read_config(options.config), choices, folder)
     check(todo)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("out", str(folder), f"a folder, or a new one ({error.strerror})") from error
     whole, failed = sweep(todo, options.workers)
     if whole:
         made_by = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])

@@ -28,6 +28,17 @@ class Cell:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
+def _other_rounds(runs: Sequence[Run], last: int) -> list[str]:
+    """A warning if the accuracies are means over rounds that lie differently: of other lengths, or further back."""
+    found = {tuple(run.last_filled(run.monitor, last)): run for run in runs}
+    if len(found) < 2:
+        return []
+    spans = "; ".join(
+        f"{len(rounds)} of the last {1 - min(rounds, default=0)} in {run.path}" for rounds, run in found.items()
+    )
+    return [f"accuracies are means over different rounds, by trainer.eval_every and eval_last: {spans}"]
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What every format of the table, every figure and the report show; ``last`` as in ``columns``."""
@@ -47,7 +58,7 @@ class Comparison:
             for run in kept
             if not run.whole
         ]
-        return cls(groups, columns(kept, last), last), warnings
+        return cls(groups, columns(kept, last), last), warnings + _other_rounds(kept, last)
 
     @cached_property
     def data(self) -> list[str]:

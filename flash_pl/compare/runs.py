@@ -130,6 +130,11 @@ class Run:
         found = self._values(column)[-rounds:]
         return float(found.mean()) if len(found) else None
 
+    def last_filled(self, column: str, rounds: int) -> list[int]:
+        """Those rounds, counted from the last one of the run: 0, -1, ..."""
+        filled = np.isfinite(self.metrics.get(column, np.full(1, np.nan)))
+        return (self.metrics["round"][filled] - self.metrics["round"][-1]).astype(int).tolist()[-rounds:]
+
     def _values(self, column: str) -> NDArray[np.float64]:
         values = self.metrics.get(column, np.empty(0))
         return values[np.isfinite(values)]

@@ -31,6 +31,8 @@ Config = Mapping[str, Any]
 def build_data(config: Config) -> FederatedData:
     """The data module; nothing is loaded yet."""
     short = {key: config[key] for key in ("clients", "batch_size", "seed")}
+    target = locate("data.class_path", config["data"]["class_path"])
+    _refuse_unused(config, [key for key in ("clients", "batch_size") if not signature(target).accepts(key)], "data")
     return instantiate("data", config["data"], FederatedData, fill=short)
 
 
@@ -56,7 +58,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     them.
     """
     if not _takes_lr(config):
-        _refuse_rates(config)
+        _refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
     known = _known_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]
     for key, hint in {"exclude": list[str], "exclude_first_last": bool}.items():
@@ -181,11 +183,13 @@ def _takes_lr(config: Config) -> bool:
     return not _is_own_module(config) or "lr" in signature(target).parameters
 
 
-def _refuse_rates(config: Config) -> None:
-    for key in ("lr", "lr_end", "lr_horizon"):
+def _refuse_unused(config: Config, keys: Sequence[str], section: str) -> None:
+    """Refuse values of ``keys`` that would do nothing, since the class of ``section`` has no argument for them."""
+    for key in keys:
         default = KEYS[key].default
         if config[key] != default:
-            why = f"{config['model']['class_path']} takes no argument lr and keeps its own learning rates"
+            argument = "lr" if key.startswith("lr") else key
+            why = f"{config[section]['class_path']} takes no argument {argument}"
             raise ConfigError(key, config[key], f"the default, {default}: {why}")
 
 

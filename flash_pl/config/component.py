@@ -51,8 +51,10 @@ def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[st
         return target(**arguments)
     except ConfigError as error:
         raise error.within(key) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(key, target.__name__, f"init args with which it can be built ({error})") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            key, target.__name__, f"init args with which it can be built ({' '.join(str(error).split())})"
+        ) from error
 
 
 def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:

@@ -8,7 +8,7 @@ from flash_pl.config import shipped
 from flash_pl.config.hints import one_of
 from flash_pl.config.merge import accepted, expand, merge, overlay
 from flash_pl.config.read import named, read_dotlist
-from flash_pl.config.typed import referring, typed
+from flash_pl.config.typed import KEYS, referring, typed
 from flash_pl.errors import ConfigError
 
 FOLDERS = {
@@ -42,6 +42,9 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     resolved = typed(_expanded(config, arguments))
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
         raise ConfigError("cohort", resolved["cohort"], f"at most the number of clients, {resolved['clients']}")
+    alpha, default = resolved["alpha"], KEYS["alpha"].default
+    if alpha != default and not _takes(resolved["data"], "alpha", alpha):
+        raise ConfigError("alpha", alpha, f"the default, {default}: nothing in data takes it")
     return resolved
 
 
@@ -51,7 +54,8 @@ def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[
 
 
 def _expanded(config: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    user = overlay(_normal(config), _normal(read_dotlist(arguments)))
+    file, given = _normal(config), _normal(read_dotlist(arguments))
+    user = overlay(_without_method(file) if _names_another(given, file) else file, given)
     compat = shipped.fragment("compat", user["compat"], "compat") if user.get("compat") is not None else {}
     for_tiers, tiered = compat.pop("tiers", {}), _tiered(_section("budget", user, {}, {"name": "by_share"}))
     compat = overlay(compat, for_tiers) if tiered else compat
@@ -82,6 +86,33 @@ def label(config: Mapping[str, Any], section: str) -> str:
     """What to call a component of a resolved config: its fragment's name, else its class's."""
     named = config["method"] if section == "scheduler" else config[section].get("name")
     return named or config[section]["class_path"].rpartition(".")[2]
+
+
+def _names_another(given: Mapping[str, Any], file: Mapping[str, Any]) -> bool:
+    """Whether arguments name another method than that of a run's own config, in which all sections are there."""
+    new, old = given.get("scheduler", {}), file.get("scheduler", {})
+    named = bool({"name", "class_path"} & new.keys()) and "name" in old
+    return named and FOLDERS.keys() <= file.keys() and new.get("name") != old["name"]
+
+
+def _without_method(file: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without what its method has brought to other sections: the next one brings its own."""
+    sections = ("scheduler", "data", "model")
+    names = {key: {part: file[key][part] for part in ("name", "class_path") if part in file[key]} for key in sections}
+    alone = _expanded(names | {"compat": file["compat"], "budget": file["budget"]}, [])
+    kept, model, brought = dict(file), dict(file["model"]), alone["model"]["init_args"]
+    arguments = model.get("init_args", {}).items()
+    model["init_args"] = {key: value for key, value in arguments if key not in brought or value != brought[key]}
+    for key in ("aggregator", "server_optimizer", "average"):
+        if file[key] == alone[key]:
+            del kept[key]
+    return kept | {"model": model}
+
+
+def _takes(component: object, name: str, value: object) -> bool:
+    """Whether it has an init arg of this name and value, or one of its own components has."""
+    items = component.items() if isinstance(component, dict) else ()
+    return any((key == name and found == value) or _takes(found, name, value) for key, found in items)
 
 
 def _without_sections(layer: Mapping[str, Any]) -> dict[str, Any]:

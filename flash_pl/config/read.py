@@ -1,5 +1,6 @@
 """From text to plain dictionaries: YAML files and ``key=value`` arguments."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,14 @@ def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
         dotted, equals, text = argument.partition("=")
         if not (equals and all(dotted.split("."))):
             raise ConfigError("argument", argument, "key=value, such as density=0.1 or data.root=FOLDER")
+        if " #" in text and text[0] not in "\"'[{":
+            text = json.dumps(text, ensure_ascii=False)  # on a command line nobody comments
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(dotted, text, "a value in YAML, such as 0.1, null or [a, b]") from error
+        if dotted in ("run_dir", "ckpt_path") and isinstance(value, bool | int | float):
+            value = text  # a path like 007
         *sections, last = dotted.split(".")
         node = tree
         for section in sections:

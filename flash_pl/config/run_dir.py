@@ -1,6 +1,8 @@
 """The directory that a run writes."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -14,7 +16,18 @@ from flash_pl.config.compose import label
 from flash_pl.config.schema import Keys
 from flash_pl.errors import ConfigError
 
+PLAIN = re.compile(r"[\w./-]*[^\W\d][\w./=+-]*/[\w./,=+-]*")  # that YAML reads as it stands
 HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
+
+
+def as_argument(path: Path) -> str:
+    """The path as ``run_dir=`` takes it on a command line: braces stand for names there, and values are YAML.
+
+    >>> as_argument(Path("runs/a")), as_argument(Path("runs/{a} #1"))
+    ('runs/a', '"runs/{{a}} #1"')
+    """
+    template = str(path).replace("{", "{{").replace("}", "}}")
+    return template if PLAIN.fullmatch(template) else json.dumps(template, ensure_ascii=False)
 
 
 class RunDir:
@@ -48,7 +61,7 @@ class RunDir:
             {key: value for key, value in one.items() if key not in ("run_dir", "ckpt_path")}
             for one in (config, to_repeat or config)
         )
-        own = None if checkpoint in (None, "last") else self._run_of(Path(checkpoint))
+        own = None if checkpoint in (None, "last") else self._run_of(Path(checkpoint).expanduser())
         if template == Keys.run_dir:
             self.path = own or self._numbered(goes_on=checkpoint == "last", restarted=restarted)
         elif self._is_taken(self.path) and checkpoint != "last" and own != self.path:

@@ -45,7 +45,7 @@ class TrainerKeys:
     accelerator: str = _choice("auto", "where to compute", "auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = _key(1, "processes on this machine, one per device; auto, or a list of GPUs", DEVICES, _are_devices)
     num_nodes: int = _count(1, "machines")
-    strategy: str = _choice("auto", "how processes work together", "auto", "ddp")
+    strategy: str = _choice("auto", "as in Lightning; both spread the clients over the processes", "auto", "ddp")
     precision: str = _choice("32-true", "as in Lightning", *PRECISIONS)
     eval_every: int = _count(1, "rounds between two evaluations")
     eval_last: int = _count(1, "rounds at the end that are all evaluated")

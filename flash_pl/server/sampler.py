@@ -73,6 +73,8 @@ class RoundRobinSampler(ClientSampler):
 class AvailabilitySampler(ClientSampler):
     """Uniform among the clients that are online in the round; where they are fewer than the cohort, all of them.
 
+    Stage 1 asks clients of all tiers.
+
     Args:
         offline: for each tier, from the smallest, the probability that a client of it is offline in a round.
 

@@ -20,7 +20,7 @@ class TraceSampler(ClientSampler):
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+            lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("path", self.path, "a text file that can be read") from error
         self.cohorts = [self._cohort(number, line) for number, line in enumerate(lines, start=1)]

@@ -36,7 +36,7 @@ class FileBudget(SparsityBudget):
     def _read(self) -> dict[int, float]:
         found: dict[int, float] = {}
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
+            with open(Path(self.path).expanduser(), newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 for row in reader:
                     client, density = int(row["client"]), float(row["density"])

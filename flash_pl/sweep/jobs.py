@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from flash_pl.compare import Run
 from flash_pl.config import build_data, build_module, build_trainer, compose
 from flash_pl.config.resume import experiment
+from flash_pl.config.run_dir import as_argument
 from flash_pl.errors import ConfigError
 from flash_pl.sweep.values import Choice
 
@@ -40,10 +40,8 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The training as a process of its own; it goes on from its last checkpoint, if there is one."""
-        # In a run_dir braces stand for names; quoted, no YAML is read into the path.
-        template = json.dumps(str(self.directory).replace("{", "{{").replace("}", "}}"), ensure_ascii=False)
         fit = [sys.executable, "-m", "flash_pl", "fit"]
-        return [*fit, *self.arguments, f"run_dir={template}", "ckpt_path=last"]
+        return [*fit, *self.arguments, f"run_dir={as_argument(self.directory)}", "ckpt_path=last"]
 
     def finished(self) -> Run | None:
         """The run, if it is there, whole.

@@ -125,3 +125,13 @@ def test_flops_against_dense_count_stage_1(make_run):
     }  # 20 in stage 1; dense 100 a round
     found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=columns))
     assert cells(found, "flops_ratio")[0].mean == pytest.approx(60 / 200) and cells(found, "flops")[0].mean == 60
+
+
+def test_accuracies_over_other_rounds_are_no_match(make_run):
+    """Of two runs with the same bits one was evaluated every second round: its mean reaches further back."""
+    every, second = [0.1, 0.2, 0.3, 0.4], ["", 0.2, "", 0.4]
+    paths = [make_run("a", "seed=1", accuracies=every), make_run("b", "seed=2", accuracies=every)]
+    assert not Comparison.of(map(Run.read, paths), 2)[1]
+    paths.append(make_run("c", "seed=3", accuracies=second))
+    (warning,) = Comparison.of(map(Run.read, paths), 2)[1]
+    assert "2 of the last 2 in" in warning and f"2 of the last 3 in {paths[2]}" in warning

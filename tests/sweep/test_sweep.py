@@ -81,6 +81,15 @@ def test_runs_that_are_all_there_are_only_compared(capsys, tmp_path):
     assert err.count("\n") == 1 and "seed=2: left out; expected a finished run" in err
 
 
+def test_a_folder_for_the_runs_is_found_or_refused_before_anything_is_trained(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "file").write_text("")
+    line = refusal(capsys, "sweep", "pdst", *TINY, *CNN, "--out=file/sub")
+    assert line.startswith("out: 'file/sub' is not allowed; expected a folder")
+    assert main(["sweep", "pdst", *TINY, *CNN, "--out=~/runs"]) == 0
+    assert (tmp_path / "home" / "runs" / "run" / "result.json").exists()
+
+
 # Arguments of sweep, what the refusal starts with, a part of it.
 REFUSED = [
     (["jmwst", "scheduler.prune_rat=0.1,0.2"], "scheduler.prune_rat", "did you mean prune_rate?"),
