@@ -28,6 +28,7 @@ from flash_pl.loops import (
     LocalLoop,
     Plan,
     RoundDecay,
+    refuse_transfer_hooks,
 )
 from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
 from flash_pl.schedulers import SparseScheduler
@@ -139,6 +140,8 @@ class FederatedTrainer:
             if isinstance(one, Callback | type):
                 usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set"
                 raise ConfigError("callbacks", one, f"{usable} loop.should_stop; Lightning's Trainer calls other hooks")
+        # A checkpoint holds what the others have made of the round.
+        callbacks = sorted(callbacks, key=lambda one: isinstance(getattr(one, "folder", None), CheckpointFolder))
         loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
         for one in loggers:
             if not isinstance(one, Logger):
@@ -153,7 +156,7 @@ class FederatedTrainer:
             devices=devices,
             num_nodes=num_nodes,
             precision=precision,
-            callbacks=list(callbacks),
+            callbacks=callbacks,
             loggers=loggers,
         )
         self.callbacks = tuple(callbacks)
@@ -230,6 +233,7 @@ class FederatedTrainer:
         if not isinstance(module, L.LightningModule):
             what = f"{type(module).__name__} is no LightningModule"
             raise ModuleError(f"{what}; flash_pl.Classifier(network, classes=...) makes one of a network")
+        refuse_transfer_hooks(data)
         ranks = self.launch()
         ranks.first(data.prepare_data)
         data.setup("fit")
@@ -291,6 +295,7 @@ class FederatedTrainer:
             ConfigError: it belongs to another experiment.
         """
         loop.load_state_dict(state["flash_pl"])
+        loop.client.module.on_load_checkpoint(state)
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)
 
     @property

@@ -16,6 +16,8 @@ from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop
 from flash_pl.state import Stateful
 
+READABLE = "tensors and plain values, all that a checkpoint can hold"
+
 
 class Checkpoint:
     """Saves the run after its first mask, after every ``every``-th round, at its end and when it is interrupted, and
@@ -117,6 +119,13 @@ class Checkpoint:
             "callbacks": {},
             "flash_pl": loop.state_dict() | {"schema": SCHEMA, "extra": self.extra},
         }
+        if hasattr(module, "_hparams_name"):
+            state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
+        known = set(state)
+        module.on_save_checkpoint(state)
+        for name in state.keys() - known:
+            if not _reads_back(state[name]):
+                raise ConfigError(f"on_save_checkpoint: {name}", type(state[name]).__name__, READABLE)
         loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
         self.folder.save(state, best)
         self._saved = loop.round
@@ -125,8 +134,7 @@ class Checkpoint:
 def _refuse_unreadable(parts: Mapping[str, Stateful]) -> None:
     for name, part in parts.items():
         if not _reads_back(part.state_dict()):
-            allowed = "a state_dict() of tensors and plain values, all that a checkpoint can hold"
-            raise ConfigError(name, type(part).__name__, allowed)
+            raise ConfigError(name, type(part).__name__, f"a state_dict() of {READABLE}")
 
 
 def _reads_back(value: Any) -> bool:

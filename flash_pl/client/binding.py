@@ -43,21 +43,45 @@ class Binding:
         module.__class__ = federate(type(module))
         assert isinstance(module, ClientModule)
         module.trainer, module.fabric = None, fabric  # a stock Trainer may have had it before
-        module.configure_model()
         module.setup("fit")
+        module.configure_model()
         module.to(fabric.device)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last), scheduler)
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
-        try:
-            configure(module)  # complains now, not in the first client
-        except AttributeError as error:
-            if "self.trainer" not in str(error):
-                raise
-            what = "configure_optimizers asks for self.trainer, which is not there in a federated run"
-            raise ModuleError(f"{type(module).__name__}: {what}") from error
+        _check_optimizers(client)  # now, not in the first client
+        _check_buffers(client)
         return client
+
+
+def _check_optimizers(client: ClientState) -> None:
+    """Each client can get an optimiser of its own, which trains whatever can be masked."""
+    module = client.module
+    assert isinstance(module, ClientModule)
+    name = f"{module._users.__name__}.configure_optimizers"
+    try:
+        (first, _), (second, _) = configure(module), configure(module)
+    except AttributeError as error:
+        if "self.trainer" not in str(error):
+            raise
+        raise ModuleError(f"{name} asks for self.trainer, which is not there in a federated run") from error
+    groups = {id(group) for group in first.param_groups}
+    if first is second or groups & {id(group) for group in second.param_groups}:
+        raise ModuleError(f"{name}: every client needs an optimiser of its own, with parameter groups of its own")
+    trained = {id(parameter) for group in first.param_groups for parameter in group["params"]}
+    for layer in client.layout.layers:
+        if id(module.get_parameter(layer.name)) not in trained:
+            remedy = "freeze it with requires_grad_(False), or exclude its layer from the mask"
+            raise ModuleError(f"{name}: no optimiser trains {layer.name}; {remedy}")
+
+
+def _check_buffers(client: ClientState) -> None:
+    """What is not finite cannot be averaged."""
+    for name, buffer in client.module.named_buffers():
+        inside = any(slot.name == name for slot in client.layout.others)
+        if inside and not bool(buffer.isfinite().all()):
+            raise ModuleError(f"{name} is not finite and cannot be averaged; register it with persistent=False")
 
 
 @contextmanager

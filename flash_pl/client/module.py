@@ -1,5 +1,6 @@
 """A client: the user's LightningModule plus a mask that its optimiser respects."""
 
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import lightning as L
@@ -31,41 +32,13 @@ WATCHING = (
 Module = TypeVar("Module", bound=L.LightningModule)
 
 
-class ClientModule(L.LightningModule):
-    """Mixin that puts a LightningModule under a mask: ``class Client(ClientModule, UsersModule)``.
+class FederatedModule(L.LightningModule):
+    """What a LightningModule asks of its Trainer, answered in a federated run.
 
-    Unbound it is the user's module, unchanged. Bound, its tensors live in one arena, gradients of pruned weights become
-    0 before clipping and the step, and in a federated run ``self.log`` feeds a meter. With pruned weights at 0 and a
-    fresh optimiser they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+    It stands behind the user's class, whose own ``log``, ``clip_gradients`` and the like are called first.
     """
 
     _client: ClientState | None = None  # the one attribute added to the user's module
-
-    def bind(self, layout: Layout, scheduler: GradientHook) -> ClientState:
-        """Move the tensors into an arena of ``layout``, under an all-ones mask.
-
-        Raises:
-            ModuleError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
-        """
-        name = type(self).__name__
-        if not self.automatic_optimization:
-            raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
-        if is_overridden("optimizer_step", self, parent=L.LightningModule):
-            raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
-        self._client = ClientState(self, layout, scheduler)
-        return self._client
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """The user's hook first, then the scheduler sees the dense gradients, then they are masked."""
-        super().on_before_optimizer_step(optimizer)
-        if self._client is not None:
-            self._client.mask_gradients_()
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning. A module that clips in its own way may have added noise, to pruned weights too."""
-        super().configure_gradient_clipping(optimizer, *args, **kwargs)
-        if self._client is not None and self._has_own("configure_gradient_clipping", "clip_gradients"):
-            self._client.drop_gradients_()
 
     def clip_gradients(
         self,
@@ -117,17 +90,6 @@ class ClientModule(L.LightningModule):
         return found if len(found) > 1 else next(iter(found), None)
 
     @property
-    def watches_gradients(self) -> bool:
-        """Whether the user's module has a hook in which it could look at gradients or change them."""
-        return self._has_own(*WATCHING)
-
-    def _has_own(self, *names: str) -> bool:
-        """Whether the user's module overrides one of these."""
-        order = type(self).__mro__
-        users = [cls for cls in order[: order.index(L.LightningModule)] if cls is not ClientModule]
-        return any(name in vars(cls) for cls in users for name in names)
-
-    @property
     def current_epoch(self) -> int:
         """The local epoch under way; under a Trainer the Trainer's."""
         return cast(ClientState, self._client).epoch if self._federated else super().current_epoch
@@ -142,6 +104,62 @@ class ClientModule(L.LightningModule):
         return self._client is not None and self._trainer is None
 
 
+class ClientModule(L.LightningModule):
+    """Mixin that puts a LightningModule under a mask, in front of the user's class: see ``federate``.
+
+    Unbound it is the user's module, unchanged. Bound, its tensors live in one arena, gradients of pruned weights become
+    0 before clipping and the step, and in a federated run ``self.log`` feeds a meter. With pruned weights at 0 and a
+    fresh optimiser they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+    """
+
+    _client: ClientState | None = None
+    _users: type[L.LightningModule] = L.LightningModule
+
+    def bind(self, layout: Layout, scheduler: GradientHook) -> ClientState:
+        """Move the tensors into an arena of ``layout``, under an all-ones mask.
+
+        Raises:
+            ModuleError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
+        """
+        name = self._users.__name__
+        if not self.automatic_optimization:
+            raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
+        if is_overridden("optimizer_step", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
+        if is_overridden("configure_callbacks", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: configure_callbacks is a Trainer's; a federated run is given its own callbacks")
+        self._client = ClientState(self, layout, scheduler)
+        return self._client
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """The user's hook first, then the scheduler sees the dense gradients, then they are masked."""
+        super().on_before_optimizer_step(optimizer)
+        if self._client is not None:
+            self._client.mask_gradients_()
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning. A module that clips in its own way may have added noise, to pruned weights too."""
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        if self._client is not None and self._has_own("configure_gradient_clipping", "clip_gradients"):
+            self._client.drop_gradients_()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A pickle names the user's class, which can be imported, and makes this one anew from it."""
+        found: Any = super().__reduce_ex__(protocol)
+        return _new, (self._users,), *found[2:]
+
+    @property
+    def watches_gradients(self) -> bool:
+        """Whether the user's module has a hook in which it could look at gradients or change them."""
+        return self._has_own(*WATCHING)
+
+    def _has_own(self, *names: str) -> bool:
+        """Whether the user's module overrides one of these."""
+        order = type(self).__mro__
+        users = set(order[: order.index(L.LightningModule)]) - {ClientModule, FederatedModule}
+        return any(name in vars(cls) for cls in users for name in names)
+
+
 def federate(cls: type[Module]) -> type[Module]:
     """The client class of a LightningModule class: ``federate(UsersModule)`` is used like ``UsersModule``.
 
@@ -149,6 +167,17 @@ def federate(cls: type[Module]) -> type[Module]:
     >>> issubclass(Client, ClientModule) and federate(Client) is Client
     True
     """
-    if issubclass(cls, ClientModule):
-        return cls
-    return cast(type[Module], type(f"Client{cls.__name__}", (ClientModule, cls), {"__module__": cls.__module__}))
+    return cls if issubclass(cls, FederatedModule) else cast(type[Module], _client_class(cast(Any, cls)))
+
+
+@cache
+def _client_class(cls: Any) -> type[ClientModule]:
+    users = () if cls is L.LightningModule else (cls,)
+    facts = {"__module__": cls.__module__, "_users": cls}
+    return type(f"Client{cls.__name__}", (ClientModule, *users, FederatedModule), facts)
+
+
+def _new(users: Any) -> ClientModule:
+    """An empty module of the client class of ``users``, for a pickle to fill."""
+    cls = _client_class(users)
+    return cls.__new__(cls)

@@ -41,7 +41,7 @@ def configure(
     if isinstance(found, list | tuple) and len(found) == 1:
         found = found[0]
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list | tuple):
-        found, schedules = found[0], list(found[1])
+        found, schedules = found[0], list(found[1]) if isinstance(found[1], list | tuple) else [found[1]]
     elif isinstance(found, dict):
         schedules = [found["lr_scheduler"]] if "lr_scheduler" in found else []
         found = found["optimizer"]
@@ -68,4 +68,6 @@ def configure(
 def _fields(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         return {"scheduler": entry}
+    if entry.get("interval", "epoch") not in ("epoch", "step"):
+        raise ModuleError(f"a schedule's interval is epoch or step, not {entry['interval']!r}")
     return {key: entry[key] for key in ("scheduler", "interval", "frequency") if key in entry}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-RATES = {"lr", "initial_lr", "max_lr", "min_lr"}  # of a parameter group
+RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr"}  # of a parameter group
 RATE_LISTS = {"base_lrs", "max_lrs", "_last_lr"}  # of a scheduler, one a group
 OTHER_LISTS = {"lr_lambdas", "base_momentums", "max_momentums"}  # likewise
 
@@ -15,12 +15,12 @@ def scale_(optimizer: Optimizer, schedulers: Sequence[Any], factor: float) -> No
     """Every rate that a group or a scheduler will ever use, times ``factor``: the schedule's shape stays."""
     for group in optimizer.param_groups:
         for key in RATES & group.keys():
-            group[key] *= factor
+            group[key] = group[key] * factor  # a tensor may be the module's own
     for scheduler in _walk(schedulers):
         for key in RATE_LISTS & vars(scheduler).keys():
             setattr(scheduler, key, [rate * factor for rate in getattr(scheduler, key)])
         if hasattr(scheduler, "eta_min"):
-            scheduler.eta_min *= factor
+            scheduler.eta_min = scheduler.eta_min * factor
 
 
 def split_(optimizer: Optimizer, schedulers: Sequence[Any], factors: Mapping[Tensor, float]) -> None:

@@ -65,6 +65,8 @@ class ClientState:
         self._originals = [buffer.clone() for buffer in self._others.values()]
         self.step = self.epoch = self.dense_steps = 0
         self._densities: Tensor | None = None
+        self._modes = [(part, part.training) for part in module.modules()]
+        self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
     @property
@@ -73,10 +75,13 @@ class ClientState:
         return 1 if self.batch is None else samples_in(self.batch)
 
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
-        """Forget the client before, optimiser and meters included; ``scheduler`` sees the gradients from now on."""
+        """Forget the client before, optimiser and meters included, and what it has frozen or switched to evaluation;
+        ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
-        for parameter in self.module.parameters():  # an optimiser clears those of its own alone
-            parameter.grad = None
+        for parameter, trains in self._frozen:
+            parameter.requires_grad_(trains).grad = None
+        for part, training in self._modes:
+            part.training = training
         self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
         self.forget()
 

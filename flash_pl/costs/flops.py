@@ -60,18 +60,21 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     """
     shared = {name: module.get_parameter(name) for name in names}  # maybe by several layers
     masked = {
-        layer: name for layer in module.modules() for name in names if getattr(layer, "weight", None) is shared[name]
+        id(layer): name
+        for layer in module.modules()
+        for name in names
+        if getattr(layer, "weight", None) is shared[name]
     }
-    counted = [layer for layer in module.modules() if layer in masked or not list(layer.children())]
-    found, before = dict.fromkeys(names, 0.0), {}
+    counted = [layer for layer in module.modules() if id(layer) in masked or not list(layer.children())]
+    found, before = dict.fromkeys(names, 0.0), dict[int, float]()  # by id: a metric's hash changes with its state
     first: list[tuple[str | None, float]] = []
     with FlopCounterMode(display=False) as counter:
 
         def enter(layer: nn.Module, _: Any) -> None:
-            before[layer] = counter.get_total_flops()
+            before[id(layer)] = counter.get_total_flops()
 
         def leave(layer: nn.Module, _: Any, __: Any) -> None:
-            spent, name = counter.get_total_flops() - before[layer], masked.get(layer)
+            spent, name = counter.get_total_flops() - before[id(layer)], masked.get(id(layer))
             if name is not None:
                 found[name] += spent
             if spent and not first:

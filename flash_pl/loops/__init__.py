@@ -8,6 +8,7 @@ from flash_pl.loops.faults import Failure, FaultPolicy
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.federation import Federation
 from flash_pl.loops.first_stage import FirstStageLoop
+from flash_pl.loops.hooks import refuse_transfer_hooks
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.plan import Member, Plan
 from flash_pl.loops.schedule import EvaluationSchedule, RoundDecay
@@ -29,4 +30,5 @@ __all__ = [
     "RoundDecay",
     "FirstStageLoop",
     "Spread",
+    "refuse_transfer_hooks",
 ]

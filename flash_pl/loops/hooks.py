@@ -9,12 +9,26 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from flash_pl.errors import ModuleError
+
 Step = Callable[[Any, int], Any]
 
 
 def step_with_index(step: Callable[..., Any]) -> Step:
     """``training_step`` or ``validation_step``, called with ``batch_idx`` only if its signature has it."""
     return step if is_param_in_hook_signature(step, "batch_idx", min_args=2) else lambda batch, index: step(batch)
+
+
+def refuse_transfer_hooks(data: object) -> None:
+    """Batches go to the device by the module's hooks alone.
+
+    Raises:
+        ModuleError: the data module has hooks of its own.
+    """
+    for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
+        if isinstance(data, L.LightningDataModule) and is_overridden(hook, data, parent=L.LightningDataModule):
+            name = type(data).__name__
+            raise ModuleError(f"{name}.{hook} is not called in a federated run; override that of the LightningModule")
 
 
 class Transfer:

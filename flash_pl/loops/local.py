@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, configure
 from flash_pl.data import Batches
+from flash_pl.errors import ModuleError
 from flash_pl.loops.faults import Fault
 from flash_pl.loops.hooks import Step, Transfer, step_with_index
 from flash_pl.report import Report
@@ -56,6 +57,8 @@ class LocalLoop:
         scheduler.on_client_start(client, context)
         rates = client.by_layer(scheduler.layer_rates(client))
         client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
+        if self.clip_val and self._scaler_start and getattr(client.optimizer, "_step_supports_amp_scaling", False):
+            raise ModuleError("a fused optimiser takes scaled gradients, which cannot be clipped; use fused=False")
 
         try:
             with scheduler.training(client):
@@ -124,8 +127,8 @@ class LocalLoop:
         training_step: Step,
         batch: Any,
         index: int,
-    ) -> dict[str, Any] | None:
-        """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, None where the module skips a batch."""
+    ) -> dict[str, Any]:
+        """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, ``{}`` for a batch that is skipped."""
         module, fabric = client.module, self.fabric
         with client.computing_with(scheduler.forward_weights(client)):
             with fabric.autocast():
@@ -134,7 +137,7 @@ class LocalLoop:
             module.optimizer_zero_grad(client.epoch, index, optimizer)
             client.backend.sgd.clear()
             if output is None:
-                return None
+                return {}
             named = dict(output) if isinstance(output, Mapping) else {"loss": output}
             loss: Tensor = named["loss"]
             self._losses = self._losses + loss.detach().float()

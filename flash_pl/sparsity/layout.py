@@ -36,8 +36,8 @@ class Layout:
     """The plan of the arena: maskable weights first, then all other parameters, then floating-point buffers.
 
     Keeping a model in one vector makes sending, averaging and saving it a single operation, and lets a mask be one flat
-    tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers are not
-    part of it: they stay with the module and are neither sent nor averaged.
+    tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers and those
+    that are not persistent are not part of it: they stay with the module and are neither sent nor averaged.
 
     The arena has ``size`` elements, the first ``trainable`` of them are parameters, and of these the first ``maskable``
     have masks. Those follow each other without gaps; every tensor behind them starts at a multiple of ``ALIGNMENT``.
@@ -62,7 +62,8 @@ class Layout:
             raise ModuleError(f"{lazy[0]} has no shape yet; run the module once on a batch before it is trained")
         maskable = _maskable_names(module, exclude, exclude_first_last)
         parameters = dict(module.named_parameters())
-        buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+        own = _not_persistent(module)
+        buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point() and name not in own}
         kinds = dict.fromkeys(maskable, "maskable")
         kinds |= {name: "parameter" for name in parameters if name not in kinds} | dict.fromkeys(buffers, "buffer")
         tensors = parameters | buffers
@@ -175,6 +176,15 @@ def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_las
         key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
         raise ConfigError(key, value, "a choice that leaves at least one Linear or Conv layer to mask")
     return weights
+
+
+def _not_persistent(module: nn.Module) -> set[str]:
+    """The names of buffers that the module does not save either: masks of attention, tables that it computes."""
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
 
 
 def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:

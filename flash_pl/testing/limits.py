@@ -12,6 +12,7 @@ from flash_pl.report import Report
 from flash_pl.sparsity import total_count, vote_counts
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS_OF_WEIGHTS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class Limits:
@@ -44,7 +45,7 @@ class Limits:
 
         def computing(weights: Tensor | None) -> Any:
             with self._noting():
-                outside = weights is not None and weights[~client.mask].any()
+                outside = (client.weights if weights is None else weights)[~client.mask].any()
                 assert not outside, "a client computes with weights outside of its mask"
             return computing_with(weights)
 
@@ -56,6 +57,16 @@ class Limits:
                 self._report(loop, report)
             return report
 
+        offer, allowed = loop.evaluation.offer, self.tiers or [self.upload] * len(loop.plan.budget.tiers)
+
+        def offered(masks: Any, member: Any, done: int) -> Any:
+            weights, mask, context = offer(masks, member, done)
+            with self._noting():
+                if mask is not masks[member.tier]:  # that one is the server's
+                    _at_most(mask, allowed[member.tier], loop, f"the evaluation of a client of tier {member.tier}")
+            return weights, mask, context
+
+        loop.evaluation.offer = offered  # type: ignore[method-assign]
         training._train, client.receive = trained, received  # type: ignore[method-assign, assignment]
         client.computing_with, local.run = computing, reported  # type: ignore[method-assign, assignment]
 
@@ -123,9 +134,10 @@ class _State:
         self.server = [tensor.clone() for tensor in (server.weights, server.union, server.mask, *loop.masks)]
         self.traces: dict[str, Any] = {}
         for name, part in module.named_modules():
-            self.traces[name] = part.training, [list(getattr(part, kind)) for kind in HOOKS]
+            self.traces[name] = part.training, vars(part).get("forward"), [list(getattr(part, kind)) for kind in HOOKS]
         for name, weight in module.named_parameters():
-            self.traces[name] = weight.requires_grad, list(weight._backward_hooks or ())
+            hooks = [list(getattr(weight, kind, None) or ()) for kind in HOOKS_OF_WEIGHTS]
+            self.traces[name] = weight.requires_grad, hooks
 
     def compare(self, now: "_State") -> None:
         same = all(one.equal(other) for one, other in zip(self.server, now.server, strict=True))

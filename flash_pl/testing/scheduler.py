@@ -115,7 +115,8 @@ class _Run:
             mine = self.rows[round]
             assert mine.keys() == row.keys(), f"{other.what} has other metrics than {self.what}"
             for name in mine:
-                same = name in ignored or mine[name] == row[name]
+                both_nan = mine[name] != mine[name] and row[name] != row[name]
+                same = name in ignored or both_nan or mine[name] == row[name]
                 assert same, f"{other.what}: {name} of round {round} is {row[name]!r}, in {self.what} {mine[name]!r}"
         for name in ("weights", "mask", "union"):
             same = torch.equal(getattr(self.loop.server, name), getattr(other.loop.server, name))

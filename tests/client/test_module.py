@@ -1,12 +1,16 @@
 """Modules as users write them: what they may do, and what must not leak between clients."""
 
+import copy
+import pickle
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR, StepLR
+from torchmetrics.classification import MulticlassAccuracy
 
-from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
+from flash_pl import JMWST, NST, PDST, Classifier, ConfigError, FederatedTrainer, RoundDecay
 from flash_pl.callbacks import Checkpoint
 from flash_pl.client import Meter, configure
 from flash_pl.data import Shuffled, Synthetic
@@ -86,31 +90,24 @@ def test_counters_do_not_pass_from_client_to_client(unaware, tiny_data):
     assert counts == [3, 3, 3]
 
 
-def test_gradients_do_not_pass_from_client_to_client(unaware, tiny_data):
-    """Those of a weight that the optimiser does not have are cleared by nobody else."""
-    seen = {}
+def test_nothing_passes_from_client_to_client(unaware, tiny_data):
+    """Gradients, frozen weights and the modes of layers are as they were for every client."""
+    seen = []
 
-    class Part(unaware):
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.net[6].parameters(), self.hparams.lr)
+    class Switches(unaware):
+        def on_train_start(self):
+            flags = [parameter.requires_grad for parameter in self.parameters()]
+            modes = [part.training for part in self.modules()]
+            seen.append((flags, modes, [parameter.grad for parameter in self.parameters()]))
 
-    class Look(PDST):
-        def on_dense_gradients(self, client, step):
-            seen.setdefault(client.context.client, []).append(client.gradients())
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.net[6].bias.requires_grad_(False)
+                self.net[1].eval()
 
-    def gradients(step):
-        seen.clear()
-        torch.manual_seed(0)
-        trainer = FederatedTrainer(Look(), density=0.5, rounds=1, cohort=8, accelerator="cpu")
-        loop = trainer.loop(Part(), tiny_data)
-        loop.ranks.mine = lambda costs: list(range(len(costs)))[::step]
-        trainer.run(loop)
-        return dict(seen)
-
-    forward, backward = gradients(1), gradients(-1)
-    assert len(forward) == 8
-    for client, found in forward.items():
-        assert all(torch.equal(one, other) for one, other in zip(found, backward[client], strict=True))
+    fit(Switches(), tiny_data, cohort=3, local_epochs=2)
+    assert len(seen) == 3 and all(every == seen[0] for every in seen)
+    assert all(grad is None for grad in seen[0][2])
 
 
 def test_frozen_weights_are_not_masked(unaware):
@@ -420,7 +417,185 @@ def test_a_schedule_that_asks_for_a_trainer_is_refused_before_the_first_client(u
         def configure_optimizers(self):
             return self.nothing
 
-    with pytest.raises(ModuleError, match=r"^ClientAsking: configure_optimizers asks for self\.trainer"):
+    with pytest.raises(ModuleError, match=r"^Asking.configure_optimizers asks for self\.trainer"):
         fit(Asking(), tiny_data)
     with pytest.raises(AttributeError, match="nothing"):
         fit(Mistaken(), tiny_data)
+
+
+def test_a_metric_may_be_called_in_a_step(unaware, tiny_data):
+    """Lightning's own form; the metric changes its hash with its state."""
+
+    class Called(unaware):
+        def __init__(self):
+            super().__init__()
+            self.accuracy = MulticlassAccuracy(num_classes=4, average="micro")
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.accuracy(self.net(batch[0]), batch[1])
+            self.log("val_called", self.accuracy)
+
+    loop = fit(Called(), tiny_data)
+    assert loop.metrics["val_called"] == pytest.approx(loop.metrics["val_acc"])
+
+
+def test_a_modules_own_log_and_clipping_are_called(unaware, tiny_data):
+    clipped = []
+
+    class Own(unaware):
+        def log(self, name, value, *args, **kwargs):
+            super().log(f"my_{name}", value, *args, **kwargs)
+
+        def clip_gradients(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+            clipped.append(gradient_clip_val)
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    loop = fit(Own(), tiny_data, gradient_clip_val=0.5)
+    assert {"my_loss", "my_val_acc"} <= loop.metrics.keys() and set(clipped) == {0.5}
+
+
+def cached(module):
+    if not hasattr(module, "kept"):
+        module.kept = torch.optim.SGD(module.parameters(), 0.1)
+    return module.kept
+
+
+def with_cached_groups(module):
+    if not hasattr(module, "kept"):
+        module.kept = [{"params": list(module.parameters()), "lr": 0.1}]
+    return torch.optim.SGD(module.kept)
+
+
+def of_a_part(module):
+    return torch.optim.SGD(module.net[6].parameters(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (cached, "of its own"),
+        (with_cached_groups, "groups of its own"),
+        (of_a_part, "no optimiser trains net.0.weight"),
+    ],
+)
+def test_optimisers_that_no_client_can_have_are_refused(make, words, unaware, tiny_data):
+    class Module(unaware):
+        def configure_optimizers(self):
+            return make(self)
+
+    with pytest.raises(ModuleError, match=f"^Module.configure_optimizers: .*{words}"):
+        fit(Module(), tiny_data)
+
+
+def test_a_rate_that_is_the_modules_own_tensor_stays(unaware, tiny_data):
+    class Module(unaware):
+        def configure_optimizers(self):
+            self.rate = getattr(self, "rate", torch.tensor(0.1))
+            return torch.optim.SGD(self.parameters(), self.rate)
+
+    module = Module()
+    fit(module, tiny_data, rounds=2, decay=RoundDecay(0.01, 2))
+    assert float(module.rate) == pytest.approx(0.1)
+
+
+def test_a_schedule_beside_a_list_of_optimisers_and_its_interval(unaware, tiny_data):
+    class Module(unaware):
+        entry = "epoch"
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            return [optimizer], {"scheduler": StepLR(optimizer, 1), "interval": self.entry}
+
+    module = Module()
+    fit(module, tiny_data)
+    module.entry = "batch"
+    with pytest.raises(ModuleError, match="interval is epoch or step, not 'batch'"):
+        fit(module, tiny_data)
+
+
+def test_what_only_a_trainer_has_is_refused(unaware, tiny_data):
+    class Module(unaware):
+        def configure_callbacks(self):
+            return []
+
+    class Data(Synthetic):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    with pytest.raises(ModuleError, match="Module: configure_callbacks"):
+        fit(Module(), tiny_data)
+    with pytest.raises(ModuleError, match="Data.on_after_batch_transfer is not called"):
+        fit(unaware(), Data(samples=40, test_samples=20, clients=4, classes=4, shape=(1, 8, 8)))
+
+
+def test_a_module_is_set_up_before_its_layers_are_made(unaware, tiny_data):
+    class Module(unaware):
+        def setup(self, stage):
+            self.width = 4
+
+        def configure_model(self):
+            self.net[6] = nn.Linear(16, self.width)
+
+    assert fit(Module(), tiny_data).round == 1
+
+
+def test_buffers_that_are_not_saved_are_not_averaged(unaware, tiny_data):
+    class Causal(unaware):
+        persistent = False
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1), persistent=self.persistent)
+
+    class Saved(Causal):
+        persistent = True
+
+    module = Causal()
+    loop = fit(module, tiny_data)
+    assert "mask" not in {slot.name for slot in loop.server.layout.slots} and module.mask[0, 1] == -torch.inf
+    with pytest.raises(ModuleError, match="mask is not finite and cannot be averaged"):
+        fit(Saved(), tiny_data)
+
+
+class Importable(Classifier):
+    """At the top level, where a pickle finds it."""
+
+
+def test_a_fitted_module_can_be_pickled_and_copied(tiny_data):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    module = Importable(network, classes=4)
+    fit(module, tiny_data)
+    for again in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert type(again) is type(module) and isinstance(again, Importable)
+        for one, other in zip(module.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, other) and one.data_ptr() != other.data_ptr()
+        fit(again, tiny_data)
+
+
+def test_a_checkpoint_is_the_modules_too(unaware, tiny_data, tmp_path):
+    """What it adds comes back, and hyperparameters that it takes as one argument."""
+
+    class Module(L.LightningModule):
+        def __init__(self, hparams):
+            super().__init__()
+            self.save_hyperparameters(hparams)
+            self.net, self.words = unaware().net, 0
+
+        training_step, validation_step = unaware.training_step, unaware.validation_step
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), self.hparams.lr)
+
+        def on_save_checkpoint(self, checkpoint):
+            checkpoint["words"] = self.words + 1
+
+        def on_load_checkpoint(self, checkpoint):
+            self.words = checkpoint["words"]
+
+    fit(Module({"lr": 0.1}), tiny_data, callbacks=[Checkpoint(tmp_path)])
+    assert Module.load_from_checkpoint(tmp_path / "last.ckpt").words == 1
+    module = Module({"lr": 0.1})
+    trainer = FederatedTrainer(PDST(), density=0.3, rounds=2, cohort=2, accelerator="cpu", callbacks=[])
+    trainer.fit(module, tiny_data, ckpt_path=tmp_path / "last.ckpt")
+    assert module.words == 1

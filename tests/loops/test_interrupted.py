@@ -114,3 +114,16 @@ def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, 
         with pytest.raises(Interrupted):
             fit(failing(stopping(unaware, "round", client))(), str(client))
         assert fit(failing(unaware)(), str(client), ckpt_path="last").failed == 2
+
+
+def test_a_checkpoint_knows_what_callbacks_after_it_have_decided(unaware, tiny_data, tmp_path):
+    class StopAfterTwo:
+        def on_round_end(self, loop, row):
+            loop.should_stop = row["round"] == 2
+
+    def trainer():
+        watchers = [Checkpoint(tmp_path), StopAfterTwo()]
+        return FederatedTrainer(PDST(), density=0.3, rounds=4, cohort=2, accelerator="cpu", callbacks=watchers)
+
+    assert trainer().fit(unaware(), tiny_data).round == 2
+    assert trainer().fit(unaware(), tiny_data, ckpt_path="last").round == 2

@@ -301,6 +301,26 @@ class LeavesAHook(SparseScheduler):
         yield
 
 
+@broken("leave a trace on model.conv2.weight:")
+class LeavesAHookOnAWeight(SparseScheduler):
+    def on_client_start(self, client, context):
+        client.module.model.conv2.weight.register_post_accumulate_grad_hook(lambda weight: None)
+
+
+@broken("a client computes with weights outside of its mask")
+class WritesOutside(SparseScheduler):
+    """What is pruned before the report, but not before the next step."""
+
+    def on_batch_end(self, client, step):
+        client.weights[~client.mask] = 0.1
+
+
+@broken("the evaluation of a client of tier 0 holds 944 weights; density 0.2 allows 189")
+class DeploysEverything(SparseScheduler):
+    def deployed_mask(self, offered, held, context):
+        return torch.ones_like(offered)
+
+
 @broken("leave a trace on model.norm:")
 class LeavesALayerInEvaluation(SparseScheduler):
     def on_client_start(self, client, context):
