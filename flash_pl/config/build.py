@@ -187,7 +187,7 @@ def _refuse_unused(config: Config, keys: Sequence[str], section: str) -> None:
     """Refuse values of ``keys`` that would do nothing, since the class of ``section`` has no argument for them."""
     for key in keys:
         default = KEYS[key].default
-        if config[key] != default:
+        if config[key] not in (default, None):
             argument = "lr" if key.startswith("lr") else key
             why = f"{config[section]['class_path']} takes no argument {argument}"
             raise ConfigError(key, config[key], f"the default, {default}: {why}")
