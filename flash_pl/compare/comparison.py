@@ -30,12 +30,10 @@ class Cell:
 
 def _other_rounds(runs: Sequence[Run], last: int) -> list[str]:
     """A warning if the accuracies are means over rounds that lie differently: of other lengths, or further back."""
-    found = {tuple(run.last_filled(run.monitor, last)): run for run in runs}
+    found = {rounds: run for run in runs if (rounds := tuple(run.last_filled(run.monitor, last)))}
     if len(found) < 2:
         return []
-    spans = "; ".join(
-        f"{len(rounds)} of the last {1 - min(rounds, default=0)} in {run.path}" for rounds, run in found.items()
-    )
+    spans = "; ".join(f"{len(rounds)} of the last {1 - min(rounds)} in {run.path}" for rounds, run in found.items())
     return [f"accuracies are means over different rounds, by trainer.eval_every and eval_last: {spans}"]
 
 

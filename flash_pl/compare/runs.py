@@ -132,8 +132,9 @@ class Run:
 
     def last_filled(self, column: str, rounds: int) -> list[int]:
         """Those rounds, counted from the last one of the run: 0, -1, ..."""
-        filled = np.isfinite(self.metrics.get(column, np.full(1, np.nan)))
-        return (self.metrics["round"][filled] - self.metrics["round"][-1]).astype(int).tolist()[-rounds:]
+        every = self.metrics["round"]
+        filled = np.isfinite(self.metrics.get(column, np.full(len(every), np.nan)))
+        return (every[filled] - every[-1]).astype(int).tolist()[-rounds:]
 
     def _values(self, column: str) -> NDArray[np.float64]:
         values = self.metrics.get(column, np.empty(0))

@@ -132,6 +132,7 @@ def test_accuracies_over_other_rounds_are_no_match(make_run):
     every, second = [0.1, 0.2, 0.3, 0.4], ["", 0.2, "", 0.4]
     paths = [make_run("a", "seed=1", accuracies=every), make_run("b", "seed=2", accuracies=every)]
     assert not Comparison.of(map(Run.read, paths), 2)[1]
-    paths.append(make_run("c", "seed=3", accuracies=second))
+    paths += [make_run("c", "seed=3", accuracies=second), make_run("d", "seed=4", accuracies=[""] * 4)]
+    (paths[3] / "metrics.csv").write_text("round,val_loss\n1,0.1\n2,0.1\n")  # it logs no accuracy at all
     (warning,) = Comparison.of(map(Run.read, paths), 2)[1]
     assert "2 of the last 2 in" in warning and f"2 of the last 3 in {paths[2]}" in warning
