@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
-from flash_pl.costs import Device, Fleet
 from flash_pl.errors import ClientError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import Sensitivity
@@ -103,21 +102,20 @@ def test_a_round_with_too_few_clients_is_repeated_with_others(unaware, tiny_data
 
 def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
     """Reports of clients whose round is repeated were sent, too."""
-    sent = {"reports": 0, "bytes_up": 0}
+    sent = {"reports": 0, "bytes_up": 0, "counted": 0}
 
     class Sum:
         def on_client_end(self, loop, report):
             sent["reports"] += 1
             sent["bytes_up"] += report.costs["bytes_up"]
 
-    fleet = Fleet([Device("phone", 1e6, 1e6, 1e9, 1.0)])
+        def on_round_end(self, loop, row):
+            sent["counted"] += row["participants"]
+
     policy = FaultPolicy("skip", min_clients=3, attempts=50)
-    loop = trainer(policy, callbacks=[Sum()], fleet=fleet).fit(
-        fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data
-    )
-    rounds = 4 * loop.metrics["participants"]
-    assert sent["reports"] > rounds and loop.accounts.totals["bytes_up"] == sent["bytes_up"]
-    assert loop.accounts.totals["fleet_seconds"] > 4 * loop.metrics["fleet_seconds"] / (1 + loop.failed)
+    loop = trainer(policy, callbacks=[Sum()]).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
+    assert sent["reports"] > sent["counted"], "some attempt must have been repeated"
+    assert loop.accounts.totals["bytes_up"] == sent["bytes_up"]
 
 
 def test_a_round_that_never_succeeds_ends_the_run(unaware, tiny_data):
