@@ -51,8 +51,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise ConfigError("ckpt_path", str(path), "a checkpoint of tensors and plain values only") from error
-    if not isinstance(state, dict) or state.get("flash_pl", {}).get("schema") != SCHEMA:
-        raise ConfigError("ckpt_path", str(path), f"a checkpoint of flash_pl with schema {SCHEMA}")
+    schema = state.get("flash_pl", {}).get("schema") if isinstance(state, dict) else None
+    if schema != SCHEMA:
+        other = f"; this one has {schema}, it is of another version" if schema else ""
+        raise ConfigError("ckpt_path", str(path), f"a checkpoint of flash_pl with schema {SCHEMA}{other}")
     return state
 
 

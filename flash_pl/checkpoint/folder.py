@@ -34,24 +34,25 @@ class CheckpointFolder:
         return [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]
 
     def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
-        """The newest whole checkpoint with its content, and what is wrong with files that are not whole.
+        """The newest checkpoint that can be used, with its content, and what is wrong with those that cannot.
 
         Returns:
             None if there is no file at all.
 
         Raises:
-            ConfigError: there are files, but none is whole.
+            ConfigError: there are files, but none can be used: it says what is wrong with the first.
         """
-        whole, torn = [], []
+        usable, refused = [], []
         files = self.files()
         for file in files:
             try:
-                whole.append((file, read_checkpoint(file)))
+                usable.append((file, read_checkpoint(file)))
             except ConfigError as error:
-                torn.append(str(error))
-        if whole:
+                refused.append(error)
+        if usable:
             # Of files of the same round the first one: last.ckpt has seen the most.
-            return *max(whole, key=lambda entry: entry[1]["flash_pl"]["round"]), torn
-        if files:
-            raise ConfigError("ckpt_path", "last", f"a whole checkpoint in {self.path}; none of its {len(files)} is")
+            return *max(usable, key=lambda entry: entry[1]["flash_pl"]["round"]), [str(error) for error in refused]
+        if refused:
+            why = f"{files[0].name} should be {refused[0].allowed}"
+            raise ConfigError("ckpt_path", "last", f"a usable checkpoint in {self.path}; {why}")
         return None
