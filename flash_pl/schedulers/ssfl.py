@@ -12,7 +12,7 @@ from flash_pl.sparsity import AsDrawn, FirstMask, top_k, total_count
 class SSFL(SparseScheduler):
     """Salient sparse federated learning: a fixed mask of the d n weights of largest mean saliency.
 
-    Source: Ohib et al., SSFL, TMLR 2024 (arXiv 2405.09037), the authors' code was read. Before the first round every
+    Source: Ohib et al., SSFL, TMLR 2026 (arXiv 2405.09037), the authors' code was read. Before the first round every
     client sends |g w| of one minibatch at the dense initial weights, 4 bytes a weight; the server takes their plain
     mean and keeps the largest over all layers. Then values go both ways under that mask, which is sent once.
 
