@@ -9,11 +9,12 @@ import flash_pl
 
 ROOT = Path(flash_pl.__file__).parent
 # A part may import from the parts listed for it, and from itself.
-L0 = {"seeding", "errors", "state", "checks"}
+L0 = {"seeding", "errors", "state", "checks", "modes"}
 ALLOWED = {
     "seeding": set(),
     "errors": set(),
     "state": set(),
+    "modes": set(),
     "checks": {"errors"},
     "drawing": set(),
     "ranks": {"errors"},

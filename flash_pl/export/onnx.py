@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flash_pl.errors import ModuleError
+from flash_pl.modes import evaluating
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest output, or of 1 if that is larger
@@ -39,13 +40,9 @@ def to_onnx(network: nn.Module, samples: Tensor, facts: Mapping[str, str]) -> tu
     Raises:
         ModuleError: torch cannot export it, or the outputs differ by more than ``TOLERANCE``.
     """
-    training, network = network.training, network.eval()
-    try:
-        with torch.no_grad():
-            content = _with_facts(_exported(network, samples[:2]), facts)
-            worst = max(_difference(network, content, samples[:size]) for size in BATCHES)
-    finally:
-        network.train(training)
+    with evaluating(network), torch.no_grad():
+        content = _with_facts(_exported(network, samples[:2]), facts)
+        worst = max(_difference(network, content, samples[:size]) for size in BATCHES)
     return content, worst
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flash_pl.client import ClientState
 from flash_pl.loops.hooks import Transfer, step_with_index
+from flash_pl.modes import evaluating
 from flash_pl.seeding import derive, seed_global_
 
 
@@ -30,17 +31,11 @@ class EvaluationLoop:
     ) -> dict[str, float]:
         """Evaluate the arena ``weights`` ``[layout.size]``; ``round`` and ``model`` name the module's draws."""
         seed_global_(derive(self.seed, "evaluation", round, model), self.fabric.device)
-        module = client.module
         client.arena.copy_(weights)
         client.backend.follow(client.weights != 0)
         client.forget()
-        training = [part for part in module.modules() if part.training]
-        module.eval()
-        try:
+        with evaluating(client.module):  # whatever happens: a client may fail here and be skipped, the next one trains
             self._run(client, batches)
-        finally:  # a client may fail here and be skipped: the next one trains
-            for part in training:  # what the user has frozen in eval mode stays so
-                part.training = True
         return client.meter.compute()
 
     def _run(self, client: ClientState, batches: Iterable[Any]) -> None:

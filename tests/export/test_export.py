@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, compose
-from flash_pl.export import SavedRun, missing_packages
+from flash_pl.export import SavedRun, missing_packages, to_onnx
 from flash_pl.sparsity import Layout, nested_masks
 from flash_pl.wire import decode_flash, load_flash
 
@@ -165,3 +165,10 @@ def test_onnx_computes_what_torch_does(name, prefix, runs, folder, capsys):
         (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), net(images), rtol=1e-5, atol=1e-5)
+
+
+@needs_onnx
+def test_onnx_leaves_every_part_in_its_mode():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3).eval(), torch.nn.Dropout())
+    to_onnx(net, torch.ones(7, 3), {})
+    assert [part.training for part in net] == [True, False, True]
