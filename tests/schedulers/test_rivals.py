@@ -1,5 +1,6 @@
 """What single methods do, against their formulas."""
 
+from contextlib import contextmanager
 from itertools import product
 
 import pytest
@@ -13,7 +14,7 @@ from flash_pl.data import Batches
 from flash_pl.errors import ClientError, ConfigError
 from flash_pl.kernels import SparsePattern, available, sparse_linear
 from flash_pl.loops.first_stage import FewBatches
-from flash_pl.report import Ballot
+from flash_pl.report import Ballot, Report
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
@@ -39,6 +40,8 @@ from flash_pl.sparsity import (
     KeepLayers,
     Layout,
     Move,
+    Saliency,
+    Seen,
     SparsityBudget,
     Tier,
     channel_mask,
@@ -160,6 +163,41 @@ def test_sparsyfed_steps_along_the_gradient_of_v():
     torch.testing.assert_close(seen["scaled"], torch.where(v == 0, 0.0, v.grad), rtol=1e-4, atol=1e-7)
 
 
+def test_sparsyfed_sends_the_largest_of_w():
+    class Looking(SparsyFed):
+        def on_client_end(self, client, context):
+            w = power(client.weights, self.beta)
+            sent = super().on_client_end(client, context)
+            kept = top_k(w.abs(), self.kept[context.tier])
+            assert torch.equal(client.weights, w * kept) and torch.equal(client.mask, kept)
+            seen.append(client)
+            return sent
+
+    seen = []
+    train(Looking(), 0.2, rounds=1)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("cls", "keywords", "rounds"), [(ZeroFL, {}, 2), (SparsyFed, {}, 1), (SparsyFed, {"activations": False}, 0)]
+)
+def test_layers_prune_the_inputs_that_they_save(cls, keywords, rounds):
+    """In so many of two rounds; SparsyFed's first one is dense."""
+    pruned = []
+
+    class Looking(cls):
+        @contextmanager
+        def training(self, client):
+            with super().training(client):
+                parts = client.module.named_modules()
+                pruned.append({f"{name}.weight" for name, part in parts if part._forward_pre_hooks})
+                yield
+
+    loop = train(Looking(**keywords), 0.2, rounds=2)
+    layers = {slot.name for slot in loop.server.layout.layers}
+    assert pruned == [set()] * 3 * (2 - rounds) + [layers] * 3 * rounds
+
+
 def test_sparsyfed_grows_by_the_union_only_and_topk_anywhere():
     for cls, grows in ((SparsyFed, False), (TopK, True)):
         outside = []
@@ -272,6 +310,12 @@ def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
     assert not loop.client.backend.dense
 
 
+def test_saliency_is_the_weight_times_its_gradient():
+    layout = Layout(nn.Linear(2, 2, bias=False))
+    seen = Seen(layout, torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.tensor([3.0, 1.0, 9.0, -4.0]))
+    assert Saliency().scores(seen).tolist() == [3, 2, 0, 2]
+
+
 def test_ssfl_keeps_the_largest_mean_saliencies():
     """The first mask from the saliencies that clients found, by hand; then it never moves."""
     found = []
@@ -368,8 +412,11 @@ def test_the_scaler_of_heterofl_leaves_classes_alone():
 
     scheduler = HeteroFL()
     scheduler.ratios = [0.5, 1.0]
+    images = torch.randn(2, 1, 8, 8)
+    plain = Client.module.conv1(images)
     with scheduler.training(Client()):
         scaled = [name for name, part in Client.module.named_modules() if part._forward_hooks]
+        torch.testing.assert_close(Client.module.conv1(images), plain / 0.5)
     assert scaled == ["conv1", "conv2", "fc1"]
 
 
@@ -389,6 +436,36 @@ def test_fiarse_keeps_the_weights_that_nobody_holds():
     now, before = loop.server.weights[: layout.maskable], first["weights"][: layout.maskable]
     assert torch.equal(now[never], before[never]) and before[never].all()
     assert torch.equal(loop.server.mask, top_k(now.abs(), total_count(layout.sizes, 0.2)))
+
+
+@pytest.mark.parametrize("make", [FIARSE, HeteroFL])
+def test_holders_of_a_weight_count_alike(make):
+    """However many samples they have."""
+    received = [
+        Report(i, samples, torch.tensor(weights), torch.tensor(weights) != 0, None, None, {})
+        for i, (samples, weights) in enumerate([(9, [1.0, 1.0]), (1, [3.0, 0.0])])
+    ]
+    average = make().aggregator(2)
+    average.reset(torch.zeros(2), 2, [9, 1])
+    for report in received:
+        average.update(report)
+    torch.testing.assert_close(average.compute(), torch.tensor([2.0, 1.0]))
+
+
+def test_fiarse_with_importance_steps_by_the_biased_gradient():
+    class Looking(FIARSE):
+        def on_dense_gradients(self, client, step):
+            before = client.gradients()
+            super().on_dense_gradients(client, step)
+            if step == 0:
+                held = client.weights.abs()[client.mask]
+                factor = 1 + 2 * held.min() * held / (held + held.min()) ** 2
+                torch.testing.assert_close(client.gradients()[client.mask], before[client.mask] * factor)
+                factors.append(factor)
+
+    factors = []
+    train(Looking(importance=True), 0.2, rounds=1)
+    assert len(factors) == 3 and all(1 < factor.min() and factor.max() == 1.5 for factor in factors)
 
 
 def test_fedrts_believes_as_the_formula_says():

@@ -1,5 +1,6 @@
 """STEAD's mask and rates, against their formulas."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
-from flash_pl.schedulers import STEAD, Constant, Linear
+from flash_pl.schedulers import STEAD, Constant, Cosine, Linear
 from flash_pl.server import FedAvgM, RoundAverage, ServerState
 from flash_pl.sparsity import Gradient, Layout, Move, total_count
 from flash_pl.testing.setting import train
@@ -111,11 +112,27 @@ def test_weights_that_have_changed_least_since_they_entered_go_first():
         entered *= kept
 
 
+def test_moves_shrink_as_a_cosine_over_the_rounds():
+    module = nn.Linear(100, 40, bias=False)
+    layout = Layout(module)
+    server = ServerState.start(layout, layout.flatten_(module), density=0.25)
+    scheduler = STEAD(prune_rate=0.4, every=1, decay=Cosine(rounds=4))
+    scheduler.start(server, None, torch.Generator().manual_seed(0))
+    dropped = []
+    for round in range(5):
+        learn_by(server, torch.rand(layout.maskable, generator=torch.Generator().manual_seed(round)) + 0.5)
+        scheduler.on_aggregate(server, [], round)
+        dropped.append(1000 - int(server.weights.count_nonzero()))  # what has grown is 0
+        server.weights[(server.weights == 0) & server.mask] = 1.0
+    expected = [0.4 * (1 + math.cos(math.pi * time / 4)) / 2 * 1000 for time in (1, 2, 3)]
+    assert dropped[:3] == pytest.approx(expected, abs=1.1) and dropped[3:] == [0, 0]
+
+
 @pytest.mark.parametrize("still", [{"prune_rate": 0.0}, {"decay": Linear(rounds=1)}])
 def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
-    watch = Watch()
+    watch, (_, first, _, _) = Watch(), first_state(0.1)
     train(STEAD(every=1, **still), 0.1, rounds=3, callbacks=[watch])
-    assert all(torch.equal(old, new) for old, new in pairwise(watch.masks))
+    assert all(torch.equal(first, mask) for mask in watch.masks)
 
 
 def test_its_config_brings_momentum_and_the_mean_over_rounds():

@@ -114,6 +114,17 @@ def test_drop_counts_by_hand():
     assert drop_counts(active, sizes, torch.tensor([0.2, 0.8]), 0.25).tolist() == [23, 3]
 
 
+@pytest.mark.parametrize(("rule", "shares"), [(MeanMagnitude(), [0.8, 0.2]), (TotalMagnitude(), [8 / 13, 5 / 13])])
+def test_layers_grow_by_their_mean_or_total_magnitude(rule, shares):
+    layout = Layout(nn.Sequential(nn.Linear(10, 4, bias=False), nn.Linear(4, 15, bias=False)))
+    magnitude = torch.zeros(layout.maskable)
+    magnitude[[0, 9, 20, 39]] = torch.tensor([1.0, 2.0, 2.0, 3.0])  # four weights of mean 2
+    magnitude[40:50] = 0.5  # ten of mean 0.5
+    dropped, grown = rule(layout, magnitude, torch.tensor([4, 10]), 0.5)
+    assert dropped.tolist() == [2, 5]
+    assert grown.tolist() == pytest.approx([7 * share for share in shares])
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.integers(0, 500)), min_size=1, max_size=6), st.data())
 def test_redistribute_spreads_all_within_the_limit(layers, data):
     shares = torch.tensor([share for share, _ in layers], dtype=torch.float64)
