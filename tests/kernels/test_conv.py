@@ -86,6 +86,27 @@ def test_output_and_gradients_are_those_of_masked_dense_torch(native: Library, s
     assert found[2].stride() == case.weight.stride()
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side"),
+    [(4, 4, 1, (28, 28)), (3, 3, 1, (6, 6)), (3, 3, 1, (12, 12)), (3, 4, 1, (28, 28)), (2, 2, 0, (4, 17))],
+)
+def test_padding_is_zero_where_a_stride_passes_over_as_many_pixels(native, kernel, stride, padding, side, batch, plan):
+    """And not what the convolution before has left in the same memory."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 3, *side, generator=rng, requires_grad=True)
+    weight = torch.randn(4, 3, kernel, kernel, generator=rng, requires_grad=True)
+    shape = F.conv2d(x, weight, None, stride, padding).shape
+    dy, mask = torch.randn(shape, generator=rng), torch.rand(weight.shape, generator=rng) < 0.5
+    case = Case(x, weight, None, mask, (stride, stride), (padding, padding), dy)
+    for isa in native.isas():
+        native.use(isa)
+        drawn(7).sparse(plan)
+        for ours, theirs in zip(case.sparse(plan), case.dense(), strict=True):
+            assert (ours - theirs).abs().max() <= 2e-6 * (1 + theirs.abs().max())
+
+
 @pytest.mark.parametrize("seed", range(0, 40, 3))
 @pytest.mark.parametrize("threads", [2, 3])
 def test_bits_do_not_depend_on_the_number_of_threads(native: Library, seed: int, threads: int) -> None:

@@ -36,15 +36,19 @@ INLINE void copy_floats(float *to, const float *from, int64_t count) {
     else for (int64_t i = 0; i < count; i++) to[i] = from[i];
 }
 
-/* Where each pixel of an input channel lies in its planes, from the row and column that are not trimmed; -1: nowhere. */
-static void places_of_input(const geometry *g, int64_t plane, int64_t trim_h, int64_t trim_w, int32_t *at) {
+/* Where each pixel of an input channel lies in its planes, from the row and column that are not trimmed; -1: nowhere.
+   Returns how many lie somewhere. */
+static int64_t places_of_input(const geometry *g, int64_t plane, int64_t trim_h, int64_t trim_w, int32_t *at) {
+    int64_t placed = 0;
     for (int64_t h = 0; h < g->height; h++)
         for (int64_t w = 0; w < g->width; w++) {
             const int64_t y = h + g->pad_h, x = w + g->pad_w, a = y / g->stride_h, b = x / g->stride_w;
             const int64_t phase = y % g->stride_h * g->stride_w + x % g->stride_w;
             const int used = a < g->out_height + g->reach_h && b < g->out_width + g->reach_w;
             *at++ = used ? (int32_t)(phase * plane + ((a - trim_h) * g->row + b - trim_w) * g->lanes) : -1;
+            placed += used;
         }
+    return placed;
 }
 
 static void places_of_output(const geometry *g, int64_t lead_h, int64_t lead_w, int32_t *at) {

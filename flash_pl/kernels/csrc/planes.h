@@ -40,9 +40,9 @@ static void FN(forward)(const geometry *g, const lists *out, const float *value,
     const int64_t run = g->stride_w == 1 ? g->width : 1, size = g->channels * phases * g->plane;
     float *planes = work, *computed = planes + size;
     int32_t *in_at = (int32_t *)(computed + g->outputs * g->out_plane), *out_at = in_at + in_pixels;
-    places_of_input(g, g->plane, 0, 0, in_at);
+    const int64_t placed = places_of_input(g, g->plane, 0, 0, in_at);
     places_of_output(g, 0, 0, out_at);
-    if (phases * g->plane != in_pixels * g->lanes) memset(planes, 0, size * sizeof(float));
+    if (phases * g->plane != placed * g->lanes) memset(planes, 0, size * sizeof(float));
     for (int64_t n = first; n < last; n++) {
         const int64_t at = n * group, count = batch - at < group ? batch - at : group;
         FN(pack)(g, x + at * g->channels * in_pixels, count, g->channels, in_pixels, run, in_at, phases * g->plane, planes);
@@ -63,8 +63,8 @@ static void FN(backward)(const geometry *g, const lists *out, const lists *in, c
     float *x_planes = work, *dy_planes = x_planes + x_size;
     float *computed = x_planes; /* the input comes where its gradient has been, which is smaller */
     int32_t *in_at = (int32_t *)(dy_planes + dy_size), *out_at = in_at + in_pixels, *dx_at = out_at + out_pixels;
-    const int borders = phases * g->plane != in_pixels * g->lanes;
-    places_of_input(g, g->plane, 0, 0, in_at);
+    /* What no pixel fills is padding, and some pixels fill nothing: strides may pass over them. */
+    const int borders = phases * g->plane != places_of_input(g, g->plane, 0, 0, in_at) * g->lanes;
     places_of_output(g, g->lead_h, g->lead_w, out_at);
     places_of_input(g, g->in_plane, g->trim_h, g->trim_w, dx_at);
     if (borders) memset(x_planes, 0, x_size * sizeof(float));
