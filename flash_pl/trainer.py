@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import Logger
 from lightning.pytorch.callbacks import Callback
 
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_kinds, check_numbers
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
@@ -112,9 +112,27 @@ class FederatedTrainer:
         callbacks: Sequence[Any] = (),
         logger: Any = (),
     ) -> None:
+        check_numbers(density=density, timeout=timeout)
         if not 0 < density <= 1:
             raise ConfigError("density", density, "a number in (0, 1]")
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
+        check_integers(0, seed=seed)
+        check_kinds(
+            scheduler=(scheduler, SparseScheduler),
+            budget=(budget, SparsityBudget),
+            aggregator=(aggregator, FedAvg),
+            sampler=(sampler, ClientSampler),
+            server_optimizer=(server_optimizer, ServerOptimizer),
+            average=(average, RoundAverage),
+            decay=(decay, RoundDecay),
+            evaluate=(evaluate, EvaluationSchedule),
+            faults=(faults, FaultPolicy),
+            wire=(wire, WireFormat),
+            fleet=(fleet, Fleet),
+        )
+        # A checkpoint holds them, and numpy's own numbers could not be read again.
+        density, rounds, cohort = float(density), int(rounds), int(cohort)
+        local_epochs, seed = int(local_epochs), int(seed)
         if precision not in PRECISIONS:
             raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
         if gradient_clip_val is not None and not gradient_clip_val >= 0:
@@ -258,6 +276,7 @@ class FederatedTrainer:
             raise ConfigError("density", least, f"at least one of {client.layout.maskable} weights")
         if ranks.size > 1:  # a script may have left its module's first weights to chance
             client.arena.copy_(ranks.first(client.arena.cpu))
+            client.buffers.start_from(ranks.first(client.buffers.first))
         federation = Federation(
             fabric=self.fabric,
             ranks=ranks,
@@ -293,9 +312,13 @@ class FederatedTrainer:
 
         Raises:
             ConfigError: it belongs to another experiment.
+            ModuleError: a buffer has another shape.
         """
         loop.load_state_dict(state["flash_pl"])
-        loop.client.module.on_load_checkpoint(state)
+        module, saved = loop.client.module, state["state_dict"]
+        loop.client.buffers.start_from(saved)
+        module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
+        module.on_load_checkpoint(state)
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)
 
     @property

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,14 @@ class Checkpoint:
         self.folder, self.every, self.extra = CheckpointFolder(directory), every, extra or {}
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.best: float | None = None
+        self._resumed = False
 
     def on_run_start(self, loop: FederatedLoop) -> None:
         self._saved, self._warned = -1, False
-        if not loop.has_mask:
+        if not self._resumed:
             self.best = None
+            self._set_aside()
+        self._resumed = False
 
     def on_first_mask(self, loop: FederatedLoop) -> None:
         if self.every:
@@ -83,7 +86,7 @@ class Checkpoint:
         state["flash_pl"] |= {"best": self.best, "best_of": [self.monitor, self.sign]}
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        saved = state["flash_pl"]
+        self._resumed, saved = True, state["flash_pl"]
         same = saved.get("best_of") == [self.monitor, self.sign]  # of another metric it says nothing
         self.best = saved["best"] if same else None
 
@@ -110,7 +113,7 @@ class Checkpoint:
         loop.client.forget()
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
-            "state_dict": {name: value.cpu().clone() for name, value in module.state_dict().items()},
+            "state_dict": {name: _copied(value) for name, value in module.state_dict().items()},
             "hyper_parameters": _plain(module.hparams),
             "pytorch-lightning_version": L.__version__,
             "epoch": loop.round,
@@ -121,20 +124,38 @@ class Checkpoint:
         }
         if hasattr(module, "_hparams_name"):
             state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
-        known = set(state)
         module.on_save_checkpoint(state)
-        for name in state.keys() - known:
-            if not _reads_back(state[name]):
-                raise ConfigError(f"on_save_checkpoint: {name}", type(state[name]).__name__, READABLE)
         loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
+        for name, value in _unreadable(state):
+            raise ConfigError(f"checkpoint: {name}", type(value).__name__, READABLE)
         self.folder.save(state, best)
         self._saved = loop.round
+
+    @rank_zero_only
+    def _set_aside(self) -> None:
+        """Checkpoints of another run must not be taken for those of the one that starts here."""
+        if older := self.folder.set_aside():
+            rank_zero_warn(f"a run starts afresh where another has been; its checkpoints are now {older}")
 
 
 def _refuse_unreadable(parts: Mapping[str, Stateful]) -> None:
     for name, part in parts.items():
         if not _reads_back(part.state_dict()):
             raise ConfigError(name, type(part).__name__, f"a state_dict() of {READABLE}")
+
+
+def _unreadable(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What could not be read again, with its place; tensors of torch's own kinds always can."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from _unreadable(value, f"{name}.{key}" if name else str(key))
+    elif type(state) is not torch.Tensor and not _reads_back(state):
+        yield name, state
+
+
+def _copied(value: Any) -> Any:
+    """Out of a state_dict, where a module's own ``get_extra_state`` may be anything."""
+    return value.cpu().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _reads_back(value: Any) -> bool:

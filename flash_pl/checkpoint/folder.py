@@ -29,6 +29,17 @@ class CheckpointFolder:
             os.replace(self.last, self.previous)
         os.replace(newest, self.last)
 
+    def set_aside(self) -> str | None:
+        """Rename what another run has left to ``earlier-....ckpt``, over what was set aside before.
+
+        Returns:
+            The new names as a pattern, None where there was nothing.
+        """
+        files = self.files()
+        for file in files:
+            os.replace(file, file.with_name(f"earlier-{file.name}"))
+        return str(self.path / "earlier-*.ckpt") if files else None
+
     def files(self) -> list[Path]:
         """The checkpoints that are there, whole or not, the ones that have seen the most first."""
         return [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]

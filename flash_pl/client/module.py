@@ -90,6 +90,11 @@ class FederatedModule(L.LightningModule):
         return found if len(found) > 1 else next(iter(found), None)
 
     @property
+    def logger(self) -> Any:
+        """As in Lightning: the first logger, None without one."""
+        return next(iter(self.loggers), None) if self._federated else super().logger
+
+    @property
     def current_epoch(self) -> int:
         """The local epoch under way; under a Trainer the Trainer's."""
         return cast(ClientState, self._client).epoch if self._federated else super().current_epoch
@@ -122,6 +127,8 @@ class ClientModule(L.LightningModule):
             ModuleError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
         """
         name = self._users.__name__
+        if not is_overridden("training_step", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: it has no training_step, so its clients could not train")
         if not self.automatic_optimization:
             raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
         if is_overridden("optimizer_step", self, parent=L.LightningModule):

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.batch import samples_in
+from flash_pl.client.buffers import OwnBuffers
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.client.optimizers import Schedule
@@ -59,10 +60,7 @@ class ClientState:
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
         self._dense = True
         self.meter = Meter()
-        # What is not in the arena, such as counters, must not pass from one client to the next.
-        inside = {slot.name for slot in layout.slots}
-        self._others = {name: buffer for name, buffer in module.named_buffers() if name not in inside}
-        self._originals = [buffer.clone() for buffer in self._others.values()]
+        self.buffers = OwnBuffers(module, layout)
         self.step = self.epoch = self.dense_steps = 0
         self._densities: Tensor | None = None
         self._modes = [(part, part.training) for part in module.modules()]
@@ -92,8 +90,7 @@ class ClientState:
         self.meter.reset()
         for metric in self._metrics:
             metric.reset()
-        for buffer, original in zip(self._others.values(), self._originals, strict=True):
-            buffer.copy_(original)
+        self.buffers.reset()
 
     def check_tensors(self) -> None:
         """The module's tensors are those that were bound.
@@ -102,7 +99,7 @@ class ClientState:
             ModuleError: another one stands in the place of one of them, which nobody sends, averages or evaluates.
         """
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        moved = [name for name, buffer in self._others.items() if tensors.get(name) is not buffer]
+        moved = self.buffers.replaced(tensors)
         for slot in self.layout.slots:
             found, expected = tensors.get(slot.name), slot.view(self.arena)
             if found is None or found.data_ptr() != expected.data_ptr():

@@ -178,7 +178,8 @@ class FederatedLoop(Loop):
         self.client.check_tensors()
         self.client.forget()
         self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
-        tensors = {name: value.cpu().contiguous().clone() for name, value in module.state_dict().items()}
+        values = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}
         masks = {layer.name: layer.view(self.server.mask).cpu().contiguous().clone() for layer in layout.layers}
         density = int(self.server.mask.count_nonzero()) / layout.maskable
         facts = {"method": type(self.scheduler).__name__, "density": f"{density:.4g}", "round": str(self.round)}
@@ -205,7 +206,7 @@ class FederatedLoop(Loop):
             "layer_mismatch": self.layer_mismatch,
             "has_mask": self.has_mask,
             "pending": self.pending,
-            "stopped": self.should_stop,
+            "stopped": bool(self.should_stop),
             "tier_masks": [mask.cpu() for mask in self.masks[:-1]],  # for readers; this loop makes them anew
             "first_stage": self.progress.state_dict(),
         } | {name: part.state_dict() for name, part in self.parts.stateful().items()}

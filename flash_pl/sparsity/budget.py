@@ -29,6 +29,7 @@ class SparsityBudget:
     """
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
+        tiers = [Tier(float(tier.density), float(tier.share)) for tier in tiers]
         densities = [tier.density for tier in tiers]
         if not tiers or not all(0 < d <= 1 for d in densities):
             raise ConfigError("tiers", densities, "densities in (0, 1]")

@@ -599,3 +599,53 @@ def test_a_checkpoint_is_the_modules_too(unaware, tiny_data, tmp_path):
     trainer = FederatedTrainer(PDST(), density=0.3, rounds=2, cohort=2, accelerator="cpu", callbacks=[])
     trainer.fit(module, tiny_data, ckpt_path=tmp_path / "last.ckpt")
     assert module.words == 1
+
+
+def test_a_module_may_ask_for_its_logger(unaware, tiny_data):
+    class Asking(unaware):
+        def training_step(self, batch, batch_idx):
+            assert self.logger is None and self.loggers == []
+            return super().training_step(batch, batch_idx)
+
+    fit(Asking(), tiny_data)
+
+
+def test_a_module_without_a_training_step_is_refused(tiny_data):
+    class Misspelt(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(64, 4)
+
+        def trainingstep(self, batch, batch_idx):
+            return self.net(batch[0].flatten(1)).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    with pytest.raises(ModuleError, match="Misspelt: it has no training_step"):
+        fit(Misspelt(), tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("density", "0.1", "a number"),
+        ("density", True, "a number"),
+        ("seed", 1.5, "an integer of at least 0"),
+        ("seed", None, "an integer of at least 0"),
+        ("timeout", "10", "a number"),
+        ("sampler", "uniform", "an object of class ClientSampler"),
+        ("average", "polynomial", "an object of class RoundAverage"),
+        ("decay", 0.5, "an object of class RoundDecay"),
+        ("server_optimizer", "momentum", "an object of class ServerOptimizer"),
+        ("aggregator", "masked", "an object of class FedAvg"),
+        ("budget", 0.1, "an object of class SparsityBudget"),
+        ("evaluate", 5, "an object of class EvaluationSchedule"),
+        ("faults", "skip", "an object of class FaultPolicy"),
+        ("wire", "fp16", "an object of class WireFormat"),
+        ("fleet", "mixed", "an object of class Fleet"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_at_once(key, value, allowed):
+    with pytest.raises(ConfigError, match=f"{key}: .* is not allowed; expected {allowed}"):
+        FederatedTrainer(PDST(), **{"accelerator": "cpu"} | {key: value})

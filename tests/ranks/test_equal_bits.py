@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flash_pl import EvaluationSchedule, FederatedTrainer
+from flash_pl import PDST, EvaluationSchedule, FederatedTrainer
 from flash_pl.config import build_trainer, compose, read_config
 
 FLASH = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
@@ -70,6 +70,22 @@ def test_one_evaluation_may_be_shorter_than_the_ranks(unaware, tiny_data, run_ra
         module = unaware()
         trainer.fit(module, tiny_data)
         return trainer.validate(module, tiny_data)
+
+    first, second = run_ranks(2, run)
+    assert first == second
+
+
+def test_all_ranks_have_the_buffers_of_the_first(unaware, tiny_data, run_ranks):
+    class Shuffled(unaware):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.randperm(64))
+
+    def run(rank):
+        torch.manual_seed(rank)
+        module = Shuffled()
+        FederatedTrainer(PDST(), density=0.3, rounds=1, cohort=2, accelerator="cpu").fit(module, tiny_data)
+        return module.places.tolist()
 
     first, second = run_ranks(2, run)
     assert first == second
