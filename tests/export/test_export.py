@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, compose
+from flash_pl.errors import ModuleError
 from flash_pl.export import SavedRun, missing_packages, to_onnx
 from flash_pl.sparsity import Layout, nested_masks
 from flash_pl.wire import decode_flash, load_flash
@@ -172,3 +173,22 @@ def test_onnx_leaves_every_part_in_its_mode():
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3).eval(), torch.nn.Dropout())
     to_onnx(net, torch.ones(7, 3), {})
     assert [part.training for part in net] == [True, False, True]
+
+
+class Closed(torch.nn.Linear):
+    """Rules out its last class."""
+
+    def forward(self, inputs):
+        return super().forward(inputs).index_fill(1, torch.tensor([2]), self.never)
+
+
+@needs_onnx
+@pytest.mark.parametrize("never, refused", [(-torch.inf, False), (torch.nan, True)])
+def test_onnx_outputs_may_hold_equal_infinities_but_nothing_that_is_no_number(never, refused):
+    net = Closed(3, 3)
+    net.never = never
+    if refused:
+        with pytest.raises(ModuleError, match="differ by nan"):
+            to_onnx(net, torch.ones(7, 3), {})
+    else:
+        assert to_onnx(net, torch.ones(7, 3), {})[1] < 1e-5
