@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from flash_pl import FederatedTrainer
 from flash_pl.cli import main
@@ -126,3 +127,5 @@ def test_an_exported_model_is_loaded_without_flash_pl(tmp_path):
     sparse = names["load_sparse"](tmp_path / "sparse.safetensors")
     assert dense.keys() == sparse.keys() and all(torch.equal(dense[name], sparse[name]) for name in dense)
     LeafCNN(channels=(16, 32), hidden=16).load_state_dict(sparse)
+    save_file({"pos.indices": torch.arange(3)}, tmp_path / "buffer.safetensors")
+    assert names["load_sparse"](tmp_path / "buffer.safetensors").keys() == {"pos.indices"}  # a network's own

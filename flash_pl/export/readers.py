@@ -1,5 +1,6 @@
 """Looks into files of every format that flash_pl writes, and into foreign ones of the same formats."""
 
+import json
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
@@ -58,11 +59,13 @@ def _safetensors(path: Path) -> Contents:
     with safe_open(path, "pt") as file:
         facts = dict(sorted((file.metadata() or {}).items()))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    facts.pop("layer_density", None)  # the table has it
+    layers = _names(facts.pop("layer_density", ""))  # the table has the densities
     rows, sparse = [], facts.get("layout") == "sparse"
-    for name in [key.removesuffix(".indices") for key in tensors if sparse and key.endswith(".indices")]:
-        if not all(f"{name}.{part}" in tensors for part in PARTS):
-            raise ConfigError("file", str(path), f"of each sparse tensor {', '.join(PARTS)}; see {name}")
+    names = [key.removesuffix(".indices") for key in tensors if sparse and key.endswith(".indices")]
+    names = [name for name in names if all(f"{name}.{part}" in tensors for part in PARTS)]  # a buffer may end so too
+    if sparse and (torn := [name for name in layers if name not in names]):
+        raise ConfigError("file", str(path), f"of each sparse tensor {', '.join(PARTS)}; see {torn[0]}")
+    for name in names:
         indices, values, sizes = (tensors.pop(f"{name}.{part}") for part in PARTS)
         shape = tuple(sizes.reshape(-1).tolist())
         density, mask = values.numel() / max(1, prod(shape)), indices.nbytes + sizes.nbytes
@@ -71,6 +74,15 @@ def _safetensors(path: Path) -> Contents:
         share = None if sparse else _nonzero(tensor)
         rows.append(Row(name, tuple(tensor.shape), (share,), None, tensor.nbytes, tensor.nbytes))
     return Contents(facts, ("density" if sparse else "nonzero",), tuple(rows), path.stat().st_size)
+
+
+def _names(text: str) -> list[str]:
+    """The keys of a JSON object; none of any other text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return list(found) if isinstance(found, dict) else []
 
 
 def _onnx(path: Path) -> Contents:

@@ -90,6 +90,16 @@ def test_files_from_elsewhere(folder, capsys):
 
 
 def test_a_sparse_file_that_lacks_a_part(folder, capsys):
-    save_file({"fc.indices": torch.zeros(1, dtype=torch.int32)}, "x.safetensors", {"layout": "sparse"})
+    facts = {"layout": "sparse", "layer_density": '{"fc": 0.5}'}
+    save_file({"fc.indices": torch.zeros(1, dtype=torch.int32)}, "x.safetensors", facts)
     assert main(["inspect", "x.safetensors"]) == 2
     assert "of each sparse tensor indices, values, shape; see fc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("listed", ['{"fc": 0.5}', "[1", "[1]", None])
+def test_a_buffer_that_is_called_as_a_part_of_a_sparse_tensor(listed, folder):
+    tensors = {"fc.indices": torch.tensor([1], dtype=torch.int32), "fc.values": torch.ones(1)}
+    tensors |= {"fc.shape": torch.tensor([1, 2]), "pos.indices": torch.arange(3), "values": torch.ones(2)}
+    save_file(tensors, "x.safetensors", {"layout": "sparse"} | ({"layer_density": listed} if listed else {}))
+    shapes = {row.name: row.shape for row in read_contents(folder / "x.safetensors").rows}
+    assert shapes == {"fc": (1, 2), "pos.indices": (3,), "values": (2,)}
