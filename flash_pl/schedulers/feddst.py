@@ -23,8 +23,11 @@ class FedDST(DynamicSparseTraining):
     of every layer. Values go both ways, masks when they have moved. With tiers of devices a weight that nobody holds
     becomes 0 where one of the clients had it and has dropped it, and stays where none of them could have it.
 
-    Other than there: the first mask is random, not of the largest initial weights; a survivor is never chosen to
-    grow, so that counts are exact; the rate enters once, not squared; layers that the model excludes stay dense.
+    Other than there: the first mask is random, not of the largest initial weights; ERK scales densities, as RigL's code
+    does, not sparsities: MNISTNet's conv2 has 0.020 at d = 0.05, there 0.038; every layer drops the same fraction,
+    there what their ERK of a lower density says; the first move is in the first round, not in the second, its gradient
+    that of the last step, not one taken after it; a survivor is never chosen to grow, so that counts are exact; the
+    rate enters once, not squared; layers that the model excludes stay dense.
 
     Args:
         prune_rate: the fraction that the first move drops.
