@@ -26,10 +26,11 @@ class STEAD(SparseScheduler):
 
     After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
     weights, those that have changed least since they entered the mask, and grows as many at random from 0. So weights
-    that no loss depends on, which keep what they had, are the first to go. A place may grow again in the move that
-    dropped it: it starts from 0 like any other, but its momentum at the server and its part of a mean over rounds stay.
-    Clients only follow, so their masks never disagree: values go both ways, the mask goes down. The server should also
-    go on with momentum and deploy a mean over rounds, as in the shipped config (``server_optimizer``, ``average``).
+    that no loss depends on, which keep what they had, are the first to go, among equals from the layer's end. A place
+    may grow again in the move that dropped it: it starts from 0 like any other, but its momentum at the server and its
+    part of a mean over rounds stay. Clients only follow, so their masks never disagree: values go both ways, the mask
+    goes down. The server should also go on with momentum and deploy a mean over rounds, as in the shipped config
+    (``server_optimizer``, ``average``).
 
     Args:
         power: of a layer's density; 0 for one rate in all layers.
