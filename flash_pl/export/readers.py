@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def _flash(path: Path) -> Contents:
             tuple(tensor.shape),
             (densities.get(name),),
             mask_bytes.get(name),
-            item * int(model.masks[name].count_nonzero()) if name in model.masks else tensor.nbytes,
+            item * int(model.masks[name].count_nonzero()) if name in model.masks else _written(tensor),
             tensor.nbytes,
         )
         for name, tensor in model.tensors.items()
@@ -53,6 +54,11 @@ def _flash(path: Path) -> Contents:
     mask = "all active" if model.active == model.maskable else sizes.kind.name.lower()
     facts = model.facts | {"mask": mask, "values": file.values}
     return Contents(facts, ("density",), tuple(rows), file.size, 0 if mask_bytes else sizes.mask)
+
+
+def _written(tensor: Tensor) -> int:
+    """The bytes of its values in a .flash file, where truth values are bits."""
+    return -(-tensor.numel() // 8) if tensor.dtype == torch.bool else tensor.nbytes
 
 
 def _safetensors(path: Path) -> Contents:

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.export import missing_packages, read_contents
+from flash_pl.sparsity import SparseModel
+from flash_pl.wire import encode_flash
 
 MADE = [["m.flash"], ["h.flash", "--values", "fp16"], ["m.safetensors"], ["s.safetensors", "--sparse"]]
 MADE += [] if missing_packages() else [["m.onnx"]]
@@ -72,6 +74,16 @@ def test_a_dense_models_mask_is_shared_by_all_layers(runs, folder, capsys):
     assert found.shared_mask > 0 and found.facts["mask"] == "all active"
     capsys.readouterr()
     assert main(["inspect", "m.flash"]) == 0 and f"masks {found.shared_mask}, " in capsys.readouterr().out
+
+
+def test_a_flash_files_truth_values_are_bits(folder, capsys):
+    tensors = {"fc.weight": torch.ones(2, 2), "seen": torch.arange(5001) % 3 == 0, "flag": torch.tensor(True)}
+    model = SparseModel(tensors, {"fc.weight": torch.ones(2, 2, dtype=torch.bool)}, {})
+    (folder / "m.flash").write_bytes(encode_flash(model))
+    found = read_contents(folder / "m.flash")
+    assert {row.name: row.values for row in found.rows} == {"fc.weight": 16, "seen": 626, "flag": 1}
+    assert 0 < found.size - found.masks - found.values < 200
+    assert main(["inspect", "m.flash"]) == 0 and "other -" not in capsys.readouterr().out
 
 
 def test_files_from_elsewhere(folder, capsys):
