@@ -47,15 +47,20 @@ def encode_mask(
     """
     bits = pack_bits(mask)
     known = None if reference is None else pack_bits(reference)
+    ways = []
     if known is not None and np.array_equal(bits.numpy(), known.numpy()):
-        return MaskKind.REFERENCE, _checksum(bits)
+        section = _checksum(bits)
+        if len(section) <= min(len(sizes), len(bits)):  # positions take a byte a layer at least
+            return MaskKind.REFERENCE, section
+        ways.append(_Way(MaskKind.REFERENCE, len(section), lambda: section))
     mask = _unpacked(mask, bits)
     counts = _counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
     if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
-        return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
-    ways = [
+        drawn = seed.to_bytes(8, "little") + b"".join(map(number, counts))
+        ways.append(_Way(MaskKind.SEED, len(drawn), lambda: drawn))
+    ways += [
         _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
         _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
