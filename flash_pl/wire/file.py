@@ -11,7 +11,7 @@ from torch import Tensor
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes
-from flash_pl.wire.extra import decode_extra, encode_extra
+from flash_pl.wire.extra import DIMENSIONS, decode_extra, encode_extra
 from flash_pl.wire.header import Header, Shapes
 from flash_pl.wire.masks import layer_bytes
 from flash_pl.wire.reader import Reader
@@ -55,9 +55,12 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
 
     Raises:
         ConfigError: a type of values that does not exist, or in which a weight is no number any more.
-        ValueError: a tensor of a type, or with a name, that cannot be written.
+        ValueError: a tensor of a type or shape, or with a name, that cannot be written.
     """
     floats = [name for name, tensor in model.tensors.items() if tensor.dtype == torch.float32]
+    for name in floats:
+        if len(shape := model.tensors[name].shape) > DIMENSIONS:
+            raise ValueError(f"{name}: a tensor {tuple(shape)} of torch.float32 cannot be sent")
     rest = [name for name in floats if name not in model.masks]
     layers, order = list(model.masks), [*model.masks, *rest]
     mask = torch.cat([model.masks[name].reshape(-1) for name in layers])

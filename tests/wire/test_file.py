@@ -72,6 +72,16 @@ def test_a_weight_that_a_short_type_cannot_hold_is_refused():
         encode_flash(sent, "int8")
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_tensor_of_more_dimensions_than_can_be_read_is_refused(masked):
+    sent = model(0.3)
+    sent.tensors["deep"] = torch.ones([1] * 9)
+    if masked:
+        sent.masks["deep"] = torch.ones([1] * 9, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"deep: a tensor \(1, 1, 1, 1, 1, 1, 1, 1, 1\) of torch.float32 cannot"):
+        encode_flash(sent)
+
+
 def forged(header: object, payload: bytes = b"", tail: bytes = b"\0") -> bytes:
     """A file with a fitting checksum around any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
