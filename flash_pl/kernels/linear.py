@@ -47,6 +47,8 @@ def sparse_linear(
         warn_missing()
         with torch.autocast("cpu", enabled=False):
             return F.linear(x, pattern.masked(weight), bias)
+    if min(weight.shape) < 1:
+        raise ValueError(f"a weight {list(weight.shape)} has no elements")
     rows = x.reshape(-1, x.shape[-1], 1, 1)
     shape = ConvShape(x.shape[-1], (1, 1), weight.shape[0], (1, 1), (1, 1), (0, 0))
     y = convolved(rows, weight, bias, pattern, shape, plan, sink)

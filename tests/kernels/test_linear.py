@@ -42,6 +42,13 @@ def test_inputs_that_do_not_fit_are_one_line(native: Library) -> None:
         sparse_linear(torch.randn(2, 5), torch.randn(3, 4), None, SparsePattern(torch.ones(3, 4, dtype=torch.bool)))
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4)])
+def test_a_weight_without_elements_is_one_line(native: Library, shape: tuple[int, int]) -> None:
+    pattern = SparsePattern(torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no elements"):
+        sparse_linear(torch.randn(2, shape[1]), torch.randn(shape), None, pattern)
+
+
 def test_inputs_beyond_the_kernels_offsets_are_one_line(native: Library) -> None:
     inputs = 1 << 16
     pattern = SparsePattern(torch.ones(1, inputs, dtype=torch.bool))
