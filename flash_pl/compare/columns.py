@@ -1,5 +1,6 @@
 """The columns of the table: every format writes these."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from flash_pl.compare.units import BYTES, FLOPS, PLAIN, RATIO, SHARE, TIME, Scal
 class Column:
     """One number of a run; ``value`` gives it in base units (bytes, FLOPs, seconds, shares), None if it has none.
 
-    ``part`` is the table in which it is. ``spread`` shows the standard deviation over seeds beside the mean; table.csv
-    always has it.
+    It is inf if the run has diverged. ``part`` is the table in which it is. ``spread`` shows the standard deviation
+    over seeds beside the mean; table.csv always has it.
     """
 
     key: str
@@ -46,7 +47,8 @@ def monitors(runs: Iterable[Run]) -> list[str]:
 def scale_of(runs: Sequence[Run], monitor: str) -> Scale:
     """Percent for what lies between 0 and 1 and should be high."""
     values = [run.last(monitor) for run in runs if run.monitor == monitor]
-    return SHARE if _highest(runs, monitor) and all(v is None or 0 <= v <= 1 for v in values) else PLAIN
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return SHARE if _highest(runs, monitor) and all(0 <= value <= 1 for value in finite) else PLAIN
 
 
 def title_of(monitor: str) -> str:

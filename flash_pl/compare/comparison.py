@@ -1,5 +1,6 @@
 """Groups of runs against each other: the numbers of the table, and which of them are best."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,19 +14,24 @@ from flash_pl.compare.units import Unit
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and sample standard deviation over ``n`` seeds; no deviation of a single one."""
+    """Mean and sample standard deviation over ``n`` seeds, no deviation of a single one; beside them ``diverged`` seeds
+    that are in neither. The mean of none is NaN."""
 
     mean: float
     std: float | None
     n: int
+    diverged: int = 0
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Cell":
         """
         >>> Cell.of([1.0, 3.0])
-        Cell(mean=2.0, std=1.4142135623730951, n=2)
+        Cell(mean=2.0, std=1.4142135623730951, n=2, diverged=0)
         """
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        finite = [value for value in values if math.isfinite(value)]
+        mean = statistics.fmean(finite) if finite else math.nan
+        std = statistics.stdev(finite) if len(finite) > 1 else None
+        return cls(mean, std, len(finite), len(values) - len(finite))
 
 
 def _other_rounds(runs: Sequence[Run], last: int) -> list[str]:
@@ -71,35 +77,45 @@ class Comparison:
     def unit(self, column: Column) -> Unit:
         """The unit in which the column reads well."""
         cells = [self.cell(group, column) for group in self.groups]
-        return column.scale.fitting(cell.mean for cell in cells if cell is not None)
+        return column.scale.fitting(cell.mean for cell in cells if cell is not None and cell.n)
 
     def text(self, group: Group, column: Column) -> str:
-        """``83.5 ± 0.6`` in the column's ``unit``, ``-`` for nothing."""
+        """``83.5 ± 0.6`` in the column's ``unit``, ``-`` for nothing, ``83.5, 1 diverged`` or ``diverged`` where seeds
+        have diverged."""
         cell = self.cell(group, column)
         if cell is None:
             return "-"
         unit = self.unit(column)
-        if not column.spread or cell.std is None:
-            return unit.write(cell.mean)
-        return f"{unit.write(cell.mean)} ± {cell.std / unit.factor:.{unit.decimals(cell.mean)}f}"
+        if not cell.n:
+            return "diverged"
+        text = unit.write(cell.mean)
+        if column.spread and cell.std is not None:
+            text += f" ± {cell.std / unit.factor:.{unit.decimals(cell.mean)}f}"
+        return f"{text}, {cell.diverged} diverged" if cell.diverged else text
 
     def is_best(self, group: Group, column: Column) -> bool:
-        """Whether no other group with the same data set is better, as far as the table shows, and some is worse."""
+        """Whether no other group with the same data set is better, as far as the table shows, and some is worse.
+
+        A group of which a seed has diverged is never best.
+        """
         beside = [one for one in self.groups if one.first.names["data"] == group.first.names["data"]]
         cells = {one.label: cell for one in beside if (cell := self.cell(one, column)) is not None}
-        if column.better is None or group.label not in cells:
-            return False
         unit = self.unit(column)
-        shown = {label: float(unit.write(cell.mean)) for label, cell in cells.items()}
+        shown = {label: float(unit.write(cell.mean)) for label, cell in cells.items() if not cell.diverged}
+        if column.better is None or group.label not in shown:
+            return False
         best = (max if column.better == "high" else min)(shown.values())
-        return shown[group.label] == best and len(set(shown.values())) > 1
+        return shown[group.label] == best and (len(set(shown.values())) > 1 or len(shown) < len(cells))
 
     @property
     def about_accuracy(self) -> str:
         """How the accuracies came about."""
         rounds = "the last evaluated round" if self.last == 1 else f"the last {self.last} evaluated rounds"
         spread = "; mean ± sample standard deviation over seeds" if self.repeated else ""
-        return f"Accuracy is the mean over {rounds} of a run{spread}."
+        runs = [run for one in self.groups for run in one.runs]
+        lost = any(run.mean_of_last(run.monitor, self.last) == math.inf for run in runs)
+        ending = " Diverged: NaN or infinite in one of these rounds, and in no mean." if lost else ""
+        return f"Accuracy is the mean over {rounds} of a run{spread}.{ending}"
 
     @property
     def about_costs(self) -> str:

@@ -37,7 +37,8 @@ NEEDED = {
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run was (``config``), did (``metrics``: a value a round, NaN in an empty cell) and found (``result``).
+    """What a run was (``config``), did (``metrics``: a value a round, NaN in an empty cell, inf for what is not finite)
+    and found (``result``).
 
     ``consensus`` has the columns of consensus.csv, none where a run has written no such file.
     """
@@ -126,19 +127,22 @@ class Run:
         return self.last(f"{column}_total") if self.whole else self.total(column)
 
     def mean_of_last(self, column: str, rounds: int) -> float | None:
-        """The mean over the last ``rounds`` rounds in which a column is filled, or over fewer if there are no more."""
+        """The mean over the last ``rounds`` rounds in which a column is filled, or over fewer if there are no more.
+
+        It is inf if the run has diverged there.
+        """
         found = self._values(column)[-rounds:]
         return float(found.mean()) if len(found) else None
 
     def last_filled(self, column: str, rounds: int) -> list[int]:
         """Those rounds, counted from the last one of the run: 0, -1, ..."""
         every = self.metrics["round"]
-        filled = np.isfinite(self.metrics.get(column, np.full(len(every), np.nan)))
+        filled = ~np.isnan(self.metrics.get(column, np.full(len(every), np.nan)))
         return (every[filled] - every[-1]).astype(int).tolist()[-rounds:]
 
     def _values(self, column: str) -> NDArray[np.float64]:
         values = self.metrics.get(column, np.empty(0))
-        return values[np.isfinite(values)]
+        return values[~np.isnan(values)]
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -151,12 +155,18 @@ def _mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def _number(cell: str) -> float:
+    """NaN is an empty cell's; a number that is not finite, of a run that diverged, is inf."""
+    value = float(cell) if cell else np.nan
+    return value if not cell or np.isfinite(value) else np.inf
+
+
 def _table(path: Path) -> dict[str, NDArray[np.float64]]:
     """The columns of a CSV file of numbers with a row a round."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             names, *rows = [row for row in csv.reader(file) if row]
-        cells = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows], dtype=np.float64)
+        cells = np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError("run", str(path), f"a readable table of numbers ({error})") from error
     if "round" not in names or not rows or cells.shape[1] != len(names):

@@ -68,7 +68,7 @@ class Table:
 
 def as_csv(comparison: Comparison) -> str:
     """Plain numbers in base units: for every column its mean, its standard deviation (empty for a single seed) and the
-    number of seeds that have it."""
+    number of seeds that have it; those that diverged do not count, and the mean of none is ``nan``."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("mean", "std", "n")

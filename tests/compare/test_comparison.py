@@ -136,3 +136,26 @@ def test_accuracies_over_other_rounds_are_no_match(make_run):
     (paths[3] / "metrics.csv").write_text("round,val_loss\n1,0.1\n2,0.1\n")  # it logs no accuracy at all
     (warning,) = Comparison.of(map(Run.read, paths), 2)[1]
     assert "2 of the last 2 in" in warning and f"2 of the last 3 in {paths[2]}" in warning
+
+
+def test_a_run_that_diverged_is_not_scored_by_the_rounds_before(make_run):
+    """A cell that is no finite number is no empty cell."""
+    loss = ["trainer.monitor=val_ppl", "trainer.monitor_mode=min"]
+    paths = [
+        make_run("a", *loss, "seed=1", accuracies=(8.7, 4.5, 3.1, "inf", "nan")),
+        make_run("b", *loss, "seed=2", accuracies=(9.0, 5.0, 5.0, 5.0, 5.0)),
+        make_run("c", *loss, "seed=1", "method=nst", accuracies=(8.7, 4.5, 336679, "nan", "")),
+        make_run("d", *loss, "seed=1", "method=pdst", accuracies=(9.5, 9.5, 9.5, 9.5, 9.5)),
+    ]
+    found, warnings = Comparison.of(map(Run.read, paths), 2)
+    shown = column(found, "val_ppl")
+    assert [found.text(group, shown) for group in found.groups] == ["5.00, 1 diverged", "diverged", "9.50"]
+    assert [found.is_best(group, shown) for group in found.groups] == [False, False, True]
+    assert "Diverged: NaN or infinite" in found.about_accuracy
+    # The rounds of c end earlier by an empty cell, not by its NaN.
+    assert not Comparison.of(map(Run.read, paths[:2] + paths[3:]), 2)[1] and len(warnings) == 1
+
+
+def test_percent_stays_where_one_run_has_diverged(make_run):
+    found = comparison(make_run("a", accuracies=(0.5, 0.5)), make_run("b", "method=nst", accuracies=(0.5, "-inf")))
+    assert [found.text(group, column(found, "val_acc")) for group in found.groups] == ["50.0", "diverged"]
