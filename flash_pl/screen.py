@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from flash_pl.compare.columns import title_of
+from flash_pl.compare.units import SHARE, scale_of_metric
 from flash_pl.config import shipped
 from flash_pl.config.run_dir import as_argument
 from flash_pl.config.typed import KEYS, Key
@@ -34,7 +36,7 @@ examples:
   flash-pl fit jmwst trainer.devices=4 trainer.accelerator=gpu             on four GPUs, with the same result
 """
 
-CLIENTS = {"accuracy_clients": "accuracy of clients", "accuracy_finetuned": "... after fine-tuning"}
+CLIENTS = {"accuracy_clients": " of clients", "accuracy_finetuned": " of clients after fine-tuning"}
 
 
 def fit_help() -> str:
@@ -59,14 +61,20 @@ def metrics_table(metrics: Mapping[str, float], title: object) -> Group:
     return _table({name: f"{value:.4f}" for name, value in metrics.items()}, str(title))
 
 
-def result_table(result: Mapping[str, Any], run: Path) -> Group:
-    """A run's main numbers, where its files are and what to do with them."""
-    mismatch = result["mismatch"]
+def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool) -> Group:
+    """A run's main numbers, where its files are and what to do with them.
+
+    Args:
+        monitor: the metric that ``result`` calls accuracy.
+        highest: whether it should be high.
+    """
+    mismatch, title = result["mismatch"], title_of(monitor)
+    write = _percent if scale_of_metric([result["accuracy"]], highest) is SHARE else _plain
     rows = {
-        "accuracy": _percent(result["accuracy"]),
-        "accuracy of the union": _percent(result["accuracy_union"]),
-        **{f"accuracy at d = {tier['density']:g}": _percent(tier["accuracy"]) for tier in result.get("tiers", ())},
-        **{label: _spread(result[key]) for key, label in CLIENTS.items() if key in result},
+        title: write(result["accuracy"]),
+        f"{title} of the union": write(result["accuracy_union"]),
+        **{f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())},
+        **{title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result},
         "density": f"{result['density']:.4f} (target {result['target_density']:g})",
         "mask mismatch": "  ".join(
             f"{kind} {_percent(value)}" for kind, value in mismatch.items() if value is not None
@@ -87,14 +95,14 @@ def result_table(result: Mapping[str, Any], run: Path) -> Group:
         f"export      flash-pl export {last} --to model.safetensors",
         f"go on       flash-pl fit {again} {where} ckpt_path=last rounds={2 * result['rounds']}",
     ]
-    title = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
-    return Group(_table(rows, title), *map(_line, lines))
+    heading = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
+    return Group(_table(rows, heading), *map(_line, lines))
 
 
 def _table(rows: Mapping[str, str], title: str) -> Group:
     table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(Text(name), value)  # a metric's brackets are no markup
     return Group(_line(title), table)
 
 
@@ -103,8 +111,8 @@ def _line(text: str) -> Text:
     return Text(text, overflow="ignore", no_wrap=True)
 
 
-def _spread(accuracy: Mapping[str, float | None]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in accuracy.items())
+def _spread(accuracy: Mapping[str, float | None], write: Callable[[float | None], str]) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {write(value)}" for name, value in accuracy.items())
 
 
 def _duration(seconds: float) -> str:
@@ -118,6 +126,10 @@ def _duration(seconds: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "not logged" if value is None else f"{value:.2%}"
+
+
+def _plain(value: float | None) -> str:
+    return "not logged" if value is None else f"{value:.4f}"
 
 
 def _default(key: Key) -> str:

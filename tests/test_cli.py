@@ -1,6 +1,7 @@
 """The command line: what it refuses and how, what a run leaves, validate, resume, listings."""
 
 import csv
+import io
 import json
 import shlex
 import shutil
@@ -12,10 +13,12 @@ import time
 import pytest
 import torch
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.errors import ConfigError
+from flash_pl.screen import result_table
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
@@ -89,6 +92,21 @@ def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
     assert [line.split("  ")[0] for line in lines] == ["report", "validate", "export", "go on"]
     assert (tmp_path / "report" / "report.html").exists() and (tmp_path / "model.safetensors").exists()
     assert json.loads((tmp_path / "runs" / "of mine" / "result.json").read_text())["rounds"] == 4
+
+
+def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(tmp_path):
+    cost = {"bytes_up": 1e6, "bytes_down": 1e6}
+    result = {"method": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
+    result |= {"cost": cost, "seconds": 1.0, "seconds_per_round": 0.5, "accuracy_union": None}
+
+    def shown(accuracy, monitor, highest):
+        console = Console(file=io.StringIO(), width=100)
+        console.print(result_table(result | {"accuracy": accuracy}, tmp_path, monitor, highest))
+        return " ".join(console.file.getvalue().split())
+
+    assert "val_loss[a] 2.3276 val_loss[a] of the union not logged" in shown(2.3276, "val_loss[a]", False)
+    assert "val_loss 0.5000" in shown(0.5, "val_loss", False) and "accuracy" not in shown(0.5, "val_loss", False)
+    assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
 
 
 def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(capsys, tmp_path):

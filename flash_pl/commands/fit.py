@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
             seconds += sum(spent for round, spent in rounds.items() if round <= first)
             result = summarize(loop, config, seconds, sum(rounds.values()) / len(rounds) if rounds else None)
             write_result(directory.result, result)
-            Console().print(result_table(result, directory.path), crop=False)
+            highest = keys["monitor_mode"] == "max"
+            Console().print(result_table(result, directory.path, keys["monitor"], highest), crop=False)
 
 
 def origin(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:

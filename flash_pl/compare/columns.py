@@ -1,6 +1,5 @@
 """The columns of the table: every format writes these."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Literal
 
 from flash_pl.compare.dense import DenseModels, messages
 from flash_pl.compare.runs import Run
-from flash_pl.compare.units import BYTES, FLOPS, PLAIN, RATIO, SHARE, TIME, Scale
+from flash_pl.compare.units import BYTES, FLOPS, RATIO, SHARE, TIME, Scale, scale_of_metric
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,8 @@ def monitors(runs: Iterable[Run]) -> list[str]:
 
 
 def scale_of(runs: Sequence[Run], monitor: str) -> Scale:
-    """Percent for what lies between 0 and 1 and should be high."""
-    values = [run.last(monitor) for run in runs if run.monitor == monitor]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return SHARE if _highest(runs, monitor) and all(0 <= value <= 1 for value in finite) else PLAIN
+    """That of a metric with the values that the runs ended with."""
+    return scale_of_metric([run.last(monitor) for run in runs if run.monitor == monitor], _highest(runs, monitor))
 
 
 def title_of(monitor: str) -> str:

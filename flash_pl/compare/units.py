@@ -1,5 +1,6 @@
 """Numbers for people: a unit in which a column reads well, and no more digits than mean something."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -57,3 +58,9 @@ TIME = Scale((Unit("s"), Unit("min", 60.0), Unit("h", 3600.0), Unit("days", 8640
 RATIO = Scale((Unit(""),))
 SHARE = Scale((Unit("%", 0.01, 1),))
 PLAIN = Scale((Unit(""),))
+
+
+def scale_of_metric(values: Iterable[float | None], highest: bool) -> Scale:
+    """Percent for what lies between 0 and 1 and should be high; values that are missing or not finite do not count."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return SHARE if highest and all(0 <= value <= 1 for value in finite) else PLAIN
