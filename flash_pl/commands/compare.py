@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ def run(options: argparse.Namespace) -> None:
     compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), made_by)
 
 
-def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: str) -> None:
+def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: str, failed: Sequence[str] = ()) -> None:
     """Print the table of the finished runs at ``paths``, and a line on stderr for each of the others.
+
+    ``failed`` are names of runs that should be among them.
 
     Raises:
         ConfigError: there is none, or ``out`` cannot be written.
@@ -46,11 +48,13 @@ def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: s
         _warn(f"{error.value}: left out; expected {error.allowed}")
     if not runs:
         raise ConfigError("run", ", ".join(map(str, paths)), "at least one finished run")
-    comparison, warnings = Comparison.of(runs, last)
+    comparison, warnings = Comparison.of(runs, last, failed)
     for warning in warnings:
         _warn(warning)
     for table in Table.of(comparison):
         show(table, Console())
+    if comparison.failed:
+        print(comparison.about_failed)
     if out is not None:
         write_report(comparison, out, made_by)
         print(out / "report.html")

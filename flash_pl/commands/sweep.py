@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> None:
     whole, failed = sweep(todo, options.workers)
     if whole:
         made_by = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])
-        compare([job.directory for job in whole], last=5, out=folder / "report", made_by=made_by)
+        missing = [job.name for job in failed]
+        compare([job.directory for job in whole], last=5, out=folder / "report", made_by=made_by, failed=missing)
     if failed:
         names = ", ".join(job.name for job in failed)
         raise RunError(f"{len(failed)} of {len(todo)} runs failed: {names}")

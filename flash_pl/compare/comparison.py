@@ -50,10 +50,15 @@ class Comparison:
     groups: Sequence[Group]
     columns: Sequence[Column]
     last: int
+    failed: Sequence[str] = ()
 
     @classmethod
-    def of(cls, runs: Iterable[Run], last: int) -> tuple["Comparison", list[str]]:
-        """The comparison of at least one run, and warnings about runs that are left out or not there whole."""
+    def of(cls, runs: Iterable[Run], last: int, failed: Sequence[str] = ()) -> tuple["Comparison", list[str]]:
+        """The comparison of at least one run, and warnings about runs that are left out or not there whole.
+
+        Args:
+            failed: names of runs that belong beside them and are not there.
+        """
         groups, warnings = group(runs)
         kept = [run for one in groups for run in one.runs]
         warnings += [
@@ -62,7 +67,7 @@ class Comparison:
             for run in kept
             if not run.whole
         ]
-        return cls(groups, columns(kept, last), last), warnings + _other_rounds(kept, last)
+        return cls(groups, columns(kept, last), last, failed), warnings + _other_rounds(kept, last)
 
     @cached_property
     def data(self) -> list[str]:
@@ -121,6 +126,13 @@ class Comparison:
     def about_costs(self) -> str:
         """How the costs came about."""
         return "Costs are means over seeds." if self.repeated else "Costs are those of the whole run."
+
+    @property
+    def about_failed(self) -> str:
+        """Which runs are missing; empty if none is."""
+        if not self.failed:
+            return ""
+        return f"Left out, failed: {'; '.join(self.failed)}. Means are over the other seeds."
 
     @property
     def repeated(self) -> bool:

@@ -52,6 +52,7 @@ def report(comparison: Comparison, pictures: Sequence[tuple[str, str, bytes]], c
         element("p", "Made by ", element("code", command), f". {made}"),
         element("h2", "Results"),
         *(element("div", _results(table), class_="wide") for table in Table.of(comparison)),
+        *([element("p", comparison.about_failed)] if comparison.failed else []),
         _columns(comparison),
         element("h2", "Figures"),
         element("div", *(_figure(*picture) for picture in pictures), class_="figures"),

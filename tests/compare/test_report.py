@@ -127,3 +127,10 @@ def test_a_curve_is_the_mean_over_the_rounds_that_all_seeds_have():
     assert np.allclose(curve.x, [2, 4]) and np.allclose(curve.y, [0.3, 0.6])
     assert np.allclose(curve.std, [0.02**0.5, 0.08**0.5])
     assert Curve.through([one], "x", "y").std is None and Curve.through([one, two], "x", "z") is None
+
+
+def test_runs_that_failed_are_named_in_the_page(make_run, tmp_path):
+    found = Comparison.of([Run.read(make_run("a"))], 5, failed=["lr=1e9,seed=1", "lr=1e9,seed=2"])[0]
+    write_report(found, tmp_path / "report", "flash-pl sweep")
+    page = Page((tmp_path / "report" / "report.html").read_text()).text
+    assert "Left out, failed: lr=1e9,seed=1; lr=1e9,seed=2. Means are over the other seeds." in page
