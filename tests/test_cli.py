@@ -161,6 +161,17 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path)
     assert OmegaConf.load("parts/config.yaml").rounds == 3
 
 
+def test_a_table_that_cannot_be_read_ends_a_resume_before_anything_is_removed(capsys, tmp_path):
+    assert main(["fit", "pdst", *TINY, "run_dir=here"]) == 0
+    table = tmp_path / "here" / "metrics.csv"
+    table.write_text(table.read_text().replace(",", ";"))
+    capsys.readouterr()
+    assert main(["fit", "pdst", *TINY, "run_dir=here", "ckpt_path=last", "rounds=3"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("flash-pl: error: run_dir: 'here/metrics.csv' is not allowed") and "no column round" in last
+    assert (tmp_path / "here" / "result.json").exists()
+
+
 def test_a_class_beside_the_user_and_what_it_does_not_log(capsys, tmp_path):
     (tmp_path / "beside_me.py").write_text(
         "import torch\nimport lightning as L\n"

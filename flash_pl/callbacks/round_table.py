@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.checkpoint import write_whole
-from flash_pl.errors import RunError
+from flash_pl.errors import ConfigError, RunError
 
 
 class RoundTable:
@@ -24,11 +24,33 @@ class RoundTable:
         self.rows: list[dict[str, Any]] = []
 
     def begin(self, round: int) -> None:
-        """Start afresh, or for a resumed run keep the rows up to ``round``."""
-        self.rows = []
-        if round and self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["round"]) <= round]
+        """Start afresh, or for a resumed run keep the rows up to ``round``.
+
+        Raises:
+            ConfigError: the file is not as a run has written it.
+        """
+        self.rows = self._read(round) if round and self.path.is_file() else []
+
+    def _read(self, last: int) -> list[dict[str, Any]]:
+        """The rows up to a round; a spreadsheet may have put a byte order mark before them and ``1.0`` for a round."""
+        try:
+            with open(self.path, newline="", encoding="utf-8-sig") as file:
+                names, *rows = [row for row in csv.reader(file) if row] or [[]]
+            if "round" not in names:
+                raise ValueError("no column round")
+            place, kept = names.index("round"), list[dict[str, Any]]()
+            for row in rows:
+                if (number := float(row[place])) > last:  # is trained again, and may be cut
+                    continue
+                if len(row) != len(names) or number != int(number):
+                    raise ValueError(f"round {row[place]} with {len(row)} of {len(names)} cells")
+                for cell in filter(None, row):
+                    float(cell)
+                kept.append(dict(zip(names, row, strict=True)) | {"round": str(int(number))})
+        except (OSError, IndexError, ValueError, csv.Error) as error:
+            allowed = f"a table of numbers with commas, a row a round, as the run has written it ({error})"
+            raise ConfigError("run_dir", str(self.path), allowed) from error
+        return kept
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row and write the file.

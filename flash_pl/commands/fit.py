@@ -1,6 +1,7 @@
 """``flash-pl fit CONFIG KEY=VALUE ...``"""
 
 import argparse
+import functools
 import time
 from typing import Any
 
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> None:
         if state is not None:
             refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
             trainer.resume(loop, state)
+            for table in (metrics.table, consensus.table):
+                ranks.first(functools.partial(table.begin, loop.round))
         ranks.first(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
         started, first = time.perf_counter(), loop.round
         try:
@@ -72,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rounds = {int(row["round"]): float(row["seconds"]) for row in metrics.table.rows}
+            rounds = {int(row["round"]): float(row["seconds"]) for row in metrics.table.rows if row.get("seconds")}
             seconds += sum(spent for round, spent in rounds.items() if round <= first)
             result = summarize(loop, config, seconds, sum(rounds.values()) / len(rounds) if rounds else None)
             write_result(directory.result, result)

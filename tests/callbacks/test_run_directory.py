@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flash_pl import NST, PDST, ConfigError, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Board, Checkpoint, History, MetricsCSV, ProgressBar
+from flash_pl.callbacks.round_table import RoundTable
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import RunError
 
@@ -36,6 +37,26 @@ def test_one_row_a_round_also_after_a_resume(unaware, tiny_data, tmp_path):
     trainer(tmp_path, rounds=5).fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
     rows = table(tmp_path)
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
+
+
+def test_a_table_from_a_spreadsheet_is_read_or_refused_in_one_line(tmp_path):
+    found = RoundTable(tmp_path / "metrics.csv")
+    found.path.write_bytes("\ufeffround,val_acc\r\n1.0,0.5\r\n2,\r\n3".encode())
+    found.begin(2)
+    assert found.rows == [{"round": "1", "val_acc": "0.5"}, {"round": "2", "val_acc": ""}]
+    latin = "round,val_acc,größe\n1,0.5,1\n".encode("latin-1")
+    for content in (
+        b"round;val_acc\n1;0,5\n",
+        latin,
+        b"round,val_acc\n1,0.5\n2\n",
+        b"round,a\n1,x\n",
+        b"\n",
+        b"round\nx",
+    ):
+        found.path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"run_dir: '.*metrics.csv' is not allowed.*with commas") as caught:
+            found.begin(2)
+        assert "\n" not in str(caught.value)
 
 
 def test_last_goes_on_from_the_newest_checkpoint_or_starts_afresh(unaware, tiny_data, tmp_path, capsys):
