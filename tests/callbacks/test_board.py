@@ -1,6 +1,7 @@
 """What TensorBoard gets of a run, read back from its event files."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from flash_pl.callbacks.board.charts import charts
+from flash_pl.callbacks.board.groups import group
 from flash_pl.callbacks.board.pictures import density_picture, vote_picture
 from flash_pl.callbacks.board.run_facts import hyperparameters
 from flash_pl.cli import main
@@ -58,14 +60,28 @@ def test_charts_overlay_curves_that_exist(run):
     written = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     layout = layout_pb2.Layout.FromString(written)
     tags = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
-    known = {f"^{tag.replace('.', '[.]')}$" for tag in events.Tags()["scalars"]}
+    known = {f"^{re.escape(tag)}$" for tag in events.Tags()["scalars"]}
     assert len(tags) > 20 and set(tags) <= known
     assert sum("bytes_up" in tag for tag in tags) == 4 and sum("val_acc_d" in tag for tag in tags) == 3
 
 
 def test_the_first_chart_shows_another_monitor_where_its_scalars_are():
     (_, tags), *_ = charts("val_loss", [0.1, 0.2], [])["accuracy"].values()
-    assert tags == [f"^loss/{name}$" for name in ("val_loss", "val_loss_union", "val_loss_d0[.]1", "val_loss_d0[.]2")]
+    names = ("val_loss", "val_loss_union", r"val_loss_d0\.1", r"val_loss_d0\.2")
+    assert tags == [f"^loss/{name}$" for name in names]
+
+
+def test_the_servers_own_metrics_are_not_the_clients_and_costs_are_whole_words():
+    names = ["val_f1", "val_auroc", "val_translate_bleu", "val_latency", "val/acc (top-5)", "val_loss_union"]
+    assert [group(name, names) for name in names] == ["server"] * 4 + ["accuracy", "loss"]
+    assert [group(name, names) for name in ("train_f1", "latency", "late", "bytes_up_entropy", "held_by_all")] == [
+        "client", "client", "cost", "cost", "mask"
+    ]  # fmt: skip
+
+
+def test_a_chart_finds_a_monitor_that_reads_like_a_regular_expression():
+    (_, (tag, *_)), *_ = charts("val/acc (top-5)", [], [])["accuracy"].values()
+    assert re.fullmatch(tag, "accuracy/val/acc (top-5)")
 
 
 def test_pictures_config_and_final_metrics(run):

@@ -18,7 +18,7 @@ PICTURES = 10  # of each kind over a run
 
 
 class Board:
-    """Scalars by group (``accuracy/``, ``loss/``, ``mask/``, ``cost/``, ...) and layer densities for every logger.
+    """Scalars by group (``accuracy/``, ``loss/``, ``server/``, ``mask/``, ...) and layer densities for every logger.
 
     A TensorBoard logger also gets charts that overlay the tiers and the ways to count bytes (the tab "Custom Scalars"),
     pictures of the layer densities over the rounds and of the votes, the config as text, accuracy by kilobytes sent up
@@ -44,7 +44,8 @@ class Board:
                 writer.add_text("config", config_text(self.config))
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        scalars = {f"{group(name)}/{name}": value for name, value in row.items() if name != "round"}
+        evaluated = {*loop.evaluated, self.monitor}
+        scalars = {f"{group(name, evaluated)}/{name}": value for name, value in row.items() if name != "round"}
         layout = loop.server.layout
         of_layers = {"density": layout.densities(loop.server.mask).tolist()} | loop.layer_mismatch
         for kind, values in of_layers.items():

@@ -1,5 +1,6 @@
 """Which curves TensorBoard's tab "Custom Scalars" lays over each other."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from flash_pl.callbacks.board.groups import group
@@ -19,7 +20,7 @@ def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Chart
     models += [f"{monitor}_d{density:g}" for density in tiers] if len(tiers) > 1 else []
     conventions = ["", "_entropy", "_bitmap", "_values"]
     return {
-        "accuracy": {"server, union and tiers": _lines(f"{group(name)}/{name}" for name in models)},
+        "accuracy": {"server, union and tiers": _lines(f"{group(name, models)}/{name}" for name in models)},
         "bytes of a round": {
             way: _lines(f"cost/bytes_{way}{convention}" for convention in conventions) for way in ("up", "down")
         },
@@ -33,4 +34,4 @@ def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Chart
 
 def _lines(tags: Iterable[str]) -> list[object]:
     # TensorBoard reads the tags as regular expressions.
-    return ["Multiline", [rf"^{tag.replace('.', '[.]')}$" for tag in tags]]
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

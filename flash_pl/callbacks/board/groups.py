@@ -1,12 +1,14 @@
 """Under which heading TensorBoard shows a metric."""
 
-GROUPS = {
-    "acc": "accuracy",
+import re
+from collections.abc import Collection
+
+MODEL = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
+GROUPS = MODEL | {
     "bytes": "cost",
     "flops": "cost",
     "fleet": "cost",
     "late": "cost",
-    "loss": "loss",
     "mismatch": "mask",
     "density": "mask",
     "moved": "mask",
@@ -15,10 +17,17 @@ GROUPS = {
 }
 
 
-def group(name: str) -> str:
-    """The group of a metric.
+def group(name: str, evaluated: Collection[str] = ()) -> str:
+    """The group of a metric, by the words in its name.
+
+    Args:
+        evaluated: the metrics that an evaluation of the server gave; others without a group are the clients'.
 
     >>> group("val_acc_union"), group("mismatch_server"), group("train_f1"), group("fleet_seconds")
     ('accuracy', 'mask', 'client', 'cost')
+    >>> group("val_latency", ["val_latency"]), group("translate_bleu")
+    ('server', 'client')
     """
-    return next((section for part, section in GROUPS.items() if part in name), "client")
+    known, other = (MODEL, "server") if name in evaluated else (GROUPS, "client")
+    words = re.findall("[a-z]+", name.lower())
+    return next((section for word, section in known.items() if word in words), other)
