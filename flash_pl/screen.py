@@ -102,7 +102,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
 def _table(rows: Mapping[str, str], title: str) -> Group:
     table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
-        table.add_row(Text(name), value)  # a metric's brackets are no markup
+        table.add_row(Text(name), Text(value))  # a metric's brackets are no markup
     return Group(_line(title), table)
 
 

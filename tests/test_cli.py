@@ -18,7 +18,7 @@ from rich.console import Console
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.errors import ConfigError
-from flash_pl.screen import result_table
+from flash_pl.screen import metrics_table, result_table
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
@@ -107,6 +107,12 @@ def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(t
     assert "val_loss[a] 2.3276 val_loss[a] of the union not logged" in shown(2.3276, "val_loss[a]", False)
     assert "val_loss 0.5000" in shown(0.5, "val_loss", False) and "accuracy" not in shown(0.5, "val_loss", False)
     assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
+
+
+def test_brackets_in_the_name_of_a_metric_are_shown():
+    console = Console(file=io.StringIO(), width=100)
+    console.print(metrics_table({"acc[top1]": 0.5, "f1[/macro]": 0.25}, "last.ckpt"))
+    assert "acc[top1] 0.5000 f1[/macro] 0.2500" in " ".join(console.file.getvalue().split())
 
 
 def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(capsys, tmp_path):

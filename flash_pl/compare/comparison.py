@@ -115,7 +115,9 @@ class Comparison:
     @property
     def about_accuracy(self) -> str:
         """How the accuracies came about."""
-        rounds = "the last evaluated round" if self.last == 1 else f"the last {self.last} evaluated rounds"
+        rounds = "the last evaluated round"
+        if self.last > 1:
+            rounds = f"the last {self.last} evaluated rounds (or all, where there are fewer)"
         spread = "; mean ± sample standard deviation over seeds" if self.repeated else ""
         runs = [run for one in self.groups for run in one.runs]
         lost = any(run.mean_of_last(run.monitor, self.last) == math.inf for run in runs)

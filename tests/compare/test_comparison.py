@@ -27,7 +27,7 @@ def test_accuracy_is_the_mean_of_the_last_evaluated_rounds_over_seeds(make_run):
     assert (cell.mean, cell.n) == (pytest.approx(0.65), 2)
     assert cell.std == pytest.approx(math.sqrt(0.045))  # 0.5 and 0.8
     assert found.text(found.groups[0], column(found, "val_acc")) == "65.0 ± 21.2"
-    assert "last 2 evaluated rounds" in found.about_accuracy
+    assert "last 2 evaluated rounds (or all, where there are fewer) of a run" in found.about_accuracy
     assert cells(comparison(one), "val_acc")[0].std is None
 
 
