@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 # Okabe and Ito (2008), without the yellow that white paper swallows.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":", "-.")
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (6, 1, 1, 1, 1, 1)), (0, (4, 4)))
 FEW = 10  # points of a curve that are marked one by one
 WIDE = 5.0  # ratio of an axis' ends above which it is logarithmic
 DPI = 150
@@ -48,7 +48,9 @@ def new_figure(panels: int, across: int, height: float = 3.3, same_y: bool = Fal
 def draw(axes: Axes, x: Array, y: Array, std: Array | None, style: dict[str, Any], label: str) -> None:
     """A line, in a band of one standard deviation if there is one."""
     marker = "o" if len(x) <= FEW else None
-    axes.plot(x, y, label=wrapped(label), linewidth=1.5, marker=marker, markersize=3, **style)
+    text = wrapped(label)
+    text = f" {text}" if text.startswith("_") else text  # matplotlib leaves labels that begin so out of legends
+    axes.plot(x, y, label=text, linewidth=1.5, marker=marker, markersize=3, **style)
     if std is not None:
         axes.fill_between(x, y - std, y + std, color=style["color"], alpha=0.18, linewidth=0)
 

@@ -52,5 +52,7 @@ class Classifier(L.LightningModule):
 
 
 def layer_labels(layout: Layout) -> list[str]:
-    """The maskable layers' names as the user's own network has them."""
-    return [layer.name.removesuffix(".weight").removeprefix("model.") for layer in layout.layers]
+    """The maskable layers' names as the user's own network has them, each another."""
+    names = [layer.name.removesuffix(".weight") for layer in layout.layers]
+    short = {name: name.removeprefix("model.") for name in names}
+    return [name if short[name] in names else short[name] for name in names]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -12,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from flash_pl import JMWST, NST, PDST, Classifier, ConfigError, FederatedTrainer, RoundDecay
 from flash_pl.callbacks import Checkpoint
-from flash_pl.client import Meter, configure
+from flash_pl.client import Meter, configure, layer_labels
 from flash_pl.data import Shuffled, Synthetic
 from flash_pl.errors import ModuleError
 from flash_pl.schedulers import SparsyFed
@@ -237,6 +238,12 @@ def test_tied_weights_are_saved_as_one(tiny_data, unaware, tmp_path):
     images = tiny_data.val_dataloader().images
     assert torch.equal(plain.net(images), module.net(images))
     assert loop.round == 1
+
+
+def test_layers_that_differ_by_the_name_of_the_network_alone_keep_it():
+    names = ["model.conv.weight", "model.fc.weight", "fc.weight"]
+    layout = SimpleNamespace(layers=[SimpleNamespace(name=name) for name in names])
+    assert layer_labels(layout) == ["conv", "model.fc", "fc"]
 
 
 def test_a_checkpoint_of_another_layout_is_refused(unaware, tiny_data, tmp_path):

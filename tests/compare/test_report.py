@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from flash_pl import drawing
 from flash_pl.compare import Comparison, Run, write_report
 from flash_pl.compare.curves import Curve
 from flash_pl.compare.figures import pictures
@@ -134,3 +135,12 @@ def test_runs_that_failed_are_named_in_the_page(make_run, tmp_path):
     write_report(found, tmp_path / "report", "flash-pl sweep")
     page = Page((tmp_path / "report" / "report.html").read_text()).text
     assert "Left out, failed: lr=1e9,seed=1; lr=1e9,seed=2. Means are over the other seeds." in page
+
+
+def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    looks = [str(drawing.line_style(index)) for index in range(56)]
+    assert len(set(looks)) == 56
+    figure, (axes,) = drawing.new_figure(1, across=1)
+    drawing.draw(axes, np.arange(3.0), np.arange(3.0), None, drawing.line_style(0), "_fc")
+    drawing.legend_below(figure, [axes])
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_fc"]
