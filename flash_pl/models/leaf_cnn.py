@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 from flash_pl.models.initial import Init, initialise
 
@@ -23,7 +24,8 @@ class LeafCNN(nn.Module):
         init: of the layers before a ReLU, see ``initialise``.
 
     Raises:
-        ConfigError: the image vanishes in the two 2x2 pools, or ``channels`` are not two.
+        ConfigError: the image vanishes in the two 2x2 pools, ``channels`` are not two, or a number is not a positive
+            integer.
     """
 
     def __init__(
@@ -36,10 +38,13 @@ class LeafCNN(nn.Module):
         init: Init = "lecun",
     ) -> None:
         super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size, hidden=hidden)
         if image_size < 4:
             raise ConfigError("image_size", image_size, "at least 4 for LeafCNN")
         if len(channels) != 2:
             raise ConfigError("channels", channels, "two widths, one for each convolution")
+        for width in channels:
+            check_integers(channels=width)
         side = image_size // 4
         self.conv1 = nn.Conv2d(in_channels, channels[0], kernel_size=5, padding=2)
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=5, padding=2)

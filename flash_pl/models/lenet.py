@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 from flash_pl.models.initial import Init, initialise
 
@@ -20,11 +21,12 @@ class LeNet5(nn.Module):
         init: of the layers before a ReLU, see ``initialise``.
 
     Raises:
-        ConfigError: the image is smaller than what the layers consume.
+        ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, init: Init = "lecun") -> None:
         super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         padding = 2 if image_size < 32 else 0
         side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
         if side < 1:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
 from flash_pl.models.initial import Init, initialise
 
@@ -21,7 +22,7 @@ class MNISTNet(nn.Module):
             applies softmax a second time; that flattens the gradient and costs accuracy.
 
     Raises:
-        ConfigError: the image is smaller than what the layers consume.
+        ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MNISTNet(nn.Module):
         softmax: bool = False,
     ) -> None:
         super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         side = image_size - 2 * (4 + 2)  # two rounds of an unpadded 5x5 convolution and a 3x3 pool
         if side < 1:
             raise ConfigError("image_size", image_size, "at least 13 for MNISTNet")

@@ -79,7 +79,8 @@ class ServerState:
             ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.
         """
         if state["layout"] != self.layout.plan:
-            raise ConfigError("ckpt_path", "...", "a checkpoint of the same model, excluded layers and memory format")
+            ours = f"{self.layout.elements} values in {len(self.layout.plan)} tensors"
+            raise ConfigError("model", ours, "the same model, excluded layers and memory format as in the checkpoint")
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
