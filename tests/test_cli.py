@@ -206,6 +206,7 @@ def test_a_module_that_cannot_be_federated_is_one_line(capsys, tmp_path):
         "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(64, 4)\n"
         "    def configure_optimizers(self):\n"
         "        return [torch.optim.SGD(self.parameters(), 0.1), torch.optim.SGD(self.parameters(), 0.1)]\n"
+        "    def training_step(self, batch, index):\n        return self.fc(batch[0].flatten(1)).sum()\n"
     )
     arguments = [argument for argument in TINY if not argument.startswith("model")]
     assert "manual optimisation" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Manual")

@@ -124,17 +124,18 @@ class ClientModule(L.LightningModule):
         """Move the tensors into an arena of ``layout``, under an all-ones mask.
 
         Raises:
-            ModuleError: manual optimisation or an overridden ``optimizer_step``: both would step past the mask.
+            ModuleError: manual optimisation or an overridden ``optimizer_step``, which would step past the mask; no
+                ``training_step``.
         """
         name = self._users.__name__
-        if not is_overridden("training_step", self, parent=L.LightningModule):
-            raise ModuleError(f"{name}: it has no training_step, so its clients could not train")
         if not self.automatic_optimization:
             raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
         if is_overridden("optimizer_step", self, parent=L.LightningModule):
             raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
         if is_overridden("configure_callbacks", self, parent=L.LightningModule):
             raise ModuleError(f"{name}: configure_callbacks is a Trainer's; a federated run is given its own callbacks")
+        if not is_overridden("training_step", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: it has no training_step, so its clients could not train")
         self._client = ClientState(self, layout, scheduler)
         return self._client
 

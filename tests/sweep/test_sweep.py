@@ -57,7 +57,8 @@ def test_what_is_whole_is_skipped_what_was_begun_goes_on_what_fails_is_named(cap
     assert "AssertionError: tired" in found["fails"] and "exit code 3" in found["fails"]
     names = ", ".join(folders[name].name for name in ("other", "fails"))
     assert err.splitlines()[-1] == f"flash-pl: error: 2 of 4 runs failed: {names}"
-    assert f"Left out, failed: {names.replace(', ', '; ')}." in out
+    out, _, said = out.partition("Left out, failed: ")
+    assert said.startswith(f"{names.replace(', ', '; ')}. Means are over the other seeds.")
     assert "going on from" in (tmp_path / "out" / f"{folders['begun'].name}.log").read_text()
     assert before == {name: (folders[name] / "result.json").read_bytes() for name in before}
     assert "model.rounds=1001" in out and "model.rounds=1002" in out and "model.rounds=1003" not in out
