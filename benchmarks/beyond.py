@@ -9,10 +9,10 @@
 
 Every contender has one setting everywhere: the one that the search on held-out samples of Fashion-MNIST with MNISTNet
 found best for it (``trials.py``, docs/beyond.md), for SparsyFed and dense training at d = 0.05 alone. STEAD's was
-chosen on the digits too, so there FLASH's two methods also run with its learning rate and momentum. All deploy the mean
-over rounds. A line of the file is what a run had reached after so many rounds: accuracy of the deployed model on the
-test images, where a task ends the mean of the last five rounds; bytes of all messages, a first stage included; FLOPs
-of all training.
+chosen on the digits too, so there FLASH's two methods also run with its learning rate and momentum (``_lr0.1``). With
+initial weights as drawn (``_drawn``) they were tried late. All deploy the mean over rounds. A line of the file is what
+a run had reached after so many rounds: accuracy of the deployed model on the test images, where a task ends the mean of
+the last five rounds; bytes of all messages, a first stage included; FLOPs of all training.
 """
 
 import argparse
@@ -61,17 +61,28 @@ CONTENDERS = {
     "ssfl": "ssfl lr=0.05 server_optimizer.momentum=0.9",
     "sparsyfed": "sparsyfed model.init=lecun server_optimizer.momentum=0.5",
 }
+AS_DRAWN = {  # instead of scaled by the layers' densities
+    "spdst_drawn": f"{CONTENDERS['spdst']} scheduler.first_mask.initialise=as_drawn",
+    "jmwst_drawn": f"{CONTENDERS['jmwst']} scheduler.first_mask.initialise=as_drawn",
+}
 ON_DIGITS = {
     "spdst_lr0.1": "spdst lr=0.1 server_optimizer.momentum=0.5",
     "jmwst_lr0.1": "jmwst lr=0.1 server_optimizer.momentum=0.5",
 }
-EVERYONE = [*CONTENDERS, *ON_DIGITS]
+EVERYONE = [*CONTENDERS, *AS_DRAWN, *ON_DIGITS]
 TASKS = {
     "mnistnet": Task(
-        ("data=fashion_mnist",), CONTENDERS, ("1", "0.1"), ("0.1", "0.05", "0.02", "0.01"), (1, 2, 3, 4, 5), (60, 200)
+        ("data=fashion_mnist",),
+        CONTENDERS | AS_DRAWN,
+        ("1", "0.1"),
+        ("0.1", "0.05", "0.02", "0.01"),
+        (1, 2, 3, 4, 5),
+        (60, 200),
     ),
     "leaf_cnn": Task(("data=fashion_mnist", "model=leaf_cnn"), CONTENDERS, ("1",), ("0.05", "0.01"), (1, 2, 3), (60,)),
-    "digits": Task(("data=digits",), CONTENDERS | ON_DIGITS, ("1",), ("0.05", "0.01"), (1, 2, 3, 4, 5), (60,)),
+    "digits": Task(
+        ("data=digits",), CONTENDERS | AS_DRAWN | ON_DIGITS, ("1",), ("0.05", "0.01"), (1, 2, 3, 4, 5), (60,)
+    ),
 }
 Cell = tuple[str, str, str, str, str]  # task, contender, alpha, density, seed
 
