@@ -37,7 +37,7 @@ def encode_mask(
     seed: int | None = None,
     compress: bool = False,
 ) -> tuple[MaskKind, bytes]:
-    """The shortest section for ``mask``.
+    """The section for ``mask``: a reference or a seed where there is one, otherwise the shortest.
 
     Args:
         mask: bool ``[sum(sizes)]``, layers of ``sizes`` one behind the other.
@@ -47,20 +47,15 @@ def encode_mask(
     """
     bits = pack_bits(mask)
     known = None if reference is None else pack_bits(reference)
-    ways = []
     if known is not None and np.array_equal(bits.numpy(), known.numpy()):
-        section = _checksum(bits)
-        if len(section) <= min(len(sizes), len(bits)):  # positions take a byte a layer at least
-            return MaskKind.REFERENCE, section
-        ways.append(_Way(MaskKind.REFERENCE, len(section), lambda: section))
+        return MaskKind.REFERENCE, _checksum(bits)
     mask = _unpacked(mask, bits)
     counts = _counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
     seed = 0 if full else seed
     if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
-        drawn = seed.to_bytes(8, "little") + b"".join(map(number, counts))
-        ways.append(_Way(MaskKind.SEED, len(drawn), lambda: drawn))
-    ways += [
+        return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
+    ways = [
         _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
         _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]

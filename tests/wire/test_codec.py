@@ -74,15 +74,6 @@ def test_the_shortest_section_is_chosen():
     assert codec.encode(Message(nothing, drawn), seed=78).sizes.kind is not MaskKind.SEED
 
 
-def test_a_tiny_mask_is_shorter_as_it_is_than_by_reference_or_seed():
-    drawn, full = _draw(7, [20, 20], [10, 10]), torch.ones(10, dtype=torch.bool)
-    for mask, sizes, reference, size in ((drawn, [20, 20], None, 5), (full, [10], full, 2), (full, [10], None, 2)):
-        kind, section = encode_mask(mask, sizes, reference, 7)
-        assert kind is MaskKind.BITMAP and len(section) == size
-    nothing = torch.zeros(100, dtype=torch.bool)
-    assert encode_mask(nothing, [100], nothing) == (MaskKind.POSITIONS, b"\0")
-
-
 def test_long_masks_prefer_positions_deltas_and_bitmaps():
     model = nn.Linear(1000, 50, bias=False)
     layout = Layout(model)
