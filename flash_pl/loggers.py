@@ -1,10 +1,26 @@
-"""The end of a run for its loggers."""
+"""The loggers of a run, from its arguments to its end."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.utilities import rank_zero_warn
+
+from flash_pl.errors import ConfigError
+
+
+def given_loggers(logger: Any) -> list[Logger]:
+    """The loggers that a user gave: one, several, or none.
+
+    Raises:
+        ConfigError: what is no logger.
+    """
+    loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
+    for one in loggers:
+        if not isinstance(one, Logger):
+            raise ConfigError("logger", one, "a Lightning logger, or a list of them")
+    return loggers
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flash_pl.compare.columns import title_of
+from flash_pl.compare import title_of
 from flash_pl.compare.units import SHARE, scale_of_metric
 from flash_pl.config import shipped
 from flash_pl.config.run_dir import as_argument

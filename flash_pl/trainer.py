@@ -8,16 +8,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers.logger import Logger
-from lightning.pytorch.callbacks import Callback
 
+from flash_pl.callbacks import Board
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_kinds, check_numbers
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.loggers import finalized
+from flash_pl.loggers import finalized, given_loggers
 from flash_pl.loops import (
     CohortLoop,
     EvaluationLoop,
@@ -28,6 +27,7 @@ from flash_pl.loops import (
     LocalLoop,
     Plan,
     RoundDecay,
+    refuse_other_callbacks,
     refuse_transfer_hooks,
 )
 from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
@@ -74,7 +74,7 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: what devices the clients are, to simulate the time that rounds take and a deadline.
         callbacks: objects with any of the loop's hooks, see ``FederatedLoop``; none of Lightning's callbacks.
-        logger: one or more Lightning loggers.
+        logger: one or more Lightning loggers. They get every round from ``callbacks.Board``, which is added if missing.
     """
 
     def __init__(
@@ -152,18 +152,12 @@ class FederatedTrainer:
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        if not isinstance(callbacks, Sequence):
-            raise ConfigError("callbacks", callbacks, "a list")
-        for one in callbacks:
-            if isinstance(one, Callback | type):
-                usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set"
-                raise ConfigError("callbacks", one, f"{usable} loop.should_stop; Lightning's Trainer calls other hooks")
+        refuse_other_callbacks(callbacks)
+        loggers = given_loggers(logger)
+        if loggers and not any(isinstance(one, Board) for one in callbacks):
+            callbacks = [*callbacks, Board()]
         # A checkpoint holds what the others have made of the round.
         callbacks = sorted(callbacks, key=lambda one: isinstance(getattr(one, "folder", None), CheckpointFolder))
-        loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
-        for one in loggers:
-            if not isinstance(one, Logger):
-                raise ConfigError("logger", one, "a Lightning logger, or a list of them")
         self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         devices = processes_here() or devices

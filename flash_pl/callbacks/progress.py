@@ -1,6 +1,7 @@
 """A progress bar over rounds."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.fabric.utilities import rank_zero_only
@@ -11,14 +12,16 @@ from flash_pl.loops import FederatedLoop
 
 
 class ProgressBar:
-    """Rounds done, accuracy, loss, density and time left; silent when the output is no terminal.
+    """Rounds done, some metrics and time left; silent when the output is no terminal.
 
     Args:
-        accuracy, loss: names of the metrics to show.
+        metrics: their names, as in metrics.csv.
     """
 
-    def __init__(self, accuracy: str = "val_acc", loss: str = "val_loss", console: Console | None = None) -> None:
-        self.names = {"accuracy": accuracy, "loss": loss, "density": "density"}
+    def __init__(
+        self, metrics: Sequence[str] = ("val_acc", "val_loss", "density"), console: Console | None = None
+    ) -> None:
+        self.metrics = metrics
         self.shown: dict[str, float] = {}
         self.console = console or Console(file=sys.stderr)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -35,8 +38,8 @@ class ProgressBar:
 
     @rank_zero_only
     def on_round_end(self, loop: FederatedLoop, row: dict[str, Any]) -> None:
-        self.shown |= {label: row[name] for label, name in self.names.items() if name in row}
-        text = "  ".join(f"{label} {value:.3f}" for label, value in self.shown.items())
+        self.shown |= {name: row[name] for name in self.metrics if name in row}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in self.shown.items())
         self.bar.update(self.task, completed=loop.round, description=text or "rounds")
 
     @rank_zero_only

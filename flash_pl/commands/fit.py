@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     board = Board(directory.config, consensus, keys["monitor"])
     callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
     if keys["progress"]:
-        callbacks.append(ProgressBar(keys["monitor"]))
+        callbacks.append(ProgressBar((keys["monitor"], "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
     ranks = trainer.launch()
     with ranks.telling():

@@ -164,7 +164,7 @@ def _number(cell: str) -> float:
 def _table(path: Path) -> dict[str, NDArray[np.float64]]:
     """The columns of a CSV file of numbers with a row a round."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet marks the byte order
             names, *rows = [row for row in csv.reader(file) if row]
         cells = np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
     except (OSError, ValueError, csv.Error) as error:

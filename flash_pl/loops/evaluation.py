@@ -8,7 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from flash_pl.client import ClientState
-from flash_pl.loops.hooks import Transfer, step_with_index
+from flash_pl.loops.module_hooks import Transfer, step_with_index
 from flash_pl.modes import evaluating
 from flash_pl.seeding import derive, seed_global_
 

@@ -1,53 +1,35 @@
-"""A module's own steps and transfer hooks, resolved once per client and not once per batch."""
+"""What a federated loop calls of its callbacks."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
-from lightning.fabric import Fabric
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback
 
-from flash_pl.errors import ModuleError
+from flash_pl.errors import ConfigError
 
-Step = Callable[[Any, int], Any]
+HOOKS = (
+    "on_run_start",
+    "on_first_stage_client_end",
+    "on_first_mask",
+    "on_client_end",
+    "on_client_error",
+    "on_round_end",
+    "on_run_end",
+    "on_run_abort",
+    "on_save_checkpoint",
+    "on_load_checkpoint",
+)
 
 
-def step_with_index(step: Callable[..., Any]) -> Step:
-    """``training_step`` or ``validation_step``, called with ``batch_idx`` only if its signature has it."""
-    return step if is_param_in_hook_signature(step, "batch_idx", min_args=2) else lambda batch, index: step(batch)
-
-
-def refuse_transfer_hooks(data: object) -> None:
-    """Batches go to the device by the module's hooks alone.
+def refuse_other_callbacks(callbacks: Sequence[Any]) -> None:
+    """Callbacks have at least one of the hooks; a class, or a callback of Lightning's own Trainer, is none.
 
     Raises:
-        ModuleError: the data module has hooks of its own.
+        ConfigError: no list, or what in it is no callback.
     """
-    for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-        if isinstance(data, L.LightningDataModule) and is_overridden(hook, data, parent=L.LightningDataModule):
-            name = type(data).__name__
-            raise ModuleError(f"{name}.{hook} is not called in a federated run; override that of the LightningModule")
-
-
-class Transfer:
-    """Moves a batch to the device by the module's own transfer hooks.
-
-    Lightning's default walks through the batch to find its tensors; a plain pair of tensors that is there already needs
-    no walk.
-    """
-
-    def __init__(self, module: L.LightningModule, fabric: Fabric) -> None:
-        self.module, self.device = module, fabric.device
-        self.overridden = is_overridden("transfer_batch_to_device", module, parent=L.LightningModule)
-
-    def __call__(self, batch: Any) -> Any:
-        """The batch on the device."""
-        batch = self.module.on_before_batch_transfer(batch, 0)
-        if self.overridden or not self._is_there(batch):
-            batch = self.module.transfer_batch_to_device(batch, self.device, 0)
-        return self.module.on_after_batch_transfer(batch, 0)
-
-    def _is_there(self, batch: Any) -> bool:
-        return type(batch) is tuple and all(isinstance(part, Tensor) and part.device == self.device for part in batch)
+    if not isinstance(callbacks, Sequence):
+        raise ConfigError("callbacks", callbacks, "a list")
+    for one in callbacks:
+        if isinstance(one, Callback | type) or not any(callable(getattr(one, hook, None)) for hook in HOOKS):
+            usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set loop.should_stop"
+            raise ConfigError("callbacks", one, f"{usable}; Lightning's Trainer calls other hooks")

@@ -13,7 +13,7 @@ from flash_pl.client import ClientContext, ClientState, configure
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.faults import Fault
-from flash_pl.loops.hooks import Step, Transfer, step_with_index
+from flash_pl.loops.module_hooks import Step, Transfer, step_with_index
 from flash_pl.report import Report
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, seed_global_

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from flash_pl.compare import title_of
 from flash_pl.sweep.jobs import Job
 from flash_pl.sweep.processes import Outcome
 
@@ -44,9 +45,9 @@ class SweepProgress:
         if outcome.result is None:
             self._over(outcome.job, f"failed: {outcome.reason}; see {outcome.job.log}")
         else:
-            accuracy = outcome.result.get("accuracy")
-            shown = "accuracy not logged" if accuracy is None else f"accuracy {accuracy:.4f}"
-            self._over(outcome.job, f"{shown}, {outcome.seconds:.1f} s")
+            value, monitor = outcome.result.get("accuracy"), title_of(outcome.job.config["trainer"]["monitor"])
+            shown = "not logged" if value is None else f"{value:.4f}"
+            self._over(outcome.job, f"{monitor} {shown}, {outcome.seconds:.1f} s")
 
     def _over(self, job: Job, what: str) -> None:
         self.done += 1

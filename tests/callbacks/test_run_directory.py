@@ -114,21 +114,22 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_loggers_get_grouped_scalars(unaware, tiny_data, tmp_path):
+@pytest.mark.parametrize("callbacks", [[], [Board()]], ids=["added", "given"])
+def test_loggers_get_grouped_scalars(callbacks, unaware, tiny_data):
     class Recorder(L.pytorch.loggers.logger.DummyLogger):
         def __init__(self):
             super().__init__()
-            self.seen = {}
+            self.seen = []
 
         def log_metrics(self, metrics, step=None):
-            self.seen[step] = metrics
+            self.seen.append((step, metrics))
 
     logger = Recorder()
-    trainer(tmp_path, logger=logger).fit(unaware(), tiny_data)
-    assert sorted(logger.seen) == [1, 2, 3]
-    assert {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"} <= logger.seen[
-        3
-    ].keys()
+    settings = {"density": 0.2, "rounds": 3, "cohort": 2, "accelerator": "cpu"}
+    FederatedTrainer(PDST(), callbacks=callbacks, logger=logger, **settings).fit(unaware(), tiny_data)
+    assert [step for step, _ in logger.seen] == [1, 2, 3]
+    expected = {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"}
+    assert all(expected <= metrics.keys() for _, metrics in logger.seen)
 
 
 @pytest.mark.parametrize("make", [fabric_loggers.CSVLogger, L.pytorch.loggers.CSVLogger])

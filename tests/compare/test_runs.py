@@ -16,6 +16,13 @@ def test_a_run_is_read_and_empty_cells_are_passed_over(make_run):
     assert run.last("val_acc") == 0.5 and run.total("bytes_up") == 15 and run.last("nothing") is None
 
 
+def test_a_table_that_a_spreadsheet_has_saved_is_read(make_run):
+    path = make_run("run")
+    metrics = path / "metrics.csv"
+    metrics.write_bytes(b"\xef\xbb\xbf" + metrics.read_bytes())
+    assert Run.read(path).last("val_acc") == 0.6
+
+
 def test_runs_are_found_below_folders_and_behind_links_each_once(make_run, tmp_path):
     first, second = make_run("all/b/one"), make_run("all/a/deep/two", "seed=2")
     (first / "checkpoints").mkdir()

@@ -1,7 +1,9 @@
 """A round: what is sent, averaged and evaluated."""
 
 import random
+import re
 from itertools import combinations, product, starmap
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
+import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import History
 from flash_pl.loops import Member
+from flash_pl.loops.hooks import HOOKS
 from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
@@ -220,6 +224,7 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
         ({"rounds": 0}, "rounds: 0"),
         ({"callbacks": History()}, "callbacks: <.*History.*> .* expected a list"),
         ({"callbacks": [History]}, "callbacks: <class .*History'> .* expected objects with hooks"),
+        ({"callbacks": [lambda loop, row: None]}, "callbacks: <function .*> .* expected objects with hooks"),
         ({"callbacks": [EarlyStopping("val_acc")]}, "callbacks: <.*EarlyStopping.*> .* may set loop.should_stop"),
         ({"logger": True}, "logger: True .* a Lightning logger"),
         ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
@@ -234,6 +239,12 @@ def test_impossible_settings_are_named(unaware, tiny_data, settings, words):
 def test_a_network_alone_is_no_module(tiny_data):
     with pytest.raises(ModuleError, match="^Sequential is no LightningModule; flash_pl.Classifier"):
         FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(nn.Sequential(), tiny_data)
+
+
+def test_every_hook_that_is_called_makes_a_callback():
+    files = Path(flash_pl.__file__).parent.rglob("*.py")
+    called = {name for path in files for name in re.findall(r'fabric\.call\(\s*"(\w+)"', path.read_text())}
+    assert called == set(HOOKS)
 
 
 def test_a_callback_may_end_the_run(unaware, tiny_data):
