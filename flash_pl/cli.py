@@ -10,6 +10,7 @@ from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
 from flash_pl.commands import compare, configs, export, fit, inspect, sweep, validate
+from flash_pl.commands.command import CommandParser
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 
 COMMANDS = (fit, validate, sweep, compare, export, inspect, configs)
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="First steps: flash-pl fit jmwst; flash-pl configs; flash-pl fit --help",
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for one in COMMANDS:
         one.add(commands)
     return parser

@@ -84,6 +84,19 @@ def test_arguments_that_argparse_refuses_exit_with_2(capsys):
     assert "flash-pl" in capsys.readouterr().err
 
 
+def test_arguments_may_stand_around_options(tmp_path, capsys):
+    runs = [tmp_path / name for name in ("a", "b")]
+    for run in runs:
+        with pytest.raises(SystemExit):
+            main(["export", "--to", str(run)])
+        assert "required: CKPT" in capsys.readouterr().err
+    assert main(["compare", str(runs[0]), "--last", "3", str(runs[1])]) == 2
+    err = capsys.readouterr().err
+    assert all(str(run) in err for run in runs)
+    assert main(["sweep", "pdst", "seed=1", "--workers", "2", "roundz=3"]) == 2
+    assert "roundz: 3 is not allowed; expected a known key (did you mean rounds?)" in capsys.readouterr().err
+
+
 def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
     assert main(["fit", "pdst", *TINY, f"run_dir={tmp_path / 'runs' / 'of mine'}"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if " flash-pl " in line]

@@ -69,13 +69,13 @@ def conforms(target: Any, kind: Any) -> bool:
     return members <= {name for cls in target.__mro__ for name in vars(cls)}
 
 
-def one_of(value: object, names: Iterable[str]) -> str:
-    """The allowed names and the nearest one to a mistyped ``value``; of many names only the latter.
+def one_of(value: object, names: Iterable[str], many: str = "a known name") -> str:
+    """The allowed names and the nearest one to a mistyped ``value``; of ``many`` names only the latter.
 
     >>> one_of("digit", ["digits", "mnist"])
     'one of digits, mnist (did you mean digits?)'
     """
     known = list(names)
     nearest = get_close_matches(str(value), known, n=1)
-    allowed = f"one of {', '.join(known)}" if len(known) < (12 if nearest else 30) else "a known name"
+    allowed = f"one of {', '.join(known)}" if len(known) < (12 if nearest else 30) else many
     return allowed + (f" (did you mean {nearest[0]}?)" if nearest else "")

@@ -24,7 +24,7 @@ def locate(key: str, class_path: object) -> Callable[..., Any]:
     target = getattr(module, name, None)
     if not callable(target):
         public = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
-        raise ConfigError(key, class_path, f"a class or function of {module_path}: {one_of(name, public)}")
+        raise ConfigError(key, class_path, one_of(name, public, f"a class or function of {module_path}"))
     return target
 
 

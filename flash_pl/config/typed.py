@@ -107,6 +107,6 @@ def _refuse_unknown(name: str, value: Any) -> None:
     section, _, key = name.rpartition(".")
     if name not in KEYS:
         known = _below(section)
-        raise ConfigError(name, value, f"a key: {one_of(key, known)}" if known else "no keys here yet")
+        raise ConfigError(name, value, one_of(key, known, "a known key") if known else "no keys here yet")
     if is_dataclass(KEYS[name].hint):
         raise ConfigError(name, value, f"a mapping with keys of {', '.join(_below(name))}")

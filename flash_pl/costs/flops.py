@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from flash_pl.sparsity import layers_of
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -58,13 +60,7 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
         names: of the maskable weights, such as ``"model.conv1.weight"``.
         run: calls the module, or its validation step, on a batch.
     """
-    shared = {name: module.get_parameter(name) for name in names}  # maybe by several layers
-    masked = {
-        id(layer): name
-        for layer in module.modules()
-        for name in names
-        if getattr(layer, "weight", None) is shared[name]
-    }
+    masked = {id(layer): name for name, layers in layers_of(module, names).items() for layer in layers}
     counted = [layer for layer in module.modules() if id(layer) in masked or not list(layer.children())]
     found, before = dict.fromkeys(names, 0.0), dict[int, float]()  # by id: a metric's hash changes with its state
     first: list[tuple[str | None, float]] = []

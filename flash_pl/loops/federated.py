@@ -141,8 +141,8 @@ class FederatedLoop(Loop):
             # 3. The method votes on the mask and prunes the server to it.
             self.scheduler.on_aggregate(server, ballots, self.round)
             self.nest()
-            if self.parts.average is not None:
-                self.parts.average.update(server, previous, self.round)
+        if self.parts.average is not None:  # a round without clients counts too
+            self.parts.average.update(server, previous, self.round)
 
         self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
         self.metrics, self.layer_mismatch = round_metrics(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from flash_pl.client import ClientState
-from flash_pl.sparsity import kth_largest
+from flash_pl.sparsity import kth_largest, layers_of
 
 
 @contextmanager
@@ -21,10 +22,9 @@ def pruned_activations(client: ClientState, densities: Tensor) -> Iterator[None]
         client: whose maskable layers.
         densities: float64 ``[layers]``; 1 leaves a layer alone.
     """
-    handles = []
+    handles, layers = [], layers_of(client.module, [slot.name for slot in client.layout.layers])
     for slot, density in zip(client.layout.layers, densities.tolist(), strict=True):
-        if density < 1:
-            layer = client.module.get_submodule(slot.name.rpartition(".")[0])
+        for layer in layers[slot.name] if density < 1 else ():
             keeping = _Keeping(density)
             handles.append(layer.register_forward_pre_hook(keeping.enter))
             handles.append(layer.register_forward_hook(keeping.leave, always_call=True))
@@ -42,7 +42,7 @@ class _Keeping:
         self.density = density
 
     def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.elements, self.dimensions = inputs[0].numel(), inputs[0].ndim
+        self.elements, self.dimensions = elements_with_padding(layer, inputs[0]), inputs[0].ndim
         self.weight: Any = layer.weight
         self.saving = saved_tensors_hooks(self.pack, lambda kept: kept)
         self.saving.__enter__()
@@ -63,6 +63,16 @@ class _Keeping:
             return True
         views = [saved, saved.mT] if saved.ndim == 2 else [saved]
         return not any(view.shape == weight.shape and view.equal(weight.to(view.dtype)) for view in views)
+
+
+def elements_with_padding(layer: nn.Module, x: Tensor) -> int:
+    """The elements of a layer's input, with the padding that a convolution adds before its kernel sees it: any other
+    than zeros, and of zeros, as ``padding="same"`` asks for them, what one side has more than the other."""
+    sides = getattr(layer, "_reversed_padding_repeated_twice", ())  # of the last dimension first: before, behind, ...
+    shape = list(x.shape)
+    for back, (before, behind) in enumerate(zip(sides[::2], sides[1::2], strict=True), 1):
+        shape[-back] += before + behind if layer.padding_mode != "zeros" else abs(behind - before)
+    return prod(shape)
 
 
 def keep_largest(values: Tensor, density: float) -> Tensor:

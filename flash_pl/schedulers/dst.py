@@ -87,4 +87,6 @@ class DynamicSparseTraining(SparseScheduler):
             rate = self.prune_rate * self.decay(context.round, step / context.steps)
             draws = context.generator(f"move {step}")
             moved = self.move(client.layout, client.weights, client.mask, rate, draws, self.gradient)
+            if not self.move.memory:
+                self.gradient = None  # not for the next move
             client.move_mask_(moved.mask, moved.survivors)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from flash_pl.client import ClientState
 from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, widest
+from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, layers_of, widest
 
 
 class HeteroFL(SparseScheduler):
@@ -32,7 +33,7 @@ class HeteroFL(SparseScheduler):
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         super().__init__(first_mask)
-        self.ratios: list[float] = []  # of the tiers' channels
+        self.ratios: list[Fraction] = []  # of the tiers' channels
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self._mask(server, server.density)
@@ -48,14 +49,14 @@ class HeteroFL(SparseScheduler):
 
     @contextmanager
     def training(self, client: ClientState) -> Iterator[None]:
-        scale = self.ratios[-1] / self.ratios[client.context.tier]
+        scale = float(self.ratios[-1]) / float(self.ratios[client.context.tier])
 
         def scaler(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
             return output * scale
 
         narrow = [slot for slot in client.layout.layers if feeds_another(client.layout, slot)] if scale != 1 else []
-        layers = [client.module.get_submodule(slot.name.rpartition(".")[0]) for slot in narrow]
-        handles = [layer.register_forward_hook(scaler) for layer in layers]
+        found = layers_of(client.module, [slot.name for slot in narrow]).values()
+        handles = [layer.register_forward_hook(scaler) for layers in found for layer in layers]
         try:
             yield
         finally:

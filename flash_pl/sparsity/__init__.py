@@ -22,6 +22,7 @@ from flash_pl.sparsity.density import (
 from flash_pl.sparsity.draw import BernoulliDraw, Draw, ExactDraw, LargestDraw
 from flash_pl.sparsity.first_mask import FirstMask
 from flash_pl.sparsity.initial import AsDrawn, FanInPreserving, Initialisation, VariancePreserving
+from flash_pl.sparsity.layers import layers_of
 from flash_pl.sparsity.layout import Layout, Slot
 from flash_pl.sparsity.mask_store import MaskStore
 from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
@@ -89,6 +90,7 @@ __all__ = [
     "overlaps",
     "random_k",
     "kth_largest",
+    "layers_of",
     "top_k",
     "top_k_by_layer",
     "total_count",

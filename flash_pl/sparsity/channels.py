@@ -1,6 +1,7 @@
 """Masks of whole channels: a narrow network inside a wide one."""
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from flash_pl.sparsity.layout import Layout, Slot
 
 
-def channel_mask(layout: Layout, ratio: float) -> Tensor:
+def channel_mask(layout: Layout, ratio: Fraction | float) -> Tensor:
     """The first ceil(ratio C) output channels of every layer, fed by the first ceil(ratio C) of the layer before.
 
     Inputs of the first layer and the classes that the last one tells apart are all there. Where a layer's inputs are a
@@ -17,7 +18,7 @@ def channel_mask(layout: Layout, ratio: float) -> Tensor:
 
     Args:
         layout: the plan of the arena; its layers follow each other in this order.
-        ratio: in (0, 1].
+        ratio: in (0, 1]; as a float j / C may be a little more, and one channel too many.
 
     Returns:
         bool ``[layout.maskable]`` on the CPU.
@@ -43,13 +44,13 @@ def feeds_another(layout: Layout, slot: Slot) -> bool:
     return any(len(other.shape) > 1 and other.shape[1] % slot.shape[0] == 0 for other in layout.behind)
 
 
-def widest(layout: Layout, density: float) -> float:
+def widest(layout: Layout, density: float) -> Fraction:
     """The largest ratio j / C, C being the largest number of output channels, whose ``channel_mask`` has at most
     ``density`` n weights; 1 / C where none has."""
     channels = max(slot.shape[0] for slot in layout.layers)
     low, high = 1, channels
     while low < high:
         middle = (low + high + 1) // 2
-        fits = int(channel_mask(layout, middle / channels).count_nonzero()) <= density * layout.maskable
+        fits = int(channel_mask(layout, Fraction(middle, channels)).count_nonzero()) <= density * layout.maskable
         low, high = (middle, high) if fits else (low, middle - 1)
-    return low / channels
+    return Fraction(low, channels)

@@ -1,7 +1,9 @@
 """What single methods do, against their formulas."""
 
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +74,47 @@ class Watch:
 def watched(scheduler, **settings):
     watch = Watch()
     return train(scheduler, 0.2, callbacks=[watch], **settings), watch
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding_mode": "circular"}, {"padding_mode": "reflect", "stride": 2}, {"padding": "same", "kernel_size": 2}],
+)
+def test_a_convolution_that_pads_keeps_the_largest_of_the_padded_input(settings):
+    layer = nn.Conv2d(3, 4, **({"kernel_size": 3, "padding": 1} | settings))
+    x, weight = torch.randn(2, 3, 6, 6), layer.weight.detach()
+    mode = layer.padding_mode.replace("zeros", "constant")
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    free = [weight.clone().requires_grad_() for _ in range(2)]
+    F.conv2d(keep_largest(padded, 0.25), free[0], None, layer.stride).square().sum().backward()
+    module = nn.Module()
+    module.layer = layer
+    with pruned_activations(SimpleNamespace(module=module, layout=Layout(module)), torch.tensor([0.25])):
+        y = layer(x)
+    dy = 2 * F.conv2d(keep_largest(padded, 0.25), weight, None, layer.stride)
+    y.backward(dy)
+    torch.testing.assert_close(y, F.conv2d(padded, weight, layer.bias, layer.stride))
+    torch.testing.assert_close(layer.weight.grad, free[0].grad)
+
+
+def test_every_layer_that_shares_a_weight_prunes_its_activations_and_is_scaled():
+    class Client:
+        module = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
+        context = ClientContext(0, 0, 1, 1, seed=0, tier=0)
+
+    module = Client.module
+    module[2].weight = module[1].weight
+    Client.layout = Layout(module)
+    x = torch.randn(5, 6)
+    plain, handles = [layer(x) for layer in module], [set(layer._forward_pre_hooks) for layer in module]
+    with pruned_activations(Client(), torch.full((3,), 0.5)):
+        pruned = [bool(set(layer._forward_pre_hooks) - had) for layer, had in zip(module, handles, strict=True)]
+    assert pruned == 4 * [True]
+    scheduler = HeteroFL()
+    scheduler.ratios = [Fraction(1, 2), Fraction(1)]
+    with scheduler.training(Client()):
+        for layer, expected in zip(module, [2, 2, 2, 1], strict=True):
+            torch.testing.assert_close(layer(x), plain[list(module).index(layer)] * expected)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, padding=1), nn.Linear(6, 5)])
@@ -275,6 +318,25 @@ def test_growth_is_not_by_the_gradients_of_another_client(monkeypatch):
         train(SSFL(SaliencyStage(init_fraction=0.5)), 0.2)
 
 
+def test_nor_by_the_gradient_of_a_move_before(monkeypatch):
+    class SkippingSecond(Classifier):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr("flash_pl.testing.setting.Classifier", SkippingSecond)
+    moved = []
+
+    class Looking(NST):
+        def on_batch_end(self, client, step):
+            before = client.mask.clone()
+            super().on_batch_end(client, step)
+            if not torch.equal(client.mask, before):
+                moved.append(step)
+
+    train(Looking(move=RIGL, interval=EverySteps(steps=1), decay=Constant()), 0.2, rounds=1, local_epochs=2)
+    assert set(moved) == {1, 3, 4}  # three batches an epoch, no move after the last
+
+
 def test_without_memory_an_infinite_gradient_is_forgotten():
     class Client:
         context = ClientContext(0, 0, 1, 9, seed=0)
@@ -351,8 +413,17 @@ def test_channels_by_hand():
     assert fc2.nonzero().tolist() == [[o, i] for o in range(6) for i in range(5)]  # all classes
     for density in (0.05, 0.3, 0.9):
         held = int(channel_mask(layout, widest(layout, density)).sum())
-        assert held <= density * layout.maskable or widest(layout, density) == 1 / 10
+        assert held <= density * layout.maskable or widest(layout, density) == Fraction(1, 10)
     assert widest(layout, 1.0) == 1
+
+
+@pytest.mark.parametrize("channels", range(1, 131))
+def test_a_ratio_of_whole_channels_is_that_many(channels):
+    layout = Layout(nn.Sequential(nn.Linear(1, channels), nn.Linear(channels, 1)))
+    for density in (0.1, 0.37, 0.62, 0.93):
+        ratio = widest(layout, density)
+        held = layout.layers[0].view(channel_mask(layout, ratio))
+        assert int(held.count_nonzero()) == ratio * channels == max(1, int(density * channels))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
@@ -411,7 +482,7 @@ def test_the_scaler_of_heterofl_leaves_classes_alone():
         context = ClientContext(0, 0, 1, 1, seed=0, tier=0)
 
     scheduler = HeteroFL()
-    scheduler.ratios = [0.5, 1.0]
+    scheduler.ratios = [Fraction(1, 2), Fraction(1)]
     images = torch.randn(2, 1, 8, 8)
     plain = Client.module.conv1(images)
     with scheduler.training(Client()):

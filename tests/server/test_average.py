@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flash_pl import NST, PDST, SPDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.export import SavedRun
-from flash_pl.server import RoundAverage, ServerState
+from flash_pl.server import RoundAverage, ServerState, UniformSampler
 from flash_pl.sparsity import Layout
 
 
@@ -60,6 +60,23 @@ def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, 
     assert plain.metrics["val_loss_union"] == averaged.metrics["val_loss_union"]  # the last aggregate, as it is
     deployed = averaged.model().tensors
     assert all(torch.equal(value, deployed[name]) for name, value in module.state_dict().items())
+
+
+def test_a_round_without_clients_counts_with_the_model_it_left(unaware, tiny_data):
+    class Gaps(UniformSampler):
+        def __call__(self, population, cohort, seed, round):
+            return [] if round in (0, 2) else super().__call__(population, cohort, seed, round)
+
+    class Watch:
+        def on_round_end(self, loop, row):
+            models.append(loop.server.weights.clone())
+
+    models = []
+    settings = {"density": 0.25, "rounds": 5, "cohort": 3, "seed": 1, "accelerator": "cpu"}
+    trainer = FederatedTrainer(PDST(), sampler=Gaps(), average=RoundAverage(0), callbacks=[Watch()], **settings)
+    loop = trainer.fit(unaware(), tiny_data)
+    assert torch.equal(models[1], models[2]) and not torch.equal(models[2], models[3])
+    torch.testing.assert_close(loop.server.average, torch.stack(models).mean(0))
 
 
 def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware, tiny_data, tmp_path):
