@@ -14,7 +14,7 @@ from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_kinds, check_numbers
 from flash_pl.client import Binding, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
-from flash_pl.data import FederatedData
+from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.loggers import finalized, given_loggers
 from flash_pl.loops import (
@@ -245,6 +245,7 @@ class FederatedTrainer:
         if not isinstance(module, L.LightningModule):
             what = f"{type(module).__name__} is no LightningModule"
             raise ModuleError(f"{what}; flash_pl.Classifier(network, classes=...) makes one of a network")
+        check_federated(data)
         refuse_transfer_hooks(data)
         ranks = self.launch()
         ranks.first(data.prepare_data)

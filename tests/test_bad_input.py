@@ -165,7 +165,7 @@ CONFIGS = [
     ("data=digits", None, "one of dense, feddst"),
     ("broken.yaml", "a: [1", "a readable YAML file"),
     ("list.yaml", "- a", "a mapping of keys to values"),
-    ("unknown.yaml", "method: pdst\nname: x", "a key"),
+    ("unknown.yaml", "method: pdst\nname: x", "expected one of method"),
     ("nothing.yaml", "", "one of dense, "),
 ]
 

@@ -9,7 +9,7 @@ from flash_pl.data.federated import FederatedDataModule
 from flash_pl.data.femnist import FEMNIST
 from flash_pl.data.mnist import MNIST
 from flash_pl.data.partition import IID, Dirichlet, LabelShards, Partition, UnbalancedDirichlet
-from flash_pl.data.protocol import ClientTestData, FederatedData
+from flash_pl.data.protocol import ClientTestData, FederatedData, check_federated
 from flash_pl.data.samples import Samples
 from flash_pl.data.synthetic import Synthetic
 from flash_pl.data.tensor_data import TensorData
@@ -38,4 +38,5 @@ __all__ = [
     "TensorData",
     "TinyImageNet",
     "UnbalancedDirichlet",
+    "check_federated",
 ]

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from flash_pl.data.batches import Batches
+from flash_pl.errors import ConfigError
 
 
 class FederatedData(Protocol):
@@ -43,6 +44,18 @@ class FederatedData(Protocol):
     def val_dataloader(self) -> Batches:
         """The batches on which the server is evaluated."""
         ...
+
+
+def check_federated(data: object) -> None:
+    """Refuse what has not the methods of ``FederatedData``, such as a ``DataLoader``.
+
+    Raises:
+        ConfigError: it names the first that is missing.
+    """
+    for method in ("prepare_data", "setup", "to_", "client_batches", "val_dataloader"):
+        if not callable(getattr(data, method, None)):
+            allowed = "federated data, such as flash_pl.data.TensorData(train, test, clients=...)"
+            raise ConfigError("data", type(data).__name__, f"{allowed}; it has no {method}")
 
 
 @runtime_checkable

@@ -50,7 +50,7 @@ def test_every_metric_is_a_scalar_in_a_group(run):
 def test_accuracy_is_also_drawn_against_what_it_cost(run):
     path, events = run
     rows = read(path / "metrics.csv")
-    for axis, column, unit in (("kB_up", "bytes_up_total", 1e3), ("fleet_seconds", "fleet_seconds_total", 1)):
+    for axis, column, unit in (("kB_up", "bytes_up_total", 1e3), ("fleet_ms", "fleet_seconds_total", 1e-3)):
         steps = [event.step for event in events.Scalars(f"accuracy_by_{axis}/val_acc")]
         assert steps == [round(float(row[column]) / unit) for row in rows] == sorted(steps)
 

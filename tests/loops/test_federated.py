@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
+from torch.utils.data import DataLoader
 
 import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
@@ -239,6 +240,14 @@ def test_impossible_settings_are_named(unaware, tiny_data, settings, words):
 def test_a_network_alone_is_no_module(tiny_data):
     with pytest.raises(ModuleError, match="^Sequential is no LightningModule; flash_pl.Classifier"):
         FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(nn.Sequential(), tiny_data)
+
+
+@pytest.mark.parametrize("data", [[], nn.Linear(1, 1), DataLoader([1])])
+def test_data_without_clients_are_one_line(unaware, data):
+    with pytest.raises(
+        ConfigError, match=f"data: '{type(data).__name__}' .* expected federated data, such as .*; it has"
+    ):
+        FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(unaware(), data)
 
 
 def test_every_hook_that_is_called_makes_a_callback():

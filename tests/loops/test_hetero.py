@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, Dense, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.schedulers import Sensitivity, SparsyFed, TopK
 from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
@@ -50,6 +50,20 @@ def run(method, unaware, data, **settings):
     settings = {"budget": SparsityBudget(TIERS), "rounds": 3, "cohort": 8} | settings
     trainer = FederatedTrainer(METHODS[method](), density=0.4, seed=1, accelerator="cpu", callbacks=[watch], **settings)
     return trainer.fit(unaware(), data), watch
+
+
+def test_dense_training_has_every_weight_on_every_device(unaware, tiny_data):
+    class Spy:
+        def on_client_end(self, loop, report):
+            reports.append((report.tier, bool(report.mask.all())))
+
+    reports = []
+    budget = SparsityBudget([Tier(0.1, 0.5), Tier(0.4, 0.5)])
+    trainer = FederatedTrainer(
+        Dense(), density=0.4, rounds=1, cohort=8, accelerator="cpu", callbacks=[Spy()], budget=budget
+    )
+    trainer.fit(unaware(), tiny_data)
+    assert {tier for tier, _ in reports} == {0, 1} and all(whole for _, whole in reports)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -124,7 +124,7 @@ def test_the_mask_moves_when_and_as_much_as_the_paper_says():
             rates[step] = rate
             return Moved(None, None)
 
-        move.needs_gradient = False
+        move.needs_gradient, move.memory = False, 0.0
         scheduler = DynamicSparseTraining(move=move)
         for step in range(1, 19 * epochs + 1):
             scheduler.on_batch_end(Client(), step)

@@ -22,7 +22,7 @@ class Board:
 
     A TensorBoard logger also gets charts that overlay the tiers and the ways to count bytes (the tab "Custom Scalars"),
     pictures of the layer densities over the rounds and of the votes, the config as text, accuracy by kilobytes sent up
-    and by simulated seconds in place of rounds (``accuracy_by_kB_up/``, ``accuracy_by_fleet_seconds/``), and at the end
+    and by simulated milliseconds in place of rounds (``accuracy_by_kB_up/``, ``accuracy_by_fleet_ms/``), and at the end
     the config with the final metrics, so that runs compare in the tab "HParams".
 
     Args:
@@ -68,7 +68,7 @@ class Board:
             logger.log_hyperparams(hyperparameters(self.config), known, step=loop.round)
 
     def _by_cost(self, writer: SummaryWriter, row: Mapping[str, float]) -> None:
-        axes = {"kB_up": row.get("bytes_up_total", 0) / 1e3, "fleet_seconds": row.get("fleet_seconds_total", 0)}
+        axes = {"kB_up": row.get("bytes_up_total", 0) / 1e3, "fleet_ms": 1e3 * row.get("fleet_seconds_total", 0)}
         for axis, value in axes.items():
             for name in (self.monitor, f"{self.monitor}_union"):
                 if value and name in row:
