@@ -93,6 +93,15 @@ def test_links_of_the_readme_lead_somewhere():
     assert targets and not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
 
 
+def test_the_methods_page_says_how_long_the_files_are():
+    text = (DOCS / "methods.md").read_text()
+    said = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", text, re.MULTILINE) + re.findall(r"`(\w+)\.py` \((\d+)\)", text)
+    folder = ROOT / "flash_pl" / "schedulers"
+    found = {name.replace("topk", "top_k"): int(lines) for name, lines in said}
+    assert {"pdst", "stead", "dst", "activations"} <= found.keys()
+    assert found == {name: len((folder / f"{name}.py").read_text().splitlines()) for name in found}
+
+
 def test_the_readme_s_module_is_short():
     module = blocks(ROOT / "README.md", "python")[0]
     assert sum(bool(line.strip()) for line in module.splitlines()) <= 25
