@@ -40,15 +40,19 @@ class PayloadError(ValueError):
 
 
 class RunError(RuntimeError):
-    """Why a run that had begun could not go on."""
-
-
-class ClientError(RunError):
-    """A client's training failed; ``trace`` is the traceback of its cause."""
+    """Why a run that had begun could not go on; ``trace`` is the traceback of its cause, if it has one."""
 
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
         self.trace = trace
+
+
+class ClientError(RunError):
+    """A client's training failed."""
+
+
+class SchedulerError(RunError):
+    """A hook of the server's half of a method failed, or left no usable mask."""
 
 
 class RankError(RunError):

@@ -1,18 +1,18 @@
-"""A record of the clients that failed and were left out."""
+"""A record of what failed: clients that were left out, and what ended the run."""
 
 import sys
 from pathlib import Path
 
 from lightning.fabric.utilities import rank_zero_only
 
-from flash_pl.errors import ClientError
+from flash_pl.errors import RunError
 from flash_pl.loops import Failure, FederatedLoop
 
 
 class FaultLog:
     """Says on stderr which client was left out and why, and keeps tracebacks in ``directory/errors.log``.
 
-    There is also that of a client whose fault ends the run.
+    There is also that of a client, or of a method, whose fault ends the run.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -25,7 +25,7 @@ class FaultLog:
 
     @rank_zero_only
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        if isinstance(error, ClientError) and error.trace:
+        if isinstance(error, RunError) and error.trace:
             self._write(f"{error}\n{error.trace}\n")
 
     def _write(self, text: str) -> None:

@@ -24,7 +24,7 @@ from flash_pl.config import (
     saved_config,
     to_repeat,
 )
-from flash_pl.errors import ClientError, RunError
+from flash_pl.errors import RunError
 from flash_pl.ranks import restarts
 from flash_pl.result import summarize, write_result
 from flash_pl.screen import fit_help, result_table
@@ -68,9 +68,10 @@ def run(options: argparse.Namespace) -> None:
         started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)
-        except ClientError as error:
-            where = f"; its traceback is in {directory.path / 'errors.log'}" if error.trace else ""
-            raise ClientError(f"{error}{where}") from error
+        except RunError as error:
+            if error.trace:
+                raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
+            raise
         except OSError as error:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started

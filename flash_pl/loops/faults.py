@@ -1,7 +1,10 @@
-"""What happens when a client's training fails."""
+"""What happens when a client's training, or the server's half of a method, fails."""
 
 import traceback
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
@@ -32,7 +35,19 @@ class FaultPolicy:
 
 
 class Fault(Exception):
-    """A fault of a client that raised nothing by itself; the message says all."""
+    """A fault of somebody who raised nothing; the message says all."""
+
+
+def check_mask(mask: object, maskable: int) -> None:
+    """Refuse what is no mask of so many weights.
+
+    Raises:
+        Fault: it says what it is instead.
+    """
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (maskable,):
+        return
+    found = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    raise Fault(f"its mask is {found}, not torch.bool of shape ({maskable},)")
 
 
 def reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from flash_pl.loops.flops import flops_of
 from flash_pl.loops.metrics import refuse_shared, round_metrics
 from flash_pl.loops.round_evaluation import RoundEvaluation
 from flash_pl.loops.schedule import EvaluationSchedule
+from flash_pl.loops.server_half import check_offered, server_half
 from flash_pl.loops.training import RoundTraining
 from flash_pl.seeding import generator
 from flash_pl.sparsity import SparseModel, vote_counts
@@ -108,14 +109,17 @@ class FederatedLoop(Loop):
                 self.progress,
                 lambda done, total: self.fabric.call("on_first_stage_client_end", loop=self, done=done, total=total),
             ).run()
-        self.scheduler.start(self.server, found, generator(self.plan.seed, "mask"))
+        with server_half(self.scheduler, "start", self.server, self.round):
+            self.scheduler.start(self.server, found, generator(self.plan.seed, "mask"))
         if self.parts.server_optimizer is not None:
             self.parts.server_optimizer.start()
         self.nest()
 
     def nest(self) -> None:
         """What the server offers every tier of devices."""
-        self.masks = self.scheduler.tier_masks(self.server, self.plan.budget.ratios)
+        with server_half(self.scheduler, "tier_masks", self.server, self.round):
+            self.masks = self.scheduler.tier_masks(self.server, self.plan.budget.ratios)
+            check_offered(self.masks, self.server, len(self.plan.budget.tiers))
 
     def on_advance_start(self) -> None:
         self.started = time.perf_counter()
@@ -139,7 +143,8 @@ class FederatedLoop(Loop):
             server.union.copy_(server.weights)
 
             # 3. The method votes on the mask and prunes the server to it.
-            self.scheduler.on_aggregate(server, ballots, self.round)
+            with server_half(self.scheduler, "on_aggregate", server, self.round):
+                self.scheduler.on_aggregate(server, ballots, self.round)
             self.nest()
         if self.parts.average is not None:  # a round without clients counts too
             self.parts.average.update(server, previous, self.round)

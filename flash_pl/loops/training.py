@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from flash_pl.errors import ClientError, Interrupted
-from flash_pl.loops.faults import Failure, Fault
+from flash_pl.loops.faults import Failure, Fault, check_mask
 from flash_pl.loops.federation import Federation
 from flash_pl.loops.plan import Member
+from flash_pl.loops.server_half import server_half
 from flash_pl.report import Ballot, Report
 
 
@@ -62,7 +62,8 @@ class RoundTraining:
 
     def _attempt(self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int) -> tuple[Trained, list[Failure]]:
         server, samples = self.parts.server, [member.samples for member in cohort]
-        self.parts.scheduler.on_round_start(server, masks, round)
+        with server_half(self.parts.scheduler, "on_round_start", server, round):
+            self.parts.scheduler.on_round_start(server, masks, round)
         self.parts.aggregator.reset(server.weights, server.layout.maskable, samples)
         done, signal = self.parts.cohorts.run(
             [member.client for member in cohort],
@@ -86,8 +87,7 @@ class RoundTraining:
             raise Fault("it has no samples")
         context, held = parts.plan.context(member, len(batches), round), link.held(member.client)
         offered = parts.scheduler.client_mask(masks[member.tier], held, context)
-        if offered.dtype != torch.bool or len(offered) != parts.client.layout.maskable:
-            raise Fault(f"its mask is no bool tensor of shape ({parts.client.layout.maskable},)")
+        check_mask(offered, parts.client.layout.maskable)
         weights, mask, down = link.down(parts.server.weights, offered, held)
         parts.client.receive(weights, mask)
         report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
