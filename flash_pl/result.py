@@ -3,8 +3,9 @@
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -19,7 +20,7 @@ from flash_pl.loops.consensus import suffix
 
 
 def summarize(
-    loop: FederatedLoop, config: Mapping[str, Any], seconds: float, seconds_per_round: float | None
+    loop: FederatedLoop, config: Mapping[str, Any], seconds: float, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
@@ -27,19 +28,21 @@ def summarize(
     ``cost`` are the bytes sent and the FLOPs of training over the whole run, stage 1 included, the simulated seconds if
     there is a fleet, and ``bytes_dense``, what the dense model takes once.
     ``tiers`` lists those of the models masked to each tier; ``accuracy_clients`` tells how the accuracy on their own
-    test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning. The last three are there
-    only where a run has them. What the module does not log is None.
+    test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning; ``reports`` are those that
+    came ``in_time`` for a round and after its deadline. The last four are there only where a run has them. What the
+    module does not log is None.
 
     Args:
         loop: the finished loop.
         config: the resolved config.
         seconds: wall time of the training, stage 1 and evaluation included; of a run that went on, that of its rounds
             before and of all since.
-        seconds_per_round: mean wall time of a round with its evaluation.
+        rows: the lines of metrics of its rounds; their mean wall time, evaluation included, is ``seconds_per_round``.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
     densities = server.layout.densities(server.mask).tolist()
     tiers = loop.plan.budget.tiers if len(loop.plan.budget.tiers) > 1 else ()
+    waited = [float(row["seconds"]) for row in rows if row.get("seconds")]
     result = {
         "method": label(config, "scheduler"),
         "data": label(config, "data"),
@@ -55,7 +58,7 @@ def summarize(
         "cohort": config["cohort"],
         "seed": config["seed"],
         "seconds": seconds,
-        "seconds_per_round": seconds_per_round,
+        "seconds_per_round": fmean(waited) if waited else None,
         "cost": loop.accounts.totals | {"bytes_dense": 4 * server.layout.elements},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
@@ -72,6 +75,9 @@ def summarize(
         if f"{monitor}_{kind}" in metrics:
             parts = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
             result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in parts.items()}
+    if "late" in metrics:
+        counts = {"in_time": "participants", "late": "late"}
+        result["reports"] = {name: sum(int(row[column]) for row in rows) for name, column in counts.items()}
     if config["trainer"]["on_client_error"] == "skip":
         result["failed_clients"] = loop.failed
     return result

@@ -81,6 +81,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         ),
         "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
         **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
+        **({"late": _late(**result["reports"])} if "reports" in result else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
     beside, last, again = (
@@ -122,6 +123,14 @@ def _duration(seconds: float) -> str:
     """
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{seconds:.1f} s" if seconds < 60 else f"{hours} h {minutes} min"
+
+
+def _late(in_time: int, late: int) -> str:
+    """
+    >>> _late(in_time=563, late=37), _late(in_time=0, late=600)
+    ('37 of 600 reports', '600 of 600 reports: no client had a say, see fleet.deadline')
+    """
+    return f"{late} of {in_time + late} reports" + ("" if in_time else ": no client had a say, see fleet.deadline")
 
 
 def _percent(value: float | None) -> str:

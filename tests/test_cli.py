@@ -121,6 +121,16 @@ def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(t
     assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
 
 
+@pytest.mark.parametrize("deadline, end", [(1e-9, ": no client had a say, see fleet.deadline"), (1e9, "")])
+def test_the_end_of_a_run_tells_how_many_reports_were_late(deadline, end, capsys, tmp_path):
+    arguments = ["fit", "pdst", *TINY, "fleet=mixed", f"fleet.deadline={deadline}", "cohort=3", "run_dir=here"]
+    assert main([*arguments, "rounds=2"]) == 0
+    assert main([*arguments, "rounds=3", "ckpt_path=last"]) == 0  # those of the first two rounds are text by then
+    late = 9 if end else 0
+    assert f"late {late} of 9 reports{end}" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["reports"] == {"in_time": 9 - late, "late": late}
+
+
 def test_brackets_in_the_name_of_a_metric_are_shown():
     console = Console(file=io.StringIO(), width=100)
     console.print(metrics_table({"acc[top1]": 0.5, "f1[/macro]": 0.25}, "last.ckpt"))

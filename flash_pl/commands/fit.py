@@ -76,9 +76,9 @@ def run(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rounds = {int(row["round"]): float(row["seconds"]) for row in metrics.table.rows if row.get("seconds")}
-            seconds += sum(spent for round, spent in rounds.items() if round <= first)
-            result = summarize(loop, config, seconds, sum(rounds.values()) / len(rounds) if rounds else None)
+            rows = metrics.table.rows
+            seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
+            result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)
             highest = keys["monitor_mode"] == "max"
             Console().print(result_table(result, directory.path, keys["monitor"], highest), crop=False)
