@@ -33,6 +33,21 @@ def check_numbers(**values: object) -> None:
             raise ConfigError(key, value, "a number")
 
 
+def check_flags(**values: object) -> None:
+    """Refuse values, given by their keys, that are neither true nor false.
+
+    >>> check_flags(compile="yes")
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: compile: 'yes' is not allowed; expected true or false
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    for key, value in values.items():
+        if not isinstance(value, bool):
+            raise ConfigError(key, value, "true or false")
+
+
 def check_kinds(**values: tuple[object, type]) -> None:
     """Refuse values, given by their keys, that are not of the class beside them; None is of any.
 

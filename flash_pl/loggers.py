@@ -16,7 +16,8 @@ def given_loggers(logger: Any) -> list[Logger]:
     Raises:
         ConfigError: what is no logger.
     """
-    loggers = [one for one in (logger if isinstance(logger, Sequence) else [logger]) if one]
+    several = isinstance(logger, Sequence) and not isinstance(logger, str)
+    loggers = [one for one in (logger if several else [logger]) if one]
     for one in loggers:
         if not isinstance(one, Logger):
             raise ConfigError("logger", one, "a Lightning logger, or a list of them")

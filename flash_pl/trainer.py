@@ -1,21 +1,19 @@
 """FederatedTrainer: the calls of Lightning's Trainer for a federation of sparse clients."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric import Fabric
 
-from flash_pl.callbacks import Board
+from flash_pl.callbacks import in_order
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers, check_kinds, check_numbers
-from flash_pl.client import Binding, free_afterwards, unsynchronised
+from flash_pl.checks import check_integers, check_kinds
+from flash_pl.client import Binding, GradientClipping, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.fabric import make_fabric
 from flash_pl.loggers import finalized, given_loggers
 from flash_pl.loops import (
     CohortLoop,
@@ -27,10 +25,9 @@ from flash_pl.loops import (
     LocalLoop,
     Plan,
     RoundDecay,
-    refuse_other_callbacks,
     refuse_transfer_hooks,
 )
-from flash_pl.ranks import Launcher, ProcessStrategy, Ranks, StopSignals, processes_here
+from flash_pl.ranks import Launcher, Ranks, StopSignals
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, own_global_state
 from flash_pl.server import (
@@ -42,9 +39,7 @@ from flash_pl.server import (
     ServerState,
     UniformSampler,
 )
-from flash_pl.sparsity import Layout, SparsityBudget, Tier, total_count
-
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+from flash_pl.sparsity import Layout, SparsityBudget, total_count
 
 
 class FederatedTrainer:
@@ -112,9 +107,6 @@ class FederatedTrainer:
         callbacks: Sequence[Any] = (),
         logger: Any = (),
     ) -> None:
-        check_numbers(density=density, timeout=timeout)
-        if not 0 < density <= 1:
-            raise ConfigError("density", density, "a number in (0, 1]")
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
         check_kinds(
@@ -130,53 +122,26 @@ class FederatedTrainer:
             wire=(wire, WireFormat),
             fleet=(fleet, Fleet),
         )
-        # A checkpoint holds them, and numpy's own numbers could not be read again.
-        density, rounds, cohort = float(density), int(rounds), int(cohort)
-        local_epochs, seed = int(local_epochs), int(seed)
-        if precision not in PRECISIONS:
-            raise ConfigError("precision", precision, f"one of {', '.join(PRECISIONS)}")
-        if gradient_clip_val is not None and not gradient_clip_val >= 0:
-            raise ConfigError("gradient_clip_val", gradient_clip_val, "a number of at least 0, or None")
-        if gradient_clip_algorithm not in ("norm", "value"):
-            raise ConfigError("gradient_clip_algorithm", gradient_clip_algorithm, "norm or value")
         if compile and type(scheduler).training is not SparseScheduler.training:
             name = type(scheduler).__name__
             raise ConfigError("compile", compile, f"false with {name}: compiled layers do not call its hooks")
-        budget = budget or SparsityBudget([Tier(density, 1.0)])
-        if budget.density != density:
-            raise ConfigError("budget", budget.density, f"a largest density of {density}, the server's")
-        self.scheduler, self.density, self.budget = scheduler, density, budget
-        self.rounds, self.cohort, self.local_epochs, self.seed = rounds, cohort, local_epochs, seed
+        self.scheduler, self.budget = scheduler, SparsityBudget.of(density, budget)
+        # A checkpoint holds them, and numpy's own numbers could not be read again.
+        self.density, self.rounds, self.cohort = float(density), int(rounds), int(cohort)
+        self.local_epochs, self.seed = int(local_epochs), int(seed)
         self.sampler = sampler or UniformSampler()
-        self.aggregator = aggregator or scheduler.aggregator(len(budget.tiers))
+        self.aggregator = aggregator or scheduler.aggregator(len(self.budget.tiers))
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
-        self.clip_val, self.clip_algorithm = gradient_clip_val, gradient_clip_algorithm
-        refuse_other_callbacks(callbacks)
+        self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         loggers = given_loggers(logger)
-        if loggers and not any(isinstance(one, Board) for one in callbacks):
-            callbacks = [*callbacks, Board()]
-        # A checkpoint holds what the others have made of the round.
-        callbacks = sorted(callbacks, key=lambda one: isinstance(getattr(one, "folder", None), CheckpointFolder))
+        self.callbacks = in_order(callbacks, loggers)
         self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
-        devices = processes_here() or devices
-        several = processes_here() is not None or devices != 1 or num_nodes != 1
-        self.fabric = Fabric(
-            accelerator=accelerator,
-            strategy=ProcessStrategy(timeout) if several else "auto",
-            devices=devices,
-            num_nodes=num_nodes,
-            precision=precision,
-            callbacks=callbacks,
-            loggers=loggers,
+        self.fabric = make_fabric(
+            accelerator, devices, num_nodes, precision, deterministic, timeout, self.callbacks, loggers
         )
-        self.callbacks = tuple(callbacks)
         self.ranks: Ranks | None = None
-        if deterministic and self.fabric.device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.backends.cudnn.benchmark = False
 
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; returns the finished loop with the server's weights, mask and last metrics.
@@ -281,7 +246,7 @@ class FederatedTrainer:
             scheduler=self.scheduler,
             plan=plan,
             aggregator=self.aggregator,
-            local=LocalLoop(self.fabric, self.clip_val, self.clip_algorithm),
+            local=LocalLoop(self.fabric, self.clipping),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
             accounts=self._accounts(client.layout, plan.population),
             server_optimizer=self.server_optimizer,

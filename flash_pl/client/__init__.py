@@ -5,6 +5,7 @@ from flash_pl.client.backends import MODES, choose_backend
 from flash_pl.client.batch import samples_in
 from flash_pl.client.binding import Binding, free_afterwards
 from flash_pl.client.classifier import Classifier, layer_labels
+from flash_pl.client.clipping import GradientClipping
 from flash_pl.client.context import ClientContext
 from flash_pl.client.meter import Meter
 from flash_pl.client.metrics import unsynchronised
@@ -20,6 +21,7 @@ __all__ = [
     "ClientContext",
     "ClientModule",
     "ClientState",
+    "GradientClipping",
     "Meter",
     "Schedule",
     "choose_backend",

@@ -9,11 +9,12 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
+from flash_pl.checks import check_flags
 from flash_pl.client.backends import choose_backend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure
 from flash_pl.client.state import ClientState, GradientHook
-from flash_pl.errors import ModuleError
+from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import Layout
 
 
@@ -25,6 +26,9 @@ class Binding:
         exclude, exclude_first_last: layers that are never masked, see ``Layout``.
         channels_last: store 4-d weights channels-last.
         backend, compile: what computes the layers, see ``choose_backend``.
+
+    Raises:
+        ConfigError: a name in place of a list, something else in place of true or false.
     """
 
     exclude: Sequence[str] = ()
@@ -32,6 +36,12 @@ class Binding:
     channels_last: bool = True
     backend: str = "auto"
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
+            raise ConfigError("exclude", self.exclude, "a list of layers' names or globs")
+        flags = {name: getattr(self, name) for name in ("exclude_first_last", "channels_last", "compile")}
+        check_flags(**flags)
 
     def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHook) -> ClientState:
         """Make ``module`` a ``ClientModule`` where it is none, on the device of ``fabric``, its tensors in an arena.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flash_pl.client import MODES
-from flash_pl.trainer import PRECISIONS
+from flash_pl.fabric import PRECISIONS
 from flash_pl.wire import VALUE_TYPES
 
 

@@ -9,7 +9,7 @@ from lightning.fabric.plugins.precision import Precision
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.client import ClientContext, ClientState, configure
+from flash_pl.client import ClientContext, ClientState, GradientClipping, configure
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.faults import Fault
@@ -29,11 +29,11 @@ class LocalLoop:
 
     Args:
         fabric: precision and devices.
-        clip_val, clip_algorithm: gradient clipping as in the Trainer; it sees masked gradients.
+        clipping: of the gradients.
     """
 
-    def __init__(self, fabric: Fabric, clip_val: float | None = None, clip_algorithm: str = "norm") -> None:
-        self.fabric, self.clip_val, self.clip_algorithm = fabric, clip_val, clip_algorithm
+    def __init__(self, fabric: Fabric, clipping: GradientClipping | None = None) -> None:
+        self.fabric, self.clipping = fabric, clipping or GradientClipping()
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self._scaler_start = scaler.state_dict() | {"scale": LOSS_SCALE} if scaler is not None else None
 
@@ -57,7 +57,11 @@ class LocalLoop:
         scheduler.on_client_start(client, context)
         rates = client.by_layer(scheduler.layer_rates(client))
         client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
-        if self.clip_val and self._scaler_start and getattr(client.optimizer, "_step_supports_amp_scaling", False):
+        if (
+            self.clipping.value
+            and self._scaler_start
+            and getattr(client.optimizer, "_step_supports_amp_scaling", False)
+        ):
             raise ModuleError("a fused optimiser takes scaled gradients, which cannot be clipped; use fused=False")
 
         try:
@@ -96,7 +100,7 @@ class LocalLoop:
 
     def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
         """Let the backend take plain steps, where nobody but the optimiser would see a gradient at the parameters."""
-        seen = client.module.watches_gradients or scheduler.sees_gradients or self.clip_val
+        seen = client.module.watches_gradients or scheduler.sees_gradients or self.clipping.value
         if not seen and type(self.fabric.strategy.precision) is Precision:
             client.backend.sgd.take(optimizer)
 
@@ -147,7 +151,7 @@ class LocalLoop:
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             fabric.strategy.precision.unscale_gradients(optimizer)
         module.on_before_optimizer_step(optimizer)
-        module.configure_gradient_clipping(optimizer, self.clip_val, self.clip_algorithm)
+        module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
         fabric.strategy.optimizer_step(optimizer)
         client.backend.sgd.step_()
         return named | {"loss": loss.detach()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flash_pl.checks import check_numbers
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 from flash_pl.sparsity.density import allot
@@ -39,6 +40,20 @@ class SparsityBudget:
         if (shares <= 0).any() or abs(float(shares.sum()) - 1) > 1e-6:
             raise ConfigError("tiers", shares.tolist(), "shares above 0 that sum to 1")
         self.tiers = tuple(tiers)
+
+    @classmethod
+    def of(cls, density: float, budget: "SparsityBudget | None") -> "SparsityBudget":
+        """The budget of a server of some ``density``; None gives every client that.
+
+        Raises:
+            ConfigError: no density, or another one than the ``budget``'s largest.
+        """
+        check_numbers(density=density)
+        if not 0 < density <= 1:
+            raise ConfigError("density", density, "a number in (0, 1]")
+        if budget is not None and budget.density != density:
+            raise ConfigError("budget", budget.density, f"a largest density of {density}, the server's")
+        return budget or cls([Tier(density, 1.0)])
 
     @property
     def density(self) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.client import ClientContext, federate
+from flash_pl.client import ClientContext, GradientClipping, federate
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops import LocalLoop
@@ -95,7 +95,9 @@ def train_with_local_loop(client, epochs, clip, precision):
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     client.module.fabric = fabric
     data = batches()
-    LocalLoop(fabric, clip).run(client, SparseScheduler(), data, ClientContext(0, 0, epochs, len(data), seed=0))
+    LocalLoop(fabric, GradientClipping(clip)).run(
+        client, SparseScheduler(), data, ClientContext(0, 0, epochs, len(data), seed=0)
+    )
     return client
 
 
