@@ -4,7 +4,8 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flash_pl.config.run_dir import as_argument
 from flash_pl.errors import ConfigError
 from flash_pl.sweep.values import Choice
 
+ALONE = "run"  # the name where nothing varies
 LONGEST = 120  # characters of a name
 OWN = {
     "run_dir": "--out FOLDER instead",
@@ -77,19 +79,32 @@ def jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], fol
         ConfigError: a key given twice or reserved, or a combination of which no config can be made.
     """
     keys = [choice.key for choice in choices]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ConfigError(key, f"{keys.count(key)} times", "a key once, with commas between its values")
-        if key in OWN:
-            raise ConfigError(key, "a value", OWN[key])
+    for choice in choices:
+        if keys.count(choice.key) > 1:
+            raise ConfigError(
+                choice.key, f"{keys.count(choice.key)} times", "a key once, with commas between its values"
+            )
+        if choice.key in OWN:
+            raise ConfigError(choice.key, ",".join(choice.values), OWN[choice.key])
     found = []
     order = sorted(choices, key=lambda choice: choice.key != "seed")
     for values in itertools.product(*(choice.values for choice in order)):
         value = dict(zip((choice.key for choice in order), values, strict=True))
         overrides = [f"{key}={value[key]}" for key in keys]
         name = name_of({choice.key: value[choice.key] for choice in choices if choice.varies})
-        found.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
+        with _naming(name):
+            found.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
     return found
+
+
+@contextmanager
+def _naming(job: str) -> Iterator[None]:
+    """What cannot work may do so in other combinations of the values."""
+    try:
+        yield
+    except ConfigError as error:
+        where = "" if job == ALONE else f" (in {job})"
+        raise ConfigError(error.key, error.value, error.allowed + where) from error
 
 
 def name_of(values: Mapping[str, str]) -> str:
@@ -101,7 +116,7 @@ def name_of(values: Mapping[str, str]) -> str:
     'data.shape=_1,_8_-e3fcb2'
     """
     pairs = sorted(values.items(), key=lambda pair: pair[0] == "seed")
-    plain = ",".join(f"{key}={value}" for key, value in pairs) or "run"
+    plain = ",".join(f"{key}={value}" for key, value in pairs) or ALONE
     safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)[:LONGEST]
     return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
@@ -117,5 +132,6 @@ def check(jobs: Sequence[Job]) -> None:
         overrides = tuple(argument for argument in job.arguments if not argument.startswith("seed="))
         if overrides not in seen:
             seen.add(overrides)
-            build_module(job.config, build_data(job.config))
-            build_trainer(job.config)
+            with _naming(job.name):
+                build_module(job.config, build_data(job.config))
+                build_trainer(job.config)

@@ -45,10 +45,10 @@ def test_the_folder_is_taken_as_it_is_written(tmp_path):
 # Arguments, what the refusal starts with, a part of it.
 REFUSED = [
     (["seed=1,2", "seed=3"], "seed", "a key once"),
-    (["run_dir=x"], "run_dir", "--out"),
+    (["run_dir=x"], "run_dir", "run_dir: 'x' is not allowed; expected --out"),
     (["ckpt_path=last"], "ckpt_path", "no such key in a sweep"),
     (["scheduler=nst,pdts"], "method", "did you mean pdst?"),
-    (["density=0.1,2"], "density", "(0, 1]"),
+    (["density=0.1,2"], "density", "(0, 1] (in density=2)"),
     (["density=0.1,,2"], "density", "both sides of each comma"),
     (["density=0.1,0.1"], "density", "values that differ"),
     (["data.shape=[1,2"], "data.shape", "] is missing"),

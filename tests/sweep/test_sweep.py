@@ -98,6 +98,11 @@ REFUSED = [
     (["jmwst", "scheduler=jmwst,jmwts"], "method", "did you mean jmwst?"),
     (["jmwst", "density=0.1,0"], "density", "(0, 1]"),
     (["jmwst", "seed=1,2", "model.hidden=x"], "model.hidden", "an integer"),
+    (
+        ["jmwst", "scheduler=jmwst,spdst", "scheduler.prune_rate=0.2,0.3"],
+        "scheduler.prune_rate",
+        "(in scheduler=spdst,",
+    ),
     (["jmwts", "seed=1,2"], "config", "did you mean jmwst?"),
     (["jmwst", "seed=1,2", "--workers", "0"], "workers", "at least 1"),
     (["jmwst", "seed=[1,2"], "seed", "] is missing"),
