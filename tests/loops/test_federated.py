@@ -214,6 +214,14 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
     assert trainer.validate(loop.client.module, tiny_data)["val_acc"] == loop.metrics["val_acc"]
 
 
+class Misspelt:
+    def on_run_start(self, loop):
+        pass
+
+    def on_round_ends(self, loop, row):
+        pass
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -237,6 +245,7 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
         ({"callbacks": [History]}, "callbacks: <class .*History'> .* expected objects with hooks"),
         ({"callbacks": [lambda loop, row: None]}, "callbacks: <function .*> .* expected objects with hooks"),
         ({"callbacks": [EarlyStopping("val_acc")]}, "callbacks: <.*EarlyStopping.*> .* may set loop.should_stop"),
+        ({"callbacks": [Misspelt()]}, "callbacks: <.*Misspelt.*> .* no on_round_ends, .* mean on_round_end?"),
         ({"logger": True}, "logger: True .* a Lightning logger"),
         ({"logger": "tensorboard"}, "logger: 'tensorboard' .* a Lightning logger"),
         ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
