@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.data.alike import deal_alike
 from flash_pl.data.batches import Augment, Batches, Shuffled
 from flash_pl.data.hold_out import hold_out
@@ -61,6 +61,9 @@ class FederatedDataModule(L.LightningDataModule):
         super().__init__()
         check_integers(optional=True, clients=clients)
         check_integers(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_numbers(validation=validation)
+        if partition is not None and not callable(partition):
+            raise ConfigError("partition", partition, "a partition, such as Dirichlet(0.1) or IID(), or None")
         if not 0 <= validation < 1:
             raise ConfigError("validation", validation, "a share in [0, 1)")
         self.wanted, self.partition, self.validation, self.seed = clients, partition, validation, seed

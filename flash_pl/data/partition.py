@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.errors import ConfigError
 
 
@@ -128,6 +128,7 @@ class LabelShards:
 
 
 def _check_alpha(alpha: float) -> None:
+    check_numbers(alpha=alpha)
     if not 0 < alpha < math.inf:
         raise ConfigError("alpha", alpha, "a finite number above 0")
 

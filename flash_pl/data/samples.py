@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flash_pl.checks import check_kinds
 from flash_pl.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ class Samples:
     owners: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(images=(self.images, Tensor), labels=(self.labels, Tensor), owners=(self.owners, Tensor))
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             raise ConfigError("images", self.images.dtype, "uint8 or floating point")
         if self.labels.dtype != torch.int64:

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from flash_pl.data import IID, Batches, Digits, FederatedData, FederatedDataModule, Samples, Synthetic, TensorData
+from flash_pl.data import (
+    IID,
+    Batches,
+    Digits,
+    Dirichlet,
+    FederatedData,
+    FederatedDataModule,
+    Samples,
+    Synthetic,
+    TensorData,
+)
 from flash_pl.errors import ConfigError
 
 
@@ -163,3 +173,30 @@ def test_images_in_double_precision_become_single():
     data.setup("fit")
     batches = data.client_batches(0)
     assert batches.images.dtype == torch.float32 and data.val_dataloader().images.dtype == torch.float32
+
+
+def test_numpy_arrays_are_taken_as_they_are():
+    images, labels = torch.rand(6, 1, 2, 2), torch.arange(6)
+    ours, theirs = ((images, labels), (images.numpy(), labels.numpy()))
+    data = [TensorData(split, split, clients=2, partition=IID()) for split in (ours, theirs)]
+    for one in data:
+        one.setup()
+    assert torch.equal(data[0].train.images, data[1].train.images) and data[0].classes == data[1].classes == 6
+
+
+GOOD = torch.rand(6, 1, 2, 2), torch.arange(6)
+BAD = [
+    (lambda: TensorData(GOOD, None), "test: 'NoneType' .* Samples, or"),
+    (lambda: TensorData(GOOD[0], GOOD), "train: 'Tensor' .* Samples, or"),
+    (lambda: TensorData(([1], [2]), GOOD), "train: 'tuple' .* Samples, or"),
+    (lambda: Samples(*GOOD, owners=[1]), r"owners: \[1\] .* class Tensor"),
+    (lambda: TensorData(GOOD, GOOD, partition="dirichlet"), "partition: 'dirichlet' .* such as Dirichlet"),
+    (lambda: TensorData(GOOD, GOOD, validation="a"), "validation: 'a' .* a number"),
+    (lambda: Dirichlet("a"), "alpha: 'a' .* a number"),
+]
+
+
+@pytest.mark.parametrize("make, words", BAD)
+def test_data_that_cannot_be_are_one_line(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
