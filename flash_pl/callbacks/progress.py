@@ -44,8 +44,12 @@ class ProgressBar:
 
     @rank_zero_only
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        self.bar.stop()
+        self._stop()
 
     @rank_zero_only
     def on_run_end(self, loop: FederatedLoop) -> None:
-        self.bar.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        if not self.bar.disable:  # older versions of rich end an empty line all the same
+            self.bar.stop()

@@ -26,7 +26,8 @@ class SweepProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        if not self.bar.disable:  # older versions of rich end an empty line all the same
+            self.bar.stop()
 
     def on_skip(self, job: Job, otherwise: str) -> None:
         """The run was there before, made ``otherwise`` than it would be now."""

@@ -117,11 +117,6 @@ class Limits:
             self._server(loop)
 
     def _server(self, loop: FederatedLoop) -> None:
-        _is_mask(loop.server.mask, loop, "the server's mask")
-        tiers = len(loop.plan.budget.tiers)
-        assert len(loop.masks) == tiers, f"tier_masks makes {len(loop.masks)} masks for {tiers} tiers"
-        for mask in loop.masks:
-            _is_mask(mask, loop, "the mask of a tier")
         assert loop.server.weights.isfinite().all(), "the server's weights are not finite"
         _at_most(loop.server.mask, self.server, loop, "the server's mask")
 
