@@ -76,8 +76,7 @@ def summarize(
             parts = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
             result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in parts.items()}
     if "late" in metrics:
-        counts = {"in_time": "participants", "late": "late"}
-        result["reports"] = {name: sum(int(row[column]) for row in rows) for name, column in counts.items()}
+        result["reports"] = {"in_time": _total(rows, "participants"), "late": _total(rows, "late")}
     if config["trainer"]["on_client_error"] == "skip":
         result["failed_clients"] = loop.failed
     return result
@@ -86,6 +85,11 @@ def summarize(
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write it as JSON, where a number that is not finite becomes null; the file is there whole or not at all."""
     write_whole(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
+
+
+def _total(rows: Sequence[Mapping[str, Any]], column: str) -> int:
+    """Of counts, which are text where an earlier process has written them."""
+    return sum(int(float(row.get(column) or 0)) for row in rows)
 
 
 def _finite(value: Any) -> Any:

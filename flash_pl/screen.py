@@ -130,7 +130,8 @@ def _late(in_time: int, late: int) -> str:
     >>> _late(in_time=563, late=37), _late(in_time=0, late=600)
     ('37 of 600 reports', '600 of 600 reports: no client had a say, see fleet.deadline')
     """
-    return f"{late} of {in_time + late} reports" + ("" if in_time else ": no client had a say, see fleet.deadline")
+    unheard = ": no client had a say, see fleet.deadline" if late and not in_time else ""
+    return f"{late} of {in_time + late} reports{unheard}"
 
 
 def _percent(value: float | None) -> str:
