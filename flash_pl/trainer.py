@@ -156,7 +156,8 @@ class FederatedTrainer:
             ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
                 a checkpoint that cannot be read.
             ModuleError: a module that cannot be federated.
-            RunError: what ended the run before its time: a client's fault, a signal, another process, a full disk.
+            RunError: what ended the run before its time: a client's or the method's fault, a signal, another process, a
+                full disk.
         """
         loop = self.loop(module, data)
         state = loop.ranks.first(lambda: starting_point(ckpt_path, self.folder))
