@@ -21,8 +21,8 @@ from flash_pl.costs import Device, Fleet, Link, Traffic, WireFormat
 from flash_pl.data import FashionMNIST
 from flash_pl.loops import FederatedLoop
 from flash_pl.models import MNISTNet
-from flash_pl.report import Report
 from flash_pl.schedulers import JMWST, NST, PDST, SparseScheduler
+from flash_pl.server.updates import Report
 
 METHODS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
 

@@ -30,7 +30,7 @@ from threading import Lock
 
 from study import DIVERGED, Row, accuracy, difference, has_diverged, mean, read, rows, whole, write
 
-from flash_pl import drawing
+from flash_pl import plotting
 from flash_pl.checkpoint import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "beyond.csv"
@@ -214,17 +214,17 @@ def plot(to: Path) -> None:
     Lines go to round 60, where all seeds are.
     """
     found, last = by_setting("mnistnet"), TASKS["mnistnet"].stops[0]
-    figure, axes = drawing.new_figure(4, across=2, height=4.2)
+    figure, axes = plotting.new_figure(4, across=2, height=4.2)
     for panel, (density, alpha) in zip(axes, product(ON_THE_WAY, TASKS["mnistnet"].alphas), strict=True):
         for index, contender in enumerate(CONTENDERS):
             cell = contender, alpha, at(contender, density)
             reached = sorted((int(where[3]), whole(runs)) for where, runs in found.items() if where[:3] == cell)
             path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for round, runs in reached if runs and round <= last]
-            panel.plot(*zip(*path, strict=True), **drawing.line_style(index), label=contender)
+            panel.plot(*zip(*path, strict=True), **plotting.line_style(index), label=contender)
         panel.set(xlabel="MB uploaded", ylabel="accuracy, %", title=f"d = {density}, alpha = {alpha}")
-        drawing.logarithmic(panel.xaxis)
-    drawing.legend_below(figure, axes)
-    write_whole(to, drawing.as_png(figure))
+        plotting.logarithmic(panel.xaxis)
+    plotting.legend_below(figure, axes)
+    write_whole(to, plotting.as_png(figure))
 
 
 if __name__ == "__main__":

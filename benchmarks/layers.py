@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.drawing import COLOURS, new_figure
 from flash_pl.kernels import SparsePattern, max_pool2d, sparse_conv2d, sparse_linear
 from flash_pl.kernels.library import library
+from flash_pl.plotting import COLOURS, new_figure
 
 BATCH = 32
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)

@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 from study import DIVERGED, Row, accuracy, difference, has_diverged, last_five, mean, read, rows, whole, write
 
-from flash_pl import drawing
+from flash_pl import plotting
 from flash_pl.checkpoint import write_whole
 
 METHODS = (
@@ -142,18 +142,18 @@ def table() -> None:
 def plot(to: Path) -> None:
     """Accuracy against density, a picture for each partition; without the cells in which a run has diverged."""
     found = cells()
-    figure, axes = drawing.new_figure(len(ALPHAS), across=2, height=4.2)
+    figure, axes = plotting.new_figure(len(ALPHAS), across=2, height=4.2)
     for panel, alpha in zip(axes, map(str, ALPHAS), strict=True):
         for index, method in enumerate(METHODS):
             cells_of = [found[method, alpha, str(d)] for d in sorted(DENSITIES)]
             heights = [mean(runs, "accuracy") if runs and runs == whole(runs) else math.nan for runs in cells_of]
-            panel.plot(sorted(DENSITIES), heights, **drawing.line_style(index), marker=".", label=method)
+            panel.plot(sorted(DENSITIES), heights, **plotting.line_style(index), marker=".", label=method)
         panel.axhline(mean(found["dense", alpha, "1"], "accuracy"), color="0.6", linestyle=":", label="dense")
         panel.set(xlabel="density", ylabel="accuracy, %", title=f"Dirichlet alpha = {alpha}")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], mean(found["dense", alpha, "1"], "accuracy") - FRAME))
-        drawing.logarithmic(panel.xaxis)
-    drawing.legend_below(figure, axes)
-    write_whole(to, drawing.as_png(figure))
+        plotting.logarithmic(panel.xaxis)
+    plotting.legend_below(figure, axes)
+    write_whole(to, plotting.as_png(figure))
 
 
 if __name__ == "__main__":

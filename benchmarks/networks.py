@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from flash_pl import Classifier, Dense, FederatedTrainer, drawing
+from flash_pl import Classifier, Dense, FederatedTrainer, plotting
 from flash_pl.checkpoint import write_whole
 from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
@@ -171,20 +171,20 @@ def record(path: Path, name: str, rows: Sequence[Row]) -> None:
 
 def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
     """Time against density, both relative to the bare loop's, beside the ideal."""
-    figure, (axes,) = drawing.new_figure(1, across=1, height=4.2)
+    figure, (axes,) = plotting.new_figure(1, across=1, height=4.2)
     for index, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
         mine = sorted((row for row in rows if row["network"] == name), key=lambda row: row["density"])
         x, y = np.array([row["density"] for row in mine]), np.array([row["ms"] / row["dense_ms"] for row in mine])
-        drawing.draw(axes, x, y, None, drawing.line_style(index), name)
+        plotting.draw(axes, x, y, None, plotting.line_style(index), name)
     ideal = np.array(sorted(DENSITIES))
     axes.plot(ideal, ideal, color="0.6", linestyle=":", label="proportional to density")
     axes.set(xlabel="density", ylabel=f"time of a {of}, dense PyTorch = 1")
-    drawing.logarithmic(axes.xaxis)
-    drawing.logarithmic(axes.yaxis)
+    plotting.logarithmic(axes.xaxis)
+    plotting.logarithmic(axes.yaxis)
     return figure, axes
 
 
 def save(figure: Figure, axes: Axes, path: Path) -> None:
     """The figure as PNG, its legend below it."""
-    drawing.legend_below(figure, [axes])
-    write_whole(path, drawing.as_png(figure))
+    plotting.legend_below(figure, [axes])
+    write_whole(path, plotting.as_png(figure))

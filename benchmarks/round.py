@@ -43,12 +43,12 @@ from networks import (
 )
 from torch import nn
 
-from flash_pl import drawing
+from flash_pl import plotting
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.loops import FederatedLoop
-from flash_pl.report import Report
 from flash_pl.schedulers import SparseScheduler
+from flash_pl.server.updates import Report
 
 COHORT = 4
 CONTENDERS = [("dense", 0.05), *(("auto", density) for density in DENSITIES)]
@@ -120,7 +120,7 @@ def plot(to: Path) -> None:
     figure, axes = against_density([row for row in rows if row["backend"] == "auto"], "round")
     for index, row in enumerate(row for row in rows if row["backend"] == "dense"):
         label = None if index else "masks, dense kernels"
-        style = drawing.line_style(index) | {"linestyle": "", "marker": "x"}
+        style = plotting.line_style(index) | {"linestyle": "", "marker": "x"}
         axes.plot(row["density"], row["ms"] / row["dense_ms"], label=label, **style)
     save(figure, axes, to)
 

@@ -7,14 +7,14 @@ from typing import Any
 import lightning as L
 
 from flash_pl.callbacks import in_order
+from flash_pl.callbacks.base import finalized, given_loggers
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_kinds
 from flash_pl.client import Binding, GradientClipping, free_afterwards, unsynchronised
 from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.fabric import make_fabric
-from flash_pl.loggers import finalized, given_loggers
+from flash_pl.launch import Launcher, StopSignals, make_fabric
 from flash_pl.loops import (
     CohortLoop,
     EvaluationLoop,
@@ -27,7 +27,7 @@ from flash_pl.loops import (
     RoundDecay,
     refuse_transfer_hooks,
 )
-from flash_pl.ranks import Launcher, Ranks, StopSignals
+from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, own_global_state
 from flash_pl.server import (

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
+from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.errors import ConfigError
-from flash_pl.screen import metrics_table, result_table
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]

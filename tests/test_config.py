@@ -8,10 +8,9 @@ import torch
 
 from flash_pl import JMWST, Classifier, ConfigError
 from flash_pl.config import RunDir, build_data, build_module, build_trainer, compose, read_config, to_repeat
-from flash_pl.config.hints import describe, fits
-from flash_pl.config.read import read_dotlist
 from flash_pl.config.run_dir import as_argument
-from flash_pl.config.shipped import folders, names
+from flash_pl.config.shipped import folders, names, read_dotlist
+from flash_pl.config.signature import describe, fits
 from flash_pl.server import MaskedAverage
 from flash_pl.sparsity import Layout
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from candidates.fixed import Largest
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.report import Report
 from flash_pl.schedulers import Dense, FirstStage
 from flash_pl.server import ServerState
+from flash_pl.server.updates import Report
 from flash_pl.sparsity import FirstMask, Layout, top_k_by_layer
-from flash_pl.sparsity.draw import layer_counts
+from flash_pl.sparsity.first_mask import layer_counts
 
 
 class ActivityTrainee(Dense):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.sparsity import Layout, random_k
-from flash_pl.sparsity.draw import layer_counts
+from flash_pl.sparsity.first_mask import layer_counts
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flash_pl.report import Ballot
 from flash_pl.schedulers import STEAD
 from flash_pl.server import ServerState
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import top_k_by_layer
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 from candidates.draws import BalancedDraw, NormPreserving
 from flash_pl.client import ClientState
 from flash_pl.schedulers import PDST
-from flash_pl.schedulers.saliency import SaliencyStage
+from flash_pl.schedulers.ssfl import SaliencyStage
 from flash_pl.server import ServerState
 from flash_pl.sparsity import AsDrawn, BySize, ExactDraw, FirstMask, VariancePreserving, top_k_by_layer
-from flash_pl.sparsity.draw import layer_counts
+from flash_pl.sparsity.first_mask import layer_counts
 
 
 def rates_of(client: ClientState, power: float) -> Tensor | None:

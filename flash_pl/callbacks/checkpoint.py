@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 
-from flash_pl.checkpoint import SCHEMA, CheckpointFolder
+from flash_pl.checkpoint import SCHEMA, CheckpointFolder, Stateful
 from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop
-from flash_pl.state import Stateful
 
 READABLE = "tensors and plain values, all that a checkpoint can hold"
 

@@ -1,27 +1,94 @@
 """Compiled kernels for the layers of a bound module."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from flash_pl.client.backend import Backend
-from flash_pl.client.forward import Forward
-from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.client.unmasked import UNMASKED
+from flash_pl.client.backend import Backend, PlainSGD
 from flash_pl.kernels import (
     SparsePattern,
+    batch_norm,
     computes,
+    max_pool2d,
     reaches,
     sparse_conv2d,
     sparse_linear,
     worthwhile,
 )
+from flash_pl.kernels.geometry import pair
 from flash_pl.sparsity import Layout
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Forward(ABC, Generic[Layer]):
+    """Stands in the place of a layer's ``forward``, as an attribute of the layer.
+
+    A copy of the layer (a teacher, a mean of models), or the layer out of a pickle, computes by torch with its own
+    weights: what is copied or pickled in the place of this is the ``forward`` of the layer's class.
+
+    Args:
+        module: the layer.
+    """
+
+    def __init__(self, module: Layer) -> None:
+        self.module = module
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.module, "forward")  # asked of a layer that has no attributes yet
+
+
+class Pooling(Forward[nn.MaxPool2d]):
+    """Max-pooling, unless windows do not overlap and images lie channels-last: torch is as fast there."""
+
+    def __init__(self, module: nn.MaxPool2d) -> None:
+        super().__init__(module)
+        self.kernel, self.stride, self.padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
+        self.overlapping = self.stride[0] < self.kernel[0] or self.stride[1] < self.kernel[1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or not x.numel() or not reaches(x) or not (self.overlapping or x.is_contiguous()):
+            return nn.MaxPool2d.forward(self.module, x)
+        return max_pool2d(x, self.kernel, self.stride, self.padding)
+
+
+class Normalising(Forward[nn.BatchNorm2d]):
+    """Batch normalisation while training, in the layout that the sparse convolutions leave."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm = self.module
+        several = x.ndim == 4 and x.numel() > x.shape[1] > 0
+        if not norm.training or not several or not reaches(x) or not x.is_contiguous():
+            return nn.BatchNorm2d.forward(norm, x)
+        y, mean, variance = batch_norm(x, norm.weight, norm.bias, norm.eps)
+        _track(norm, mean, variance, x.numel() // x.shape[1])
+        return y
+
+
+@torch.no_grad()
+def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics towards a batch's; the variance as an estimate from ``count`` values."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    rate = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, rate)
+    norm.running_var.lerp_(variance * (count / (count - 1)), rate)
+
+
+UNMASKED: dict[type[nn.Module], Callable[[Any], Forward[Any]]] = {
+    nn.MaxPool2d: Pooling,
+    nn.BatchNorm2d: Normalising,
+}
 
 
 class KernelBackend(Backend):

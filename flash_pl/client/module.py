@@ -1,17 +1,35 @@
 """A client: the user's LightningModule plus a mask that its optimiser respects."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
+from torchmetrics.classification import MulticlassAccuracy
 
 from flash_pl.client.state import ClientState, GradientHook
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Meanwhile all of the network is in evaluation mode; then every part is in its own again, errors or not."""
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
 
 WATCHING = (
     "on_before_zero_grad",
@@ -189,3 +207,52 @@ def _new(users: Any) -> ClientModule:
     """An empty module of the client class of ``users``, for a pickle to fill."""
     cls = _client_class(users)
     return cls.__new__(cls)
+
+
+class Classifier(L.LightningModule):
+    """Cross-entropy and top-1 accuracy for ``model``: images ``[B, C, H, W]`` -> logits ``[B, classes]``.
+
+    Args:
+        model: the network.
+        classes: number of classes.
+        lr, momentum, weight_decay: of SGD; the defaults are FLASH's.
+    """
+
+    def __init__(
+        self, model: nn.Module, classes: int, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["model"])
+        self.model = model
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.accuracy = MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]``."""
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Logs ``val_loss`` and ``val_acc``."""
+        images, labels = batch
+        logits = self(images)
+        self.accuracy.update(logits, labels)
+        self.log("val_loss", F.cross_entropy(logits, labels))
+        self.log("val_acc", self.accuracy)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def layer_labels(layout: Layout) -> list[str]:
+    """The maskable layers' names as the user's own network has them, each another."""
+    names = [layer.name.removesuffix(".weight") for layer in layout.layers]
+    short = {name: name.removeprefix("model.") for name in names}
+    return [name if short[name] in names else short[name] for name in names]

@@ -1,23 +1,88 @@
 """The arena, the mask and the optimiser of the client that is training now."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.batch import samples_in
-from flash_pl.client.buffers import OwnBuffers
-from flash_pl.client.context import ClientContext
-from flash_pl.client.meter import Meter
+from flash_pl.client.logging import Meter
 from flash_pl.client.optimizers import Schedule
 from flash_pl.errors import ModuleError
+from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """Facts of one client's local training; ``purpose`` keeps the draws of stage 1 and stage 2 apart."""
+
+    client: int
+    round: int
+    epochs: int  # local epochs E
+    batches: int  # per epoch
+    seed: int
+    purpose: str = "round"
+    lr_scale: float = 1.0  # multiplies the module's own learning rates
+    tier: int = 0  # of the budget, 0 for the smallest
+
+    @property
+    def steps(self) -> int:
+        """Local steps of the round, E * batches."""
+        return self.epochs * self.batches
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The generator of (seed, purpose, round, client)."""
+        return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
+
+
+def samples_in(batch: Any) -> int:
+    """Number of samples of a batch: the first dimension of its tensors."""
+    first = batch[0] if type(batch) is tuple else None
+    return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
+
+
+class OwnBuffers:
+    """A module's buffers outside the arena. They must not pass from one client to the next."""
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        inside = {slot.name for slot in layout.slots}
+        self._buffers = {name: buffer for name, buffer in module.named_buffers() if name not in inside}
+        self._first = {name: buffer.clone() for name, buffer in self._buffers.items()}
+
+    def reset(self) -> None:
+        """All are as at first."""
+        for name, buffer in self._buffers.items():
+            buffer.copy_(self._first[name])
+
+    def first(self) -> dict[str, Tensor]:
+        """What they are at first, by their names, on the CPU."""
+        return {name: value.cpu() for name, value in self._first.items()}
+
+    @torch.no_grad()
+    def start_from(self, values: Mapping[str, Tensor]) -> None:
+        """Be at first what ``values`` has under their names: those of another process, or of the run that goes on.
+
+        Raises:
+            ModuleError: one of them has another shape.
+        """
+        for name in self._buffers.keys() & values.keys():
+            mine, other = self._first[name], values[name]
+            if mine.shape != other.shape:
+                raise ModuleError(f"{name} is {[*other.shape]} in the run that goes on, here {[*mine.shape]}")
+            mine.copy_(other)
+        self.reset()
+
+    def replaced(self, found: Mapping[str, Tensor]) -> list[str]:
+        """The names under which ``found`` has other tensors."""
+        return [name for name, buffer in self._buffers.items() if found.get(name) is not buffer]
 
 
 class GradientHook(Protocol):

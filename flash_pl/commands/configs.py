@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from flash_pl.commands.command import command
-from flash_pl.screen import list_shipped
+from flash_pl.commands.screen import list_shipped
 
 
 def add(commands: Any) -> None:

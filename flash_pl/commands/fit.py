@@ -11,6 +11,8 @@ from rich.console import Console
 from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
 from flash_pl.checkpoint import LAST, CheckpointFolder, starting_point
 from flash_pl.commands.command import add_overrides, command
+from flash_pl.commands.result import summarize, write_result
+from flash_pl.commands.screen import fit_help, result_table
 from flash_pl.config import (
     RunDir,
     build_data,
@@ -25,9 +27,7 @@ from flash_pl.config import (
     to_repeat,
 )
 from flash_pl.errors import RunError
-from flash_pl.ranks import restarts
-from flash_pl.result import summarize, write_result
-from flash_pl.screen import fit_help, result_table
+from flash_pl.launch import restarts
 
 
 def add(commands: Any) -> None:

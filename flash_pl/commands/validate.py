@@ -7,8 +7,8 @@ from rich.console import Console
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.commands.command import add_overrides, command
+from flash_pl.commands.screen import metrics_table
 from flash_pl.config import build_data, build_module, build_trainer, by_config_key, compose, prepare, saved_config
-from flash_pl.screen import metrics_table
 
 
 def add(commands: Any) -> None:

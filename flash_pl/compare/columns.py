@@ -1,13 +1,119 @@
 """The columns of the table: every format writes these."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flash_pl.compare.dense import DenseModels, messages
 from flash_pl.compare.runs import Run
-from flash_pl.compare.units import BYTES, FLOPS, RATIO, SHARE, TIME, Scale, scale_of_metric
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``factor`` base units; ``digits`` after the point, None for three significant ones."""
+
+    name: str
+    factor: float = 1.0
+    digits: int | None = None
+
+    def write(self, value: float) -> str:
+        """A number of base units in this unit.
+
+        >>> Unit("MB", 1e6).write(1234567), Unit("%", 0.01, 1).write(0.8349), Unit("").write(0.00012)
+        ('1.23', '83.5', '0.00012')
+        """
+        scaled = value / self.factor
+        return f"{scaled:.{self.decimals(value)}f}"
+
+    def decimals(self, value: float) -> int:
+        """The number of decimals with which ``value`` base units are written."""
+        if self.digits is not None:
+            return self.digits
+        scaled = abs(value / self.factor)
+        exponent = int(f"{scaled:.2e}".partition("e")[2])  # after rounding to three digits
+        return min(max(2 - exponent, 0), 5) if scaled else 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Units of one kind, ascending."""
+
+    units: tuple[Unit, ...]
+
+    def fitting(self, values: Iterable[float]) -> Unit:
+        """The largest unit that is not above the largest value.
+
+        >>> BYTES.fitting([20.0, 3e6]).name
+        'MB'
+        """
+        largest = max(map(abs, values), default=0.0)
+        return next((unit for unit in reversed(self.units) if unit.factor <= largest), self.units[0])
+
+
+def _si(name: str, *prefixes: str) -> Scale:
+    powers = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+    return Scale(tuple(Unit(f"{prefix}{name}", powers[prefix]) for prefix in prefixes))
+
+
+BYTES = _si("B", "", "k", "M", "G", "T")
+FLOPS = _si("FLOP", "", "M", "G", "T", "P", "E")
+TIME = Scale((Unit("s"), Unit("min", 60.0), Unit("h", 3600.0), Unit("days", 86400.0)))
+RATIO = Scale((Unit(""),))
+SHARE = Scale((Unit("%", 0.01, 1),))
+PLAIN = Scale((Unit(""),))
+
+
+def scale_of_metric(values: Iterable[float | None], highest: bool) -> Scale:
+    """Percent for what lies between 0 and 1 and should be high; values that are missing or not finite do not count."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return SHARE if highest and all(0 <= value <= 1 for value in finite) else PLAIN
+
+
+Key = tuple[str, str]  # data set and model
+
+
+@dataclass(frozen=True)
+class DenseModels:
+    """Bytes of a dense model in one direction, by data set and model.
+
+    They are a run's own ``bytes_dense``, else the mean message of a run beside it that keeps every weight.
+    """
+
+    bytes: dict[Key, float]
+
+    @classmethod
+    def of(cls, runs: Iterable[Run]) -> "DenseModels":
+        found: dict[Key, float] = {}
+        for run in runs:
+            sent, count = traffic(run), messages(run, "up") + messages(run, "down")
+            if run.density == 1 and sent is not None and count:
+                found.setdefault(_network_key(run), sent / count)
+        return cls(found)
+
+    def ratio(self, run: Run) -> float | None:
+        """All bytes of a run's ``traffic`` over those of as many dense messages as its rounds had."""
+        sent, count = traffic(run), messages(run, "up") + messages(run, "down")
+        dense = run.dense_bytes or self.bytes.get(_network_key(run))
+        return None if sent is None or not count or dense is None else sent / (count * dense)
+
+
+def traffic(run: Run) -> float | None:
+    """Bytes up and down, see ``Run.spent``."""
+    up, down = run.spent("bytes_up"), run.spent("bytes_down")
+    return None if up is None or down is None else up + down
+
+
+def messages(run: Run, way: str) -> float:
+    """How often a client got a model (``down``) or sent one in time (``up``), summed over the rounds."""
+    counted = run.total("participants")
+    if counted is None:
+        return float(run.config["cohort"]) * len(run.metrics["round"])
+    return counted + (run.total("late") or 0.0) * (way == "down")
+
+
+def _network_key(run: Run) -> Key:
+    return run.names["data"], run.names["model"]
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,48 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from flash_pl import drawing
-from flash_pl.compare.columns import monitors, scale_of, title_of
-from flash_pl.compare.comparison import Comparison
-from flash_pl.compare.curves import Curve
-from flash_pl.compare.groups import Group
-from flash_pl.compare.runs import Run
-from flash_pl.compare.units import BYTES, FLOPS, PLAIN, SHARE, TIME, Scale
+from flash_pl import plotting
+from flash_pl.compare.columns import BYTES, FLOPS, PLAIN, SHARE, TIME, Scale, monitors, scale_of, title_of
+from flash_pl.compare.comparison import Comparison, Group
+from flash_pl.compare.runs import Columns, Run
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Means over seeds of both axes, a point a round that all runs of the group have; ``std`` is the sample standard
+    deviation of ``y``, None for a single seed."""
+
+    x: Array
+    y: Array
+    std: Array | None
+
+    @classmethod
+    def of(cls, group: Group, x: str, y: str) -> "Curve | None":
+        """Of two columns of metrics.csv; None where the runs share no round that has both."""
+        return cls.through([run.metrics for run in group.runs], x, y)
+
+    @classmethod
+    def through(cls, tables: list[Columns], x: str, y: str) -> "Curve | None":
+        """Of two columns of several tables with a column ``round``."""
+        if not tables or not all(x in table and y in table for table in tables):
+            return None
+        whole = [np.isfinite(table[x]) & np.isfinite(table[y]) for table in tables]
+        rounds = reduce(np.intersect1d, [table["round"][kept] for table, kept in zip(tables, whole, strict=True)])
+        if not len(rounds):
+            return None
+        xs, ys = (np.stack([table[name][np.isin(table["round"], rounds)] for table in tables]) for name in (x, y))
+        return cls(xs.mean(0), ys.mean(0), ys.std(0, ddof=1) if len(tables) > 1 else None)
+
 
 LAYER = "density/"  # what the columns of consensus.csv with the layers' densities begin with
 LISTED = 10  # layers in a legend; more are told apart by their colour alone
@@ -51,7 +80,7 @@ COSTS = {
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """All figures for which there are data."""
-    with matplotlib.rc_context(drawing.SETTINGS):
+    with matplotlib.rc_context(plotting.SETTINGS):
         return [*_accuracies(comparison), *_mismatch(comparison), *_layers(comparison)]
 
 
@@ -91,24 +120,24 @@ def _curves(
     data = [one for one in comparison.data if any(group.first.names["data"] == one for group in found)]
     x_unit = x.scale.fitting(curve.x[-1] for curve in found.values())
     y_unit = y.scale.fitting(curve.y.max() for curve in found.values())
-    figure, panels = drawing.new_figure(len(data), across=2)
+    figure, panels = plotting.new_figure(len(data), across=2)
     for axes, one in zip(panels, data, strict=True):
         here = {group: curve for group, curve in found.items() if group.first.names["data"] == one}
         for group, curve in here.items():
-            look = drawing.line_style(order.index(group.label))
+            look = plotting.line_style(order.index(group.label))
             std = None if curve.std is None else curve.std / y_unit.factor
-            drawing.draw(axes, curve.x / x_unit.factor, curve.y / y_unit.factor, std, look, group.label)
+            plotting.draw(axes, curve.x / x_unit.factor, curve.y / y_unit.factor, std, look, group.label)
         if x is ROUND:
-            drawing.whole_numbers(axes.xaxis)
-        elif drawing.spans_decades([curve.x for curve in here.values()]):
-            drawing.logarithmic(axes.xaxis)
+            plotting.whole_numbers(axes.xaxis)
+        elif plotting.spans_decades([curve.x for curve in here.values()]):
+            plotting.logarithmic(axes.xaxis)
         if y.from_zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(_with_unit(x.title, x_unit.name))
         axes.set_ylabel(_with_unit(y.title, y_unit.name))
         if len(comparison.data) > 1:
             axes.set_title(one)
-    drawing.legend_below(figure, panels)
+    plotting.legend_below(figure, panels)
     yield Picture(name, f"{caption} {_seeds(found)}", figure)
 
 
@@ -124,7 +153,7 @@ def _layers(comparison: Comparison) -> Iterator[Picture]:
 
 
 def _layer_panels(groups: Sequence[Group]) -> Figure:
-    figure, panels = drawing.new_figure(len(groups), across=3, height=2.6, same_y=True)
+    figure, panels = plotting.new_figure(len(groups), across=3, height=2.6, same_y=True)
     names = list(dict.fromkeys(name for group in groups for name in _layers_of(group.first)))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
     for axes, group in zip(panels, groups, strict=True):
@@ -132,21 +161,21 @@ def _layer_panels(groups: Sequence[Group]) -> Figure:
             curve = Curve.through([run.consensus for run in group.runs], "round", name)
             if curve is not None:
                 look = {"color": shade, "linestyle": "-"}
-                drawing.draw(axes, curve.x, curve.y, curve.std, look, name.removeprefix(LAYER))
-        drawing.logarithmic(axes.yaxis)
-        drawing.whole_numbers(axes.xaxis)
+                plotting.draw(axes, curve.x, curve.y, curve.std, look, name.removeprefix(LAYER))
+        plotting.logarithmic(axes.yaxis)
+        plotting.whole_numbers(axes.xaxis)
         axes.set_xlabel("round")
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("density of the layer")
-        axes.set_title(drawing.wrapped(group.label, 36), fontsize="medium")
+        axes.set_title(plotting.wrapped(group.label, 36), fontsize="medium")
     if len(names) <= LISTED:
-        drawing.legend_below(figure, panels)
+        plotting.legend_below(figure, panels)
     else:
         colours = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
         bar = figure.colorbar(colours, ax=panels, location="bottom", shrink=0.6, aspect=50)
         bar.set_label("layer, counted from the input")
         bar.ax.set_xlim(1, len(names))
-        drawing.whole_numbers(bar.ax.xaxis)
+        plotting.whole_numbers(bar.ax.xaxis)
     return figure
 
 

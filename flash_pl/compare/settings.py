@@ -7,7 +7,7 @@ import yaml  # type: ignore[import-untyped]
 
 from flash_pl.compare.runs import Run
 from flash_pl.config import compose
-from flash_pl.config.resume import experiment
+from flash_pl.config.run_dir import experiment
 from flash_pl.errors import ConfigError
 
 Settings = dict[str, Any]

@@ -10,10 +10,9 @@ from flash_pl.config.build import (
     prepare,
 )
 from flash_pl.config.compose import compose, label, to_repeat
-from flash_pl.config.resume import refuse_other, saved_config
-from flash_pl.config.run_dir import RunDir
+from flash_pl.config.run_dir import RunDir, refuse_other, saved_config
+from flash_pl.config.schema import resolve
 from flash_pl.config.shipped import config as read_config
-from flash_pl.config.typed import resolve
 
 __all__ = [
     "RunDir",

@@ -10,10 +10,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from flash_pl.client import Classifier
-from flash_pl.config.component import instantiate
-from flash_pl.config.hints import describe, fits
-from flash_pl.config.signature import locate, signature
-from flash_pl.config.typed import KEYS
+from flash_pl.config.components import instantiate
+from flash_pl.config.schema import KEYS
+from flash_pl.config.signature import describe, fits, locate, signature
 from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError

@@ -5,11 +5,102 @@ from copy import deepcopy
 from typing import Any
 
 from flash_pl.config import shipped
-from flash_pl.config.hints import one_of
-from flash_pl.config.merge import accepted, expand, merge, overlay
-from flash_pl.config.read import named, read_dotlist
-from flash_pl.config.typed import KEYS, referring, typed
+from flash_pl.config.schema import KEYS, referring, typed
+from flash_pl.config.shipped import named, read_dotlist
+from flash_pl.config.signature import locate, one_of, signature
 from flash_pl.errors import ConfigError
+
+# What may stand beside init args in a component: a fragment's name, and facts about a model or a data set.
+SIBLINGS = ("name", "class_path", "init_args", "exclude", "exclude_first_last", "defaults")
+
+
+def is_component(node: object) -> bool:
+    """Whether a node of the config is a component rather than plain data."""
+    return isinstance(node, dict) and not {"name", "class_path", "init_args"}.isdisjoint(node)
+
+
+def fold(node: dict[str, Any], key: str = "") -> dict[str, Any]:
+    """A component in its full form: keys beside the grammar's own are short for init args.
+
+    >>> fold({"class_path": "flash_pl.NST", "prune_rate": 0.3})
+    {'class_path': 'flash_pl.NST', 'init_args': {'prune_rate': 0.3}}
+    """
+    short = {name: value for name, value in node.items() if name not in SIBLINGS}
+    full = {name: value for name, value in node.items() if name in SIBLINGS}
+    given = full.get("init_args") or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key}.init_args", given, "a mapping of argument names to values")
+    return full | {"init_args": overlay(given, short, key)}
+
+
+def overlay(base: dict[str, Any], over: dict[str, Any], key: str = "") -> dict[str, Any]:
+    """Two mappings of keys to nodes, ``merge``\\ d key by key."""
+    return base | {
+        name: merge(base[name], node, f"{key}.{name}".lstrip(".")) if name in base else node
+        for name, node in over.items()
+    }
+
+
+def merge(base: Any, over: Any, key: str) -> Any:
+    """The node ``over`` on top of ``base``; neither is changed.
+
+    A component that ``over`` names anew replaces the one in ``base``. With another ``class_path`` only those init args
+    of ``base`` are kept that the new class takes, as in Lightning's command line.
+    """
+    if isinstance(base, str) and isinstance(over, dict):
+        base = named(base)
+    if not (isinstance(base, dict) and isinstance(over, dict)) or "name" in over:
+        return over
+    if not (is_component(base) or is_component(over)):
+        return overlay(base, over, key)
+    base, over = fold(base, key), fold(over, key)
+    if "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]:
+        takes = signature(locate(f"{key}.class_path", over["class_path"]))
+        base = {"init_args": {name: node for name, node in base["init_args"].items() if takes.accepts(name)}}
+    return base | over | {"init_args": overlay(base["init_args"], over["init_args"], key)}
+
+
+def accepted(layer: dict[str, Any], component: dict[str, Any], key: str) -> dict[str, Any]:
+    """The part of ``layer``, short keys for ``component``, that its class takes; nested components likewise."""
+    takes = signature(locate(f"{key}.class_path", component["class_path"]))
+    kept = {}
+    for name, value in layer.items():
+        inner = component["init_args"].get(name)
+        if isinstance(value, dict) and is_component(inner):
+            kept[name] = accepted(value, inner, f"{key}.{name}")
+        elif not isinstance(value, dict) and name in takes.parameters:
+            kept[name] = value
+    return kept
+
+
+def expand(node: Any, key: str, folder: str = "") -> Any:
+    """Put every fragment in the place of its name, to any depth.
+
+    Inside a component a name stands for a fragment where a folder is called like the init arg: ``partition: iid``.
+
+    Raises:
+        ConfigError: a name in ``folder`` that no fragment has.
+    """
+    if not isinstance(node, dict):
+        return node
+    if folder and "name" in node:
+        rest = {name: value for name, value in node.items() if name != "name"}
+        node = merge(shipped.fragment(key, node["name"], folder), fold(rest, key), key)
+    if is_component(node):
+        node = fold(node, key)
+        return node | {"init_args": _expand_each(node["init_args"], key)}
+    return _expand_each(node, key)
+
+
+def _expand_each(nodes: dict[str, Any], key: str) -> dict[str, Any]:
+    expanded = {}
+    for name, node in nodes.items():
+        folder = name if name in shipped.folders() else ""
+        if isinstance(node, str) and folder and ("." in node or node in shipped.names(folder)):
+            node = named(node)
+        expanded[name] = expand(node, f"{key}.{name}", folder)
+    return expanded
+
 
 FOLDERS = {
     "data": "data",

@@ -1,19 +1,75 @@
 """The data of a federation: one training set dealt out to clients, one test set at the server."""
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from flash_pl.checks import check_integers, check_numbers
-from flash_pl.data.alike import deal_alike
-from flash_pl.data.batches import Augment, Batches, Shuffled
-from flash_pl.data.hold_out import hold_out
-from flash_pl.data.partition import Dirichlet, Partition
-from flash_pl.data.samples import Samples
+from flash_pl.data.batches import Augment, Batches, Samples, Shuffled
+from flash_pl.data.partition import Dirichlet, Partition, hold_out
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
+
+
+class FederatedData(Protocol):
+    """Federated data. ``FederatedDataModule`` is one; any class with these members serves as well.
+
+    Calls come in this order: ``prepare_data``, ``setup``, ``to_``, then the others any number of times.
+    """
+
+    def prepare_data(self) -> None:
+        """Download what is missing. Must not set attributes: only one process calls it."""
+        ...
+
+    def setup(self, stage: str) -> None:
+        """Load the data and divide them over the clients; a second call changes nothing."""
+        ...
+
+    def to_(self, device: torch.device) -> None:
+        """Move all samples to ``device``."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """Number of clients N."""
+        ...
+
+    @property
+    def client_sizes(self) -> Sequence[int]:
+        """Number of training samples n_i of every client, at least 1."""
+        ...
+
+    def client_batches(self, client: int) -> Batches:
+        """The training batches of client 0..N-1."""
+        ...
+
+    def val_dataloader(self) -> Batches:
+        """The batches on which the server is evaluated."""
+        ...
+
+
+def check_federated(data: object) -> None:
+    """Refuse what has not the methods of ``FederatedData``, such as a ``DataLoader``.
+
+    Raises:
+        ConfigError: it names the first that is missing.
+    """
+    for method in ("prepare_data", "setup", "to_", "client_batches", "val_dataloader"):
+        if not callable(getattr(data, method, None)):
+            allowed = "federated data, such as flash_pl.data.TensorData(train, test, clients=...)"
+            raise ConfigError("data", type(data).__name__, f"{allowed}; it has no {method}")
+
+
+@runtime_checkable
+class ClientTestData(Protocol):
+    """Federated data that also know test samples of every client; needed only to evaluate clients one by one."""
+
+    def client_val_batches(self, client: int) -> Batches:
+        """The batches on which client 0..N-1 is evaluated; ``samples`` may be 0."""
+        ...
 
 
 class FederatedKeywords(TypedDict, total=False):
@@ -177,3 +233,30 @@ class FederatedDataModule(L.LightningDataModule):
     def _evaluated(self, samples: Samples, index: Tensor | slice) -> Batches:
         index = index if isinstance(index, slice) else index.to(samples.images.device)
         return Batches(self.normalise(samples.images[index]), samples.labels[index], self.eval_batch_size)
+
+
+def deal_alike(train: Sequence[Tensor], test: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Deal test samples out in the proportions in which the clients hold the classes.
+
+    Of every class a client gets the share of the test samples that it has of the training samples, rounded to whole
+    samples; a class that nobody trains on is left out. With few test samples some clients get none.
+
+    Args:
+        train: each client's training labels, int64.
+        test: test labels, int64 ``[n]``.
+        generator: draws which samples a client gets.
+
+    Returns:
+        Indices into ``test`` for each client; every sample of a class that is trained on belongs to exactly one.
+    """
+    classes = 1 + max(int(labels.max()) for labels in (*train, test) if len(labels))
+    held = torch.stack([labels.bincount(minlength=classes) for labels in train]).double()
+    order = torch.randperm(len(test), generator=generator)
+    dealt: list[list[Tensor]] = [[] for _ in train]
+    for label in range(classes):
+        if held[:, label].sum() > 0:
+            pool = order[test[order] == label]
+            cuts = (held[:, label].cumsum(0) / held[:, label].sum() * len(pool)).round().long()
+            for parts, part in zip(dealt, pool.tensor_split(cuts[:-1]), strict=True):
+                parts.append(part)
+    return [torch.cat(parts) for parts in dealt]

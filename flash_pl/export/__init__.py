@@ -1,12 +1,8 @@
 """Trained models for other programs: out of a checkpoint, into files, and what is in a file."""
 
-from flash_pl.export.contents import Contents, Row
-from flash_pl.export.network import build_network
-from flash_pl.export.onnx import BATCHES, missing_packages, to_onnx
-from flash_pl.export.readers import read_contents
-from flash_pl.export.safetensors import to_safetensors
-from flash_pl.export.saved_run import SavedRun
-from flash_pl.export.table import contents_table
+from flash_pl.export.readers import Contents, Row, contents_table, read_contents
+from flash_pl.export.saved_run import SavedRun, build_network
+from flash_pl.export.writers import BATCHES, missing_packages, to_onnx, to_safetensors
 
 __all__ = [
     "BATCHES",

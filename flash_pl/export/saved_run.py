@@ -4,13 +4,16 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import lightning as L
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
 
 from flash_pl import __version__
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.config import build_budget, compose, label, network_prefix, saved_config
-from flash_pl.errors import ConfigError
+from flash_pl.config import build_budget, build_data, build_module, compose, label, network_prefix, saved_config
+from flash_pl.data import FederatedData
+from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import Layout, Slot, SparseModel, SparsityBudget
 
 
@@ -102,3 +105,37 @@ class SavedRun:
         """Those of the network, under its own names; metrics of the module around it are left out."""
         prefix = self._prefix
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def build_network(run: SavedRun, model: SparseModel, samples: int) -> tuple[nn.Module, Tensor]:
+    """The run's network with the weights of ``model``, and ``samples`` that it takes.
+
+    They are noise of the data's shape; only data that do not know their shape are loaded, and then the first test
+    samples are taken.
+
+    Raises:
+        ConfigError: the checkpoint is of another network than its config now builds.
+        ModuleError: a LightningModule without ``forward``.
+    """
+    data = build_data(run.config)
+    module = build_module(run.config, data)
+    network = module.get_submodule(network_prefix(run.config).rstrip("."))
+    if isinstance(network, L.LightningModule) and not is_overridden("forward", network, parent=L.LightningModule):
+        raise ModuleError(f"{type(network).__name__}: it has no forward, which is what would be exported")
+    try:
+        network.load_state_dict(model.tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError("ckpt_path", str(run.path), f"a checkpoint of what its config builds ({reason})") from error
+    return network, _samples(data, samples)
+
+
+def _samples(data: FederatedData, count: int) -> Tensor:
+    shape = getattr(data, "shape", None)
+    if shape is not None:
+        return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    images = batch[0] if isinstance(batch, tuple | list) else batch
+    return images[torch.arange(count) % len(images)]

@@ -8,12 +8,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from flash_pl.kernels.geometry import ConvShape, Geometry, Pair, Plan, geometry, pair
-from flash_pl.kernels.library import Library, available, library, warn_missing
+from flash_pl.kernels.library import Library, available, check_layer, library, scratch, shares, spread, warn_missing
 from flash_pl.kernels.pattern import SparsePattern
 from flash_pl.kernels.plan import best_plan
-from flash_pl.kernels.require import check_layer
 from flash_pl.kernels.sink import Sink
-from flash_pl.kernels.threads import scratch, shares, spread
 
 
 def address(tensor: Tensor | None) -> int | None:

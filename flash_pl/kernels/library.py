@@ -3,11 +3,18 @@
 import ctypes
 import importlib.util
 import os
+import threading
 import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor, float32
+
 from flash_pl.errors import ConfigError
+from flash_pl.kernels.pattern import SparsePattern
 
 ISAS = ("avx512", "avx2", "baseline")  # widest first
 VARIABLE = "FLASH_PL_ISA"
@@ -100,3 +107,58 @@ def warn_missing() -> None:
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+_scratch = threading.local()
+
+
+def scratch(floats: int) -> int:
+    """The address of this thread's scratch memory, at least ``floats`` long; what it holds is lost at the next call."""
+    memory = getattr(_scratch, "memory", None)
+    if memory is None or len(memory) < floats:
+        _scratch.memory = None  # let go of the old one first
+        memory = _scratch.memory = torch.empty(floats, dtype=torch.float32)
+    return int(memory.data_ptr())
+
+
+@cache
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="flash_pl")  # a forked process has none of its parent's
+
+
+def spread(work: Callable[[int, int], None], ranges: Sequence[tuple[int, int]]) -> None:
+    """Call ``work(first, last)`` for each range at the same time; the calling thread does its share."""
+    if len(ranges) > 1:
+        pool = _pool(os.getpid(), torch.get_num_threads())
+        others = [pool.submit(work, *each) for each in ranges[1:]]
+        work(*ranges[0])
+        for other in others:
+            other.result()
+    elif ranges:
+        work(*ranges[0])
+
+
+def shares(count: int, parts: int) -> list[tuple[int, int]]:
+    """``count`` things in at most ``parts`` ranges of about the same length.
+
+    >>> shares(5, 2), shares(1, 4)
+    ([(0, 2), (2, 5)], [(0, 1)])
+    """
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
+
+
+def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int) -> None:
+    """Raise ValueError unless all are float32 on the CPU and fit each other."""
+    check_tensors(x, weight, *(() if bias is None else (bias,)))
+    if weight.dim() != dimensions or tuple(weight.shape) != pattern.shape:
+        raise ValueError(f"the weight is {list(weight.shape)}, its pattern {list(pattern.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"the bias is {list(bias.shape)} for {weight.shape[0]} outputs")
+
+
+def check_tensors(*tensors: Tensor) -> None:
+    """Raise ValueError unless all are float32 on the CPU."""
+    for tensor in tensors:
+        if tensor.dtype != float32 or tensor.device.type != "cpu":
+            raise ValueError(f"the kernels compute float32 on the CPU, not {tensor.dtype} on {tensor.device.type}")

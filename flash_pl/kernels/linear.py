@@ -6,9 +6,8 @@ from torch.nn import functional as F
 
 from flash_pl.kernels.conv import convolved
 from flash_pl.kernels.geometry import ConvShape, Plan
-from flash_pl.kernels.library import available, warn_missing
+from flash_pl.kernels.library import available, check_layer, warn_missing
 from flash_pl.kernels.pattern import SparsePattern
-from flash_pl.kernels.require import check_layer
 from flash_pl.kernels.sink import Sink
 
 

@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flash_pl.kernels.conv import address, compiled
-from flash_pl.kernels.library import available, warn_missing
-from flash_pl.kernels.require import check_tensors
-from flash_pl.kernels.threads import shares, spread
+from flash_pl.kernels.library import available, check_tensors, shares, spread, warn_missing
 
 
 class _Norm(ctypes.Structure):

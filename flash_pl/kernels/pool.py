@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 from flash_pl.kernels.conv import compiled
 from flash_pl.kernels.geometry import VECTOR, Pair, pair
-from flash_pl.kernels.library import available, warn_missing
-from flash_pl.kernels.require import check_tensors
-from flash_pl.kernels.threads import scratch, shares, spread
+from flash_pl.kernels.library import available, check_tensors, scratch, shares, spread, warn_missing
 
 LARGEST_WINDOW = 255  # positions of a window, whose numbers fit a byte
 

@@ -1,23 +1,144 @@
 """Stage 2, the file to read: a round from the drawing of the cohort to the new server model."""
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from flash_pl.errors import ConfigError
-from flash_pl.loops.base import Loop
-from flash_pl.loops.faults import Failure
-from flash_pl.loops.federation import Federation
+from flash_pl.checkpoint import Stateful
+from flash_pl.errors import ClientError, ConfigError, Interrupted
+from flash_pl.loops.evaluation import RoundEvaluation, flops_of
+from flash_pl.loops.federation import Federation, Trained
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
-from flash_pl.loops.flops import flops_of
-from flash_pl.loops.metrics import refuse_shared, round_metrics
-from flash_pl.loops.round_evaluation import RoundEvaluation
-from flash_pl.loops.schedule import EvaluationSchedule
-from flash_pl.loops.server_half import check_offered, server_half
-from flash_pl.loops.training import RoundTraining
+from flash_pl.loops.round_metrics import refuse_shared, round_metrics
+from flash_pl.loops.settings import EvaluationSchedule, Member
+from flash_pl.loops.workers import Failure, Fault, check_mask, check_offered, server_half
 from flash_pl.seeding import generator
+from flash_pl.server.updates import Ballot, Report
 from flash_pl.sparsity import SparseModel, vote_counts
+
+
+class Loop(Stateful, ABC):
+    """``run`` calls ``advance`` between its hooks until ``done``."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether to stop before the next advance."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """One step of the loop."""
+
+    def run(self) -> Any:
+        """Run to the end and return what ``on_run_end`` returns."""
+        self.reset()
+        self.on_run_start()
+        while not self.done:
+            self.on_advance_start()
+            self.advance()
+            self.on_advance_end()
+        return self.on_run_end()
+
+    def reset(self) -> None:
+        """Before a run, also a resumed one."""
+
+    def on_run_start(self) -> None:
+        """Before the first advance."""
+
+    def on_advance_start(self) -> None:
+        """Before every advance."""
+
+    def on_advance_end(self) -> None:
+        """After every advance."""
+
+    def on_run_end(self) -> Any:
+        """After the last advance."""
+
+
+class RoundTraining:
+    """Trains the cohort of a round and leaves this rank's part of the sum in the aggregator.
+
+    Args:
+        federation: the run's parts.
+        on_client_end: called with the report of every client that this rank has trained and that was in time.
+    """
+
+    def __init__(self, federation: Federation, on_client_end: Callable[[Report], None]) -> None:
+        self.parts, self.on_client_end = federation, on_client_end
+
+    def run(self, masks: Sequence[Tensor], round: int) -> Trained:
+        """Train the cohort of a round, and another one if too many of it fail.
+
+        Args:
+            masks: what the server offers each tier.
+
+        Raises:
+            ClientError: a client failed and is not to be skipped, or too few remained, time and again.
+            Interrupted: a signal came.
+        """
+        faults, wasted = self.parts.cohorts.faults, list[list[Ballot]]()
+        for attempt in range(faults.attempts):
+            cohort = self.parts.plan.draw(round, attempt)
+            trained, failed = self._attempt(cohort, masks, round)
+            if not failed or len(trained.ballots) >= faults.min_clients:
+                self.parts.accounts.link.remember([*trained.ballots, *trained.late])
+                return replace(trained, wasted=wasted)
+            wasted.append([*trained.ballots, *trained.late])
+        raise ClientError(
+            f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
+            f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",
+            failed[-1].trace,
+        )
+
+    def _attempt(self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int) -> tuple[Trained, list[Failure]]:
+        server, samples = self.parts.server, [member.samples for member in cohort]
+        with server_half(self.parts.scheduler, "on_round_start", server, round):
+            self.parts.scheduler.on_round_start(server, masks, round)
+        self.parts.aggregator.reset(server.weights, server.layout.maskable, samples)
+        done, signal = self.parts.cohorts.run(
+            [member.client for member in cohort],
+            samples,
+            round + 1,
+            server.fingerprint,
+            lambda place: self._train(cohort[place], masks, round),
+            self._keep,
+        )
+        if signal is not None:
+            raise Interrupted(signal)
+        ballots = [result.to(server.weights.device) for result in done.values() if isinstance(result, Ballot)]
+        in_time, late = ([ballot for ballot in ballots if ballot.late is flag] for flag in (False, True))
+        return Trained(in_time, late), [result for result in done.values() if isinstance(result, Failure)]
+
+    def _train(self, member: Member, masks: Sequence[Tensor], round: int) -> Report:
+        """Train a client under the mask that its tier is offered, and add its weights to the sum if it is in time."""
+        parts, link = self.parts, self.parts.accounts.link
+        batches = parts.data.client_batches(member.client)
+        if not batches.samples:
+            raise Fault("it has no samples")
+        context, held = parts.plan.context(member, len(batches), round), link.held(member.client)
+        offered = parts.scheduler.client_mask(masks[member.tier], held, context)
+        check_mask(offered, parts.client.layout.maskable)
+        weights, mask, down = link.down(parts.server.weights, offered, held)
+        parts.client.receive(weights, mask)
+        report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
+        report = parts.accounts.settle(report, down, up)
+        if report.late:
+            return replace(report, mask=mask, metrics={}, extra={})  # of the client's own the server learns nothing
+        try:
+            parts.aggregator.update(report)
+        except OverflowError as error:
+            where = parts.client.layout.slot_of_largest(report.weights)
+            raise Fault(f"its weights cannot be summed ({where}: {error})") from error
+        return report
+
+    def _keep(self, report: Report) -> Ballot:
+        if not report.late:
+            self.on_client_end(report)
+        return Ballot.of(report)
 
 
 class FederatedLoop(Loop):

@@ -1,6 +1,6 @@
 """What a run is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -8,12 +8,13 @@ from lightning.fabric import Fabric
 from flash_pl.client import ClientState
 from flash_pl.costs import Accounts
 from flash_pl.data import FederatedData
-from flash_pl.loops.cohort import CohortLoop
 from flash_pl.loops.local import LocalLoop
-from flash_pl.loops.plan import Plan
+from flash_pl.loops.settings import Plan
+from flash_pl.loops.workers import CohortLoop
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import FedAvg, RoundAverage, ServerOptimizer, ServerState
+from flash_pl.server.updates import Ballot
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,15 @@ class Federation:
             "aggregator": self.aggregator,
             "accounts": self.accounts,
         } | stepping
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The ballots of a cohort, in its order; those of clients that came ``late`` have no say in the round.
+
+    ``wasted`` are all those of each attempt before, in which too many clients failed: they have had costs, no effect.
+    """
+
+    ballots: list[Ballot]
+    late: list[Ballot]
+    wasted: list[list[Ballot]] = field(default_factory=list)

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flash_pl.checkpoint import Stateful
 from flash_pl.client import ClientContext, samples_in
 from flash_pl.data import Batches
 from flash_pl.errors import ClientError, Interrupted
-from flash_pl.loops.faults import Failure, Fault
 from flash_pl.loops.federation import Federation
-from flash_pl.report import Report
+from flash_pl.loops.workers import Failure, Fault
 from flash_pl.schedulers import FirstStage
 from flash_pl.seeding import generator
 from flash_pl.server import OrderFreeSum
-from flash_pl.state import Stateful
+from flash_pl.server.updates import Report
 from flash_pl.wire import Message
 
 

@@ -1,22 +1,66 @@
 """One client's training: the stock Trainer's hooks in the Trainer's order, nothing else."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import lightning as L
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.precision import Precision
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, GradientClipping, configure
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
-from flash_pl.loops.faults import Fault
-from flash_pl.loops.module_hooks import Step, Transfer, step_with_index
-from flash_pl.report import Report
+from flash_pl.loops.workers import Fault
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive, seed_global_
+from flash_pl.server.updates import Report
+
+Step = Callable[[Any, int], Any]
+
+
+def step_with_index(step: Callable[..., Any]) -> Step:
+    """``training_step`` or ``validation_step``, called with ``batch_idx`` only if its signature has it."""
+    return step if is_param_in_hook_signature(step, "batch_idx", min_args=2) else lambda batch, index: step(batch)
+
+
+def refuse_transfer_hooks(data: object) -> None:
+    """Batches go to the device by the module's hooks alone.
+
+    Raises:
+        ModuleError: the data module has hooks of its own.
+    """
+    for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
+        if isinstance(data, L.LightningDataModule) and is_overridden(hook, data, parent=L.LightningDataModule):
+            name = type(data).__name__
+            raise ModuleError(f"{name}.{hook} is not called in a federated run; override that of the LightningModule")
+
+
+class Transfer:
+    """Moves a batch to the device by the module's own transfer hooks.
+
+    Lightning's default walks through the batch to find its tensors; a plain pair of tensors that is there already needs
+    no walk.
+    """
+
+    def __init__(self, module: L.LightningModule, fabric: Fabric) -> None:
+        self.module, self.device = module, fabric.device
+        self.overridden = is_overridden("transfer_batch_to_device", module, parent=L.LightningModule)
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch on the device."""
+        batch = self.module.on_before_batch_transfer(batch, 0)
+        if self.overridden or not self._is_there(batch):
+            batch = self.module.transfer_batch_to_device(batch, self.device, 0)
+        return self.module.on_after_batch_transfer(batch, 0)
+
+    def _is_there(self, batch: Any) -> bool:
+        return type(batch) is tuple and all(isinstance(part, Tensor) and part.device == self.device for part in batch)
+
 
 # 16-mixed: where every client's loss scale starts, low enough to lose few of its first steps to an overflow.
 LOSS_SCALE = 2.0**12

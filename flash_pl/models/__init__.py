@@ -1,12 +1,8 @@
 """Networks as plain torch modules; each takes ``num_classes``, ``in_channels`` and ``image_size``."""
 
-from flash_pl.models.leaf_cnn import LeafCNN
-from flash_pl.models.lenet import LeNet5
-from flash_pl.models.mnistnet import MNISTNet
-from flash_pl.models.mobilenet import MobileNetV2
-from flash_pl.models.norm import Norm, norm_layer
-from flash_pl.models.resnet import ResNet18, ResNet34
-from flash_pl.models.vgg import VGG11, VGG16
+from flash_pl.models.large import VGG11, VGG16, MobileNetV2, ResNet18, ResNet34
+from flash_pl.models.layers import Norm, norm_layer
+from flash_pl.models.small import LeafCNN, LeNet5, MNISTNet
 
 __all__ = [
     "VGG11",

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flash_pl.report import Ballot
-from flash_pl.schedulers.decay import Cosine, RateDecay
-from flash_pl.schedulers.dst import DynamicSparseTraining
-from flash_pl.schedulers.interval import Interval, LastStep
+from flash_pl.schedulers.flash import DynamicSparseTraining
+from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import FedAvg, MagnitudeVote, MaskedAverage, ServerState, Vote, ZeroingMaskedAverage
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import ERK, FirstMask, Gradient, KeepLayers, Move
 
 

@@ -3,18 +3,50 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from flash_pl.checkpoint import Stateful
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.errors import ConfigError
-from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.schedulers.beliefs import Beliefs
-from flash_pl.schedulers.decay import Cosine, RateDecay
-from flash_pl.schedulers.interval import Interval, LastStep
+from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import ServerState
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import ERK, FirstMask, top_k_by_layer
+
+
+class Beliefs(Stateful):
+    """A Beta(a, b) for every weight, at first Beta(1, 1), float64 ``[2, weights]`` on the CPU.
+
+    Args:
+        rho: the weight of an outcome, a += rho o, b += rho (1 - o) (FedRTS).
+    """
+
+    def __init__(self, rho: float) -> None:
+        if rho <= 0:
+            raise ConfigError("rho", rho, "a positive number")
+        self.rho = rho
+        self.counts = torch.empty(0)
+
+    def start(self, weights: int) -> None:
+        self.counts = torch.ones(2, weights, dtype=torch.float64)
+
+    def learn(self, outcome: Tensor, seen: Tensor) -> None:
+        """Add the outcomes in [0, 1] (float64 ``[weights]``) of those that are ``seen`` (bool)."""
+        self.counts += self.rho * seen * torch.stack([outcome, 1 - outcome])
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """One draw from each, float64 ``[weights]``; torch's Beta takes no generator, so numpy's is seeded by it."""
+        draws = np.random.default_rng(generator.initial_seed()).beta(*self.counts.numpy())
+        return torch.from_numpy(draws)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"beliefs": self.counts.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state["beliefs"].clone()
 
 
 class FedRTS(SparseScheduler):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import FedAvg, MaskedAverage, ServerState
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import top_k, total_count
 
 

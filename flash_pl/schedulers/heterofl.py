@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from flash_pl.client import ClientState
-from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import FedAvg, MaskedAverage, ServerState
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, layers_of, widest
 
 

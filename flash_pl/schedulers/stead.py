@@ -9,10 +9,10 @@ from torch import Tensor
 from flash_pl.checks import check_integers
 from flash_pl.client import ClientState
 from flash_pl.errors import ConfigError
-from flash_pl.report import Ballot
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.schedulers.decay import Cosine, RateDecay
+from flash_pl.schedulers.timing import Cosine, RateDecay
 from flash_pl.server import ServerState
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import BySize, FirstMask, KeepLayers, Move
 
 

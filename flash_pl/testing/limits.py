@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.loops import FederatedLoop
-from flash_pl.report import Report
+from flash_pl.server.updates import Report
 from flash_pl.sparsity import total_count, vote_counts
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -2,8 +2,8 @@
 
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Payload, Sizes
 from flash_pl.wire.file import FlashFile, decode_flash, encode_flash, load_flash
+from flash_pl.wire.header import Reader
 from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask
-from flash_pl.wire.reader import Reader
 
 __all__ = [
     "VALUE_TYPES",

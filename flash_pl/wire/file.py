@@ -10,11 +10,9 @@ from torch import Tensor
 
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.sparsity import SparseModel
-from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes
-from flash_pl.wire.extra import DIMENSIONS, decode_extra, encode_extra
-from flash_pl.wire.header import Header, Shapes
+from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes, decode_extra, encode_extra
+from flash_pl.wire.header import DIMENSIONS, Header, Reader, Shapes
 from flash_pl.wire.masks import layer_bytes
-from flash_pl.wire.reader import Reader
 
 MAGIC = b"FLPM"
 VERSION = 2

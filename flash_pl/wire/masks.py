@@ -16,7 +16,7 @@ from torch import Tensor
 from flash_pl.errors import PayloadError
 from flash_pl.sparsity import pack_bits, random_k, unpack_bits
 from flash_pl.wire import rice
-from flash_pl.wire.reader import Reader, number
+from flash_pl.wire.header import Reader, number
 
 
 class MaskKind(IntEnum):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_pl.errors import PayloadError
-from flash_pl.wire.reader import Reader, number
+from flash_pl.wire.header import Reader, number
 
 Positions = NDArray[np.int64]
 

@@ -9,10 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from flash_pl.callbacks.board.charts import charts
-from flash_pl.callbacks.board.groups import group
-from flash_pl.callbacks.board.pictures import density_picture, vote_picture
-from flash_pl.callbacks.board.run_facts import hyperparameters
+from flash_pl.callbacks.tensorboard import charts, density_picture, group, hyperparameters, vote_picture
 from flash_pl.cli import main
 from flash_pl.config import compose, read_config
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flash_pl import NST, PDST, ConfigError, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Board, Checkpoint, History, MetricsCSV, ProgressBar
-from flash_pl.callbacks.round_table import RoundTable
+from flash_pl.callbacks.csv import RoundTable
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import RunError
 

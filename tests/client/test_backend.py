@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from flash_pl import FederatedTrainer
-from flash_pl.client.kernel_backend import KernelBackend
-from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.client.unmasked import Normalising
+from flash_pl.client.backend import PlainSGD
+from flash_pl.client.kernel_backend import KernelBackend, Normalising
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -318,7 +317,7 @@ def test_gradients_of_on_train_start_and_hooks_made_there_are_torchs(unaware, ti
 
 def test_without_compiled_kernels_everything_is_dense(monkeypatch, unaware, tiny_data):
     expected = train(unaware, tiny_data, "dense").server.weights
-    monkeypatch.setattr("flash_pl.client.backends.available", lambda: False)
+    monkeypatch.setattr("flash_pl.client.binding.available", lambda: False)
     assert torch.equal(train(unaware, tiny_data, "auto").server.weights, expected)
     with pytest.raises(ConfigError, match="no compiled kernels"):
         train(unaware, tiny_data, "sparse")

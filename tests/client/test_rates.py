@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.client.rates import split_
+from flash_pl.client.optimizers import split_
 
 SCHEDULERS = {
     "step": lambda o: StepLR(o, 2, 0.5),

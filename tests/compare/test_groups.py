@@ -3,7 +3,7 @@
 import pytest
 
 from flash_pl.compare import Run
-from flash_pl.compare.groups import group
+from flash_pl.compare.comparison import group
 from flash_pl.compare.settings import shared
 
 

@@ -6,10 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from flash_pl import drawing
+from flash_pl import plotting
 from flash_pl.compare import Comparison, Run, write_report
-from flash_pl.compare.curves import Curve
-from flash_pl.compare.figures import pictures
+from flash_pl.compare.figures import Curve, pictures
 from flash_pl.errors import ConfigError
 
 VOID = {"meta", "img", "br"}
@@ -138,9 +137,9 @@ def test_runs_that_failed_are_named_in_the_page(make_run, tmp_path):
 
 
 def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend():
-    looks = [str(drawing.line_style(index)) for index in range(56)]
+    looks = [str(plotting.line_style(index)) for index in range(56)]
     assert len(set(looks)) == 56
-    figure, (axes,) = drawing.new_figure(1, across=1)
-    drawing.draw(axes, np.arange(3.0), np.arange(3.0), None, drawing.line_style(0), "_fc")
-    drawing.legend_below(figure, [axes])
+    figure, (axes,) = plotting.new_figure(1, across=1)
+    plotting.draw(axes, np.arange(3.0), np.arange(3.0), None, plotting.line_style(0), "_fc")
+    plotting.legend_below(figure, [axes])
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_fc"]

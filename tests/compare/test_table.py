@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from flash_pl.compare import Comparison, Run, Table, show
+from flash_pl.compare.columns import BYTES, TIME, Unit
 from flash_pl.compare.table import as_csv, as_latex, as_markdown
-from flash_pl.compare.units import BYTES, TIME, Unit
 
 
 @pytest.fixture

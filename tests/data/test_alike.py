@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.data import Samples, TensorData
-from flash_pl.data.alike import deal_alike
+from flash_pl.data.federated import deal_alike
 from flash_pl.seeding import generator
 
 labels = st.lists(st.integers(0, 3), max_size=30)  # a client may have no samples

@@ -14,7 +14,7 @@ import torchvision
 from PIL import Image
 
 from flash_pl.data import CIFAR10, CIFAR100, FEMNIST, MNIST, CropFlip, Digits, FashionMNIST, Synthetic, TinyImageNet
-from flash_pl.data.idx import FILES
+from flash_pl.data.files import FILES
 from flash_pl.errors import ConfigError, DataNotFoundError
 
 STORED = [MNIST, FashionMNIST, CIFAR10, CIFAR100, TinyImageNet, FEMNIST]

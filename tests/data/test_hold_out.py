@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flash_pl import ConfigError, FederatedTrainer
 from flash_pl.data import IID, Digits
-from flash_pl.data.hold_out import hold_out
+from flash_pl.data.partition import hold_out
 from flash_pl.schedulers import PDST
 from flash_pl.seeding import generator
 

@@ -84,7 +84,7 @@ def test_a_folder_that_may_not_be_written(runs, folder, capsys, monkeypatch):
     def locked(path, mode):  # root may write everywhere, so the system's answer is given here
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("flash_pl.checkpoint.whole.open", locked, raising=False)
+    monkeypatch.setattr("flash_pl.checkpoint.open", locked, raising=False)
     assert "(Permission denied)" in refusal(capsys, "export", runs["jmwst"], "--to", "model.flash")
     assert os.listdir(folder) == []
 
@@ -121,7 +121,7 @@ def test_networks_that_onnx_cannot_have(run, expected, runs, folder, capsys):
 
 @needs_onnx
 def test_another_result_is_refused(runs, folder, capsys, monkeypatch):
-    monkeypatch.setattr("flash_pl.export.onnx.TOLERANCE", -1.0)
+    monkeypatch.setattr("flash_pl.export.writers.TOLERANCE", -1.0)
     assert "ONNX and torch differ by " in refusal(capsys, "export", runs["jmwst"], "--to", "model.onnx")
     assert not os.listdir(folder)
 

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import History
+from flash_pl.callbacks.base import HOOKS
 from flash_pl.loops import Member
-from flash_pl.loops.hooks import HOOKS
-from flash_pl.report import Report
 from flash_pl.schedulers import Sensitivity
+from flash_pl.server.updates import Report
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
 
 

@@ -16,7 +16,6 @@ from flash_pl.data import Batches
 from flash_pl.errors import ClientError, ConfigError
 from flash_pl.kernels import SparsePattern, available, sparse_linear
 from flash_pl.loops.first_stage import FewBatches
-from flash_pl.report import Ballot, Report
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
@@ -32,9 +31,9 @@ from flash_pl.schedulers import (
     TopK,
     ZeroFL,
 )
-from flash_pl.schedulers.activations import keep_largest, pruned_activations
-from flash_pl.schedulers.sparsyfed import power
+from flash_pl.schedulers.magnitude_upload import keep_largest, power, pruned_activations
 from flash_pl.server import ServerState
+from flash_pl.server.updates import Ballot, Report
 from flash_pl.sparsity import (
     FanInPreserving,
     FirstMask,

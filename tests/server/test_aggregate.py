@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flash_pl.report import Report
 from flash_pl.seeding import generator
 from flash_pl.server import FedAvg, MaskedAverage, ZeroingMaskedAverage
+from flash_pl.server.updates import Report
 
 MASKABLE, SIZE = 6, 9
 clients = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 2**MASKABLE - 1)), min_size=1, max_size=5)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.server import OrderFreeSum
-from flash_pl.server.order_free import FRACTION, LIMIT, PIECE
+from flash_pl.server.aggregation import FRACTION, LIMIT, PIECE
 
 values = st.floats(-1e4, 1e4, width=32)
 terms = st.lists(st.tuples(values, st.integers(1, 1000)), min_size=1, max_size=12)

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl import ConfigError
-from flash_pl.loops.plan import Plan
-from flash_pl.loops.schedule import RoundDecay
+from flash_pl.loops.settings import Plan, RoundDecay
 from flash_pl.server import (
     AvailabilitySampler,
     Population,

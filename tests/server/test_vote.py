@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flash_pl import ConfigError
-from flash_pl.report import Ballot
 from flash_pl.seeding import generator
 from flash_pl.server import (
     AggregateBudget,
@@ -19,6 +18,7 @@ from flash_pl.server import (
     ServerState,
     TruncatingVote,
 )
+from flash_pl.server.updates import Ballot
 from flash_pl.sparsity import ExactDraw, Layout, total_count, water_fill
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)))

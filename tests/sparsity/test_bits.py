@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.sparsity import pack_bits, unpack_bits
-from flash_pl.sparsity.bits import pack_bits_there
+from flash_pl.sparsity.mask_store import pack_bits_there
 
 
 @given(st.lists(st.booleans(), max_size=70))

@@ -26,8 +26,8 @@ from flash_pl.sparsity import (
     overlaps,
     total_count,
 )
-from flash_pl.sparsity.draw import layer_counts
-from flash_pl.sparsity.redistribution import drop_counts, redistribute
+from flash_pl.sparsity.first_mask import layer_counts
+from flash_pl.sparsity.moves import drop_counts, redistribute
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
 WEIGHTS = torch.zeros(LAYOUT.size)  # random draws do not look at them

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from flash_pl.sweep.jobs import Job
-from flash_pl.sweep.processes import Outcome
-from flash_pl.sweep.progress import SweepProgress
+from flash_pl.sweep.processes import Outcome, SweepProgress
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flash_pl.errors import ConfigError
 from flash_pl.sweep import Choice
-from flash_pl.sweep.values import split
+from flash_pl.sweep.jobs import split
 
 PLAIN = st.text("ab01 .:=-_$", max_size=6)
 

@@ -14,10 +14,9 @@ from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
 from flash_pl.wire import Codec, MaskKind, Message, Reader, decode_mask, encode_mask, rice
-from flash_pl.wire.codec import HEADER
-from flash_pl.wire.extra import decode_extra
+from flash_pl.wire.codec import HEADER, decode_extra
+from flash_pl.wire.header import number
 from flash_pl.wire.masks import _draw, _drawn, positions
-from flash_pl.wire.reader import number
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(7, 5), nn.Linear(5, 1, bias=False))
 LAYOUT = Layout(MODEL)

@@ -1,0 +1,144 @@
+"""The FEMNIST network of the LEAF benchmark."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flash_pl.checks import check_integers
+from flash_pl.errors import ConfigError
+from flash_pl.models.layers import Init, initialise
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. (1998), with ReLU and max-pooling: ``[B, in_channels, S, S]`` -> ``[B, num_classes]``.
+
+    The network was drawn for 32x32 images. Smaller ones get a border of 2 in the first convolution, which makes 28x28
+    equivalent to that.
+
+    Args:
+        num_classes: number of outputs.
+        in_channels: channels of an image.
+        image_size: side S of a square image, at least 12.
+        init: of the layers before a ReLU, see ``initialise``.
+
+    Raises:
+        ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, init: Init = "lecun") -> None:
+        super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        padding = 2 if image_size < 32 else 0
+        side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
+        if side < 1:
+            raise ConfigError("image_size", image_size, "at least 12 for LeNet5")
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=padding)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * side * side, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+        initialise(init, self.conv1, self.conv2, self.fc1, self.fc2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]``."""
+        features = self.pool(F.relu(self.conv1(images)))
+        features = self.pool(F.relu(self.conv2(features)))
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(features.flatten(1))))))
+
+
+class MNISTNet(nn.Module):
+    """Two convolutions and two linear layers: ``[B, in_channels, S, S]`` -> ``[B, num_classes]``.
+
+    At 28x28 the weights of ``conv2`` and ``fc1``, the set that FLASH masks, number 5,000 + 256,000 = 261,000.
+
+    Args:
+        num_classes: number of outputs.
+        in_channels: channels of an image.
+        image_size: side S of a square image, at least 13.
+        init: of the layers before a ReLU, see ``initialise``; the authors' code has ``"torch"``.
+        softmax: return probabilities instead of logits. The authors' code does so before its cross-entropy, which
+            applies softmax a second time; that flattens the gradient and costs accuracy.
+
+    Raises:
+        ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: int = 28,
+        init: Init = "lecun",
+        softmax: bool = False,
+    ) -> None:
+        super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        side = image_size - 2 * (4 + 2)  # two rounds of an unpadded 5x5 convolution and a 3x3 pool
+        if side < 1:
+            raise ConfigError("image_size", image_size, "at least 13 for MNISTNet")
+        self.conv1 = nn.Conv2d(in_channels, 10, kernel_size=5)
+        self.conv2 = nn.Conv2d(10, 20, kernel_size=5)
+        self.pool = nn.MaxPool2d(3, stride=1)
+        self.fc1 = nn.Linear(20 * side * side, 50)
+        self.fc2 = nn.Linear(50, num_classes)
+        self.softmax = softmax
+        initialise(init, self.conv1, self.conv2, self.fc1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, or probabilities with ``softmax``, ``[B, num_classes]``."""
+        features = F.relu(self.pool(self.conv1(images)))
+        features = F.relu(self.pool(self.conv2(features)))
+        logits = self.fc2(F.relu(self.fc1(features.flatten(1))))
+        return logits.softmax(dim=1) if self.softmax else logits
+
+
+class LeafCNN(nn.Module):
+    """Two padded convolutions, one wide layer: ``[B, in_channels, S, S]`` -> ``[B, num_classes]``.
+
+    Source: Caldas et al., LEAF: A Benchmark for Federated Settings (2018); 62 classes there.
+
+    Args:
+        num_classes: number of outputs.
+        in_channels: channels of an image.
+        image_size: side S of a square image, at least 4.
+        channels: width of the two convolutions.
+        hidden: width of the linear layer that holds most of the weights.
+        init: of the layers before a ReLU, see ``initialise``.
+
+    Raises:
+        ConfigError: the image vanishes in the two 2x2 pools, ``channels`` are not two, or a number is not a positive
+            integer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: int = 28,
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 2048,
+        init: Init = "lecun",
+    ) -> None:
+        super().__init__()
+        check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size, hidden=hidden)
+        if image_size < 4:
+            raise ConfigError("image_size", image_size, "at least 4 for LeafCNN")
+        if len(channels) != 2:
+            raise ConfigError("channels", channels, "two widths, one for each convolution")
+        for width in channels:
+            check_integers(channels=width)
+        side = image_size // 4
+        self.conv1 = nn.Conv2d(in_channels, channels[0], kernel_size=5, padding=2)
+        self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=5, padding=2)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(channels[1] * side * side, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
+        initialise(init, self.conv1, self.conv2, self.fc1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]``."""
+        features = self.pool(F.relu(self.conv1(images)))
+        features = self.pool(F.relu(self.conv2(features)))
+        return self.fc2(F.relu(self.fc1(features.flatten(1))))

@@ -1,0 +1,121 @@
+"""When a client's mask moves."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from flash_pl.checks import check_integers
+from flash_pl.client import ClientContext
+from flash_pl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RateDecay(ABC):
+    """A factor in [0, 1] of the first rate, over the steps of a client's round or over rounds.
+
+    Args:
+        rounds: after so many rounds the factor is at its end; None lets it run from 1 to its end within every round.
+    """
+
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integers(optional=True, rounds=self.rounds)
+
+    def __call__(self, round: int, share: float = 1.0) -> float:
+        """In a round (from 0), after the ``share`` of a client's steps."""
+        return self.shape(share if self.rounds is None else min(1.0, round / self.rounds))
+
+    def at_round_ends(self) -> "RateDecay":
+        """Itself, for a mask that moves only after the last step of a round.
+
+        Raises:
+            ConfigError: it is always 0 there, so the mask would never move.
+        """
+        if self(0) == 0:
+            raise ConfigError("decay", self, "one with rounds, or constant: within a round it is 0 after the last step")
+        return self
+
+    @abstractmethod
+    def shape(self, time: float) -> float:
+        """The factor at ``time`` in [0, 1]."""
+
+
+class Linear(RateDecay):
+    """1 - t (FLASH)."""
+
+    def shape(self, time: float) -> float:
+        return 1 - time
+
+
+class Cosine(RateDecay):
+    """(1 + cos(pi t)) / 2 (Evci et al., Rigging the Lottery, ICML 2020, section 3)."""
+
+    def shape(self, time: float) -> float:
+        return (1 + math.cos(math.pi * time)) / 2
+
+
+class Constant(RateDecay):
+    """1."""
+
+    def shape(self, time: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Interval(ABC):
+    """Steps of a round after which the mask moves, in every ``rounds``-th round until round ``until``.
+
+    Args:
+        rounds: rounds from one with moves to the next; the first one has moves.
+        until: number of rounds after which masks stay; None for never.
+    """
+
+    rounds: int = 1
+    until: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integers(rounds=self.rounds)
+        check_integers(optional=True, until=self.until)
+
+    def in_round(self, round: int) -> bool:
+        """Whether masks move in this round (from 0)."""
+        return round % self.rounds == 0 and (self.until is None or round < self.until)
+
+    def due(self, context: ClientContext, step: int) -> bool:
+        """Whether the mask moves after the client's ``step``-th step (from 1)."""
+        return self.in_round(context.round) and self.after(context, step)
+
+    @abstractmethod
+    def after(self, context: ClientContext, step: int) -> bool:
+        """The same within a round that has moves."""
+
+
+class EveryEpoch(Interval):
+    """After every local epoch but the last; of a single epoch after batch index floor(batches / 2) (FLASH)."""
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        if context.epochs == 1:
+            return step == context.batches // 2 + 1
+        return step % context.batches == 0 and step < context.steps
+
+
+@dataclass(frozen=True)
+class EverySteps(Interval):
+    """After every ``steps``-th step, so that at least one step follows."""
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integers(steps=self.steps)
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        return step % self.steps == 0 and step < context.steps
+
+
+class LastStep(Interval):
+    """After the last step: what has grown is sent to the server as 0 (FedDST)."""
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        return step == context.steps
