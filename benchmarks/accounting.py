@@ -55,8 +55,8 @@ def federated(
     )
     loop = trainer.loop(Classifier(MNISTNet(), classes=10), data)
     if not counted:
-        loop.accounts.link.__class__ = FreeLink
-        loop.accounts.bill.flops = None
+        loop.ledger.link.__class__ = FreeLink
+        loop.ledger.bill.flops = None
     loop.on_run_start()
     loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop

@@ -37,7 +37,12 @@ RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 FIELDS = ("task", "contender", "alpha", "density", "seed", "rounds", "accuracy", "MB_up", "MB_down", "flops")
 EVERY = 15  # rounds between evaluations
 ON_THE_WAY = "0.05", "0.01"  # densities of which intermediate rounds are shown
-COMMON = ["average=polynomial", f"trainer.eval_every={EVERY}", "trainer.eval_last=5", "trainer.checkpoint_every=0"]
+COMMON = [
+    "round_average=polynomial",
+    f"trainer.eval_every={EVERY}",
+    "trainer.eval_last=5",
+    "trainer.checkpoint_every=0",
+]
 COMMON += ["trainer.threads=1", "trainer.progress=false"]
 
 
@@ -63,8 +68,8 @@ CONTENDERS = {
     "sparsyfed": "sparsyfed model.init=lecun server_optimizer.momentum=0.5",
 }
 AS_DRAWN = {  # instead of scaled by the layers' densities
-    "spdst_drawn": f"{CONTENDERS['spdst']} scheduler.first_mask.initialise=as_drawn",
-    "jmwst_drawn": f"{CONTENDERS['jmwst']} scheduler.first_mask.initialise=as_drawn",
+    "spdst_drawn": f"{CONTENDERS['spdst']} scheduler.first_mask.initialize=as_drawn",
+    "jmwst_drawn": f"{CONTENDERS['jmwst']} scheduler.first_mask.initialize=as_drawn",
 }
 ON_DIGITS = {
     "spdst_lr0.1": "spdst lr=0.1 server_optimizer.momentum=0.5",

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from flash_pl.kernels import SparsePattern, max_pool2d, sparse_conv2d, sparse_linear
 from flash_pl.kernels.library import library
-from flash_pl.plotting import COLOURS, new_figure
+from flash_pl.plotting import COLORS, new_figure
 
 BATCH = 32
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -169,9 +169,9 @@ def plot(results: dict[str, dict[str, float]], path: Path) -> None:
         dense = min(times[layout] for layout in ("contiguous", "channels_last") if layout in times)
         x = np.array(DENSITIES)
         axes.loglog(
-            x, [times[str(density)] for density in DENSITIES], "o-", color=COLOURS[0], label="sparse", markersize=3
+            x, [times[str(density)] for density in DENSITIES], "o-", color=COLORS[0], label="sparse", markersize=3
         )
-        axes.axhline(dense, color=COLOURS[3], label="dense torch")
+        axes.axhline(dense, color=COLORS[3], label="dense torch")
         axes.loglog(x, dense * x, "--", color="0.5", label="dense torch x density")
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("density")

@@ -2,9 +2,9 @@
 
     python benchmarks/limit.py --repeats 7
 
-Both contenders train the same ten clients of Fashion-MNIST with the same model, batches and optimiser, in turn within
+Both contenders train the same ten clients of Fashion-MNIST with the same model, batches and optimizer, in turn within
 one process; medians and their ratio are printed. A second figure is what lies between two clients: sending the weights,
-the mask, a fresh optimiser, meters and the running average.
+the mask, a fresh optimizer, meters and the running average.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import nn
 
 from flash_pl import Classifier, Dense, FederatedTrainer
 from flash_pl.data import FashionMNIST
-from flash_pl.loops import FederatedLoop, Member
+from flash_pl.loops import FederatedLoop, Participant
 from flash_pl.models import LeNet5, MNISTNet
 from flash_pl.schedulers import PDST, SparseScheduler
 
@@ -56,7 +56,7 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
     loop.parts.aggregator.reset(server.weights, server.layout.maskable, [1])
     for client in range(repeats):
         begun = time.perf_counter()
-        context = loop.plan.context(Member(client, 0, 1), 1, 0)
+        context = loop.plan.context(Participant(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
         loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))

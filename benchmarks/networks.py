@@ -19,7 +19,7 @@ from flash_pl import Classifier, Dense, FederatedTrainer, plotting
 from flash_pl.checkpoint import write_whole
 from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
-from flash_pl.loops import FederatedLoop, Member, Plan
+from flash_pl.loops import FederatedLoop, Participant, Plan
 from flash_pl.models import VGG11, LeafCNN, LeNet5, MNISTNet, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, SparseScheduler
 
@@ -134,7 +134,7 @@ def federated(
 def client_turn(loop: FederatedLoop) -> Turn:
     """The local training of client 0 under the server's mask."""
     batches = loop.data.client_batches(0)
-    context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
+    context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
 
     def turn() -> None:
         loop.client.receive(loop.server.weights, loop.server.mask)

@@ -145,7 +145,7 @@ def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict
         callbacks=[Clock()],
     )
     loop = trainer.fit(Classifier(MNISTNet(), classes=10), Alike(number))
-    masks = loop.accounts.link.masks
+    masks = loop.ledger.link.masks
     return {
         "ms": 1e3 * statistics.median(seconds[warmup:]),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,

@@ -21,7 +21,7 @@ from threading import Lock
 from study import Row, has_diverged, last_five, read, rows, write
 
 TRIALS = Path(__file__).parent / "results" / "trials.csv"
-COMMON = ["data=fashion_mnist", "data.validation=0.1", "seed=11", "rounds=60", "average=polynomial"]
+COMMON = ["data=fashion_mnist", "data.validation=0.1", "seed=11", "rounds=60", "round_average=polynomial"]
 COMMON += ["trainer.eval_every=15", "trainer.eval_last=5", "trainer.accelerator=cpu", "trainer.threads=1"]
 COMMON += ["trainer.checkpoint_every=0", "trainer.progress=false"]
 ON_THE_WAY = (15, 30, 45)

@@ -1,63 +1,105 @@
-"""Checks that many settings share."""
+"""Checks of settings: each raises a ``ConfigError`` by the setting's key."""
 
+import re
 from numbers import Integral, Real
 
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 
 
 def check_integers(least: int = 1, optional: bool = False, **values: object) -> None:
-    """Refuse values, given by their keys, that are no integers of at least ``least``; None is one if ``optional``.
+    """Check that the values, given by their keys, are integers of at least ``least``; with ``optional`` also None.
 
     >>> check_integers(rounds=10, cohort=2.5)
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: cohort: 2.5 is not allowed; expected an integer of at least 1
+    flash_pl.errors.ConfigError: cohort: 2.5 is not an integer of at least 1
 
     Raises:
-        ConfigError: the first of them.
+        ConfigError: for the first value that is not.
     """
     for key, value in values.items():
         if value is None and optional:
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise ConfigError(key, value, f"an integer of at least {least}{', or null' if optional else ''}")
+            raise ConfigError(key, f"{as_yaml(value)} is not an integer of at least {least}{' or null' * optional}")
 
 
-def check_numbers(**values: object) -> None:
-    """Refuse values, given by their keys, that are no numbers; what range they have is the caller's to say.
+def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **values: object) -> None:
+    """Check that the values, given by their keys, are numbers in an interval; with ``optional`` also None.
 
-    Raises:
-        ConfigError: the first of them.
-    """
-    for key, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise ConfigError(key, value, "a number")
+    Args:
+        interval: in the usual notation, such as ``"(0, 1]"`` for 0 < value <= 1.
 
-
-def check_flags(**values: object) -> None:
-    """Refuse values, given by their keys, that are neither true nor false.
-
-    >>> check_flags(compile="yes")
+    >>> check_numbers("(0, 1]", density=1.5)
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: compile: 'yes' is not allowed; expected true or false
+    flash_pl.errors.ConfigError: density: 1.5 is not in (0, 1]
+    >>> check_numbers("(0, inf)", lr=0)
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: lr: 0 is not a number above 0
 
     Raises:
-        ConfigError: the first of them.
+        ConfigError: for the first value that is not.
+    """
+    open_low, low, high, open_high = re.fullmatch(r"([\[(])(.+), (.+)([\])])", interval).groups()  # type: ignore[union-attr]
+    least, most = float(low), float(high)
+    for key, value in values.items():
+        if value is None and optional:
+            continue
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ConfigError(key, f"{as_yaml(value)} is not a number")
+        above = value > least if open_low == "(" else value >= least
+        below = value < most if open_high == ")" else value <= most
+        if not (above and below):  # NaN is neither
+            raise ConfigError(key, f"{as_yaml(value)} is not {_in_words(interval, low, high, open_low)}")
+
+
+def _in_words(interval: str, low: str, high: str, open_low: str) -> str:
+    if high != "inf":
+        return f"in {interval}"
+    if low == "-inf":
+        return "a finite number"
+    return f"a number above {low}" if open_low == "(" else f"a number of at least {low}"
+
+
+def check_booleans(**values: object) -> None:
+    """Check that the values, given by their keys, are True or False.
+
+    >>> check_booleans(compile="yes")
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: compile: 'yes' is not true or false
+
+    Raises:
+        ConfigError: for the first value that is not.
     """
     for key, value in values.items():
         if not isinstance(value, bool):
-            raise ConfigError(key, value, "true or false")
+            raise ConfigError(key, f"{as_yaml(value)} is not true or false")
 
 
-def check_kinds(**values: tuple[object, type]) -> None:
-    """Refuse values, given by their keys, that are not of the class beside them; None is of any.
+def check_choice(*choices: str, **values: object) -> None:
+    """Check that the values, given by their keys, are among ``choices``.
 
-    >>> check_kinds(seed=("1", int))
+    >>> check_choice("norm", "value", gradient_clip_algorithm="sum")
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: seed: '1' is not allowed; expected an object of class int
+    flash_pl.errors.ConfigError: gradient_clip_algorithm: 'sum' is not one of norm, value
 
     Raises:
-        ConfigError: the first of them.
+        ConfigError: for the first value that is not.
+    """
+    for key, value in values.items():
+        if value not in choices:
+            raise ConfigError(key, f"{as_yaml(value)} is not one of {', '.join(choices)}")
+
+
+def check_types(**values: tuple[object, type]) -> None:
+    """Check that the values, given by their keys as (value, class), are None or of their class.
+
+    >>> check_types(seed=("1", int))
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: seed: '1' is not an object of class int
+
+    Raises:
+        ConfigError: for the first value that is not.
     """
     for key, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
-            raise ConfigError(key, value, f"an object of class {kind.__name__}")
+            raise ConfigError(key, f"{as_yaml(value)} is not an object of class {kind.__name__}")

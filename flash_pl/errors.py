@@ -1,30 +1,57 @@
-"""What can go wrong in a way that its message explains: one line, never a traceback.
+"""Errors that one line explains; the command line prints that line and no traceback.
 
-A setting that cannot work is found before anything is written (the command line exits with 2). What ends a run later
-is a ``RunError`` (exit code 3); the last checkpoint is then still whole.
+``ConfigError``, ``ModuleError`` and ``DataNotFoundError`` are found before a run writes anything (exit code 2). A
+``RunError`` ends a run that has begun (exit code 3); its last checkpoint is whole.
 """
 
+import json
 import signal
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work: the key, its value and what is allowed.
+    """A setting that cannot work.
 
-    >>> str(ConfigError("density", 1.5, "a number in (0, 1]"))
-    'density: 1.5 is not allowed; expected a number in (0, 1]'
+    Args:
+        key: dotted name of the setting, such as ``"scheduler.prune_rate"``.
+        problem: what is wrong, with the value; a clause without a full stop.
+        hint: what to do or what is allowed, empty where the problem says it.
+
+    >>> str(ConfigError("density", "1.5 is not in (0, 1]"))
+    'density: 1.5 is not in (0, 1]'
+    >>> str(ConfigError("cohort", "20 is more than the 10 clients", "set clients=20 or a smaller cohort"))
+    'cohort: 20 is more than the 10 clients; set clients=20 or a smaller cohort'
     """
 
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        super().__init__(f"{key}: {value!r} is not allowed; expected {allowed}")
-        self.key, self.value, self.allowed = key, value, allowed
+    def __init__(self, key: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{key}: {problem}; {hint}" if hint else f"{key}: {problem}")
+        self.key, self.problem, self.hint = key, problem, hint
 
     def within(self, section: str) -> "ConfigError":
-        """The same error of a key inside ``section``, for the caller to raise.
+        """The same error with the key inside ``section``, for the caller to raise.
 
-        >>> str(ConfigError("prune_rate", 2, "a number in (0, 1]").within("scheduler"))
-        'scheduler.prune_rate: 2 is not allowed; expected a number in (0, 1]'
+        >>> str(ConfigError("prune_rate", "2 is not in (0, 1]").within("scheduler"))
+        'scheduler.prune_rate: 2 is not in (0, 1]'
         """
-        return ConfigError(f"{section}.{self.key}", self.value, self.allowed)
+        return ConfigError(f"{section}.{self.key}", self.problem, self.hint)
+
+
+def as_yaml(value: object) -> str:
+    """A value as a user writes it in YAML or on the command line; objects are shown by their class.
+
+    >>> as_yaml(None), as_yaml(True), as_yaml("x"), as_yaml([1, "a"]), as_yaml(object())
+    ('null', 'true', "'x'", "[1, 'a']", 'an object of class object')
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str | int | float):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"an object of class {type(value).__name__}"
 
 
 class ModuleError(TypeError):
@@ -32,15 +59,20 @@ class ModuleError(TypeError):
 
 
 class DataNotFoundError(FileNotFoundError):
-    """A data set is in none of the places where it is looked for; the message names every remedy."""
+    """A data set that is in none of the folders searched; the message says where to put it."""
 
 
 class PayloadError(ValueError):
-    """Bytes that are no payload, or not one for this receiver."""
+    """Bytes that are not a valid payload for this receiver."""
 
 
 class RunError(RuntimeError):
-    """Why a run that had begun could not go on; ``trace`` is the traceback of its cause, if it has one."""
+    """A run that had begun cannot go on.
+
+    Args:
+        message: what happened.
+        trace: traceback of the cause; empty if there is none.
+    """
 
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
@@ -48,15 +80,15 @@ class RunError(RuntimeError):
 
 
 class ClientError(RunError):
-    """A client's training failed."""
+    """The training of a client failed."""
 
 
 class SchedulerError(RunError):
-    """A hook of the server's half of a method failed, or left no usable mask."""
+    """A server hook of the sparse scheduler failed, or left an invalid mask."""
 
 
 class RankError(RunError):
-    """Another process of the run failed, or is ``gone`` without a word.
+    """Another process of the run failed, or does not answer (``gone``).
 
     >>> str(RankError(1, "it has ended"))
     'rank 1: it has ended'
@@ -68,9 +100,11 @@ class RankError(RunError):
 
 
 class Interrupted(RunError):
-    """A signal asked the run to stop; the server is as it was after the last whole round.
+    """A signal asked the run to stop; the server is as the last whole round left it.
 
-    ``remedy`` says how to go on.
+    Args:
+        number: of the signal.
+        remedy: how to go on.
     """
 
     def __init__(self, number: int, remedy: str = "the same command with ckpt_path=last goes on from there") -> None:

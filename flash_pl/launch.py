@@ -21,7 +21,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from flash_pl.checks import check_flags, check_integers, check_numbers
+from flash_pl.checks import check_booleans, check_integers, check_numbers
 from flash_pl.errors import ConfigError
 
 # Each with the one by which a process passes it on to those that it has started: by that they only note it. Windows has
@@ -204,7 +204,7 @@ def make_fabric(
         ConfigError: by the argument, what is not allowed.
     """
     check_integers(num_nodes=num_nodes)
-    check_flags(deterministic=deterministic)
+    check_booleans(deterministic=deterministic)
     check_numbers(timeout=timeout)
     if not timeout > 0:
         raise ConfigError("timeout", timeout, "a number of seconds above 0")

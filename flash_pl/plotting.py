@@ -1,4 +1,4 @@
-"""How figures look: the same colour for a group in all of them, readable for the colour-blind and in print."""
+"""How figures look: the same color for a group in all of them, readable for the color-blind and in print."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 # Okabe and Ito (2008), without the yellow that white paper swallows.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (6, 1, 1, 1, 1, 1)), (0, (4, 4)))
 FEW = 10  # points of a curve that are marked one by one
 WIDE = 5.0  # ratio of an axis' ends above which it is logarithmic
@@ -25,8 +25,8 @@ SETTINGS: dict[Any, Any] = {"font.size": 9, "pdf.fonttype": 42, "legend.frameon"
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the group with this index."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+    """Color and dashes of the group with this index."""
+    return {"color": COLORS[index % len(COLORS)], "linestyle": DASHES[index // len(COLORS) % len(DASHES)]}
 
 
 def new_figure(panels: int, across: int, height: float = 3.3, same_y: bool = False) -> tuple[Figure, list[Axes]]:

@@ -66,7 +66,7 @@ class Ranks:
         # Objects and signs of life go over the CPU, whatever carries the tensors of the devices.
         self.group: Any = dist.new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
 
-    def mine(self, costs: Sequence[float]) -> list[int]:
+    def my_share(self, costs: Sequence[float]) -> list[int]:
         """The positions of this rank's share of jobs with these ``costs``, see ``share``."""
         return share(costs, self.size)[self.rank]
 
@@ -74,7 +74,7 @@ class Ranks:
         """Everybody's ``item`` by rank. All ranks must come here; the first one that waits in vain says for whom.
 
         Raises:
-            RankError: a rank is gone, does not answer in time, or has failed (``telling``).
+            RankError: a rank is gone, does not answer in time, or has failed (``sharing_errors``).
         """
         if self.size == 1:
             return [item]
@@ -91,9 +91,9 @@ class Ranks:
         """The results of all jobs by position, from every rank's own; each job has been done by one rank."""
         return dict(sorted(job for part in self.gather(dict(done)) for job in part.items()))
 
-    def first(self, find: Callable[[], T]) -> T:
+    def broadcast(self, find: Callable[[], T]) -> T:
         """What ``find`` returns on rank 0, on all ranks; an error there is everybody's."""
-        with self.telling():
+        with self.sharing_errors():
             found: list[Any] = [find() if self.rank == 0 else None]
         self.gather(None)
         if self.size > 1:
@@ -113,7 +113,7 @@ class Ranks:
                 dist.all_reduce(tensor, group=self.group if tensor.device.type == "cpu" else None)
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
+    def sharing_errors(self) -> Iterator[None]:
         """What goes wrong inside on this rank, the others hear at the next meeting."""
         try:
             yield

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 
-def derive(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
+def derive_seed(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
     """A 63-bit seed that is a fixed function of its four arguments and unrelated between any two of them.
 
     No draw depends on what was drawn before it, so the result of a run depends neither on the order of the clients
@@ -21,10 +21,10 @@ def derive(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
 
 def generator(seed: int, purpose: str, round: int = 0, client: int = 0) -> torch.Generator:
     """A CPU generator seeded by ``derive``. It stays on the CPU so that every device sees the same draws."""
-    return torch.Generator().manual_seed(derive(seed, purpose, round, client))
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, round, client))
 
 
-def seed_global_(value: int, device: torch.device) -> None:
+def seed_global_rng_(value: int, device: torch.device) -> None:
     """Seed the generators from which a module on ``device`` draws by itself (dropout): torch's, numpy's and Python's.
 
     ``torch.manual_seed`` would do it for all devices; where CUDA has not been used yet it writes a stack trace into a
@@ -38,8 +38,8 @@ def seed_global_(value: int, device: torch.device) -> None:
 
 
 @contextmanager
-def own_global_state(device: torch.device) -> Iterator[None]:
-    """What ``seed_global_`` seeds is afterwards as it was before, whatever happens inside."""
+def preserve_global_rng(device: torch.device) -> Iterator[None]:
+    """What ``seed_global_rng_`` seeds is afterwards as it was before, whatever happens inside."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):

@@ -9,9 +9,9 @@ import lightning as L
 from flash_pl.callbacks import in_order
 from flash_pl.callbacks.base import finalized, given_loggers
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers, check_kinds
-from flash_pl.client import Binding, GradientClipping, free_afterwards, unsynchronised
-from flash_pl.costs import Accounts, Clock, Fleet, Link, WireFormat
+from flash_pl.checks import check_integers, check_types
+from flash_pl.client import Binding, GradientClipping, released_afterwards, unsynchronized
+from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.launch import Launcher, StopSignals, make_fabric
@@ -29,7 +29,7 @@ from flash_pl.loops import (
 )
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive, own_global_state
+from flash_pl.seeding import derive_seed, preserve_global_rng
 from flash_pl.server import (
     ClientSampler,
     FedAvg,
@@ -53,7 +53,7 @@ class FederatedTrainer:
         budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
         aggregator, sampler: by default the scheduler's average and a uniform cohort.
         server_optimizer: moves the server on from the clients' mean; None takes the mean.
-        average: deploy an average over rounds; None deploys the last round's model.
+        round_average: deploy an average over rounds; None deploys the last round's model.
         decay: the learning rates' decay over rounds; None keeps the module's own.
         exclude, exclude_first_last: layers that are never masked, see ``Layout``.
         evaluate: after which rounds the server is evaluated.
@@ -85,7 +85,7 @@ class FederatedTrainer:
         aggregator: FedAvg | None = None,
         sampler: ClientSampler | None = None,
         server_optimizer: ServerOptimizer | None = None,
-        average: RoundAverage | None = None,
+        round_average: RoundAverage | None = None,
         decay: RoundDecay | None = None,
         exclude: Sequence[str] = (),
         exclude_first_last: bool = False,
@@ -109,13 +109,13 @@ class FederatedTrainer:
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
-        check_kinds(
+        check_types(
             scheduler=(scheduler, SparseScheduler),
             budget=(budget, SparsityBudget),
             aggregator=(aggregator, FedAvg),
             sampler=(sampler, ClientSampler),
             server_optimizer=(server_optimizer, ServerOptimizer),
-            average=(average, RoundAverage),
+            round_average=(round_average, RoundAverage),
             decay=(decay, RoundDecay),
             evaluate=(evaluate, EvaluationSchedule),
             faults=(faults, FaultPolicy),
@@ -136,7 +136,8 @@ class FederatedTrainer:
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         loggers = given_loggers(logger)
         self.callbacks = in_order(callbacks, loggers)
-        self.wire, self.fleet, self.server_optimizer, self.average = wire, fleet, server_optimizer, average
+        self.wire, self.fleet, self.server_optimizer = wire, fleet, server_optimizer
+        self.round_average = round_average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
         self.fabric = make_fabric(
             accelerator, devices, num_nodes, precision, deterministic, timeout, self.callbacks, loggers
@@ -160,7 +161,7 @@ class FederatedTrainer:
                 full disk.
         """
         loop = self.loop(module, data)
-        state = loop.ranks.first(lambda: starting_point(ckpt_path, self.folder))
+        state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
         if state is not None:
             self.resume(loop, state)
         self.run(loop)
@@ -169,12 +170,12 @@ class FederatedTrainer:
     def run(self, loop: FederatedLoop) -> None:
         """The training of ``fit``, for a caller that wants the ``loop`` before it."""
         with (
-            loop.ranks.telling(),
+            loop.ranks.sharing_errors(),
             finalized(self.fabric.loggers),
             loop.parts.cohorts.stop,
-            own_global_state(self.fabric.device),
-            free_afterwards(loop.client),
-            unsynchronised(loop.client.module),
+            preserve_global_rng(self.fabric.device),
+            released_afterwards(loop.client),
+            unsynchronized(loop.client.module),
             loop.client.backend,
         ):
             loop.run()
@@ -190,15 +191,15 @@ class FederatedTrainer:
         """
         loop = self.loop(module, data)
         with (
-            own_global_state(self.fabric.device),
-            free_afterwards(loop.client),
-            unsynchronised(module),
+            preserve_global_rng(self.fabric.device),
+            released_afterwards(loop.client),
+            unsynchronized(module),
             loop.client.backend,
         ):
             if ckpt_path is None:
                 evaluation = EvaluationLoop(self.fabric, self.seed)
                 return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
-            state = loop.ranks.first(lambda: starting_point(ckpt_path, self.folder))
+            state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is None:
                 raise ConfigError("ckpt_path", ckpt_path, "a run that has saved a checkpoint")
             self.resume(loop, state)
@@ -214,7 +215,7 @@ class FederatedTrainer:
         check_federated(data)
         refuse_transfer_hooks(data)
         ranks = self.launch()
-        ranks.first(data.prepare_data)
+        ranks.broadcast(data.prepare_data)
         data.setup("fit")
         try:
             members = self.budget.members(data.clients, self.seed)
@@ -236,8 +237,8 @@ class FederatedTrainer:
         if not total_count(client.layout.sizes, least):
             raise ConfigError("density", least, f"at least one of {client.layout.maskable} weights")
         if ranks.size > 1:  # a script may have left its module's first weights to chance
-            client.arena.copy_(ranks.first(client.arena.cpu))
-            client.buffers.start_from(ranks.first(client.buffers.first))
+            client.arena.copy_(ranks.broadcast(client.arena.cpu))
+            client.buffers.start_from(ranks.broadcast(client.buffers.first))
         federation = Federation(
             fabric=self.fabric,
             ranks=ranks,
@@ -249,12 +250,12 @@ class FederatedTrainer:
             aggregator=self.aggregator,
             local=LocalLoop(self.fabric, self.clipping),
             cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
-            accounts=self._accounts(client.layout, plan.population),
+            ledger=self._ledger(client.layout, plan.population),
             server_optimizer=self.server_optimizer,
-            average=self.average,
+            round_average=self.round_average,
         )
         loop = FederatedLoop(federation, self.evaluate)
-        with own_global_state(self.fabric.device), unsynchronised(client.module), client.backend:
+        with preserve_global_rng(self.fabric.device), unsynchronized(client.module), client.backend:
             loop.open()
         return loop
 
@@ -288,11 +289,11 @@ class FederatedTrainer:
         folders = (getattr(callback, "folder", None) for callback in self.callbacks)
         return next((folder for folder in folders if isinstance(folder, CheckpointFolder)), None)
 
-    def _accounts(self, layout: Layout, population: Population) -> Accounts:
-        link, clock = Link(layout, self.wire, seed=derive(self.seed, "mask")), None
+    def _ledger(self, layout: Layout, population: Population) -> CostLedger:
+        link, clock = Link(layout, self.wire, seed=derive_seed(self.seed, "mask")), None
         if self.fleet is not None:
             clock = Clock(self.fleet.deal(population.clients, population.tiers, self.seed), self.fleet.deadline)
-        return Accounts(link, clock, self.local_epochs)
+        return CostLedger(link, clock, self.local_epochs)
 
     def _forward(self, number: int) -> None:
         if isinstance(launcher := self.fabric.strategy.launcher, Launcher):

@@ -235,8 +235,8 @@ def test_a_module_that_cannot_be_federated_is_one_line(capsys, tmp_path):
         "    def training_step(self, batch, index):\n        return self.fc(batch[0].flatten(1)).sum()\n"
     )
     arguments = [argument for argument in TINY if not argument.startswith("model")]
-    assert "manual optimisation" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Manual")
-    assert "exactly one optimiser" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Two")
+    assert "manual optimization" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Manual")
+    assert "exactly one optimizer" in refusal(capsys, "pdst", *arguments, "model.class_path=stubborn.Two")
     assert not (tmp_path / "runs").exists()
 
 

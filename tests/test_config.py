@@ -97,7 +97,7 @@ def test_another_class_keeps_the_init_args_that_it_takes():
 OFFICIAL = {
     "FirstMask.draw": ("first_mask", "draw", "flash_pl.sparsity.BernoulliDraw"),
     "FirstMask.rescale": ("first_mask", "rescale", "flash_pl.sparsity.ScaleOnce"),
-    "FirstMask.initialise": ("first_mask", "initialise", "flash_pl.sparsity.AsDrawn"),
+    "FirstMask.initialize": ("first_mask", "initialize", "flash_pl.sparsity.AsDrawn"),
     "Sensitivity.move": ("sensitivity", "move", "flash_pl.sparsity.BernoulliMove"),
 }
 
@@ -152,7 +152,7 @@ def test_official_leaves_out_what_a_method_does_not_have(method, taken):
 
 def test_the_users_value_wins_over_official():
     config = composed(
-        "compat=official", "trainer.lr_delay=0", "aggregator=masked", "scheduler.voter=average",
+        "compat=official", "trainer.lr_delay=0", "aggregator=masked", "scheduler.voter=magnitude",
         "scheduler.first_mask.draw=exact", "aggregator.by_samples=true",
     )  # fmt: skip
     assert config["trainer"]["lr_delay"] == 0
@@ -325,7 +325,7 @@ def test_keys_are_converted_to_their_types():
 )
 def test_another_method_in_a_runs_own_config_is_that_method_as_shipped(first, then, tiers):
     """What the first one has brought, initial weights and an aggregator, is no choice of the user's; the rest is."""
-    chosen = [*tiers, "model.hidden=64", "lr=0.2", "average=polynomial"]
+    chosen = [*tiers, "model.hidden=64", "lr=0.2", "round_average=polynomial"]
     file = to_repeat(read_config(first), chosen)
     found, expected = compose(file, [f"scheduler={then}"]), composed(*chosen, config=then)
     assert found == expected

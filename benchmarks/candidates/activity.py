@@ -19,7 +19,7 @@ from flash_pl.sparsity.first_mask import layer_counts
 class ActivityTrainee(Dense):
     """Measures the second moments of the layers' inputs on a client's first batch, at the server's dense weights."""
 
-    centred = True
+    centerd = True
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.seen: dict[str, Tensor] = {}
@@ -30,7 +30,7 @@ class ActivityTrainee(Dense):
             def hook(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 if name not in self.seen:
                     features = inputs[0].detach().double().movedim(1, 0).flatten(1)
-                    mean = features.mean(1, keepdim=True) if self.centred else 0.0
+                    mean = features.mean(1, keepdim=True) if self.centerd else 0.0
                     self.seen[name] = (features - mean).square().mean(1)
 
             return hook
@@ -50,16 +50,16 @@ class ActivityTrainee(Dense):
 
 
 class RawActivityTrainee(ActivityTrainee):
-    centred = False
+    centerd = False
 
 
 @dataclass(frozen=True)
 class ActivityStage(FirstStage):
     batches: int | None = 1
-    centred: bool = True
+    centerd: bool = True
 
     def trainee(self, first_mask: FirstMask) -> ActivityTrainee:
-        return ActivityTrainee(first_mask) if self.centred else RawActivityTrainee(first_mask)
+        return ActivityTrainee(first_mask) if self.centerd else RawActivityTrainee(first_mask)
 
     def size(self, layout: Layout) -> int:
         return sum(slot.shape[1] for slot in layout.layers)
@@ -71,9 +71,9 @@ class ActivityStage(FirstStage):
 class Active(Largest):
     """``Largest`` by |w_ij| s_j^power, with the standard deviation s_j of input j at the initial weights."""
 
-    def __init__(self, power: float = 1.0, centred: bool = True, sizes: float = 1.0, rates: float = 0.25) -> None:
+    def __init__(self, power: float = 1.0, centerd: bool = True, sizes: float = 1.0, rates: float = 0.25) -> None:
         super().__init__(rates, sizes)
-        self.power, self.first_stage = power, ActivityStage(centred=centred)
+        self.power, self.first_stage = power, ActivityStage(centerd=centerd)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         layout, scores, start = server.layout, torch.zeros(server.layout.maskable, dtype=torch.float64), 0

@@ -22,8 +22,8 @@ class Formula(PDST):
     """A fixed random mask of densities by the layers' sizes, layer l trained at lr d_l^-rates."""
 
     def __init__(self, rates: float = 0.25, sizes: float = 1.0, even: bool = False, scaled: bool = True) -> None:
-        initialise = VariancePreserving() if scaled else AsDrawn()
-        super().__init__(FirstMask(BySize(sizes), draw=BalancedDraw() if even else ExactDraw(), initialise=initialise))
+        initialize = VariancePreserving() if scaled else AsDrawn()
+        super().__init__(FirstMask(BySize(sizes), draw=BalancedDraw() if even else ExactDraw(), initialize=initialize))
         self.rates = rates
 
     def layer_rates(self, client: ClientState) -> Tensor | None:
@@ -35,7 +35,7 @@ class Salient(Formula):
 
     def __init__(self, fraction: float = 0.1, rates: float = 0.25, sizes: float = 1.0) -> None:
         super().__init__(rates, sizes)
-        self.first_mask = FirstMask(BySize(sizes), initialise=NormPreserving())
+        self.first_mask = FirstMask(BySize(sizes), initialize=NormPreserving())
         self.first_stage = SaliencyStage(init_fraction=fraction)
 
     def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:

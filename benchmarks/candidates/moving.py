@@ -28,7 +28,7 @@ class ServerMoves(Formula):
         if done % self.every == 0 and done < self.horizon:
             rate = self.rate * (1 + math.cos(math.pi * done / self.horizon)) / 2
             draws = server.generator("move", round)
-            moved = Move(layers=KeepLayers())(server.layout, server.weights, server.mask, rate, draws)
+            moved = Move(redistribution=KeepLayers())(server.layout, server.weights, server.mask, rate, draws)
             server.mask = moved.mask
             server.weights[: server.layout.maskable].mul_(moved.survivors)
         server.prune_()
@@ -67,7 +67,7 @@ class Grows(Largest):
         if self.due(round):
             rate = self.rate * (1 + math.cos(math.pi * (round + 1) / self.horizon)) / 2
             mean = sum(ballot.extra["gradient"] for ballot in ballots) if self.gradient else None
-            move = Move(growth=Gradient() if self.gradient else Random(), layers=KeepLayers())
+            move = Move(growth=Gradient() if self.gradient else Random(), redistribution=KeepLayers())
             server.prune_()
             moved = move(server.layout, server.weights, server.mask, rate, server.generator("move", round), mean)
             server.mask = moved.mask

@@ -95,7 +95,7 @@ class Checkpoint:
         Each holds the weights, the union, an average and two moments if there are, the model's own weights and the
         mask; masks of single clients come on top.
         """
-        arenas = 3 + (loop.parts.average is not None) + 2 * (loop.parts.server_optimizer is not None)
+        arenas = 3 + (loop.parts.round_average is not None) + 2 * (loop.parts.server_optimizer is not None)
         return 4 * (arenas * loop.client.arena.nbytes + loop.client.mask.nbytes)
 
     @rank_zero_only

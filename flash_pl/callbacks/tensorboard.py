@@ -24,7 +24,7 @@ GROUPS = MODEL | {
     "mismatch": "mask",
     "density": "mask",
     "moved": "mask",
-    "held": "mask",
+    "masks": "mask",
     "seconds": "time",
 }
 
@@ -66,7 +66,7 @@ def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Chart
         },
         "mask": {
             "mismatch": _lines(f"mask/mismatch_{kind}" for kind in ("clients", "server", "temporal")),
-            "agreement": _lines(["mask/held_by_all", "mask/held_by_one"]),
+            "agreement": _lines(["mask/in_all_masks", "mask/in_one_mask"]),
             "layer densities": _lines(f"layer_density/{name}" for name in layers),
         },
     }
@@ -89,7 +89,7 @@ def density_picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
     rounds = np.array([float(row["round"]) for row in rows])
     values = np.array([[float(row[name]) for row in rows] for name in names])
     labels = [name.partition("/")[2] for name in names]
-    if len(names) > len(plotting.COLOURS):
+    if len(names) > len(plotting.COLORS):
         return _map(rounds, values, labels)
     figure, (axes,) = plotting.new_figure(1, across=1)
     for index, (label, line) in enumerate(zip(labels, values, strict=True)):
@@ -122,7 +122,7 @@ def vote_picture(votes: Sequence[int]) -> Figure:
     held = votes[1:]
     figure, (axes,) = plotting.new_figure(1, across=1)
     total = sum(held) or 1
-    axes.bar(range(1, len(votes)), [100 * count / total for count in held], color=plotting.COLOURS[0])
+    axes.bar(range(1, len(votes)), [100 * count / total for count in held], color=plotting.COLORS[0])
     axes.set(xlabel=f"held by so many of {len(held)} clients", ylabel="% of the weights that any client holds")
     plotting.whole_numbers(axes.xaxis)
     return figure
@@ -143,14 +143,14 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     value of its own stays.
 
     >>> scheduler = {"name": "nst", "class_path": "flash_pl.NST", "init_args": {"prune_rate": 0.2}}
-    >>> hyperparameters({"seed": 1, "scheduler": scheduler, "data": {"init_args": {"seed": 1}}, "cost": {}})
+    >>> hyperparameters({"seed": 1, "scheduler": scheduler, "data": {"init_args": {"seed": 1}}, "wire": {}})
     {'seed': 1, 'scheduler.name': 'nst', 'scheduler.prune_rate': 0.2}
     >>> hyperparameters({"seed": 1, "data": {"init_args": {"seed": 2}}})
     {'seed': 1, 'data.seed': 2}
     """
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if key in ("trainer", "cost"):
+        if key in ("trainer", "wire"):
             continue
         leaves = _leaves(value, key) if isinstance(value, Mapping) else {key: value}
         found |= {name: leaf for name, leaf in leaves.items() if name == key or not _is_copy(name, leaf, config)}
@@ -219,7 +219,7 @@ class Board:
             return
         row = loop.metrics
         final = {"accuracy": row.get(self.monitor), "accuracy_union": row.get(f"{self.monitor}_union")}
-        final |= {"MB_up": loop.accounts.totals["bytes_up"] / 1e6, "MB_down": loop.accounts.totals["bytes_down"] / 1e6}
+        final |= {"MB_up": loop.ledger.totals["bytes_up"] / 1e6, "MB_down": loop.ledger.totals["bytes_down"] / 1e6}
         final |= {name: row.get(name) for name in ("flops_total", "fleet_seconds_total", "mismatch_clients")}
         known = {f"final/{name}": value for name, value in final.items() if value is not None}
         for logger in _boards(loop):

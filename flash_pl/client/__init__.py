@@ -1,8 +1,8 @@
 """The client's half of a round: a LightningModule under a mask."""
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.binding import MODES, Binding, choose_backend, free_afterwards
-from flash_pl.client.logging import Meter, unsynchronised
+from flash_pl.client.binding import MODES, Binding, choose_backend, released_afterwards
+from flash_pl.client.logging import Meter, unsynchronized
 from flash_pl.client.module import Classifier, ClientModule, federate, layer_labels
 from flash_pl.client.optimizers import GradientClipping, Schedule, configure
 from flash_pl.client.state import ClientContext, ClientState, samples_in
@@ -21,8 +21,8 @@ __all__ = [
     "choose_backend",
     "configure",
     "federate",
-    "free_afterwards",
+    "released_afterwards",
     "layer_labels",
     "samples_in",
-    "unsynchronised",
+    "unsynchronized",
 ]

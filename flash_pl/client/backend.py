@@ -28,7 +28,7 @@ class PlainSGD:
         self._taken: dict[Tensor, Sink] = {}
 
     def take(self, optimizer: Optimizer) -> None:
-        """Take over the optimiser's steps for the layers, if they are w <- w - lr (g + weight_decay w).
+        """Take over the optimizer's steps for the layers, if they are w <- w - lr (g + weight_decay w).
 
         That is: torch's SGD without momentum, with no hook on it or on a weight's gradient.
         """
@@ -44,13 +44,13 @@ class PlainSGD:
         self._taken = {weight: self._sinks[weight] for weight, _ in self._groups}
 
     def leave(self) -> None:
-        """Leave the steps to the optimiser, and forget gradients that nobody has used."""
+        """Leave the steps to the optimizer, and forget gradients that nobody has used."""
         self._groups, self._taken = [], {}
         for sink in self._sinks.values():
             sink.clear()
 
     def sink(self, weight: Tensor) -> Sink | None:
-        """Where the kernels leave a weight's gradient; None while the optimiser takes the steps."""
+        """Where the kernels leave a weight's gradient; None while the optimizer takes the steps."""
         return self._taken.get(weight)
 
     def clear(self) -> None:
@@ -60,9 +60,9 @@ class PlainSGD:
 
     @torch.no_grad()
     def step_(self) -> None:
-        """The step, for the weights whose gradients have come; after the optimiser's own.
+        """The step, for the weights whose gradients have come; after the optimizer's own.
 
-        A weight may have a gradient of autograd's too, as from a penalty on the weight itself: the optimiser has taken
+        A weight may have a gradient of autograd's too, as from a penalty on the weight itself: the optimizer has taken
         a step with that one, weight decay included.
         """
         for weight, group in self._groups:
@@ -77,7 +77,7 @@ class Backend:
 
     Attributes:
         dense: compute with torch for the time being: gradients of pruned weights are wanted.
-        sgd: takes an optimiser's steps for the layers that the kernels compute.
+        sgd: takes an optimizer's steps for the layers that the kernels compute.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Backend:
 
 
 class Compiled(Backend):
-    """The module's ``forward`` and its parts by ``torch.compile``; hooks, logging and the optimiser stay as they are.
+    """The module's ``forward`` and its parts by ``torch.compile``; hooks, logging and the optimizer stay as they are.
 
     A step that calls ``self(batch)`` runs one compiled graph, one that calls ``self.model(batch)`` as well. The first
     steps of training and of evaluation compile, which takes from seconds to minutes.

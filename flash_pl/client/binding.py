@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.checks import check_flags
+from flash_pl.checks import check_booleans
 from flash_pl.client.backend import Backend, Compiled
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
@@ -71,14 +71,14 @@ class Binding:
         if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
             raise ConfigError("exclude", self.exclude, "a list of layers' names or globs")
         flags = {name: getattr(self, name) for name in ("exclude_first_last", "channels_last", "compile")}
-        check_flags(**flags)
+        check_booleans(**flags)
 
     def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHook) -> ClientState:
         """Make ``module`` a ``ClientModule`` where it is none, on the device of ``fabric``, its tensors in an arena.
 
         Raises:
             ConfigError: ``exclude`` or ``backend`` do not fit the module.
-            ModuleError: a module that cannot be federated, or optimisers that a client cannot have.
+            ModuleError: a module that cannot be federated, or optimizers that a client cannot have.
         """
         module.__class__ = federate(type(module))
         assert isinstance(module, ClientModule)
@@ -96,7 +96,7 @@ class Binding:
 
 
 def _check_optimizers(client: ClientState) -> None:
-    """Each client can get an optimiser of its own, which trains whatever can be masked."""
+    """Each client can get an optimizer of its own, which trains whatever can be masked."""
     module = client.module
     assert isinstance(module, ClientModule)
     name = f"{module._users.__name__}.configure_optimizers"
@@ -108,12 +108,12 @@ def _check_optimizers(client: ClientState) -> None:
         raise ModuleError(f"{name} asks for self.trainer, which is not there in a federated run") from error
     groups = {id(group) for group in first.param_groups}
     if first is second or groups & {id(group) for group in second.param_groups}:
-        raise ModuleError(f"{name}: every client needs an optimiser of its own, with parameter groups of its own")
+        raise ModuleError(f"{name}: every client needs an optimizer of its own, with parameter groups of its own")
     trained = {id(parameter) for group in first.param_groups for parameter in group["params"]}
     for layer in client.layout.layers:
         if id(module.get_parameter(layer.name)) not in trained:
             remedy = "freeze it with requires_grad_(False), or exclude its layer from the mask"
-            raise ModuleError(f"{name}: no optimiser trains {layer.name}; {remedy}")
+            raise ModuleError(f"{name}: no optimizer trains {layer.name}; {remedy}")
 
 
 def _check_buffers(client: ClientState) -> None:
@@ -125,7 +125,7 @@ def _check_buffers(client: ClientState) -> None:
 
 
 @contextmanager
-def free_afterwards(client: ClientState) -> Iterator[None]:
+def released_afterwards(client: ClientState) -> Iterator[None]:
     """Afterwards a stock Trainer may take the module over: no Fabric is in its way, and no scheduler looks on."""
     try:
         yield

@@ -61,8 +61,8 @@ class Pooling(Forward[nn.MaxPool2d]):
         return max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
-class Normalising(Forward[nn.BatchNorm2d]):
-    """Batch normalisation while training, in the layout that the sparse convolutions leave."""
+class Normalizing(Forward[nn.BatchNorm2d]):
+    """Batch normalization while training, in the layout that the sparse convolutions leave."""
 
     def __call__(self, x: Tensor) -> Tensor:
         norm = self.module
@@ -87,7 +87,7 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
 
 UNMASKED: dict[type[nn.Module], Callable[[Any], Forward[Any]]] = {
     nn.MaxPool2d: Pooling,
-    nn.BatchNorm2d: Normalising,
+    nn.BatchNorm2d: Normalizing,
 }
 
 

@@ -52,7 +52,7 @@ class Meter:
 
 
 @contextmanager
-def unsynchronised(module: nn.Module) -> Iterator[None]:
+def unsynchronized(module: nn.Module) -> Iterator[None]:
     """Meanwhile the module's torchmetrics count what this process has seen.
 
     By default ``compute`` joins the states of all processes, which suits one model on parts of the data; here each

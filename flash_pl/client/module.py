@@ -1,4 +1,4 @@
-"""A client: the user's LightningModule plus a mask that its optimiser respects."""
+"""A client: the user's LightningModule plus a mask that its optimizer respects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,7 +97,7 @@ class FederatedModule(L.LightningModule):
             self.log(name, value, *args, **kwargs)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """As in Lightning: the optimiser of the client that trains."""
+        """As in Lightning: the optimizer of the client that trains."""
         return cast(ClientState, self._client).optimizer if self._federated else super().optimizers(use_pl_optimizer)
 
     def lr_schedulers(self) -> Any:
@@ -132,7 +132,7 @@ class ClientModule(L.LightningModule):
 
     Unbound it is the user's module, unchanged. Bound, its tensors live in one arena, gradients of pruned weights become
     0 before clipping and the step, and in a federated run ``self.log`` feeds a meter. With pruned weights at 0 and a
-    fresh optimiser they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+    fresh optimizer they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
     """
 
     _client: ClientState | None = None
@@ -142,12 +142,12 @@ class ClientModule(L.LightningModule):
         """Move the tensors into an arena of ``layout``, under an all-ones mask.
 
         Raises:
-            ModuleError: manual optimisation or an overridden ``optimizer_step``, which would step past the mask; no
+            ModuleError: manual optimization or an overridden ``optimizer_step``, which would step past the mask; no
                 ``training_step``.
         """
         name = self._users.__name__
         if not self.automatic_optimization:
-            raise ModuleError(f"{name}: manual optimisation cannot be federated; the mask acts in the automatic step")
+            raise ModuleError(f"{name}: manual optimization cannot be federated; the mask acts in the automatic step")
         if is_overridden("optimizer_step", self, parent=L.LightningModule):
             raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
         if is_overridden("configure_callbacks", self, parent=L.LightningModule):

@@ -97,11 +97,11 @@ class Schedule:
 def configure(
     module: L.LightningModule, lr_scale: float = 1.0, factors: Mapping[Tensor, float] | None = None
 ) -> tuple[Optimizer, list[Schedule]]:
-    """A fresh optimiser and its schedules, every learning rate times ``lr_scale`` (the round's decay), and those of
+    """A fresh optimizer and its schedules, every learning rate times ``lr_scale`` (the round's decay), and those of
     single parameters times their ``factors``.
 
     Raises:
-        ModuleError: no optimiser or several, or a schedule on a plateau of a metric: a client has no validation.
+        ModuleError: no optimizer or several, or a schedule on a plateau of a metric: a client has no validation.
     """
     found: Any = module.configure_optimizers()
     schedules: list[Any] = []
@@ -116,7 +116,7 @@ def configure(
         found = found[0]
     if not isinstance(found, Optimizer):
         raise ModuleError(
-            f"{type(module).__name__}.configure_optimizers: a client needs exactly one optimiser, got {found!r}"
+            f"{type(module).__name__}.configure_optimizers: a client needs exactly one optimizer, got {found!r}"
         )
     parsed = [Schedule(**_fields(entry)) for entry in schedules]
     for schedule in parsed:

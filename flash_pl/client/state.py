@@ -1,4 +1,4 @@
-"""The arena, the mask and the optimiser of the client that is training now."""
+"""The arena, the mask and the optimizer of the client that is training now."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,7 +100,7 @@ class ClientState:
         arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
         mask: bool ``[layout.maskable]``. Change it by ``receive`` and ``move_mask_`` only.
         context: the facts of the local training under way.
-        optimizer, schedules: its optimiser, and what changes the learning rates during the training.
+        optimizer, schedules: its optimizer, and what changes the learning rates during the training.
         step, epoch: local steps done, the local epoch under way.
         dense_steps: those that computed the gradients of pruned weights.
         batch: the batch under way.
@@ -138,7 +138,7 @@ class ClientState:
         return 1 if self.batch is None else samples_in(self.batch)
 
     def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
-        """Forget the client before, optimiser and meters included, and what it has frozen or switched to evaluation;
+        """Forget the client before, optimizer and meters included, and what it has frozen or switched to evaluation;
         ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
         for parameter, trains in self._frozen:
@@ -258,7 +258,7 @@ class ClientState:
         self.drop_gradients_()
 
     def drop_gradients_(self) -> None:
-        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimiser does."""
+        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimizer does."""
         if self._dense:
             return
         pairs = [

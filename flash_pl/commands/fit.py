@@ -53,18 +53,20 @@ def run(options: argparse.Namespace) -> None:
         callbacks.append(ProgressBar((keys["monitor"], "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
     ranks = trainer.launch()
-    with ranks.telling():
+    with ranks.sharing_errors():
         # All that can go wrong goes wrong before the directory is touched.
         prepare(data, ranks)
         with by_config_key():
             loop = trainer.loop(module, data)
-        state = ranks.first(lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder))
+        state = ranks.broadcast(
+            lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder)
+        )
         if state is not None:
             refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
-                ranks.first(functools.partial(table.begin, loop.round))
-        ranks.first(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
+                ranks.broadcast(functools.partial(table.begin, loop.round))
+        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
         started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)

@@ -44,7 +44,7 @@ def summarize(
     tiers = loop.plan.budget.tiers if len(loop.plan.budget.tiers) > 1 else ()
     waited = [float(row["seconds"]) for row in rows if row.get("seconds")]
     result = {
-        "method": label(config, "scheduler"),
+        "scheduler": label(config, "scheduler"),
         "data": label(config, "data"),
         "model": label(config, "model"),
         "target_density": config["density"],
@@ -59,7 +59,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": fmean(waited) if waited else None,
-        "cost": loop.accounts.totals | {"bytes_dense": 4 * server.layout.elements},
+        "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.elements},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
             "flash_pl": __version__,

@@ -96,7 +96,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         f"export      flash-pl export {last} --to model.safetensors",
         f"go on       flash-pl fit {again} {where} ckpt_path=last rounds={2 * result['rounds']}",
     ]
-    heading = f"{result['method']} on {result['data']}, {result['rounds']} rounds"
+    heading = f"{result['scheduler']} on {result['data']}, {result['rounds']} rounds"
     return Group(_table(rows, heading), *map(_line, lines))
 
 

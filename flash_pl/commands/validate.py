@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     module = build_module(config, data)
     trainer = build_trainer(config)
     ranks = trainer.launch()
-    with ranks.telling():
+    with ranks.sharing_errors():
         prepare(data, ranks)
         with by_config_key():
             metrics = trainer.validate(module, data, options.checkpoint)

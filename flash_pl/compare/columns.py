@@ -180,8 +180,8 @@ def _accuracies(runs: Sequence[Run], last: int) -> list[Column]:
 def _masks() -> list[Column]:
     titles = {
         "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round with two or more"),
-        "held_by_all": ("held by all", "share of the weights voted for that all clients hold, last round with any"),
-        "held_by_one": ("held by one", "share of the weights voted for that one client holds, last round with any"),
+        "in_all_masks": ("held by all", "share of the weights voted for that all clients hold, last round with any"),
+        "in_one_mask": ("held by one", "share of the weights voted for that one client holds, last round with any"),
     }
     return [Column(name, *about, SHARE, _last(name), None, part="accuracy") for name, about in titles.items()]
 

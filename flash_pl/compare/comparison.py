@@ -71,8 +71,8 @@ def _named(parts: Sequence[tuple[Run, ...]]) -> list[Group]:
     for part, run, settings in zip(parts, firsts, found, strict=True):
         beside = [other for other in firsts if other.names["data"] == run.names["data"]]
         values = {key: _short(value) for key, value in settings.items()}
-        name = ", ".join([run.names["method"], *(f"{key}={value}" for key, value in values.items())])
-        label = run.names["method"]
+        name = ", ".join([run.names["scheduler"], *(f"{key}={value}" for key, value in values.items())])
+        label = run.names["scheduler"]
         label += f", d={run.density:g}" if len(densities) > 1 and run.density < 1 else ""
         label += f", {run.names['model']}" if len({other.names["model"] for other in beside}) > 1 else ""
         label += "".join(f", {short[key]}={value}" for key, value in values.items())

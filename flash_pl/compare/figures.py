@@ -47,7 +47,7 @@ class Curve:
 
 
 LAYER = "density/"  # what the columns of consensus.csv with the layers' densities begin with
-LISTED = 10  # layers in a legend; more are told apart by their colour alone
+LISTED = 10  # layers in a legend; more are told apart by their color alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +171,8 @@ def _layer_panels(groups: Sequence[Group]) -> Figure:
     if len(names) <= LISTED:
         plotting.legend_below(figure, panels)
     else:
-        colours = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
-        bar = figure.colorbar(colours, ax=panels, location="bottom", shrink=0.6, aspect=50)
+        colors = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
+        bar = figure.colorbar(colors, ax=panels, location="bottom", shrink=0.6, aspect=50)
         bar.set_label("layer, counted from the input")
         bar.ax.set_xlim(1, len(names))
         plotting.whole_numbers(bar.ax.xaxis)

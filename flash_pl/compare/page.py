@@ -94,7 +94,7 @@ def element(tag: str, *children: "Element | str", **attributes: str) -> Element:
 
 def _results(table: Table) -> Element:
     def look(index: int) -> str:
-        return "number" if index >= table.names else "method" if index == table.names - 1 else "name"
+        return "number" if index >= table.names else "scheduler" if index == table.names - 1 else "name"
 
     heads = [
         element("th", title, *([element("small", unit)] if unit else []), scope="col", class_=look(index))
@@ -132,9 +132,9 @@ def _experiments(comparison: Comparison) -> Element:
     for group in comparison.groups:
         run = group.first
         settings = "; ".join(f"{key}={write(value)}" for key, value in group.settings.items())
-        facts = [run.names["data"], run.names["model"], run.names["method"], f"{run.density:g}"]
+        facts = [run.names["data"], run.names["model"], run.names["scheduler"], f"{run.density:g}"]
         rows.append([*facts, settings or "-", ", ".join(map(str, group.seeds))])
-    return _table(["data", "model", "method", "density", "differing keys", "seeds"], rows)
+    return _table(["data", "model", "scheduler", "density", "differing keys", "seeds"], rows)
 
 
 def _runs(comparison: Comparison) -> Element:

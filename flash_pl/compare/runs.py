@@ -26,7 +26,7 @@ def _is_component(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("class_path"), str)
 
 
-NAMES = {"data": "data", "model": "model", "method": "scheduler"}  # with the sections that have them
+NAMES = {"data": "data", "model": "model", "scheduler": "scheduler"}  # with the sections that have them
 # What a resolved config has, as far as it is read here.
 NEEDED = {
     "density": lambda value: _is_number(value) and value > 0,
@@ -78,7 +78,7 @@ class Run:
     @cached_property
     def names(self) -> dict[str, str]:
         """What data set, model and method are called."""
-        config = {"method": None, **self.config}
+        config = self.config
         return {name: str(label(config, section)) for name, section in NAMES.items()}
 
     @property

@@ -34,9 +34,7 @@ def identity(run: Run, fixed: bool = False) -> Settings:
 def chosen(run: Run) -> Settings:
     """The part of the ``identity`` that does not follow from data set, model, method, ``compat`` and, inside of
     components, from the keys of the top level."""
-    names: dict[str, Any] = {key: _named(run.config[key]) for key in ("data", "model")}
-    method = run.config.get("method")
-    names |= {"scheduler": _named(run.config["scheduler"])} if method is None else {"method": method}
+    names: dict[str, Any] = {key: _named(run.config[key]) for key in ("data", "model", "scheduler")}
     names |= {"compat": run.config.get("compat")}
     top = {key: value for key, value in _keys(run.config).items() if "." not in key and not isinstance(value, dict)}
     try:

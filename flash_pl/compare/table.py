@@ -56,7 +56,7 @@ class Table:
             facts = [f"{one.first.density:g}", str(len(one.runs))]
             numbers = [Entry(comparison.text(one, column), comparison.is_best(one, column)) for column in columns]
             rows.append([*map(Entry, about + facts), *numbers])
-        titles = [*varied, "method", "density", "seeds", *(column.title for column in columns)]
+        titles = [*varied, "scheduler", "density", "seeds", *(column.title for column in columns)]
         units = ["" for _ in range(len(varied) + 3)] + [comparison.unit(column).name for column in columns]
         return cls(titles, units, rows, len(varied) + 1, caption)
 
@@ -78,11 +78,11 @@ def as_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("mean", "std", "n")
-    names = ["data", "model", "method", "density", "settings", "seeds"]
+    names = ["data", "model", "scheduler", "density", "settings", "seeds"]
     writer.writerow([*names, *(f"{column.key}_{part}" for column in comparison.columns for part in parts)])
     for one in comparison.groups:
         settings = "; ".join(f"{key}={value}" for key, value in one.settings.items())
-        about = [one.first.names["data"], one.first.names["model"], one.first.names["method"], one.first.density]
+        about = [one.first.names["data"], one.first.names["model"], one.first.names["scheduler"], one.first.density]
         numbers: list[float | str | None] = []
         for column in comparison.columns:
             cell = comparison.cell(one, column)
@@ -95,7 +95,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     """Pipe tables."""
     lines = []
     for table in tables:
-        cells = [[_emphasise(entry, escape_markdown, "**{}**") for entry in row] for row in table.rows]
+        cells = [[_emphasize(entry, escape_markdown, "**{}**") for entry in row] for row in table.rows]
         rule = ["---"] * table.names + ["---:"] * (len(table.titles) - table.names)
         lines += ["| " + " | ".join(row) + " |" for row in [list(map(escape_markdown, table.headers)), rule, *cells]]
         lines += ["", f"{escape_markdown(table.caption)} Best in bold.", ""]
@@ -106,7 +106,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     r"""A ``tabular`` each, for ``\usepackage{booktabs}``."""
     lines = [r"% needs \usepackage{booktabs}"]
     for table in tables:
-        rows = [" & ".join(_emphasise(entry, escape_latex, r"\textbf{{{}}}") for entry in row) for row in table.rows]
+        rows = [" & ".join(_emphasize(entry, escape_latex, r"\textbf{{{}}}") for entry in row) for row in table.rows]
         lines += [
             f"% {table.caption} Best in bold.",
             rf"\begin{{tabular}}{{{'l' * table.names + 'r' * (len(table.titles) - table.names)}}}",
@@ -150,7 +150,7 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def _emphasise(entry: Entry, escape: Callable[[str], str], bold: str) -> str:
+def _emphasize(entry: Entry, escape: Callable[[str], str], bold: str) -> str:
     text = escape(entry.text)
     return bold.format(text) if entry.best else text
 

@@ -19,7 +19,7 @@ from flash_pl.errors import ConfigError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive
+from flash_pl.seeding import derive_seed
 from flash_pl.server import ClientSampler, FedAvg, RoundAverage, ServerOptimizer
 from flash_pl.sparsity import Layout, SparsityBudget
 from flash_pl.trainer import FederatedTrainer
@@ -43,7 +43,7 @@ def prepare(data: FederatedData, ranks: Ranks) -> None:
         DataNotFoundError: they are nowhere.
     """
     try:
-        ranks.first(data.prepare_data)
+        ranks.broadcast(data.prepare_data)
         data.setup("fit")
     except ConfigError as error:
         raise (error if error.key in KEYS else error.within("data")) from error
@@ -64,7 +64,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
         if not fits(config["model"][key], hint):
             raise ConfigError(f"model.{key}", config["model"][key], describe(hint))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(config["seed"], "weights"))
+        torch.default_generator.manual_seed(derive_seed(config["seed"], "weights"))
         model = instantiate("model", _component(config["model"]), nn.Module, fill=known)
     if isinstance(model, L.LightningModule):
         model.configure_model()  # it may make its layers there
@@ -115,7 +115,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
     scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
     budget = build_budget(config)
-    kinds = {"aggregator": FedAvg, "server_optimizer": ServerOptimizer, "average": RoundAverage, "fleet": Fleet}
+    kinds = {"aggregator": FedAvg, "server_optimizer": ServerOptimizer, "round_average": RoundAverage, "fleet": Fleet}
     optional = {key: instantiate(key, config[key], kind) for key, kind in kinds.items() if config[key] is not None}
     try:
         return FederatedTrainer(
@@ -144,7 +144,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
             precision=keys["precision"],
             deterministic=keys["deterministic"],
             timeout=keys["timeout"],
-            wire=WireFormat(**config["cost"]),
+            wire=WireFormat(**config["wire"]),
             faults=FaultPolicy(keys["on_client_error"], keys["min_clients"], keys["round_attempts"]),
             callbacks=callbacks,
             logger=logger,

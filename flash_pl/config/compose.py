@@ -105,16 +105,16 @@ def _expand_each(nodes: dict[str, Any], key: str) -> dict[str, Any]:
 FOLDERS = {
     "data": "data",
     "model": "model",
-    "scheduler": "method",
+    "scheduler": "scheduler",
     "budget": "budget",
     "aggregator": "aggregator",
     "server_optimizer": "server_optimizer",
-    "average": "average",
+    "round_average": "round_average",
     "sampler": "sampler",
     "fleet": "fleet",
 }
 # null is for none, or for the method's own average.
-OPTIONAL = {"aggregator", "server_optimizer", "average", "fleet"}
+OPTIONAL = {"aggregator", "server_optimizer", "round_average", "fleet"}
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -166,16 +166,16 @@ def _expanded(config: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, 
         # Averaging masked models as if they were whole would shrink the weights that only large devices hold.
         "aggregator": _optional("aggregator", user, of_method, {"name": "masked" if tiered else "fedavg"}),
         "server_optimizer": _optional("server_optimizer", user, of_method, {"name": "momentum"}),
-        "average": _optional("average", user, of_method, {"name": "polynomial"}),
+        "round_average": _optional("round_average", user, of_method, {"name": "polynomial"}),
         "sampler": _section("sampler", user, compat, {"name": "uniform"}),
         "fleet": _optional("fleet", user, compat, {"name": "mixed"}),
     }
-    return settings | {"method": scheduler.pop("name", None)} | components
+    return settings | components
 
 
 def label(config: Mapping[str, Any], section: str) -> str:
     """What to call a component of a resolved config: its fragment's name, else its class's."""
-    named = config["method"] if section == "scheduler" else config[section].get("name")
+    named = config[section].get("name")
     return named or config[section]["class_path"].rpartition(".")[2]
 
 
@@ -194,7 +194,7 @@ def _without_method(file: Mapping[str, Any]) -> dict[str, Any]:
     kept, model, brought = dict(file), dict(file["model"]), alone["model"]["init_args"]
     arguments = model.get("init_args", {}).items()
     model["init_args"] = {key: value for key, value in arguments if key not in brought or value != brought[key]}
-    for key in ("aggregator", "server_optimizer", "average"):
+    for key in ("aggregator", "server_optimizer", "round_average"):
         if file[key] == alone[key]:
             del kept[key]
     return kept | {"model": model}
@@ -217,9 +217,6 @@ def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
         if section in copy and not isinstance(copy[section], dict):
             name = copy.pop(section)
             copy |= {section: named(name)} if name is not None else {section: None} if section in OPTIONAL else {}
-    method = copy.pop("method", None)
-    if method is not None:
-        copy["scheduler"] = named(method) | copy.get("scheduler", {})
     return copy
 
 
@@ -245,7 +242,7 @@ def _section(
 
     The user's fragment or class goes before the fragment of ``compat``, and that before the ``default``.
     """
-    key = "method" if section == "scheduler" else section
+    key = section
     official = dict(compat.get(section, {}))
     named = {"name": official.pop("name")} if "name" in official else default or {}
     given = dict(user.get(section, {}))

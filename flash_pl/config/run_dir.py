@@ -37,7 +37,7 @@ class RunDir:
     ``ckpt_path`` the directory of the run that goes on: that of the checkpoint file, or with ``last`` the newest.
 
     Args:
-        config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{method}``, ``{density}`` and
+        config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{scheduler}``, ``{density}`` and
             ``{seed}``.
         to_repeat: the same with references to other keys, for ``config.yaml``; None if there are none.
         restarted: another process was here before and has died; as with ``ckpt_path=last``.
@@ -49,7 +49,7 @@ class RunDir:
     def __init__(
         self, config: Mapping[str, Any], to_repeat: Mapping[str, Any] | None = None, restarted: bool = False
     ) -> None:
-        facts = {key: label(config, key) for key in ("data", "model")} | {"method": label(config, "scheduler")}
+        facts = {key: label(config, key) for key in ("data", "model")} | {"scheduler": label(config, "scheduler")}
         facts |= {key: config[key] for key in ("density", "seed")}
         template, checkpoint = config["run_dir"], "last" if restarted else config["ckpt_path"]
         try:
@@ -127,8 +127,8 @@ class RunDir:
 
 # What a resumed run may change: how long, on what machine, what is watched and where things are. The rest is the
 # experiment. `name` and `method` only say which fragments a config came from.
-FREE = {"rounds", "run_dir", "ckpt_path", "method", "trainer"}
-FREE_LEAVES = {"cost.verify"}
+FREE = {"rounds", "run_dir", "ckpt_path", "trainer"}
+FREE_LEAVES = {"wire.verify"}
 # Settings of the trainer that are the experiment all the same.
 FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 

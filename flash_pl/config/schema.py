@@ -77,7 +77,7 @@ class TrainerKeys:
 
 
 @dataclass
-class CostKeys:
+class WireKeys:
     """What is sent between server and clients, and counted; only ``values`` changes what is trained."""
 
     values: str = _choice("fp32", "type of the active weights on the wire; shorter ones arrive rounded", *VALUE_TYPES)
@@ -89,7 +89,6 @@ class CostKeys:
 class Keys:
     """A whole experiment. Components (``data``, ``model``, ...) are a shipped fragment's name or name a class."""
 
-    method: str | None = _key(None, "sparse training method; fills scheduler")
     data: Any = _key("digits", "data set; data.root=..., data.partition=iid and the like refine it")
     model: Any = _key(None, "network; null for the data set's own")
     density: float = _fraction(0.05, "share of weights that stay, over all that may be masked")
@@ -104,17 +103,17 @@ class Keys:
     alpha: float = _positive(1.0, "Dirichlet concentration of the partition; 1000 is nearly IID")
     seed: int = _count(1, "names every random draw", least=0)
     compat: str | None = _key(None, "official: the choices of the FLASH authors' code")
-    run_dir: str = _key("runs/{data}-{method}-d{density}-s{seed}", "what a run writes; numbered if taken")
+    run_dir: str = _key("runs/{data}-{scheduler}-d{density}-s{seed}", "what a run writes; numbered if taken")
     ckpt_path: str | None = _key(None, "checkpoint from which to go on; last for the newest whole one in run_dir")
     scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
     budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
     aggregator: Any = _key(None, "how clients are averaged; null for the method's own, masked if there are tiers")
     server_optimizer: Any = _key(None, "how the server moves on from the clients' mean; null takes the mean")
-    average: Any = _key(None, "what of the rounds is deployed; null for the last round's model")
+    round_average: Any = _key(None, "what of the rounds is deployed; null for the last round's model")
     sampler: Any = _key("uniform", "how a cohort is drawn")
     fleet: Any = _key(None, "devices whose time is simulated, with a fleet.deadline; null for none")
     trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
-    cost: CostKeys = field(default_factory=CostKeys, metadata={"help": "bytes on the wire"})
+    wire: WireKeys = field(default_factory=WireKeys, metadata={"help": "bytes on the wire"})
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _below(section: str) -> list[str]:
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All (dotted name, value) of the sections; a component is one value."""
-    if isinstance(node, Mapping) and (not name or _below(name) or name == "cost"):
+    if isinstance(node, Mapping) and (not name or _below(name) or name == "wire"):
         for key, value in node.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
     else:

@@ -2,11 +2,11 @@
 
 from flash_pl.costs.fleet import Clock, Device, Fleet
 from flash_pl.costs.flops import Flops, count_flops
-from flash_pl.costs.ledger import Accounts, Bill
+from flash_pl.costs.ledger import Bill, CostLedger
 from flash_pl.costs.traffic import Link, Traffic, WireFormat, by_name, entropy_bits, price
 
 __all__ = [
-    "Accounts",
+    "CostLedger",
     "Bill",
     "Clock",
     "Device",

@@ -70,7 +70,7 @@ class Bill(Stateful):
         self.totals = dict(state["totals"])
 
 
-class Accounts(Stateful):
+class CostLedger(Stateful):
     """Counts what clients receive, compute and send.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.checks import check_integers, check_kinds
+from flash_pl.checks import check_integers, check_types
 from flash_pl.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class Samples:
     owners: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_kinds(images=(self.images, Tensor), labels=(self.labels, Tensor), owners=(self.owners, Tensor))
+        check_types(images=(self.images, Tensor), labels=(self.labels, Tensor), owners=(self.owners, Tensor))
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             raise ConfigError("images", self.images.dtype, "uint8 or floating point")
         if self.labels.dtype != torch.int64:
@@ -86,7 +86,7 @@ class Batches:
     """Mini-batches of tensors on whatever device they are on; the last one may be smaller.
 
     Args:
-        images: normalised, floating point ``[n, C, H, W]``.
+        images: normalized, floating point ``[n, C, H, W]``.
         labels: int64 ``[n]``.
         batch_size: samples per batch.
         augment: (images ``[B, C, H, W]``, generator) -> images, applied to shuffled batches only.

@@ -185,11 +185,11 @@ class FederatedDataModule(L.LightningDataModule):
         return [len(part) for part in self._parts]
 
     def client_batches(self, client: int) -> Batches:
-        """The training batches of one client, normalised once."""
+        """The training batches of one client, normalized once."""
         assert self._parts is not None, "call setup() first"
         index = self._parts[client].to(self.train.images.device)
         images, labels = self.train.images[index], self.train.labels[index]
-        return Batches(self.normalise(images), labels, self.batch_size, self.augment)
+        return Batches(self.normalize(images), labels, self.batch_size, self.augment)
 
     def client_val_batches(self, client: int) -> Batches:
         """What one client is evaluated on: what it holds out, if there is a validation split. Else it is a part of the
@@ -202,7 +202,7 @@ class FederatedDataModule(L.LightningDataModule):
             self._test_parts = self._deal_test(self._parts)
         return self._evaluated(self.test, self._test_parts[client])
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(x - mean) / std per channel; whole numbers are first scaled to [0, 1], double precision becomes single."""
         if not images.is_floating_point():
             images = images.float() / 255
@@ -216,7 +216,7 @@ class FederatedDataModule(L.LightningDataModule):
         assert self._parts is not None, "call setup() first"
         index = torch.cat(self._parts).sort().values.to(self.train.images.device)
         images, labels = self.train.images[index], self.train.labels[index]
-        batches = Batches(self.normalise(images), labels, self.batch_size, self.augment)
+        batches = Batches(self.normalize(images), labels, self.batch_size, self.augment)
         return Shuffled(batches, generator(self.seed, "train_dataloader"))
 
     def val_dataloader(self) -> Batches:
@@ -232,7 +232,7 @@ class FederatedDataModule(L.LightningDataModule):
 
     def _evaluated(self, samples: Samples, index: Tensor | slice) -> Batches:
         index = index if isinstance(index, slice) else index.to(samples.images.device)
-        return Batches(self.normalise(samples.images[index]), samples.labels[index], self.eval_batch_size)
+        return Batches(self.normalize(samples.images[index]), samples.labels[index], self.eval_batch_size)
 
 
 def deal_alike(train: Sequence[Tensor], test: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -73,7 +73,7 @@ class FashionMNIST(IdxData):
 
 
 class CIFAR10(StoredData):
-    """50,000 + 10,000 colour images of 10 classes (Krizhevsky, Learning Multiple Layers of Features, 2009).
+    """50,000 + 10,000 color images of 10 classes (Krizhevsky, Learning Multiple Layers of Features, 2009).
 
     Args:
         root: folder with ``cifar-10-batches-py``, or that folder; a missing one is replaced by torchvision's download
@@ -112,7 +112,7 @@ class CIFAR10(StoredData):
 
 
 class CIFAR100(CIFAR10):
-    """50,000 + 10,000 colour images of 100 classes (Krizhevsky, Learning Multiple Layers of Features, 2009).
+    """50,000 + 10,000 color images of 100 classes (Krizhevsky, Learning Multiple Layers of Features, 2009).
 
     Args:
         root: folder with ``cifar-100-python``, or that folder; a missing one is replaced by torchvision's download
@@ -159,7 +159,7 @@ class Digits(FederatedDataModule):
 
 
 class TinyImageNet(StoredData):
-    """100,000 + 10,000 colour images of 200 classes (Stanford's course CS231N); the validation set is the test set.
+    """100,000 + 10,000 color images of 200 classes (Stanford's course CS231N); the validation set is the test set.
 
     The JPEG files are decoded once, into ``decoded.pt`` beside them if that folder is writable; delete it after
     changing an image.

@@ -54,7 +54,7 @@ class SavedRun:
     def facts(self, density: float) -> dict[str, str]:
         """What there is to know of a model whose mask has this density."""
         return {
-            "method": label(self.config, "scheduler"),
+            "scheduler": label(self.config, "scheduler"),
             "density": f"{density:.4g}",
             "data": label(self.config, "data"),
             "model": self.config["model"]["class_path"],

@@ -1,4 +1,4 @@
-"""Batch normalisation of training in the layout that the sparse convolutions leave."""
+"""Batch normalization of training in the layout that the sparse convolutions leave."""
 
 import ctypes
 from typing import Any
@@ -59,7 +59,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise every channel over the batch, then scale and shift it (Ioffe and Szegedy, ICML 2015, algorithm 1).
+    """Normalize every channel over the batch, then scale and shift it (Ioffe and Szegedy, ICML 2015, algorithm 1).
 
     Args:
         x: float32 ``[B, C, ...]`` on the CPU; another memory format than contiguous costs a copy.
@@ -67,7 +67,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
         epsilon: added to the variance.
 
     Returns:
-        The normalised ``x``, contiguous, with its gradients; the channels' means and biased variances ``[C]``, without.
+        The normalized ``x``, contiguous, with its gradients; the channels' means and biased variances ``[C]``, without.
 
     Raises:
         ValueError: what the kernels do not support, or a single value a channel.

@@ -1,4 +1,4 @@
-"""Max-pooling that is vectorised in both directions."""
+"""Max-pooling that is vectorized in both directions."""
 
 import ctypes
 from typing import Any

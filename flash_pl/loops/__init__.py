@@ -5,7 +5,7 @@ from flash_pl.loops.federated import FederatedLoop, Loop
 from flash_pl.loops.federation import Federation
 from flash_pl.loops.first_stage import FirstStageLoop
 from flash_pl.loops.local import LocalLoop, refuse_transfer_hooks
-from flash_pl.loops.settings import EvaluationSchedule, Member, Plan, RoundDecay
+from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan, RoundDecay
 from flash_pl.loops.workers import CohortLoop, Failure, FaultPolicy
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Federation",
     "LocalLoop",
     "Loop",
-    "Member",
+    "Participant",
     "Plan",
     "RoundDecay",
     "FirstStageLoop",

@@ -21,10 +21,10 @@ from flash_pl.errors import ConfigError, Interrupted, ModuleError
 from flash_pl.loops.federation import Federation
 from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
 from flash_pl.loops.round_metrics import suffix
-from flash_pl.loops.settings import EvaluationSchedule, Member
+from flash_pl.loops.settings import EvaluationSchedule, Participant
 from flash_pl.loops.workers import CohortLoop, Failure, reason
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive, seed_global_
+from flash_pl.seeding import derive_seed, seed_global_rng_
 
 
 class Spread(Metric):
@@ -73,7 +73,7 @@ class EvaluationLoop:
         self, client: ClientState, weights: Tensor, batches: Iterable[Any], round: int = 0, model: int = 0
     ) -> dict[str, float]:
         """Evaluate the arena ``weights`` ``[layout.size]``; ``round`` and ``model`` name the module's draws."""
-        seed_global_(derive(self.seed, "evaluation", round, model), self.fabric.device)
+        seed_global_rng_(derive_seed(self.seed, "evaluation", round, model), self.fabric.device)
         client.arena.copy_(weights)
         client.backend.follow(client.weights != 0)
         client.forget()
@@ -125,7 +125,7 @@ class ClientEvaluationLoop:
     Args:
         evaluation, local: the loops that evaluate and train one client.
         finetune_epochs: also evaluate every client after that many epochs on its own training samples, under its mask
-            held fixed (a personalised model, which is then thrown away).
+            held fixed (a personalized model, which is then thrown away).
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class ClientEvaluationLoop:
     def run(
         self,
         client: ClientState,
-        offer: Callable[[Member], tuple[Tensor, Tensor, ClientContext]],
-        members: Sequence[Member],
+        offer: Callable[[Participant], tuple[Tensor, Tensor, ClientContext]],
+        members: Sequence[Participant],
         data: FederatedData,
         round: int,
         state: Callable[[], int],
@@ -245,7 +245,7 @@ class RoundEvaluation:
             weights = server.union if mask is None else server.masked(mask)
             return self.evaluation.run(self.parts.client, weights, batches, done, job)
 
-        found = ranks.gather_jobs({job: evaluate(job) for job in ranks.mine([1] * len(models))})
+        found = ranks.gather_jobs({job: evaluate(job) for job in ranks.my_share([1] * len(models))})
         metrics = found[0]
         named = {f"{name}_union": value for name, value in found[0 if same else len(masks)].items()}
         if len(tiers) > 1:
@@ -253,11 +253,11 @@ class RoundEvaluation:
                 named |= {name + suffix(tier.density): value for name, value in found[job].items()}
         return metrics | named
 
-    def offer(self, masks: Sequence[Tensor], member: Member, done: int) -> tuple[Tensor, Tensor, ClientContext]:
+    def offer(self, masks: Sequence[Tensor], member: Participant, done: int) -> tuple[Tensor, Tensor, ClientContext]:
         """What a client would be given now: the deployed arena, a mask, and the facts of a fine-tuning."""
         parts = self.parts
         batches = len(parts.data.client_batches(member.client))
         facts = parts.plan.context(member, batches, done)
         context = replace(facts, purpose="finetune", epochs=self.schedule.finetune_epochs)
-        held = parts.accounts.link.held(member.client)
+        held = parts.ledger.link.held(member.client)
         return parts.server.deployed, parts.scheduler.deployed_mask(masks[member.tier], held, context), context

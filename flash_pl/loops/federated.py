@@ -14,7 +14,7 @@ from flash_pl.loops.evaluation import RoundEvaluation, flops_of
 from flash_pl.loops.federation import Federation, Trained
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
 from flash_pl.loops.round_metrics import refuse_shared, round_metrics
-from flash_pl.loops.settings import EvaluationSchedule, Member
+from flash_pl.loops.settings import EvaluationSchedule, Participant
 from flash_pl.loops.workers import Failure, Fault, check_mask, check_offered, server_half
 from flash_pl.seeding import generator
 from flash_pl.server.updates import Ballot, Report
@@ -85,7 +85,7 @@ class RoundTraining:
             cohort = self.parts.plan.draw(round, attempt)
             trained, failed = self._attempt(cohort, masks, round)
             if not failed or len(trained.ballots) >= faults.min_clients:
-                self.parts.accounts.link.remember([*trained.ballots, *trained.late])
+                self.parts.ledger.link.remember([*trained.ballots, *trained.late])
                 return replace(trained, wasted=wasted)
             wasted.append([*trained.ballots, *trained.late])
         raise ClientError(
@@ -94,7 +94,9 @@ class RoundTraining:
             failed[-1].trace,
         )
 
-    def _attempt(self, cohort: Sequence[Member], masks: Sequence[Tensor], round: int) -> tuple[Trained, list[Failure]]:
+    def _attempt(
+        self, cohort: Sequence[Participant], masks: Sequence[Tensor], round: int
+    ) -> tuple[Trained, list[Failure]]:
         server, samples = self.parts.server, [member.samples for member in cohort]
         with server_half(self.parts.scheduler, "on_round_start", server, round):
             self.parts.scheduler.on_round_start(server, masks, round)
@@ -113,9 +115,9 @@ class RoundTraining:
         in_time, late = ([ballot for ballot in ballots if ballot.late is flag] for flag in (False, True))
         return Trained(in_time, late), [result for result in done.values() if isinstance(result, Failure)]
 
-    def _train(self, member: Member, masks: Sequence[Tensor], round: int) -> Report:
+    def _train(self, member: Participant, masks: Sequence[Tensor], round: int) -> Report:
         """Train a client under the mask that its tier is offered, and add its weights to the sum if it is in time."""
-        parts, link = self.parts, self.parts.accounts.link
+        parts, link = self.parts, self.parts.ledger.link
         batches = parts.data.client_batches(member.client)
         if not batches.samples:
             raise Fault("it has no samples")
@@ -125,7 +127,7 @@ class RoundTraining:
         weights, mask, down = link.down(parts.server.weights, offered, held)
         parts.client.receive(weights, mask)
         report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
-        report = parts.accounts.settle(report, down, up)
+        report = parts.ledger.settle(report, down, up)
         if report.late:
             return replace(report, mask=mask, metrics={}, extra={})  # of the client's own the server learns nothing
         try:
@@ -160,7 +162,7 @@ class FederatedLoop(Loop):
         should_stop: this round is the last one.
         votes: how many weights were held by 0, 1, ..., K of the last round's K clients.
         layer_mismatch: the last round's mismatches in each layer alone, by their names among the metrics.
-        accounts: what the run has cost.
+        ledger: what the run has cost.
         failed: how many times a client has failed and was left out.
         pending: the round has changed the server and is not evaluated yet.
         whole: the server is as a round left it, so that it can be saved.
@@ -170,7 +172,7 @@ class FederatedLoop(Loop):
         self.parts = federation
         self.fabric, self.ranks, self.client = federation.fabric, federation.ranks, federation.client
         self.server, self.data, self.scheduler = federation.server, federation.data, federation.scheduler
-        self.plan, self.accounts = federation.plan, federation.accounts
+        self.plan, self.ledger = federation.plan, federation.ledger
         self.training = RoundTraining(
             federation, lambda report: self.fabric.call("on_client_end", loop=self, report=report)
         )
@@ -209,11 +211,11 @@ class FederatedLoop(Loop):
             ModuleError: it cannot be evaluated.
             ConfigError: time is to be simulated and FLOPs cannot be counted.
         """
-        self.accounts.open(flops_of(self.client, self.evaluation.evaluation, self.data))
+        self.ledger.open(flops_of(self.client, self.evaluation.evaluation, self.data))
 
     def on_run_start(self) -> None:
-        if self.parts.average is None:  # one out of a checkpoint would be deployed and never change
-            self.server.average = None
+        if self.parts.round_average is None:  # one out of a checkpoint would be deployed and never change
+            self.server.round_average = None
         self.fabric.call("on_run_start", loop=self)
         if not self.has_mask:
             self.find_first_mask()
@@ -267,12 +269,12 @@ class FederatedLoop(Loop):
             with server_half(self.scheduler, "on_aggregate", server, self.round):
                 self.scheduler.on_aggregate(server, ballots, self.round)
             self.nest()
-        if self.parts.average is not None:  # a round without clients counts too
-            self.parts.average.update(server, previous, self.round)
+        if self.parts.round_average is not None:  # a round without clients counts too
+            self.parts.round_average.update(server, previous, self.round)
 
         self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
         self.metrics, self.layer_mismatch = round_metrics(
-            trained, server, previous, self.votes, self.masks, self.plan, self.accounts, self.round
+            trained, server, previous, self.votes, self.masks, self.plan, self.ledger, self.round
         )
         if self.parts.cohorts.faults.on_error == "skip":
             self.metrics["failed"] = self.failed - failed
@@ -308,7 +310,7 @@ class FederatedLoop(Loop):
         tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}
         masks = {layer.name: layer.view(self.server.mask).cpu().contiguous().clone() for layer in layout.layers}
         density = int(self.server.mask.count_nonzero()) / layout.maskable
-        facts = {"method": type(self.scheduler).__name__, "density": f"{density:.4g}", "round": str(self.round)}
+        facts = {"scheduler": type(self.scheduler).__name__, "density": f"{density:.4g}", "round": str(self.round)}
         return SparseModel(tensors, masks, facts)
 
     def identity(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from flash_pl.client import ClientState
-from flash_pl.costs import Accounts
+from flash_pl.costs import CostLedger
 from flash_pl.data import FederatedData
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.settings import Plan
@@ -29,8 +29,8 @@ class Federation:
         plan: who trains when, for how long and at what rate.
         local, cohorts: train one client, and those between two states of the server.
         server_optimizer: what the server makes of the clients' mean, None to take it as it is.
-        average: over rounds, None to deploy the last round's model.
-        accounts: what it all costs.
+        round_average: over rounds, None to deploy the last round's model.
+        ledger: what it all costs.
     """
 
     fabric: Fabric
@@ -43,9 +43,9 @@ class Federation:
     aggregator: FedAvg
     local: LocalLoop
     cohorts: CohortLoop
-    accounts: Accounts
+    ledger: CostLedger
     server_optimizer: ServerOptimizer | None = None
-    average: RoundAverage | None = None
+    round_average: RoundAverage | None = None
 
     def stateful(self) -> dict[str, Any]:
         """What has a state of its own, by the names that it has in a checkpoint."""
@@ -56,7 +56,7 @@ class Federation:
             "voter": self.scheduler.voter,
             "sampler": self.plan.sampler,
             "aggregator": self.aggregator,
-            "accounts": self.accounts,
+            "ledger": self.ledger,
         } | stepping
 
 

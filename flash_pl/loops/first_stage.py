@@ -83,7 +83,7 @@ class FirstStageLoop:
         def train(job: int) -> float:
             report, samples = self._train(ids[job])
             total.add(self.stage.found(report).cpu(), 1.0)
-            return self.parts.accounts.bill.training(samples, report)
+            return self.parts.ledger.bill.training(samples, report)
 
         def keep(flops: float) -> float:
             nonlocal mine
@@ -102,7 +102,7 @@ class FirstStageLoop:
             raise Interrupted(signal)
         if not progress.flops:
             raise ClientError(f"all {len(cohort)} clients of stage 1 failed; {done[0]}")
-        self.parts.accounts.stage_1(
+        self.parts.ledger.stage_1(
             Message(self.weights, self.mask),
             generator(self.seed, "sensitivity/mask").initial_seed(),
             {cohort[place]: flops for place, flops in sorted(progress.flops.items())},
@@ -114,8 +114,8 @@ class FirstStageLoop:
         """The mask and the weights from which every client starts."""
         mask = self.trainee.initial_mask(self.server, None, generator(self.seed, "sensitivity/mask"))
         mask, weights = mask.to(self.server.weights.device), self.server.weights.clone()
-        self.parts.scheduler.first_mask.initialise(self.server.layout, weights, mask)
-        self.weights, self.mask, _ = self.parts.accounts.link.down(weights, mask, None)
+        self.parts.scheduler.first_mask.initialize(self.server.layout, weights, mask)
+        self.weights, self.mask, _ = self.parts.ledger.link.down(weights, mask, None)
 
     def _train(self, client: int) -> tuple[Report, int]:
         """A client's report, and how many samples it has gone through."""

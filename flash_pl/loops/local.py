@@ -17,7 +17,7 @@ from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.workers import Fault
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import derive, seed_global_
+from flash_pl.seeding import derive_seed, seed_global_rng_
 from flash_pl.server.updates import Report
 
 Step = Callable[[Any, int], Any]
@@ -97,7 +97,7 @@ class LocalLoop:
             scaler._per_optimizer_states.clear()  # of a client that failed in the middle of a step
         # A module's own randomness (dropout) is named like every other draw.
         name = f"{context.purpose}/module"
-        seed_global_(derive(context.seed, name, context.round, context.client), self.fabric.device)
+        seed_global_rng_(derive_seed(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
         rates = client.by_layer(scheduler.layer_rates(client))
         client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
@@ -106,7 +106,7 @@ class LocalLoop:
             and self._scaler_start
             and getattr(client.optimizer, "_step_supports_amp_scaling", False)
         ):
-            raise ModuleError("a fused optimiser takes scaled gradients, which cannot be clipped; use fused=False")
+            raise ModuleError("a fused optimizer takes scaled gradients, which cannot be clipped; use fused=False")
 
         try:
             with scheduler.training(client):
@@ -143,7 +143,7 @@ class LocalLoop:
         )
 
     def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
-        """Let the backend take plain steps, where nobody but the optimiser would see a gradient at the parameters."""
+        """Let the backend take plain steps, where nobody but the optimizer would see a gradient at the parameters."""
         seen = client.module.watches_gradients or scheduler.sees_gradients or self.clipping.value
         if not seen and type(self.fabric.strategy.precision) is Precision:
             client.backend.sgd.take(optimizer)
@@ -176,7 +176,7 @@ class LocalLoop:
         batch: Any,
         index: int,
     ) -> dict[str, Any]:
-        """Forward, backward, optimiser step; what ``on_train_batch_end`` gets, ``{}`` for a batch that is skipped."""
+        """Forward, backward, optimizer step; what ``on_train_batch_end`` gets, ``{}`` for a batch that is skipped."""
         module, fabric = client.module, self.fabric
         with client.computing_with(scheduler.forward_weights(client)):
             with fabric.autocast():

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from flash_pl.costs import Accounts
+from flash_pl.costs import CostLedger
 from flash_pl.errors import ConfigError
 from flash_pl.loops.federation import Trained
 from flash_pl.loops.settings import Plan
@@ -48,7 +48,7 @@ def consensus(
     mask of their tier. A pair takes two clients, so with fewer there is no ``mismatch_clients``, and without a client
     none of what is said of clients.
 
-    ``moved`` is the number of weights that are new in the server's mask; ``held_by_all`` and ``held_by_one`` are the
+    ``moved`` is the number of weights that are new in the server's mask; ``in_all_masks`` and ``in_one_mask`` are the
     shares of the weights that any client holds which all of them or only one of them holds.
 
     Args:
@@ -67,7 +67,7 @@ def consensus(
         "moved": int((server.mask & ~previous).count_nonzero()),
     }
     if ballots:
-        found |= {"held_by_all": votes[-1] / held, "held_by_one": votes[1] / held}
+        found |= {"in_all_masks": votes[-1] / held, "in_one_mask": votes[1] / held}
     for index, tier in enumerate(budget.tiers if tiers > 1 else ()):
         voters = [place for place, ballot in enumerate(ballots) if ballot.tier == index]
         of_tier = _means(whole, voters, clients + index)
@@ -108,7 +108,7 @@ def round_metrics(
     votes: Sequence[int],
     masks: Sequence[Tensor],
     plan: Plan,
-    accounts: Accounts,
+    ledger: CostLedger,
     round: int,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """What the clients logged (means by samples), how far they agree, what the round has cost; and the mismatches of
@@ -125,7 +125,7 @@ def round_metrics(
         logged.update(ballot.metrics, ballot.samples)
     row, of_layers = consensus(server, previous, trained.ballots, votes, plan.budget, masks)
     attempts = [*trained.wasted, [*trained.ballots, *trained.late]]
-    row |= accounts.round(attempts, server.layout.densities(server.mask))
+    row |= ledger.round(attempts, server.layout.densities(server.mask))
     row |= {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
     found = logged.compute()
     refuse_shared(found, row)

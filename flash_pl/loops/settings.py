@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flash_pl.checks import check_integers
 from flash_pl.client import ClientContext
 from flash_pl.errors import ConfigError
-from flash_pl.seeding import derive
+from flash_pl.seeding import derive_seed
 from flash_pl.server import ClientSampler, Population
 from flash_pl.sparsity import SparsityBudget
 
@@ -69,7 +69,7 @@ class EvaluationSchedule:
 
 
 @dataclass(frozen=True)
-class Member:
+class Participant:
     """A client of a cohort, with its tier of the budget and its number of samples."""
 
     client: int
@@ -110,21 +110,21 @@ class Plan:
         except ConfigError as error:
             raise (error if error.key == "cohort" else error.within("sampler")) from error
 
-    def draw(self, round: int, attempt: int = 0) -> list[Member]:
+    def draw(self, round: int, attempt: int = 0) -> list[Participant]:
         """The cohort of a round; of a further ``attempt`` another one, as far as the sampler draws."""
-        seed = derive(self.seed, "attempt", round, attempt) if attempt else self.seed
+        seed = derive_seed(self.seed, "attempt", round, attempt) if attempt else self.seed
         clients = self.sampler(self.population, self.cohort, seed, round)
         tiers = self.budget.tiers_of(clients, self.population.tiers, round)
         samples = self.population.samples
-        return [Member(client, tier, samples[client]) for client, tier in zip(clients, tiers, strict=True)]
+        return [Participant(client, tier, samples[client]) for client, tier in zip(clients, tiers, strict=True)]
 
-    def everyone(self, round: int) -> list[Member]:
+    def everyone(self, round: int) -> list[Participant]:
         """All clients, with their tiers in a round."""
         clients = range(self.population.clients)
         tiers = self.budget.tiers_of(clients, self.population.tiers, round)
-        return [Member(*facts) for facts in zip(clients, tiers, self.population.samples, strict=True)]
+        return [Participant(*facts) for facts in zip(clients, tiers, self.population.samples, strict=True)]
 
-    def context(self, member: Member, batches: int, round: int) -> ClientContext:
+    def context(self, member: Participant, batches: int, round: int) -> ClientContext:
         """The facts of a client's training in a round."""
         scale = self.decay.scale(round)
         return ClientContext(

@@ -163,7 +163,7 @@ class CohortLoop:
             RankError: another rank failed, is gone, or has another server.
         """
         mine: dict[int, Kept | Failure] = {}
-        for position in self.ranks.mine(costs):
+        for position in self.ranks.my_share(costs):
             if self.stop.received is not None:
                 break
             try:

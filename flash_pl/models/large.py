@@ -10,7 +10,7 @@ from flash_pl.models.layers import Norm, norm_layer
 
 
 class VGG(nn.Module):
-    """Simonyan and Zisserman (2015) with normalisation: ``[B, in_channels, S, S]`` -> ``[B, num_classes]``.
+    """Simonyan and Zisserman (2015) with normalization: ``[B, in_channels, S, S]`` -> ``[B, num_classes]``.
 
     Five stages of 3x3 convolutions, each ended by a max-pool. The last pool takes all that is left of the image, so one
     linear layer of 512 inputs is the whole head at every image size; at 32x32 that is the usual 2x2 pool.
@@ -19,7 +19,7 @@ class VGG(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 16.
-        norm: normalisation after every convolution.
+        norm: normalization after every convolution.
 
     Raises:
         ConfigError: the image vanishes in the first four pools, or ``norm`` is unknown.
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 8. The weights do not depend on it.
-        norm: normalisation after every convolution.
+        norm: normalization after every convolution.
 
     Raises:
         ConfigError: the image is smaller than the total stride, or ``norm`` is unknown.
@@ -145,7 +145,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution that keeps the image's size (but for ``stride``) and its normalisation."""
+    """A convolution that keeps the image's size (but for ``stride``) and its normalization."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, norm_layer(norm, outputs))
 
@@ -176,7 +176,7 @@ class MobileNetV2(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 8. The weights do not depend on it.
-        norm: normalisation after every convolution.
+        norm: normalization after every convolution.
         width: factor on the channels of every layer, above 0; the last convolution is never below 1280.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which normalisation follows a convolution."""
+"""Which normalization follows a convolution."""
 
 import math
 from collections.abc import Callable
@@ -13,13 +13,13 @@ Init = Literal["lecun", "he", "torch"]
 _VARIANCE = {"lecun": 1.0, "he": 2.0}  # times fan-in
 
 
-def initialise(init: Init, *hidden: nn.Conv2d | nn.Linear) -> None:
-    """Initialise the ``hidden`` layers, those that a ReLU follows.
+def initialize(init: Init, *hidden: nn.Conv2d | nn.Linear) -> None:
+    """Initialize the ``hidden`` layers, those that a ReLU follows.
 
     ``"lecun"`` draws weights from a normal distribution of variance 1 / fan-in (LeCun et al., Efficient BackProp, 1998,
     section 4.6) and ``"he"`` of 2 / fan-in (He et al., ICCV 2015, eq. 10); biases become 0. ``"torch"`` leaves
     PyTorch's own draw of variance 1 / (3 fan-in), under which activations shrink from layer to layer where nothing
-    normalises them, and training starts slowly. ``"he"`` starts fastest and needs the smallest learning rate.
+    normalizes them, and training starts slowly. ``"he"`` starts fastest and needs the smallest learning rate.
 
     Raises:
         ConfigError: ``init`` is none of them.
@@ -46,7 +46,7 @@ _FACTORIES: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "g
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """The normalisation of ``[B, channels, H, W]``.
+    """The normalization of ``[B, channels, H, W]``.
 
     ``"batch"`` keeps running statistics, which clients with different classes disagree on; ``"group"`` (Hsieh et al.,
     The Non-IID Data Quagmire, ICML 2020) has no statistics and hence nothing for the server to average.

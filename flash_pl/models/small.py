@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from flash_pl.checks import check_integers
 from flash_pl.errors import ConfigError
-from flash_pl.models.layers import Init, initialise
+from flash_pl.models.layers import Init, initialize
 
 
 class LeNet5(nn.Module):
@@ -20,7 +20,7 @@ class LeNet5(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 12.
-        init: of the layers before a ReLU, see ``initialise``.
+        init: of the layers before a ReLU, see ``initialize``.
 
     Raises:
         ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
@@ -39,7 +39,7 @@ class LeNet5(nn.Module):
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
-        initialise(init, self.conv1, self.conv2, self.fc1, self.fc2)
+        initialize(init, self.conv1, self.conv2, self.fc1, self.fc2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""
@@ -57,7 +57,7 @@ class MNISTNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 13.
-        init: of the layers before a ReLU, see ``initialise``; the authors' code has ``"torch"``.
+        init: of the layers before a ReLU, see ``initialize``; the authors' code has ``"torch"``.
         softmax: return probabilities instead of logits. The authors' code does so before its cross-entropy, which
             applies softmax a second time; that flattens the gradient and costs accuracy.
 
@@ -84,7 +84,7 @@ class MNISTNet(nn.Module):
         self.fc1 = nn.Linear(20 * side * side, 50)
         self.fc2 = nn.Linear(50, num_classes)
         self.softmax = softmax
-        initialise(init, self.conv1, self.conv2, self.fc1)
+        initialize(init, self.conv1, self.conv2, self.fc1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, or probabilities with ``softmax``, ``[B, num_classes]``."""
@@ -105,7 +105,7 @@ class LeafCNN(nn.Module):
         image_size: side S of a square image, at least 4.
         channels: width of the two convolutions.
         hidden: width of the linear layer that holds most of the weights.
-        init: of the layers before a ReLU, see ``initialise``.
+        init: of the layers before a ReLU, see ``initialize``.
 
     Raises:
         ConfigError: the image vanishes in the two 2x2 pools, ``channels`` are not two, or a number is not a positive
@@ -135,7 +135,7 @@ class LeafCNN(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
-        initialise(init, self.conv1, self.conv2, self.fc1)
+        initialize(init, self.conv1, self.conv2, self.fc1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]``."""

@@ -68,7 +68,7 @@ class SparseScheduler(Stateful):
         nobody holds, and that must be nothing. A run that goes on from a checkpoint does not call it again."""
         mask = self.initial_mask(server, found, generator)
         server.mask = mask.to(server.weights.device)
-        self.first_mask.initialise(server.layout, server.weights, server.mask)
+        self.first_mask.initialize(server.layout, server.weights, server.mask)
         server.prune_()
 
     def aggregator(self, tiers: int) -> FedAvg:
@@ -99,7 +99,7 @@ class SparseScheduler(Stateful):
         return self.client_mask(offered, held, context)
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
-        """Weights and mask have arrived; the optimiser does not exist yet."""
+        """Weights and mask have arrived; the optimizer does not exist yet."""
 
     def layer_rates(self, client: ClientState) -> Tensor | None:
         """Factors of the layers' learning rates in this training, float64 ``[layers]``; None leaves them alone."""
@@ -129,7 +129,7 @@ class SparseScheduler(Stateful):
         return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
 
     def on_batch_end(self, client: ClientState, step: int) -> None:
-        """After every optimiser step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
+        """After every optimizer step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
 
     def trained_densities(self, client: ClientState) -> Tensor:
         """Layer densities at which the client has computed, float64 ``[layers]``: its FLOPs are counted at them, but

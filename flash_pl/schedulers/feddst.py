@@ -46,7 +46,7 @@ class FedDST(DynamicSparseTraining):
     ) -> None:
         super().__init__(
             prune_rate,
-            move or Move(growth=Gradient(), layers=KeepLayers()),
+            move or Move(growth=Gradient(), redistribution=KeepLayers()),
             first_mask or FirstMask(distribution=ERK()),
             decay or Cosine(rounds=50),
             interval or LastStep(rounds=10),

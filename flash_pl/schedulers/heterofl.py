@@ -22,7 +22,7 @@ class HeteroFL(SparseScheduler):
     weight over the devices that hold it, all alike, and keeps it where none does. While training, outputs of narrowed
     layers are divided by r over the server's ratio (the scaler). Values go both ways; who holds what, a ratio says.
 
-    Initial weights are scaled by density as for every method here. ``first_mask.initialise=fan_in_preserving`` starts
+    Initial weights are scaled by density as for every method here. ``first_mask.initialize=fan_in_preserving`` starts
     as a narrow network would; that trained worse at d = 0.05 and 0.02 (Fashion-MNIST, MNISTNet), at d = 0.05 not at all
     with one partition in two.
 
@@ -37,7 +37,7 @@ class HeteroFL(SparseScheduler):
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self._mask(server, server.density)
-        self.first_mask.initialise(server.layout, server.weights, server.mask)
+        self.first_mask.initialize(server.layout, server.weights, server.mask)
         server.prune_()
 
     def aggregator(self, tiers: int) -> FedAvg:

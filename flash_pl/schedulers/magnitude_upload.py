@@ -159,7 +159,7 @@ class ZeroFL(MagnitudeUpload):
     each layer, at density d + r; down the union of the last cohort's. Inference, too, uses the largest weights: the
     server is evaluated at d.
 
-    Not verified: whether the upload is ranked by layer, as here, and the optimiser's momentum and weight decay.
+    Not verified: whether the upload is ranked by layer, as here, and the optimizer's momentum and weight decay.
 
     Args:
         ratio: r, what an upload is denser than d.

@@ -10,7 +10,7 @@ from flash_pl.schedulers.base import FirstStage, SparseScheduler
 from flash_pl.schedulers.flash import Dense
 from flash_pl.server import ServerState
 from flash_pl.server.updates import Report
-from flash_pl.sparsity import AsDrawn, FirstMask, Layout, Saliency, Seen, top_k, total_count
+from flash_pl.sparsity import AsDrawn, CriterionInput, FirstMask, Layout, Saliency, top_k, total_count
 
 SCALE = 2.0**12  # averages are in fixed point: saliencies are small
 
@@ -23,7 +23,7 @@ class SaliencyTrainee(Dense):
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         if step == 0:
-            self.scores = Saliency().scores(Seen(client.layout, client.weights, client.gradients()))
+            self.scores = Saliency().scores(CriterionInput(client.layout, client.weights, client.gradients()))
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         if self.scores is None:
@@ -65,12 +65,12 @@ class SSFL(SparseScheduler):
 
     Args:
         saliency: who sends saliencies.
-        first_mask: as in ``SparseScheduler``; of it only ``initialise`` acts, by default the initial weights stay as
+        first_mask: as in ``SparseScheduler``; of it only ``initialize`` acts, by default the initial weights stay as
             drawn, since they were measured so.
     """
 
     def __init__(self, saliency: SaliencyStage | None = None, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask or FirstMask(initialise=AsDrawn()))
+        super().__init__(first_mask or FirstMask(initialize=AsDrawn()))
         self.first_stage = saliency or SaliencyStage()
 
     def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -63,7 +63,7 @@ class STEAD(SparseScheduler):
                 raise ConfigError(name, value, "a number in [0, 1]")
         check_integers(every=every)
         self.power, self.prune_rate, self.every = power, prune_rate, every
-        self.decay, self.move = (decay or Cosine(rounds=200)).at_round_ends(), move or Move(layers=KeepLayers())
+        self.decay, self.move = (decay or Cosine(rounds=200)).at_round_ends(), move or Move(redistribution=KeepLayers())
         if self.move.needs_gradient:
             raise ConfigError("move", type(self.move).__name__, "one that needs no gradients")
 

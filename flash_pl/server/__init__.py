@@ -14,12 +14,12 @@ from flash_pl.server.sampling import (
 from flash_pl.server.state import ServerState
 from flash_pl.server.votes import (
     AggregateBudget,
-    AverageBudget,
     ConsensusVote,
     Keep,
     LayerBudget,
     MagnitudeVote,
     MajorityVote,
+    MeanBudget,
     RankedVote,
     TruncatingVote,
     Vote,
@@ -28,7 +28,7 @@ from flash_pl.server.votes import (
 __all__ = [
     "AggregateBudget",
     "AvailabilitySampler",
-    "AverageBudget",
+    "MeanBudget",
     "ClientSampler",
     "ConsensusVote",
     "FedAdam",

@@ -1,4 +1,4 @@
-"""Server optimisers: what the server makes of the clients' mean, where it does not simply take it."""
+"""Server optimizers: what the server makes of the clients' mean, where it does not simply take it."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -128,12 +128,12 @@ class RoundAverage:
         """Add the model of ``round`` (from 0).
 
         Args:
-            server: its ``average`` becomes the new mean.
+            server: its ``round_average`` becomes the new mean.
             previous: its mask in the round before, bool ``[layout.maskable]``.
         """
-        if server.average is None:
-            server.average = server.weights.clone()
+        if server.round_average is None:
+            server.round_average = server.weights.clone()
             return
-        server.average.lerp_(server.weights, (self.power + 1) / (self.power + 1 + round))
-        head, entered = server.average[: server.layout.maskable], server.mask & ~previous
+        server.round_average.lerp_(server.weights, (self.power + 1) / (self.power + 1 + round))
+        head, entered = server.round_average[: server.layout.maskable], server.mask & ~previous
         torch.where(entered, server.weights[: server.layout.maskable], head, out=head)

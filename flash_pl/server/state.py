@@ -24,7 +24,7 @@ class ServerState:
         union: the last aggregate before any pruning, ``[layout.size]``.
         density: the target d.
         seed: of the run.
-        average: over rounds, ``[layout.size]``, if there is one: what is deployed in place of ``weights``.
+        round_average: over rounds, ``[layout.size]``, if there is one: what is deployed in place of ``weights``.
     """
 
     layout: Layout
@@ -33,7 +33,7 @@ class ServerState:
     union: Tensor
     density: float
     seed: int = 0
-    average: Tensor | None = None
+    round_average: Tensor | None = None
 
     @classmethod
     def start(cls, layout: Layout, weights: Tensor, density: float, seed: int = 0) -> "ServerState":
@@ -49,7 +49,7 @@ class ServerState:
     @property
     def deployed(self) -> Tensor:
         """The average over rounds if there is one, else the weights, ``[layout.size]``."""
-        return self.weights if self.average is None else self.average
+        return self.weights if self.round_average is None else self.round_average
 
     def masked(self, mask: Tensor | None = None) -> Tensor:
         """The model that is deployed: a copy of the average over rounds if there is one, else of the weights, 0 outside
@@ -69,7 +69,7 @@ class ServerState:
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
-        tensors |= {} if self.average is None else {"average": self.average}
+        tensors |= {} if self.round_average is None else {"round_average": self.round_average}
         return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,4 +84,6 @@ class ServerState:
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
-        self.average = state["average"].to(self.weights.device, copy=True) if "average" in state else None
+        self.round_average = (
+            state["round_average"].to(self.weights.device, copy=True) if "round_average" in state else None
+        )

@@ -22,7 +22,7 @@ class LayerBudget(Protocol):
 
 
 @dataclass(frozen=True)
-class AverageBudget:
+class MeanBudget:
     """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting")."""
 
     def __call__(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
@@ -67,7 +67,7 @@ class RankedVote(Vote):
         rescale: Rescale | None = None,
         structure: Structure | None = None,
     ) -> None:
-        self.layer_budget, self.rescale = layer_budget or AverageBudget(), rescale or WaterFill()
+        self.layer_budget, self.rescale = layer_budget or MeanBudget(), rescale or WaterFill()
         self.structure = structure or Unstructured()
 
     @abstractmethod

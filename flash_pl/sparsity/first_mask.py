@@ -51,7 +51,7 @@ class LargestDraw:
         return top_k_by_layer(layout, weights.abs(), layer_counts(layout, densities))
 
 
-class Initialisation(Protocol):
+class Initialization(Protocol):
     """Adapts the arena's initial ``weights`` (``[layout.size]``, in place) to a mask (bool ``[layout.maskable]``)."""
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None: ...
@@ -59,7 +59,7 @@ class Initialisation(Protocol):
 
 @dataclass(frozen=True)
 class AsDrawn:
-    """The kept weights stay as they are, initialised for a dense layer (the authors' code)."""
+    """The kept weights stay as they are, initialized for a dense layer (the authors' code)."""
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         pass
@@ -99,13 +99,13 @@ class FirstMask:
         distribution: layer densities where no stage 1 finds them, and of the mask with which stage 1 starts.
         rescale: how layer densities that stage 1 found are brought to the target.
         draw: how a mask is drawn from layer densities.
-        initialise: what the mask does to the initial weights.
+        initialize: what the mask does to the initial weights.
     """
 
     distribution: Distribution = field(default_factory=Uniform)
     rescale: Rescale = field(default_factory=WaterFill)
     draw: Draw = field(default_factory=ExactDraw)
-    initialise: Initialisation = field(default_factory=VariancePreserving)
+    initialize: Initialization = field(default_factory=VariancePreserving)
 
     def __call__(
         self, layout: Layout, weights: Tensor, density: float, found: Tensor | None, generator: torch.Generator

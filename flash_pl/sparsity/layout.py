@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from flash_pl.errors import ConfigError, ModuleError
 
 KINDS = ["maskable", "parameter", "buffer"]  # of tensors, in the order in which they stand in the arena
-ALIGNMENT = 8  # elements: 16 bytes of the smallest floating type, what cuDNN's batch normalisation expects of a pointer
+ALIGNMENT = 8  # elements: 16 bytes of the smallest floating type, what cuDNN's batch normalization expects of a pointer
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

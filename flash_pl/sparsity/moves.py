@@ -15,7 +15,7 @@ from flash_pl.sparsity.select import random_k, top_k_by_layer
 
 
 @dataclass(frozen=True)
-class Seen:
+class CriterionInput:
     """What a criterion may look at.
 
     Args:
@@ -39,7 +39,7 @@ class Criterion(ABC):
     needs_gradient: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, seen: Seen, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         """``counts[l]`` weights of each layer among the ``candidates``, bool ``[layout.maskable]`` both."""
 
 
@@ -47,10 +47,10 @@ class Scored(Criterion):
     """The highest scores, ties by position."""
 
     @abstractmethod
-    def scores(self, seen: Seen) -> Tensor:
+    def scores(self, seen: CriterionInput) -> Tensor:
         """One score a weight, ``[layout.maskable]``."""
 
-    def __call__(self, seen: Seen, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return top_k_by_layer(seen.layout, self.scores(seen), counts, within=candidates)
 
 
@@ -58,7 +58,7 @@ class Scored(Criterion):
 class Magnitude(Scored):
     """The largest |w|."""
 
-    def scores(self, seen: Seen) -> Tensor:
+    def scores(self, seen: CriterionInput) -> Tensor:
         return seen.weights[: seen.layout.maskable].abs()
 
 
@@ -68,7 +68,7 @@ class Saliency(Scored):
 
     needs_gradient: ClassVar[bool] = True
 
-    def scores(self, seen: Seen) -> Tensor:
+    def scores(self, seen: CriterionInput) -> Tensor:
         assert seen.gradient is not None
         return (seen.gradient * seen.weights[: seen.layout.maskable]).abs()
 
@@ -79,7 +79,7 @@ class Gradient(Scored):
 
     needs_gradient: ClassVar[bool] = True
 
-    def scores(self, seen: Seen) -> Tensor:
+    def scores(self, seen: CriterionInput) -> Tensor:
         assert seen.gradient is not None
         return seen.gradient.abs()
 
@@ -88,7 +88,7 @@ class Gradient(Scored):
 class Random(Criterion):
     """At random without replacement (Mocanu et al., SET, Nature Communications 2018)."""
 
-    def __call__(self, seen: Seen, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         parts = zip(seen.layout.split(candidates), counts.tolist(), strict=True)
         return torch.cat([random_k(part, k, generator) for part, k in parts])
 
@@ -142,7 +142,7 @@ class MeanMagnitude(Redistribution):
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
         """Each layer's share of the growth: its mean |w| over the sum of all layers' means, float64 ``[layers]``."""
-        return _normalised(_sums(layout, magnitude) / active.clamp(min=1))
+        return _normalized(_sums(layout, magnitude) / active.clamp(min=1))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class TotalMagnitude(MeanMagnitude):
     """Growth in proportion to a layer's total |w|, so that a small layer is not flooded by a large one's losses."""
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
-        return _normalised(_sums(layout, magnitude))
+        return _normalized(_sums(layout, magnitude))
 
 
 def _sums(layout: Layout, magnitude: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def _sums(layout: Layout, magnitude: Tensor) -> Tensor:
     return sums
 
 
-def _normalised(values: Tensor) -> Tensor:
+def _normalized(values: Tensor) -> Tensor:
     return values / values.sum() if float(values.sum()) > 0 else torch.full_like(values, 1 / len(values))
 
 
@@ -194,12 +194,12 @@ def redistribute(shares: Tensor, free: Tensor, total: int) -> Tensor:
     return grown
 
 
-class Moved(NamedTuple):
+class MoveResult(NamedTuple):
     """A move's result.
 
     Attributes:
         mask: after the move, bool ``[maskable]``.
-        survivors: the weights that keep their value and optimiser state, bool ``[maskable]``; the others are 0.
+        survivors: the weights that keep their value and optimizer state, bool ``[maskable]``; the others are 0.
     """
 
     mask: Tensor
@@ -215,7 +215,7 @@ class Move:
     Args:
         drop: says which weights of a layer are kept.
         growth: says which inactive weights become active.
-        layers: how many of each.
+        redistribution: how many of each every layer drops and grows.
         memory: m of the gradient that criteria see: g of the last step plus m times what was seen before; 0 for the
             last gradient alone, 0.9 to grow by momentum (Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019).
 
@@ -225,7 +225,7 @@ class Move:
 
     drop: Criterion = field(default_factory=Magnitude)
     growth: Criterion = field(default_factory=Random)
-    layers: Redistribution = field(default_factory=MeanMagnitude)
+    redistribution: Redistribution = field(default_factory=MeanMagnitude)
     memory: float = 0.0
 
     def __post_init__(self) -> None:
@@ -245,7 +245,7 @@ class Move:
         rate: float,
         generator: torch.Generator,
         gradient: Tensor | None = None,
-    ) -> Moved:
+    ) -> MoveResult:
         """Move ``mask`` by the fraction ``rate``; changes none of its arguments.
 
         Args:
@@ -261,13 +261,15 @@ class Move:
         """
         if not 0 <= rate <= 1:
             raise ValueError(f"a move drops a fraction in [0, 1], not {rate}")
-        seen, active = Seen(layout, weights, gradient), layout.counts(mask)
-        dropped, wished = self.layers(layout, weights[: layout.maskable].abs() * mask, active, rate)
+        seen, active = CriterionInput(layout, weights, gradient), layout.counts(mask)
+        dropped, wished = self.redistribution(layout, weights[: layout.maskable].abs() * mask, active, rate)
         kept = self.drop(seen, mask, active - dropped, generator)
         grown = self.grow(seen, kept, wished, active, generator)
-        return Moved(kept | grown, self.survivors(mask, kept, grown))
+        return MoveResult(kept | grown, self.survivors(mask, kept, grown))
 
-    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator) -> Tensor:
+    def grow(
+        self, seen: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """New places outside ``kept``; ``wished`` are their numbers, float64 ``[layers]``, their sum whole, ``active``
         the layers' numbers of weights before the move."""
         layout = seen.layout
@@ -284,7 +286,9 @@ class Move:
 class BernoulliMove(Move):
     """The FLASH authors' code: growth by a coin toss per free place; what is dropped and regrown keeps its value."""
 
-    def grow(self, seen: Seen, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator) -> Tensor:
+    def grow(
+        self, seen: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
+    ) -> Tensor:
         layout = seen.layout
         free = (layout.sizes - layout.counts(kept)).clamp(min=1)
         chance = (wished / free).float().repeat_interleave(layout.sizes)

@@ -15,7 +15,7 @@ from flash_pl.costs import WireFormat
 from flash_pl.errors import Interrupted
 from flash_pl.loops import EvaluationSchedule, FederatedLoop
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import seed_global_
+from flash_pl.seeding import seed_global_rng_
 from flash_pl.sparsity import SparsityBudget, Tier
 from flash_pl.testing.limits import Limits
 from flash_pl.testing.setting import ROUNDS, train
@@ -24,7 +24,7 @@ from flash_pl.testing.setting import ROUNDS, train
 def spread(loop: FederatedLoop) -> None:
     """As if each client had a process of its own: it is trained by a copy of the scheduler that is then thrown away,
     the clients of a round come the other way round, and what they report is written and read."""
-    loop.ranks.mine = lambda costs: list(range(len(costs)))[::-1]  # type: ignore[method-assign]
+    loop.ranks.my_share = lambda costs: list(range(len(costs)))[::-1]  # type: ignore[method-assign]
     loop.ranks.gather = lambda item: [pickle.loads(pickle.dumps(item))]  # type: ignore[method-assign]
     for part, name in ((loop.training, "_train"), (loop.evaluation, "offer")):
         setattr(part, name, _by_a_copy(part, getattr(part, name)))
@@ -55,7 +55,7 @@ def scatter(loop: FederatedLoop) -> None:
 
 def _after_seeding(method: Any, device: torch.device) -> Any:
     def call(*arguments: Any) -> Any:
-        seed_global_(11, device)
+        seed_global_rng_(11, device)
         return method(*arguments)
 
     return call

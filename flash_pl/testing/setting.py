@@ -12,7 +12,7 @@ from flash_pl.client import Classifier
 from flash_pl.data import Dirichlet, Synthetic
 from flash_pl.loops import FederatedLoop
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.seeding import own_global_state, seed_global_
+from flash_pl.seeding import preserve_global_rng, seed_global_rng_
 from flash_pl.trainer import FederatedTrainer
 
 CLIENTS, COHORT, ROUNDS = 6, 3, 4
@@ -81,8 +81,8 @@ def train(
         seed=1,
     )
     device = trainer.fabric.device
-    with own_global_state(device):
-        seed_global_(5, device)
+    with preserve_global_rng(device):
+        seed_global_rng_(5, device)
         module = Classifier(Network(), classes=4, lr=1.0)
         if resume:
             assert checkpoint is not None

@@ -71,7 +71,7 @@ def test_the_first_chart_shows_another_monitor_where_its_scalars_are():
 def test_the_servers_own_metrics_are_not_the_clients_and_costs_are_whole_words():
     names = ["val_f1", "val_auroc", "val_translate_bleu", "val_latency", "val/acc (top-5)", "val_loss_union"]
     assert [group(name, names) for name in names] == ["server"] * 4 + ["accuracy", "loss"]
-    assert [group(name, names) for name in ("train_f1", "latency", "late", "bytes_up_entropy", "held_by_all")] == [
+    assert [group(name, names) for name in ("train_f1", "latency", "late", "bytes_up_entropy", "in_all_masks")] == [
         "client", "client", "cost", "cost", "mask"
     ]  # fmt: skip
 
@@ -111,8 +111,8 @@ def test_consensus_csv_tells_densities_mismatches_and_votes(run):
     assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
     for row, metric in zip(rows, metrics, strict=True):
         votes = [int(row[f"votes/{held}"]) for held in range(1, 5)]
-        assert votes[-1] / sum(votes) == pytest.approx(float(metric["held_by_all"]))
-        assert votes[0] / sum(votes) == pytest.approx(float(metric["held_by_one"]))
+        assert votes[-1] / sum(votes) == pytest.approx(float(metric["in_all_masks"]))
+        assert votes[0] / sum(votes) == pytest.approx(float(metric["in_one_mask"]))
         for layer in ("conv1", "conv2", "fc1", "fc2"):
             assert 0 < float(row[f"density/{layer}"]) <= 1
             assert all(0 <= float(row[f"mismatch_{kind}/{layer}"]) <= 1 for kind in ("clients", "server", "temporal"))

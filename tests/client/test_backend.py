@@ -9,7 +9,7 @@ from torch import nn
 
 from flash_pl import FederatedTrainer
 from flash_pl.client.backend import PlainSGD
-from flash_pl.client.kernel_backend import KernelBackend, Normalising
+from flash_pl.client.kernel_backend import KernelBackend, Normalizing
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.kernels import available
@@ -182,7 +182,7 @@ def test_a_layer_of_the_users_own_and_a_shared_weight_are_left_to_torch():
 
 @compiled
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-3])
-def test_plain_steps_without_a_dense_gradient_are_the_optimisers(weight_decay, unaware, tiny_data):
+def test_plain_steps_without_a_dense_gradient_are_the_optimizers(weight_decay, unaware, tiny_data):
     class Plain(unaware):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), torch.tensor(0.1), weight_decay=weight_decay)
@@ -333,11 +333,11 @@ def test_another_backend_is_refused(unaware, tiny_data):
 @pytest.mark.parametrize("track", [True, False])
 def test_batch_norms_keep_torchs_statistics(momentum, track):
     ours, theirs = (nn.BatchNorm2d(5, momentum=momentum, track_running_stats=track) for _ in range(2))
-    kernel, x = Normalising(ours), torch.randn(8, 5, 6, 6)
+    kernel, x = Normalizing(ours), torch.randn(8, 5, 6, 6)
     for scale in (1.0, 3.0, 0.5):
         torch.testing.assert_close(kernel(scale * x + 1), theirs(scale * x + 1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     ours.eval(), theirs.eval()
     torch.testing.assert_close(kernel(x), theirs(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="more than 1 value"):
-        Normalising(ours.train())(torch.randn(1, 5, 1, 1))
+        Normalizing(ours.train())(torch.randn(1, 5, 1, 1))

@@ -354,7 +354,7 @@ def test_a_tensor_in_the_place_of_another_is_refused(kind, unaware, tiny_data):
         fit(module, tiny_data)
 
 
-def test_the_optimiser_and_its_schedule_can_be_asked_as_in_lightning(unaware, tiny_data):
+def test_the_optimizer_and_its_schedule_can_be_asked_as_in_lightning(unaware, tiny_data):
     rates, clients = [], []
 
     class Asking(unaware):
@@ -483,10 +483,10 @@ def of_a_part(module):
     [
         (cached, "of its own"),
         (with_cached_groups, "groups of its own"),
-        (of_a_part, "no optimiser trains net.0.weight"),
+        (of_a_part, "no optimizer trains net.0.weight"),
     ],
 )
-def test_optimisers_that_no_client_can_have_are_refused(make, words, unaware, tiny_data):
+def test_optimizers_that_no_client_can_have_are_refused(make, words, unaware, tiny_data):
     class Module(unaware):
         def configure_optimizers(self):
             return make(self)
@@ -506,7 +506,7 @@ def test_a_rate_that_is_the_modules_own_tensor_stays(unaware, tiny_data):
     assert float(module.rate) == pytest.approx(0.1)
 
 
-def test_a_schedule_beside_a_list_of_optimisers_and_its_interval(unaware, tiny_data):
+def test_a_schedule_beside_a_list_of_optimizers_and_its_interval(unaware, tiny_data):
     class Module(unaware):
         entry = "epoch"
 

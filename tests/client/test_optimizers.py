@@ -45,8 +45,8 @@ def test_lightnings_forms_are_read_and_scaled(form):
         assert schedules[0].interval == "step"
 
 
-def test_several_optimisers_and_plateaus_are_refused():
-    with pytest.raises(ModuleError, match="exactly one optimiser"):
+def test_several_optimizers_and_plateaus_are_refused():
+    with pytest.raises(ModuleError, match="exactly one optimizer"):
         configure(module(lambda o: [o, o]))
     with pytest.raises(ModuleError, match="ReduceLROnPlateau"):
         configure(module(lambda o: {"optimizer": o, "lr_scheduler": ReduceLROnPlateau(o)}))

@@ -152,7 +152,7 @@ def test_pruned_weights_stay_exactly_zero_also_after_a_move(unaware, name):
             )
             client.move_mask_(mask, client.mask & mask)
 
-    cls = type("Optimised", (unaware,), {"configure_optimizers": lambda self: OPTIMIZERS[name](self.parameters())})
+    cls = type("Optimized", (unaware,), {"configure_optimizers": lambda self: OPTIMIZERS[name](self.parameters())})
     client = bound(federate(cls), 0.3)
     fabric = Fabric(accelerator="cpu", devices=1)
     client.module.fabric = fabric
@@ -176,7 +176,7 @@ def test_what_would_step_past_the_mask_is_refused(unaware):
         def optimizer_step(self, *args, **kwargs):
             super().optimizer_step(*args, **kwargs)
 
-    for cls, words in [(Manual, "manual optimisation"), (Stepper, "overridden optimizer_step")]:
+    for cls, words in [(Manual, "manual optimization"), (Stepper, "overridden optimizer_step")]:
         module = federate(cls)()
         with pytest.raises(ModuleError, match=words):
             module.bind(Layout(module), SparseScheduler())

@@ -53,10 +53,10 @@ def test_a_metric_that_should_be_low(make_run):
 
 def test_columns_that_nobody_has_are_left_out(make_run):
     assert [one.key for one in comparison(make_run("a")).columns] == ["val_acc"]
-    optional = ["mismatch_clients", "held_by_all", "fleet_seconds_total", "flops_inference_ratio", "val_acc_d0.05"]
+    optional = ["mismatch_clients", "in_all_masks", "fleet_seconds_total", "flops_inference_ratio", "val_acc_d0.05"]
     some = make_run("b", accuracies=(0.5,), columns={name: (0.25,) for name in optional})
     found = comparison(some)
-    keys = ["val_acc", "val_acc_d0.05", "mismatch_clients", "held_by_all", "flops_inference_ratio", "fleet_seconds"]
+    keys = ["val_acc", "val_acc_d0.05", "mismatch_clients", "in_all_masks", "flops_inference_ratio", "fleet_seconds"]
     assert [one.key for one in found.columns] == keys
     assert found.columns[1].title == "accuracy at d = 0.05"
 

@@ -94,7 +94,7 @@ def test_bold_is_in_the_page_where_it_is_in_the_table(make_run, tmp_path):
     assert not (tmp_path / "out" / "mismatch.png").exists()
 
 
-def test_groups_keep_their_colour_and_those_that_always_agree_are_named(make_run):
+def test_groups_keep_their_color_and_those_that_always_agree_are_named(make_run):
     mismatch = {"mismatch_clients": (0.0, 0.0)}, {"mismatch_clients": (0.2, 0.1)}
     paths = [
         make_run("a", "method=spdst", accuracies=(0.5, 0.6), columns=mismatch[0]),

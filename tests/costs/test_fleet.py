@@ -90,13 +90,13 @@ def test_without_a_deadline_a_fleet_changes_nothing(unaware, tiny_data):
         assert row["fleet_seconds"] == max(watch.seconds[4 * place : 4 * place + 4]) > 0
         assert "late" not in row
     assert watch.rows[-1]["fleet_seconds_total"] == pytest.approx(sum(row["fleet_seconds"] for row in watch.rows))
-    assert loop.accounts.totals["fleet_seconds"] == watch.rows[-1]["fleet_seconds_total"]
+    assert loop.ledger.totals["fleet_seconds"] == watch.rows[-1]["fleet_seconds_total"]
 
 
 def test_a_clients_seconds_follow_from_its_bytes_and_flops(unaware, tiny_data):
     one = Device("only", 1e6, 5e5, 1e8)
     loop, watch = train(unaware, tiny_data, Fleet([one]), rounds=1)
-    row, flops = watch.rows[0], loop.accounts.bill.flops
+    row, flops = watch.rows[0], loop.ledger.bill.flops
     # Four clients of 20 samples under one mask: each costs a quarter.
     compute = 20 * flops.training(loop.server.layout.densities(loop.server.mask)) / one.flops
     links = 8 * row["bytes_down"] / 4 / one.downlink + 8 * row["bytes_up"] / 4 / one.uplink
@@ -137,7 +137,7 @@ def test_a_late_client_holds_what_it_was_sent(unaware, tiny_data):
     loop, watch = train(unaware, tiny_data, Fleet([SLOW, FAST], deadline=1e-9), NST(), rounds=2)
     assert not watch.sent and [row["late"] for row in watch.rows] == [4, 4]
     shared = loop.scheduler.state_dict()["shared"][0]
-    held = [loop.accounts.link.held(client) for client in range(8)]
+    held = [loop.ledger.link.held(client) for client in range(8)]
     assert sum(mask is not None for mask in held) >= 4
     assert all(torch.equal(mask, shared) for mask in held if mask is not None)
 

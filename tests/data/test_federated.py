@@ -56,7 +56,7 @@ def test_a_subclass_with_load_is_a_data_set() -> None:
     assert [len(y) for _, y in data.client_batches(3)] == [4, 2]
 
 
-def test_pixels_are_normalised_as_torchvision_does() -> None:
+def test_pixels_are_normalized_as_torchvision_does() -> None:
     data = Mine(clients=1, eval_batch_size=100)
     ready(data)
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.25, 0.5], [0.5, 2.0])])
@@ -73,7 +73,7 @@ def test_clients_together_have_the_training_set() -> None:
     assert sorted(own.flatten(1).sum(1).tolist()) == pytest.approx(sorted(everything.flatten(1).sum(1).tolist()))
 
 
-def test_the_test_set_is_normalised_once_and_moves() -> None:
+def test_the_test_set_is_normalized_once_and_moves() -> None:
     data = Mine(clients=2)
     ready(data)
     before = data.val_dataloader()

@@ -162,7 +162,7 @@ def test_onnx_computes_what_torch_does(name, prefix, runs, folder, capsys):
     net.load_state_dict(SavedRun(runs[name]).model().tensors)
     session = onnxruntime.InferenceSession(path)
     for size in (1, 3, 5):
-        images = data.normalise(data.test.images[:size])
+        images = data.normalize(data.test.images[:size])
         (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), net(images), rtol=1e-5, atol=1e-5)

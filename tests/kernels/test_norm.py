@@ -1,4 +1,4 @@
-"""Batch normalisation against torch's in float64."""
+"""Batch normalization against torch's in float64."""
 
 import random
 

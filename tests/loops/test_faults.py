@@ -115,7 +115,7 @@ def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
     policy = FaultPolicy("skip", min_clients=3, attempts=50)
     loop = trainer(policy, callbacks=[Sum()]).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert sent["reports"] > sent["counted"], "some attempt must have been repeated"
-    assert loop.accounts.totals["bytes_up"] == sent["bytes_up"]
+    assert loop.ledger.totals["bytes_up"] == sent["bytes_up"]
 
 
 def test_a_round_that_never_succeeds_ends_the_run(unaware, tiny_data):

@@ -17,7 +17,7 @@ import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import History
 from flash_pl.callbacks.base import HOOKS
-from flash_pl.loops import Member
+from flash_pl.loops import Participant
 from flash_pl.schedulers import Sensitivity
 from flash_pl.server.updates import Report
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
@@ -38,7 +38,7 @@ def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batches = tiny_data.client_batches(client)
         for images, labels in batches.shuffled(
-            loop.plan.context(Member(client, 0, 20), len(batches), 0).generator("batches")
+            loop.plan.context(Participant(client, 0, 20), len(batches), 0).generator("batches")
         ):
             loss = nn.functional.cross_entropy(model.net(images), labels)
             optimizer.zero_grad()
@@ -130,7 +130,7 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
     torch.manual_seed(0)
     module = unaware()
     initial = {name: value.clone() for name, value in module.state_dict().items()}
-    scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), first_mask=FirstMask(initialise=AsDrawn()))
+    scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), first_mask=FirstMask(initialize=AsDrawn()))
     loop = FederatedTrainer(scheduler, density=0.2, rounds=1, cohort=1, accelerator="cpu").loop(module, tiny_data)
     loop.find_first_mask()
     kept = torch.ones_like(loop.server.weights)
@@ -165,7 +165,7 @@ def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data
     ):
         torch.testing.assert_close(new[new != 0], old[new != 0] / float(d) ** 0.5)
     assert torch.equal(before[layout.maskable :], loop.server.weights[layout.maskable :])
-    assert isinstance(loop.scheduler.first_mask.initialise, VariancePreserving)
+    assert isinstance(loop.scheduler.first_mask.initialize, VariancePreserving)
 
 
 def test_clients_of_a_tier_get_its_density(unaware, tiny_data):

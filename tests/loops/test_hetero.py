@@ -104,7 +104,7 @@ def test_a_mask_of_another_tier_is_not_taken_up_again(unaware, tiny_data):
         def on_client_end(self, loop, report):
             afforded = total_count(loop.server.layout.sizes, TIERS[report.tier].density)
             assert int(report.mask.sum()) == afforded
-            again = loop.accounts.link.held(report.client)
+            again = loop.ledger.link.held(report.client)
             seen.append(again is not None and int(again.sum()) == afforded)
 
     trainer = FederatedTrainer(
@@ -151,7 +151,7 @@ def test_a_round_has_no_number_of_clients_that_it_did_not_have(unaware, tiny_dat
     )
     trainer.fit(unaware(), tiny_data)
     two, one, none = ([name for name in row if name.startswith(("mismatch", "held"))] for row in rows)
-    assert two == ["mismatch_clients", "mismatch_server", "mismatch_temporal", "held_by_all", "held_by_one"]
+    assert two == ["mismatch_clients", "mismatch_server", "mismatch_temporal", "in_all_masks", "in_one_mask"]
     assert one == two[1:] and none == ["mismatch_temporal"]
     # Costs are sums, and a sum over nobody is 0.
     costs = [name for name in rows[0] if name.startswith(("bytes", "flops"))]

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flash_pl import FederatedTrainer
 from flash_pl.data import Batches
-from flash_pl.loops import Member
+from flash_pl.loops import Participant
 from flash_pl.schedulers import PDST, SparseScheduler
 
 # What copies a result to the host, or has an output whose size the host must know.
@@ -24,7 +24,7 @@ WAITING = {
 
 
 class Waits(TorchDispatchMode):
-    """Counts operations that would synchronise with a GPU."""
+    """Counts operations that would synchronize with a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
     loop = trainer.loop(module, data)
     loop.server.mask = scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
     batches = Batches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
-    context = loop.plan.context(Member(0, 0, batches.samples), len(batches), 0)
+    context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
     loop.client.receive(loop.server.weights, loop.server.mask)
     with Waits() as found:
         loop.parts.local.run(loop.client, scheduler, batches, context)

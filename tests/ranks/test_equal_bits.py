@@ -17,7 +17,7 @@ def outcome(loop):
     server = loop.server
     metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
     tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
-    held = loop.accounts.link.state_dict()
+    held = loop.ledger.link.state_dict()
     return tensors, metrics, held["masks"].numpy().tobytes(), held["of"], loop.votes, loop.layer_mismatch
 
 
@@ -32,7 +32,7 @@ def trainer(method: str, cohort: int) -> FederatedTrainer:
         arguments += [TIERS]
     if method.startswith("hetero_"):
         arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # late for some
-        arguments += ["server_optimizer=momentum", "average=polynomial"]
+        arguments += ["server_optimizer=momentum", "round_average=polynomial"]
     return build_trainer(compose(read_config(method), arguments))
 
 

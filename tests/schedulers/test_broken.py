@@ -158,7 +158,7 @@ class OffersWhatWas(SparseScheduler):
 @broken("hides gradients of pruned weights")
 class DoesNotAskForGradients(NST):
     def __init__(self):
-        super().__init__(move=Move(growth=Gradient(), layers=KeepLayers()))
+        super().__init__(move=Move(growth=Gradient(), redistribution=KeepLayers()))
 
     def wants_dense_gradients(self, client, step):
         return False

@@ -40,11 +40,11 @@ METHODS = {
     "stead": lambda: STEAD(every=2),
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
     "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
-    "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers()), decay=Cosine()),
+    "rigl": lambda: NST(move=Move(growth=Gradient(), redistribution=KeepLayers()), decay=Cosine()),
     "momentum": lambda: NST(
         move=Move(Saliency(), Gradient(), TotalMagnitude(), memory=0.9), interval=EverySteps(steps=2)
     ),
-    "set": lambda: NST(move=Move(layers=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=3)),
+    "set": lambda: NST(move=Move(redistribution=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=3)),
     "magnitude upload": MagnitudeUpload,
     "top k": TopK,
     "zerofl": lambda: ZeroFL(ratio=0.1),

@@ -22,7 +22,7 @@ from flash_pl.schedulers import (
     SparseScheduler,
     TopK,
 )
-from flash_pl.sparsity import Gradient, KeepLayers, Move, Moved, Saliency, TotalMagnitude, total_count
+from flash_pl.sparsity import Gradient, KeepLayers, Move, MoveResult, Saliency, TotalMagnitude, total_count
 
 STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
 SCHEDULERS = {
@@ -33,11 +33,11 @@ SCHEDULERS = {
     "pdst": PDST,
     "magnitude upload": MagnitudeUpload,
     "top k": TopK,
-    "rigl": lambda: NST(move=Move(growth=Gradient(), layers=KeepLayers())),
+    "rigl": lambda: NST(move=Move(growth=Gradient(), redistribution=KeepLayers())),
     "momentum": lambda: NST(
         move=Move(Saliency(), Gradient(), TotalMagnitude(), memory=0.9), interval=EverySteps(steps=2)
     ),
-    "last step": lambda: NST(move=Move(layers=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=2)),
+    "last step": lambda: NST(move=Move(redistribution=KeepLayers()), interval=LastStep(), decay=Cosine(rounds=2)),
     "spdst": lambda: SPDST(sensitivity=STAGE_1),
     "jmwst": lambda: JMWST(sensitivity=STAGE_1),
     "jmwst every second round": lambda: JMWST(sensitivity=STAGE_1, interval=EveryEpoch(rounds=2)),
@@ -122,7 +122,7 @@ def test_the_mask_moves_when_and_as_much_as_the_paper_says():
 
         def move(layout, weights, mask, rate, generator, gradient):
             rates[step] = rate
-            return Moved(None, None)
+            return MoveResult(None, None)
 
         move.needs_gradient, move.memory = False, 0.0
         scheduler = DynamicSparseTraining(move=move)

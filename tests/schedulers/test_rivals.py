@@ -35,6 +35,7 @@ from flash_pl.schedulers.magnitude_upload import keep_largest, power, pruned_act
 from flash_pl.server import ServerState
 from flash_pl.server.updates import Ballot, Report
 from flash_pl.sparsity import (
+    CriterionInput,
     FanInPreserving,
     FirstMask,
     Gradient,
@@ -42,7 +43,6 @@ from flash_pl.sparsity import (
     Layout,
     Move,
     Saliency,
-    Seen,
     SparsityBudget,
     Tier,
     channel_mask,
@@ -54,7 +54,7 @@ from flash_pl.testing.setting import Network, train
 from flash_pl.trainer import FederatedTrainer
 
 TWO_TIERS = SparsityBudget([Tier(0.1, 0.5), Tier(0.2, 0.5)])
-RIGL = Move(growth=Gradient(), layers=KeepLayers())
+RIGL = Move(growth=Gradient(), redistribution=KeepLayers())
 
 
 class Watch:
@@ -359,7 +359,7 @@ def test_a_layer_without_free_places_is_not_moved():
 def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
     """As a step's last third is dense: f_D in place of f_S, once a client."""
     loop, watch = watched(make(), rounds=1)
-    flops, sizes = loop.accounts.bill.flops, loop.plan.population.samples
+    flops, sizes = loop.ledger.bill.flops, loop.plan.population.samples
     clients = [member.client for member in loop.plan.draw(0)]
     steps = {client: len(loop.data.client_batches(client)) for client in clients}
     trained = watch.reports[0][-1]
@@ -371,7 +371,7 @@ def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
 
 def test_saliency_is_the_weight_times_its_gradient():
     layout = Layout(nn.Linear(2, 2, bias=False))
-    seen = Seen(layout, torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.tensor([3.0, 1.0, 9.0, -4.0]))
+    seen = CriterionInput(layout, torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.tensor([3.0, 1.0, 9.0, -4.0]))
     assert Saliency().scores(seen).tolist() == [3, 2, 0, 2]
 
 
@@ -463,7 +463,7 @@ def test_weights_can_be_adapted_to_the_inputs_that_whole_channels_leave():
     """Not to the channels that are gone: each of those that stay sums as many inputs as a narrow network's."""
     layout = Layout(Network(), exclude_first_last=True)
     server = ServerState.start(layout, torch.ones(layout.size), 0.3)
-    HeteroFL(FirstMask(initialise=FanInPreserving())).start(server, None, torch.Generator())
+    HeteroFL(FirstMask(initialize=FanInPreserving())).start(server, None, torch.Generator())
     for slot in layout.layers:
         mask = slot.view(server.mask).flatten(1)
         fed = mask.any(0).float().mean()

@@ -1,4 +1,4 @@
-"""Server optimisers against their formulas, torch's own, and runs that go on."""
+"""Server optimizers against their formulas, torch's own, and runs that go on."""
 
 import pytest
 import torch

@@ -10,11 +10,11 @@ from flash_pl import ConfigError
 from flash_pl.seeding import generator
 from flash_pl.server import (
     AggregateBudget,
-    AverageBudget,
     ConsensusVote,
     Keep,
     MagnitudeVote,
     MajorityVote,
+    MeanBudget,
     ServerState,
     TruncatingVote,
 )
@@ -58,7 +58,7 @@ def by_both(server, ballots):
     return [(-abs(float(server.weights[j])) * (v / total) ** 2, -v, j) for j, v in enumerate(votes(ballots))]
 
 
-@pytest.mark.parametrize("budget", [AverageBudget(), AggregateBudget()])
+@pytest.mark.parametrize("budget", [MeanBudget(), AggregateBudget()])
 @pytest.mark.parametrize(
     ("vote", "key"),
     [(MagnitudeVote, by_magnitude), (MajorityVote, by_majority), (lambda b: ConsensusVote(2.0, b), by_both)],
@@ -82,7 +82,7 @@ def test_budgets_are_the_ballots_mean_or_the_unions_densities():
     server, ballots = election(seed=5, voters=3, density=0.3)
     found = torch.stack([ballot.densities for ballot in ballots])
     assert len(found.unique(dim=0)) == 3
-    assert torch.equal(AverageBudget()(server, ballots), found.mean(0))
+    assert torch.equal(MeanBudget()(server, ballots), found.mean(0))
     assert torch.equal(AggregateBudget()(server, ballots), LAYOUT.densities(server.weights[:N] != 0))
 
 

@@ -58,7 +58,7 @@ def test_allot_copes_with_an_ideal_far_from_the_total(sizes, data):
 @pytest.mark.parametrize("distribution", [ERK(), BySize(), BySize(0.5), Uniform()], ids=repr)
 def test_a_layer_without_weights_leaves_the_others_what_they_have_without_it(distribution):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that it initialises nothing
+        warnings.simplefilter("ignore")  # torch says that it initializes nothing
         with_it = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(0, 5), nn.Linear(8, 4)))
     without = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
     for density in (0.1, 0.3, 0.9):

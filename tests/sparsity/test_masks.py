@@ -63,7 +63,7 @@ def test_the_largest_draw_has_the_counts_of_a_random_one_and_no_larger_weight_ou
         assert kept.all() or not kept.any() or part[kept].min() >= part[~kept].max()
 
 
-@given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), Move(layers=TotalMagnitude())]))
+@given(densities, st.floats(0.01, 0.5), seeds, st.sampled_from([Move(), Move(redistribution=TotalMagnitude())]))
 @settings(max_examples=60)
 def test_a_move_keeps_the_total_and_drops_the_smallest(density, rate, seed, move):
     mask, weights = random_mask(density, seed), random_weights(seed)
@@ -79,7 +79,7 @@ def test_a_move_keeps_the_total_and_drops_the_smallest(density, rate, seed, move
             assert part[gone].abs().max() <= part[kept].abs().min()
 
 
-@pytest.mark.parametrize("move", [Move(), Move(layers=TotalMagnitude())])
+@pytest.mark.parametrize("move", [Move(), Move(redistribution=TotalMagnitude())])
 def test_a_move_sums_what_single_precision_cannot_and_names_a_layer_that_is_not_finite(move):
     mask, weights = random_mask(0.3, 1), random_weights(1)
     second = LAYOUT.layers[1].start + int(mask[LAYOUT.layers[1].start :].nonzero()[0])

@@ -1,4 +1,4 @@
-/* Sparse convolution, max-pooling and batch normalisation for CPUs: one library, the widest instruction set of the machine at run time. */
+/* Sparse convolution, max-pooling and batch normalization for CPUs: one library, the widest instruction set of the machine at run time. */
 
 #include <math.h>
 #include <stddef.h>
