@@ -24,6 +24,7 @@ GROUPS = MODEL | {
     "mismatch": "mask",
     "density": "mask",
     "moved": "mask",
+    "mask": "mask",
     "masks": "mask",
     "seconds": "time",
 }
