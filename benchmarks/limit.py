@@ -29,7 +29,7 @@ COHORT, LR = 10, 0.1
 def federated(model: nn.Module, data: FashionMNIST, scheduler: SparseScheduler) -> FederatedLoop:
     trainer = FederatedTrainer(scheduler, density=0.05, rounds=10**6, cohort=COHORT, seed=1, accelerator="cpu")
     loop = trainer.loop(Classifier(model, classes=10, lr=LR), data)
-    loop.find_first_mask()
+    loop.make_first_mask()
     loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop
 
@@ -53,12 +53,12 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
             return []
 
     server, times = loop.server, []
-    loop.parts.aggregator.reset(server.weights, server.layout.maskable, [1])
+    loop.aggregator.reset(server.weights, server.layout.maskable, [1])
     for client in range(repeats):
         begun = time.perf_counter()
         context = loop.plan.context(Participant(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
-        loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
+        loop.aggregator.update(loop.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 

@@ -138,7 +138,7 @@ def client_turn(loop: FederatedLoop) -> Turn:
 
     def turn() -> None:
         loop.client.receive(loop.server.weights, loop.server.mask)
-        loop.parts.local.run(loop.client, loop.scheduler, batches, context)
+        loop.local.run(loop.client, loop.scheduler, batches, context)
 
     return turn
 
@@ -147,7 +147,7 @@ def advance(loop: FederatedLoop) -> None:
     """A round without its evaluation."""
     loop.on_advance_start()
     loop.advance()
-    loop.round, loop.pending = loop.round + 1, False  # on_advance_end, which would evaluate the round, is left out
+    loop.round, loop.evaluation_pending = loop.round + 1, False  # on_advance_end, which would evaluate the round, is left out
 
 
 def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:

@@ -48,7 +48,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.loops import FederatedLoop
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server.updates import Report
+from flash_pl.server.updates import ClientUpdate
 
 COHORT = 4
 CONTENDERS = [("dense", 0.05), *(("auto", density) for density in DENSITIES)]
@@ -60,9 +60,9 @@ class Round:
     """Rounds of the federated loop, and what share of each the clients' local training takes."""
 
     def __init__(self, loop: FederatedLoop) -> None:
-        self.loop, self.local, self.training = loop, loop.parts.local.run, 0.0
+        self.loop, self.local, self.training = loop, loop.local.run, 0.0
         self.shares: list[float] = []
-        loop.parts.local.run = self._train  # type: ignore[method-assign]
+        loop.local.run = self._train  # type: ignore[method-assign]
 
     def __call__(self) -> None:
         self.training, begun = 0.0, time.perf_counter()

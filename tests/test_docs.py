@@ -113,9 +113,9 @@ def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
     reports = []
 
     class Watch:
-        def on_client_end(self, loop, report):
-            assert not report.weights[: loop.server.layout.maskable][~report.mask].any()
-            reports.append(int(report.mask.sum()))
+        def on_client_end(self, loop, update):
+            assert not loop.client.arena[: loop.server.layout.maskable][~update.mask].any()
+            reports.append(int(update.mask.sum()))
 
     trainer = FederatedTrainer(names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()])
     loop = trainer.fit(unaware(), tiny_data)

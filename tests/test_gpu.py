@@ -107,7 +107,7 @@ def test_steps_do_not_wait_for_the_gpu(unaware, tiny_data):
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
-                loop.parts.local.run(loop.client, loop.scheduler, batches, context)
+                loop.local.run(loop.client, loop.scheduler, batches, context)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         return sum("synchronizing" in str(one.message) for one in found)

@@ -11,7 +11,7 @@ from candidates.fixed import Largest
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers import Dense, FirstStage
 from flash_pl.server import ServerState
-from flash_pl.server.updates import Report
+from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import FirstMask, Layout, top_k_by_layer
 from flash_pl.sparsity.first_mask import layer_counts
 
@@ -64,8 +64,8 @@ class ActivityStage(FirstStage):
     def size(self, layout: Layout) -> int:
         return sum(slot.shape[1] for slot in layout.layers)
 
-    def found(self, report: Report) -> Tensor:
-        return report.extra["activity"]
+    def measurement(self, update: ClientUpdate) -> Tensor:
+        return update.extra["activity"]
 
 
 class Active(Largest):
@@ -75,7 +75,7 @@ class Active(Largest):
         super().__init__(rates, sizes)
         self.power, self.first_stage = power, ActivityStage(centerd=centerd)
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         layout, scores, start = server.layout, torch.zeros(server.layout.maskable, dtype=torch.float64), 0
         densities = self.first_mask.distribution(layout, server.density)
         for slot in layout.layers:

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from flash_pl.schedulers import STEAD
 from flash_pl.server import ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import top_k_by_layer
 
 
 class Smallest(STEAD):
     """STEAD that drops the smallest weights."""
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
         self.entered.zero_()
-        super().on_aggregate(server, ballots, round)
+        super().on_aggregate(server, updates, round)
 
 
 class Alive(STEAD):
@@ -33,11 +33,11 @@ class Alive(STEAD):
         super().__init__(**rest)
         self.all_dead, self.near, self.smooth = all_dead, near, smooth
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
-        super().start(server, found, generator)
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
+        super().start(server, measured, generator)
         self.before = server.weights[: server.layout.maskable].clone()
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
         server.prune_()
         rate, layout = self.prune_rate * self.decay(round + 1), server.layout
         if (round + 1) % self.every == 0 and rate > 0:

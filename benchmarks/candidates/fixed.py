@@ -38,7 +38,7 @@ class Salient(Formula):
         self.first_mask = FirstMask(BySize(sizes), initialize=NormPreserving())
         self.first_stage = SaliencyStage(init_fraction=fraction)
 
-    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
+    def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
         assert found is not None
         densities = self.first_mask.distribution(server.layout, server.density)
         return top_k_by_layer(server.layout, found.float(), layer_counts(server.layout, densities))
@@ -61,7 +61,7 @@ class Largest(Formula):
         super().__init__(rates, sizes)
         self.scale, self.random, self.sign = scale, random, sign
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         layout, head = server.layout, server.weights[: server.layout.maskable]
         server.mask = self.first_mask(layout, server.weights, server.density, None, generator)
         if not self.random:

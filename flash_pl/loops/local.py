@@ -86,6 +86,9 @@ class LocalLoop:
         client.prune_()  # a hook of the module may have changed pruned weights
         trained_densities = scheduler.trained_densities(client)
         extra = scheduler.on_client_end(client, context)
+        for name, tensor in extra.items():
+            if not isinstance(tensor, Tensor):
+                raise Fault(f"{name!r} of {type(scheduler).__name__}.on_client_end is not a tensor")
         return ClientUpdate(
             client=context.client,
             tier=context.tier,

@@ -53,8 +53,6 @@ class Limits(Callback):
         trained = update.trained_densities
         valid = trained.shape == update.densities.shape and bool(((trained >= 0) & (trained <= 1)).all())
         assert valid, "trained_densities are not numbers in [0, 1], one per layer"
-        for name, tensor in update.extra.items():
-            assert isinstance(tensor, Tensor), f"{name!r}, which a client sends, is not a tensor"
 
     def on_client_end(self, loop: FederatedLoop, update: ClientUpdate) -> None:
         """An update that has arrived; the client still has its weights."""

@@ -6,6 +6,7 @@ import torch
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.errors import ModuleError
+from flash_pl.loops import server_model
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_run_goes_on_and_is_validated_with_its_own(shuffling, tiny_data, tmp_p
     further = shuffling()
     loop = trainer(tmp_path, rounds=3).fit(further, tiny_data, ckpt_path="last")
     assert torch.equal(further.places, first.places)
-    assert "places" in loop.model().tensors and "_extra_state" not in loop.model().tensors
+    assert "places" in server_model(loop).tensors and "_extra_state" not in server_model(loop).tensors
 
 
 def test_those_of_another_shape_are_refused(shuffling, tiny_data, tmp_path):

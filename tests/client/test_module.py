@@ -84,7 +84,7 @@ def test_counters_do_not_pass_from_client_to_client(unaware, tiny_data):
     counts = []
 
     class Spy:
-        def on_client_end(self, loop, report):
+        def on_client_end(self, loop, update):
             counts.append(int(loop.client.module.net[1].num_batches_tracked))
 
     fit(unaware(), tiny_data, cohort=3, callbacks=[Spy()])
@@ -146,7 +146,7 @@ def test_a_stock_trainer_goes_on_under_the_servers_mask(method, unaware, tiny_da
     go_on(module)
 
     class Broken:
-        def on_client_end(self, loop, report):
+        def on_client_end(self, loop, update):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -183,8 +183,8 @@ def test_what_a_module_does_to_pruned_weights_is_not_reported(kind, unaware, tin
     reports = []
 
     class Watch:
-        def on_client_end(self, loop, report):
-            outside = report.weights[: loop.server.layout.maskable][~report.mask]
+        def on_client_end(self, loop, update):
+            outside = loop.client.arena[: loop.server.layout.maskable][~update.mask]
             reports.append(int(outside.count_nonzero()))
 
     fit(kind(unaware)(), tiny_data, callbacks=[Watch()])
@@ -216,8 +216,8 @@ def test_what_is_logged_between_batches_weighs_the_same_whoever_trained_before(u
     seen = []
 
     class Watch:
-        def on_client_end(self, loop, report):
-            seen.append((report.metrics["epoch_start"], report.metrics["epoch_end"]))
+        def on_client_end(self, loop, update):
+            seen.append((update.metrics["epoch_start"], update.metrics["epoch_end"]))
 
     fit(Logging(), data, cohort=8, local_epochs=3, callbacks=[Watch()])
     assert len({samples % 8 for samples in data.client_sizes}) > 1, "last batches of several sizes"

@@ -8,7 +8,7 @@ from torch import nn
 
 from flash_pl import FederatedTrainer
 from flash_pl.config import build_trainer, compose, read_config
-from flash_pl.costs import Traffic, count_flops, entropy_bits, price
+from flash_pl.costs import Traffic, count_flops, entropy_bits
 from flash_pl.server import RoundRobinSampler
 from flash_pl.sparsity import Layout
 from flash_pl.wire import MaskKind, Sizes
@@ -31,7 +31,7 @@ def train(method, module, data, rounds=4, sampler=None, **settings) -> tuple:
     arguments += [
         "data=synthetic",
         "model.exclude_first_last=false",
-        *(f"cost.{key}={value}" for key, value in settings.items()),
+        *(f"wire.{key}={value}" for key, value in settings.items()),
     ]
     if method in ("spdst", "jmwst", "hetero_jmwst"):
         arguments += ["scheduler.sensitivity.init_fraction=0.25", "scheduler.sensitivity.epochs=2"]
@@ -176,5 +176,5 @@ def test_a_known_mask_is_free_in_every_convention():
     mask[:500] = True
     assert entropy_bits(layout, mask) == 1000
     sizes = {"header": 14, "mask": 125, "values": 2000, "rest": 41}
-    assert price(layout, mask, Sizes(MaskKind.BITMAP, **sizes)) == Traffic(2180, 2041 + 125, 2041 + 125, 2000, 0)
-    assert price(layout, mask, Sizes(MaskKind.SEED, **sizes), first=True) == Traffic(2180, 2041, 2041, 2000, 125)
+    assert Traffic.of(layout, mask, Sizes(MaskKind.BITMAP, **sizes)) == Traffic(2180, 2041 + 125, 2041 + 125, 2000, 0)
+    assert Traffic.of(layout, mask, Sizes(MaskKind.SEED, **sizes), first=True) == Traffic(2180, 2041, 2041, 2000, 125)

@@ -24,9 +24,9 @@ class Watch:
     def __init__(self):
         self.rows, self.seconds, self.sent = [], [], []
 
-    def on_client_end(self, loop, report):
-        self.seconds.append(report.seconds)
-        self.sent.append((report.client, report.samples, report.weights.clone(), report.mask.clone()))
+    def on_client_end(self, loop, update):
+        self.seconds.append(update.seconds)
+        self.sent.append((update.client, update.samples, loop.client.arena.clone(), update.mask.clone()))
 
     def on_round_end(self, loop, row):
         self.rows.append({name: value for name, value in row.items() if not name.startswith("seconds")})
@@ -56,10 +56,10 @@ def test_a_device_receives_computes_and_sends():
 def test_every_client_has_one_device_for_life(clients, seed, tiered):
     fleet = Fleet([FAST, SLOW])
     tiers = [client % 3 for client in range(clients)] if tiered else None
-    dealt = fleet.deal(clients, tiers, seed)
+    dealt = fleet.assign(clients, tiers, seed)
     counts = Counter(device.kind for device in dealt)
     assert sum(counts.values()) == clients and abs(counts["slow"] - clients / 4) <= 1
-    assert dealt == fleet.deal(clients, tiers, seed)
+    assert dealt == fleet.assign(clients, tiers, seed)
     if tiers is not None:  # whoever has the slow device affords no more than anybody with a fast one
         most = max((tiers[client] for client in range(clients) if dealt[client] is SLOW), default=0)
         assert most <= min((tiers[client] for client in range(clients) if dealt[client] is FAST), default=2)
@@ -67,16 +67,16 @@ def test_every_client_has_one_device_for_life(clients, seed, tiered):
 
 def test_the_slowest_client_ends_a_round_and_the_deadline_does_where_one_is_late():
     waiting, strict = Clock([SLOW], None), Clock([SLOW], deadline=5.0)
-    assert waiting.round([[1.0, 7.0, 3.0]]) == {"fleet_seconds": 7.0, "fleet_seconds_total": 7.0}
-    assert strict.round([[1.0, 7.0, 6.0]]) == {"fleet_seconds": 5.0, "fleet_seconds_total": 5.0, "late": 2}
-    assert strict.round([[1.0, 3.0]]) == {"fleet_seconds": 3.0, "fleet_seconds_total": 8.0, "late": 0}
-    assert Clock([SLOW], 5.0).round([[7.0], [2.0], [1.0, 3.0]]) == {
+    assert waiting.add_round([[1.0, 7.0, 3.0]]) == {"fleet_seconds": 7.0, "fleet_seconds_total": 7.0}
+    assert strict.add_round([[1.0, 7.0, 6.0]]) == {"fleet_seconds": 5.0, "fleet_seconds_total": 5.0, "late": 2}
+    assert strict.add_round([[1.0, 3.0]]) == {"fleet_seconds": 3.0, "fleet_seconds_total": 8.0, "late": 0}
+    assert Clock([SLOW], 5.0).add_round([[7.0], [2.0], [1.0, 3.0]]) == {
         "fleet_seconds": 5.0 + 2.0 + 3.0,
         "fleet_seconds_total": 10.0,
         "late": 0,
     }
-    strict.stage_1([9.0, 2.0])
-    assert strict.round([[]]) == {"fleet_seconds": 0.0, "fleet_seconds_total": 17.0, "late": 0}
+    strict.add_first_stage([9.0, 2.0])
+    assert strict.add_round([[]]) == {"fleet_seconds": 0.0, "fleet_seconds_total": 17.0, "late": 0}
     fresh = Clock([SLOW], deadline=5.0)
     fresh.load_state_dict(strict.state_dict())
     assert fresh.total == 17.0
@@ -132,14 +132,14 @@ def test_whoever_is_late_is_left_out(scheduler, unaware, tiny_data):
     torch.testing.assert_close(loop.server.union.double(), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_a_late_client_holds_what_it_was_sent(unaware, tiny_data):
-    """It has moved its mask, but of that the server knows nothing."""
+def test_the_server_remembers_the_mask_that_it_sent_to_a_late_client(unaware, tiny_data):
+    """The client has moved its mask, but its update never arrives."""
     loop, watch = train(unaware, tiny_data, Fleet([SLOW, FAST], deadline=1e-9), NST(), rounds=2)
     assert not watch.sent and [row["late"] for row in watch.rows] == [4, 4]
-    shared = loop.scheduler.state_dict()["shared"][0]
-    held = [loop.ledger.link.held(client) for client in range(8)]
-    assert sum(mask is not None for mask in held) >= 4
-    assert all(torch.equal(mask, shared) for mask in held if mask is not None)
+    shared = loop.scheduler.state_dict()["shared_masks"][0]
+    masks = [loop.ledger.link.previous_mask(client) for client in range(8)]
+    assert sum(mask is not None for mask in masks) >= 4
+    assert all(torch.equal(mask, shared) for mask in masks if mask is not None)
 
 
 def test_a_round_of_late_clients_only_leaves_the_server_as_it_is(unaware, tiny_data):
@@ -163,18 +163,18 @@ def test_a_module_whose_flops_cannot_be_counted_has_no_time(unaware, tiny_data):
         def validation_step(self, batch, batch_idx):
             return None
 
-    with pytest.raises(ConfigError, match="fleet: .* whose FLOPs can be counted"):
+    with pytest.raises(ConfigError, match="fleet: .* FLOPs"):
         train(Silent, tiny_data, Fleet([FAST, SLOW]))
 
 
 @pytest.mark.parametrize(
     "devices, deadline, message",
     [
-        ([Device("a", 0, 1, 1)], None, "devices.a.downlink: 0 is not allowed; expected a number above 0"),
+        ([Device("a", 0, 1, 1)], None, "devices.a.downlink: 0 is not a number above 0"),
         ([Device("a", 1, 1, math.inf)], None, "devices.a.flops: inf"),
-        ([Device("a", 1, 1, 1, 0.5)], None, "shares that sum to 1"),
-        ([], None, "shares that sum to 1"),
-        ([FAST, SLOW], 0, "deadline: 0 is not allowed"),
+        ([Device("a", 1, 1, 1, 0.5)], None, "shares .* do not sum to 1"),
+        ([], None, "shares .* do not sum to 1"),
+        ([FAST, SLOW], 0, "deadline: 0 "),
     ],
 )
 def test_impossible_fleets_are_refused(devices, deadline, message):

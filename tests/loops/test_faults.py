@@ -105,9 +105,9 @@ def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
     sent = {"reports": 0, "bytes_up": 0, "counted": 0}
 
     class Sum:
-        def on_client_end(self, loop, report):
+        def on_client_end(self, loop, update):
             sent["reports"] += 1
-            sent["bytes_up"] += report.costs["bytes_up"]
+            sent["bytes_up"] += update.costs["bytes_up"]
 
         def on_round_end(self, loop, row):
             sent["counted"] += row["participants"]
@@ -160,7 +160,7 @@ def test_faults_of_a_fine_tuning_follow_the_policy(unaware, tiny_data):
                 raise ValueError("cannot")
             return super().training_step(batch, batch_idx)
 
-    schedule = EvaluationSchedule(clients_every=2, finetune_epochs=1)
+    schedule = EvaluationSchedule(eval_clients_every=2, finetune_epochs=1)
     with pytest.raises(ClientError, match="client 3 in round 2: ValueError"):
         trainer(evaluate=schedule).fit(Overfit(), tiny_data)
     loop = trainer(FaultPolicy("skip"), evaluate=schedule).fit(Overfit(), tiny_data)
@@ -184,7 +184,7 @@ def test_a_client_that_cannot_be_evaluated_leaves_the_module_training(unaware, t
         def on_round_end(self, loop, row):
             rows.append(row["failed"])
 
-    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(every=4, clients_every=1)
+    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(eval_every=4, clients_every=1)
     loop = trainer(policy, evaluate=evaluate, callbacks=[Watch()]).fit(Fragile(), tiny_data)
     assert modes and all(modes)
     assert rows[0] > 0 and sum(rows) == loop.failed

@@ -17,9 +17,8 @@ import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import History
 from flash_pl.callbacks.base import HOOKS
-from flash_pl.loops import Participant
+from flash_pl.loops import Participant, server_model
 from flash_pl.schedulers import Sensitivity
-from flash_pl.server.updates import Report
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
 
 
@@ -30,7 +29,7 @@ def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
     start = {name: value.clone() for name, value in module.state_dict().items()}
     trainer = FederatedTrainer(Dense(), density=1.0, rounds=1, cohort=2, seed=5, accelerator="cpu")
     loop = trainer.loop(module, tiny_data)
-    cohort = [member.client for member in loop.plan.draw(0)]
+    cohort = [member.client for member in loop.plan.sample_cohort(0)]
     expected = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
     for client in cohort:
         model = unaware()
@@ -61,7 +60,7 @@ def test_learning_rates_follow_the_round(unaware, tiny_data):
     rates = []
 
     class Spy:
-        def on_client_end(self, loop, report):
+        def on_client_end(self, loop, update):
             rates.append(loop.client.optimizer.param_groups[0]["lr"])
 
     trainer = FederatedTrainer(
@@ -74,9 +73,9 @@ def test_learning_rates_follow_the_round(unaware, tiny_data):
 def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
     loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=4, accelerator="cpu").fit(unaware(), tiny_data)
     assert loop.metrics["density"] == pytest.approx(0.2, abs=1e-3) and loop.metrics["density_union"] > 0.22
-    masked = loop.evaluation.evaluation.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
+    masked = loop.evaluator.loop.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
     assert loop.metrics["val_loss"] == masked["val_loss"]
-    union = loop.evaluation.evaluation.run(loop.client, loop.server.union, tiny_data.val_dataloader())
+    union = loop.evaluator.loop.run(loop.client, loop.server.union, tiny_data.val_dataloader())
     assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
 
 
@@ -88,8 +87,8 @@ def test_every_layer_has_its_mismatches(unaware, tiny_data):
         def on_first_mask(self, loop):
             servers.append(loop.server.mask)
 
-        def on_client_end(self, loop, report):
-            masks.append(report.mask)
+        def on_client_end(self, loop, update):
+            masks.append(update.mask)
 
         def on_round_end(self, loop, row):
             servers.append(loop.server.mask)
@@ -110,9 +109,9 @@ def test_every_layer_has_its_mismatches(unaware, tiny_data):
 def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
     module = unaware()
     loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=3, accelerator="cpu").fit(module, tiny_data)
-    model = loop.model()
+    model = server_model(loop)
     assert model.active == int(loop.server.mask.sum()) < int((loop.server.union != 0).sum())
-    assert model.facts == {"method": "NST", "density": f"{loop.metrics['density']:.4g}", "round": "2"}
+    assert model.facts == {"scheduler": "NST", "density": f"{loop.metrics['density']:.4g}", "round": "2"}
     dense = FederatedTrainer(Dense(), density=0.2, rounds=1, cohort=1, accelerator="cpu").fit(unaware(), tiny_data)
     assert dense.model().facts["density"] == "1" and dense.model().density == 1.0
     assert all(tensor.is_contiguous() for tensor in [*model.tensors.values(), *model.masks.values()])
@@ -122,7 +121,7 @@ def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
     unaware().load_state_dict(model.tensors)
     FederatedTrainer(PDST(), density=0.2, rounds=1, cohort=3, accelerator="cpu").fit(module, tiny_data)
     with pytest.raises(ModuleError, match="is not the tensor any more"):  # it holds the other run's weights now
-        loop.model()
+        server_model(loop)
 
 
 def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data):
@@ -132,7 +131,7 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
     initial = {name: value.clone() for name, value in module.state_dict().items()}
     scheduler = SPDST(sensitivity=Sensitivity(init_fraction=0.5, epochs=2), first_mask=FirstMask(initialize=AsDrawn()))
     loop = FederatedTrainer(scheduler, density=0.2, rounds=1, cohort=1, accelerator="cpu").loop(module, tiny_data)
-    loop.find_first_mask()
+    loop.make_first_mask()
     kept = torch.ones_like(loop.server.weights)
     kept[: loop.server.layout.maskable] = loop.server.mask
     for slot in loop.server.layout.slots:
@@ -144,10 +143,10 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
 def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
     loop = FederatedTrainer(SPDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
     layout, received = loop.server.layout, []
-    report = Report(0, 1, loop.client.arena, loop.server.mask, *(2 * [torch.ones(len(layout.layers))]), {})
+    update = ClientUpdate(0, 1, loop.server.mask, *(2 * [torch.ones(len(layout.layers))]))
     loop.client.receive = lambda weights, mask: received.append((weights.clone(), mask))
-    loop.parts.local.run = lambda *arguments: report
-    loop.find_first_mask()
+    loop.local.run = lambda *arguments: update
+    loop.make_first_mask()
     weights, mask = received[0]
     for got, drawn, d in zip(
         layout.split(weights), layout.split(loop.client.arena), layout.densities(mask), strict=True
@@ -158,7 +157,7 @@ def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
 def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data):
     loop = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
     before = loop.server.weights.clone()
-    loop.find_first_mask()
+    loop.make_first_mask()
     layout = loop.server.layout
     for old, new, d in zip(
         layout.split(before), layout.split(loop.server.weights), layout.densities(loop.server.mask), strict=True
@@ -172,8 +171,8 @@ def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
     seen = {}
 
     class Spy:
-        def on_client_end(self, loop, report):
-            seen[report.client] = float(report.mask.float().mean())
+        def on_client_end(self, loop, update):
+            seen[update.client] = float(update.mask.float().mean())
 
     tiers = [Tier(0.1, 0.5), Tier(0.2, 0.5)]
     trainer = FederatedTrainer(

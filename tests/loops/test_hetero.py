@@ -28,18 +28,18 @@ class Watch:
     def on_run_start(self, loop):
         self.initial = loop.server.weights.clone()
 
-    def on_client_end(self, loop, report):
-        layout, tier = loop.server.layout, loop.plan.budget.tiers[report.tier]
-        assert int(report.mask.sum()) == round(tier.density / 0.4 * total_count(layout.sizes, 0.4)), (
+    def on_client_end(self, loop, update):
+        layout, tier = loop.server.layout, loop.plan.budget.tiers[update.tier]
+        assert int(update.mask.sum()) == round(tier.density / 0.4 * total_count(layout.sizes, 0.4)), (
             "a client trains exactly what its tier affords"
         )
-        assert not report.weights[: layout.maskable][~report.mask].any()
-        self.tiers.setdefault(report.client, set()).add(report.tier)
+        assert not loop.client.arena[: layout.maskable][~update.mask].any()
+        self.tiers.setdefault(update.client, set()).add(update.tier)
 
     def on_round_end(self, loop, row):
-        for smaller, larger in zip(loop.masks, loop.masks[1:], strict=False):
+        for smaller, larger in zip(loop.tier_masks, loop.tier_masks[1:], strict=False):
             assert bool((smaller <= larger).all())
-        assert loop.masks[-1] is loop.server.mask
+        assert loop.tier_masks[-1] is loop.server.mask
         self.rows.append(row)
         self.largest.append(loop.server.mask.clone())
 
@@ -54,8 +54,8 @@ def run(method, unaware, data, **settings):
 
 def test_dense_training_has_every_weight_on_every_device(unaware, tiny_data):
     class Spy:
-        def on_client_end(self, loop, report):
-            reports.append((report.tier, bool(report.mask.all())))
+        def on_client_end(self, loop, update):
+            reports.append((update.tier, bool(update.mask.all())))
 
     reports = []
     budget = SparsityBudget([Tier(0.1, 0.5), Tier(0.4, 0.5)])
@@ -69,7 +69,7 @@ def test_dense_training_has_every_weight_on_every_device(unaware, tiny_data):
 @pytest.mark.parametrize("method", METHODS)
 def test_clients_train_what_their_tier_affords(method, unaware, tiny_data):
     loop, watch = run(method, unaware, tiny_data)
-    assert isinstance(loop.parts.aggregator, MaskedAverage)
+    assert isinstance(loop.aggregator, MaskedAverage)
     assert all(tiers == {loop.plan.population.tiers[client]} for client, tiers in watch.tiers.items())
     fixed = all(torch.equal(mask, watch.largest[0]) for mask in watch.largest)
     assert fixed == (method in ("pdst", "spdst"))
@@ -86,8 +86,8 @@ def test_tiers_by_position_are_all_equal_in_round_0(unaware, tiny_data):
     seen = []
 
     class Spy:
-        def on_client_end(self, loop, report):
-            seen.append(report.tier)
+        def on_client_end(self, loop, update):
+            seen.append(update.tier)
 
     trainer = FederatedTrainer(
         PDST(), density=0.4, rounds=2, cohort=4, accelerator="cpu", callbacks=[Spy()], budget=budget
@@ -101,10 +101,10 @@ def test_a_mask_of_another_tier_is_not_taken_up_again(unaware, tiny_data):
     budget, seen = PositionBudget(TIERS), []
 
     class Spy:
-        def on_client_end(self, loop, report):
-            afforded = total_count(loop.server.layout.sizes, TIERS[report.tier].density)
-            assert int(report.mask.sum()) == afforded
-            again = loop.ledger.link.held(report.client)
+        def on_client_end(self, loop, update):
+            afforded = total_count(loop.server.layout.sizes, TIERS[update.tier].density)
+            assert int(update.mask.sum()) == afforded
+            again = loop.ledger.link.previous_mask(update.client)
             seen.append(again is not None and int(again.sum()) == afforded)
 
     trainer = FederatedTrainer(
@@ -176,15 +176,15 @@ def test_the_server_starts_with_nothing_outside_its_mask(unaware, tiny_data):
 
 
 def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
-    evaluate = EvaluationSchedule(clients_every=2, finetune_epochs=3)
+    evaluate = EvaluationSchedule(eval_clients_every=2, finetune_epochs=3)
     loop, watch = run("spdst", unaware, tiny_data, evaluate=evaluate, rounds=3)
     assert ["val_acc_clients" in row for row in watch.rows] == [False, True, True]
     server, expected, sizes = loop.server, [], []
     for client in range(8):
         batches = tiny_data.client_val_batches(client)
         if batches.samples:
-            weights = server.masked(loop.masks[loop.plan.population.tiers[client]])
-            expected.append(loop.evaluation.evaluation.run(loop.client, weights, batches)["val_acc"])
+            weights = server.masked(loop.tier_masks[loop.plan.population.tiers[client]])
+            expected.append(loop.evaluator.loop.run(loop.client, weights, batches)["val_acc"])
             sizes.append(batches.samples)
     assert sum(sizes) == 40
     row = watch.rows[-1]
@@ -202,13 +202,13 @@ def test_a_client_is_evaluated_with_what_its_device_gets(method, unaware, tiny_d
     trainer = FederatedTrainer(scheduler, density=0.4, rounds=2, cohort=8, budget=budget, accelerator="cpu")
     loop = trainer.fit(unaware(), tiny_data)
     for member in loop.plan.everyone(2):
-        _, mask, _ = loop.evaluation.offer(loop.masks, member, 2)
+        _, mask, _ = loop.evaluation.offer(loop.tier_masks, member, 2)
         assert int(mask.count_nonzero()) == total_count(loop.server.layout.sizes, (0.1, 0.4)[member.tier])
 
 
 def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):
     plain, _ = run("jmwst", unaware, tiny_data)
-    watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(clients_every=1, finetune_epochs=1))
+    watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(eval_clients_every=1, finetune_epochs=1))
     assert torch.equal(plain.server.weights, watched.server.weights)
     assert torch.equal(plain.server.mask, watched.server.mask)
 

@@ -46,7 +46,7 @@ def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
     context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
     loop.client.receive(loop.server.weights, loop.server.mask)
     with Waits() as found:
-        loop.parts.local.run(loop.client, scheduler, batches, context)
+        loop.local.run(loop.client, scheduler, batches, context)
     return found.found
 
 

@@ -50,7 +50,7 @@ MASKS = [
 
 @pytest.mark.parametrize("change, words", MASKS)
 def test_a_mask_that_is_none_is_refused_where_it_was_made(change, words, unaware, tiny_data):
-    def leaves(self, server, ballots, round):
+    def leaves(self, server, updates, round):
         server.mask = change(server.mask)
 
     with pytest.raises(SchedulerError, match=rf"^Broken\.on_aggregate in round 1: its mask is {words}"):
@@ -66,8 +66,8 @@ def test_there_is_a_mask_for_every_tier(unaware, tiny_data):
 def test_a_run_ends_in_one_line_keeps_its_checkpoint_and_the_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "breaks.py").write_text(
-        "from flash_pl import PDST\n\n\nclass Breaks(PDST):\n    def on_aggregate(self, server, ballots, round):\n"
-        "        super().on_aggregate(server, ballots, round)\n        1 / (2 - round)\n"
+        "from flash_pl import PDST\n\n\nclass Breaks(PDST):\n    def on_aggregate(self, server, updates, round):\n"
+        "        super().on_aggregate(server, updates, round)\n        1 / (2 - round)\n"
     )
     arguments = ["scheduler=breaks.Breaks", "rounds=5", "run_dir=run", "trainer.checkpoint_every=1"]
     assert main(["fit", "pdst", *arguments, "trainer.progress=false"]) == 3

@@ -13,7 +13,7 @@ from flash_pl.sparsity import Gradient, KeepLayers, Move, top_k, total_count
 from flash_pl.testing import check_scheduler
 
 NOT_BOOL = r"its mask is torch.float32 of shape \(944,\), not torch.bool of shape \(944,\)"
-CHANGED = "a client's hooks have changed the server, or a mask that it offers"
+CHANGED = "a client's hooks have changed the server, or a mask of a tier"
 SECOND, SPREAD = "a second run, with other states of the global generators", "a run with a process for each client"
 TWICE, CHECKPOINT = "a run whose rounds start twice", "a run that goes on from a checkpoint"
 BROKEN = {}
@@ -62,56 +62,56 @@ class RemembersAClientElsewhere(RemembersAClient):
 
 @broken(SPREAD)
 class RemembersWhoCameFirst(SparseScheduler):
-    def on_round_start(self, server, masks, round):
+    def on_round_start(self, server, tier_masks, round):
         self.first = None
 
-    def client_mask(self, offered, held, context):
+    def client_mask(self, tier_mask, previous_mask, context):
         self.first = context.client if self.first is None else self.first
-        return offered if context.client == self.first else drop_one(offered.clone())
+        return tier_mask if context.client == self.first else drop_one(tier_mask.clone())
 
 
 @broken(SPREAD)
 class ServerSeesClients(SparseScheduler):
-    def on_round_start(self, server, masks, round):
+    def on_round_start(self, server, tier_masks, round):
         self.seen = []
 
     def on_client_end(self, client, context):
         self.seen.append(client.weights.clone())
         return {}
 
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.weights.mul_(1 - 0.01 * len(self.seen))
         server.prune_()
 
 
 @broken(SECOND)
 class FirstMaskByChance(SparseScheduler):
-    def initial_mask(self, server, found, generator):
+    def initial_mask(self, server, measured, generator):
         layout = server.layout
         return top_k(torch.rand(layout.maskable), total_count(layout.sizes, server.density))
 
 
 @broken(SECOND)
 class ServerByChance(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         by_chance(server, torch.rand(server.layout.maskable))
 
 
 @broken(SECOND)
 class ServerByChanceOfNumpy(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         by_chance(server, torch.from_numpy(np.random.rand(server.layout.maskable)))
 
 
 @broken(SECOND)
 class ClientMaskByChance(SparseScheduler):
-    def client_mask(self, offered, held, context):
-        return offered & (torch.rand(len(offered)) < 0.9)
+    def client_mask(self, tier_mask, previous_mask, context):
+        return tier_mask & (torch.rand(len(tier_mask)) < 0.9)
 
 
 @broken(SECOND)
 class ByTheClock(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         chance = torch.Generator().manual_seed(time.time_ns())
         by_chance(server, torch.rand(server.layout.maskable, generator=chance))
 
@@ -120,10 +120,10 @@ class ByTheClock(SparseScheduler):
 class CountsStarts(SparseScheduler):
     starts = 0
 
-    def on_round_start(self, server, masks, round):
+    def on_round_start(self, server, tier_masks, round):
         self.starts += 1
 
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.weights.mul_(0.9 if self.starts % 2 else 1.0)
         server.prune_()
 
@@ -138,7 +138,7 @@ class CountsStarts(SparseScheduler):
 class ForgetsItsState(SparseScheduler):
     before = 0.0
 
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.weights.add_(self.before, alpha=0.1)
         server.prune_()
         self.before = server.weights.clone()
@@ -148,14 +148,14 @@ class ForgetsItsState(SparseScheduler):
 class OffersWhatWas(SparseScheduler):
     """Clients are evaluated before the next round starts."""
 
-    def on_round_start(self, server, masks, round):
-        self.offer = masks[-1]
+    def on_round_start(self, server, tier_masks, round):
+        self.offer = tier_masks[-1]
 
-    def client_mask(self, offered, held, context):
+    def client_mask(self, tier_mask, previous_mask, context):
         return self.offer
 
 
-@broken("hides gradients of pruned weights")
+@broken("a run without gradients of pruned weights in steps")
 class DoesNotAskForGradients(NST):
     def __init__(self):
         super().__init__(move=Move(growth=Gradient(), redistribution=KeepLayers()))
@@ -169,32 +169,32 @@ class DoesNotAskForGradients(NST):
 
 @broken(NOT_BOOL)
 class MaskOfNumbers(SparseScheduler):
-    def client_mask(self, offered, held, context):
-        return offered.float()
+    def client_mask(self, tier_mask, previous_mask, context):
+        return tier_mask.float()
 
 
 @broken(r"SchedulerError: ServerMaskOfNumbers\.on_aggregate in round 1: " + NOT_BOOL)
 class ServerMaskOfNumbers(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.mask = server.mask.float()
 
 
-@broken("the server's mask holds 190 weights; density 0.2 allows 189")
+@broken("the server's mask has 190 weights; density 0.2 allows 189")
 class ServerMaskGrows(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.mask = ~drop_one(~server.mask)
 
 
-@broken("a client of tier 0 holds 190 weights; density 0.2 allows 189")
+@broken("a client of tier 0 has 190 weights; density 0.2 allows 189")
 class ClientMaskGrows(SparseScheduler):
-    def client_mask(self, offered, held, context):
-        return ~drop_one(~offered)
+    def client_mask(self, tier_mask, previous_mask, context):
+        return ~drop_one(~tier_mask)
 
 
-@broken("the server's mask holds 283 weights")
+@broken("the server's mask has 283 weights")
 class TooDense(SparseScheduler):
-    def initial_mask(self, server, found, generator):
-        return self.first_mask(server.layout, server.weights, 1.5 * server.density, found, generator)
+    def initial_mask(self, server, measured, generator):
+        return self.first_mask(server.layout, server.weights, 1.5 * server.density, measured, generator)
 
 
 @broken("1 weights outside of a client's mask are not 0")
@@ -219,7 +219,7 @@ class ClientNotFinite(SparseScheduler):
 
 @broken("the server's weights are not finite")
 class ServerNotFinite(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.weights[server.layout.maskable :] = torch.inf
 
 
@@ -230,8 +230,8 @@ class TiersApart(SparseScheduler):
         return [*(mask.roll(1) for mask in smaller), largest]
 
 
-@broken("a client of tier 1 holds 189 weights; density 0.14 allows 132")
-class TiersAlike(SparseScheduler):
+@broken("a client of tier 1 has 189 weights; density 0.14 allows 132")
+class TiersEqual(SparseScheduler):
     def tier_masks(self, server, ratios):
         return [server.mask for _ in ratios]
 
@@ -243,9 +243,9 @@ class TiersMissing(SparseScheduler):
 
 
 @broken(CHANGED)
-class ChangesWhatIsOffered(SparseScheduler):
-    def client_mask(self, offered, held, context):
-        return drop_one(offered, context.client)
+class ChangesAMaskOfATier(SparseScheduler):
+    def client_mask(self, tier_mask, previous_mask, context):
+        return drop_one(tier_mask, context.client)
 
 
 @broken(CHANGED)
@@ -257,7 +257,7 @@ class ChangesItsMaskInPlace(SparseScheduler):
 
 @broken(CHANGED)
 class ClientWritesToTheServer(SparseScheduler):
-    def on_round_start(self, server, masks, round):
+    def on_round_start(self, server, tier_masks, round):
         self.server = server
 
     def on_client_end(self, client, context):
@@ -265,7 +265,7 @@ class ClientWritesToTheServer(SparseScheduler):
         return {}
 
 
-@broken("only client.move_mask_ may change it")
+@broken("only client.move_mask_ may change the mask")
 class SetsItsMask(SparseScheduler):
     def on_client_end(self, client, context):
         _ = client.densities
@@ -274,14 +274,14 @@ class SetsItsMask(SparseScheduler):
         return {}
 
 
-@broken("the server has changed the mask of a ballot")
-class ChangesBallots(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
-        drop_one(ballots[0].mask)
+@broken("the server has changed the mask of an update")
+class ChangesUpdates(SparseScheduler):
+    def on_aggregate(self, server, updates, round):
+        drop_one(updates[0].mask)
         server.prune_()
 
 
-@broken("what a client sends as 'mean' is no tensor")
+@broken("'mean' of SendsANumber.on_client_end is not a tensor")
 class SendsANumber(SparseScheduler):
     def on_client_end(self, client, context):
         return {"mean": float(client.weights.mean())}
@@ -309,16 +309,16 @@ class LeavesAHookOnAWeight(SparseScheduler):
 
 @broken("a client computes with weights outside of its mask")
 class WritesOutside(SparseScheduler):
-    """What is pruned before the report, but not before the next step."""
+    """What is pruned before the update, but not before the next step."""
 
     def on_batch_end(self, client, step):
         client.weights[~client.mask] = 0.1
 
 
-@broken("the evaluation of a client of tier 0 holds 944 weights; density 0.2 allows 189")
+@broken("the evaluation of a client of tier 0 has 944 weights; density 0.2 allows 189")
 class DeploysEverything(SparseScheduler):
-    def deployed_mask(self, offered, held, context):
-        return torch.ones_like(offered)
+    def deployed_mask(self, tier_mask, previous_mask, context):
+        return torch.ones_like(tier_mask)
 
 
 @broken("leave a trace on model.norm:")
@@ -333,7 +333,7 @@ class LeavesAWeightFrozen(SparseScheduler):
         client.module.model.norm.weight.requires_grad_(False)
 
 
-@broken(r"trained_densities are no numbers in \[0, 1\]")
+@broken(r"trained_densities are not numbers in \[0, 1\]")
 class CountsTooMuch(SparseScheduler):
     def trained_densities(self, client):
         return super().trained_densities(client) * 10
@@ -341,7 +341,7 @@ class CountsTooMuch(SparseScheduler):
 
 @broken(r"a first run ends with SchedulerError: Fails\.on_aggregate in round 1: ZeroDivisionError")
 class Fails(SparseScheduler):
-    def on_aggregate(self, server, ballots, round):
+    def on_aggregate(self, server, updates, round):
         server.weights.mul_(1 / round)
 
 

@@ -77,8 +77,8 @@ def test_the_contract(name, accelerator):
 
 
 def test_a_name_that_looks_like_a_hook_is_one():
-    with pytest.raises(TypeError, match="Typo.on_agregate is no hook of a scheduler; did you mean on_aggregate?"):
+    with pytest.raises(TypeError, match="Typo.on_agregate is not a hook of a scheduler; did you mean on_aggregate?"):
 
         class Typo(SparseScheduler):
-            def on_agregate(self, server, ballots, round):
+            def on_agregate(self, server, updates, round):
                 pass

@@ -15,7 +15,7 @@ from flash_pl.client import Classifier, ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.errors import ClientError, ConfigError
 from flash_pl.kernels import SparsePattern, available, sparse_linear
-from flash_pl.loops.first_stage import FewBatches
+from flash_pl.loops.first_stage import FirstBatches
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
@@ -31,9 +31,9 @@ from flash_pl.schedulers import (
     TopK,
     ZeroFL,
 )
-from flash_pl.schedulers.magnitude_upload import keep_largest, power, pruned_activations
+from flash_pl.schedulers.magnitude_upload import keep_largest, pruned_activations, signed_power
 from flash_pl.server import ServerState
-from flash_pl.server.updates import Ballot, Report
+from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import (
     CriterionInput,
     FanInPreserving,
@@ -63,8 +63,10 @@ class Watch:
     def __init__(self):
         self.reports, self.rows = [], []
 
-    def on_client_end(self, loop, report):
-        self.reports.append((report.tier, report.weights.clone(), report.mask.clone(), report.trained.clone()))
+    def on_client_end(self, loop, update):
+        self.reports.append(
+            (update.tier, loop.client.arena.clone(), update.mask.clone(), update.trained_densities.clone())
+        )
 
     def on_round_end(self, loop, row):
         self.rows.append(row)
@@ -200,7 +202,7 @@ def test_sparsyfed_steps_along_the_gradient_of_v():
 
     train(OneStep(activations=False), 0.2, rounds=1)
     v = seen["v"].clone().requires_grad_()
-    w = power(v, scheduler.beta)
+    w = signed_power(v, scheduler.beta)
     (w * seen["raw"]).sum().backward()
     torch.testing.assert_close(seen["scaled"], torch.where(v == 0, 0.0, v.grad), rtol=1e-4, atol=1e-7)
 
@@ -208,7 +210,7 @@ def test_sparsyfed_steps_along_the_gradient_of_v():
 def test_sparsyfed_sends_the_largest_of_w():
     class Looking(SparsyFed):
         def on_client_end(self, client, context):
-            w = power(client.weights, self.beta)
+            w = signed_power(client.weights, self.beta)
             sent = super().on_client_end(client, context)
             kept = top_k(w.abs(), self.kept[context.tier])
             assert torch.equal(client.weights, w * kept) and torch.equal(client.mask, kept)
@@ -301,19 +303,19 @@ def test_growth_is_not_by_the_gradients_of_another_client(monkeypatch):
     seen = []
 
     class Looking(FedRTS):
-        def on_aggregate(self, server, ballots, round):
-            seen.extend(ballots)
-            super().on_aggregate(server, ballots, round)
+        def on_aggregate(self, server, updates, round):
+            seen.extend(updates)
+            super().on_aggregate(server, updates, round)
 
     for Skipping.step in range(4):
         Skipping.whole = ()
         train(NST(move=RIGL), 0.2)
         Skipping.whole = (4,)  # the first to train
         train(Looking(interval=LastStep(rounds=2)), 0.2, rounds=1)
-    counts = {(ballot.client, int(ballot.extra["grown"].sum())) for ballot in seen}
+    counts = {(update.client, int(update.extra["grown"].sum())) for update in seen}
     assert (3, 0) in counts and all(count for client, count in counts if client == 4)
     Skipping.step, Skipping.whole = 0, ()
-    with pytest.raises(ClientError, match="its first batch was skipped"):
+    with pytest.raises(ClientError, match="skipped the first batch"):
         train(SSFL(SaliencyStage(init_fraction=0.5)), 0.2)
 
 
@@ -360,7 +362,7 @@ def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
     """As a step's last third is dense: f_D in place of f_S, once a client."""
     loop, watch = watched(make(), rounds=1)
     flops, sizes = loop.ledger.flops, loop.plan.population.samples
-    clients = [member.client for member in loop.plan.draw(0)]
+    clients = [member.client for member in loop.plan.sample_cohort(0)]
     steps = {client: len(loop.data.client_batches(client)) for client in clients}
     trained = watch.reports[0][-1]
     dense = sum(sizes[c] / steps[c] * (flops.forward(flops.dense) - flops.forward(trained)) for c in clients)
@@ -395,7 +397,7 @@ def test_ssfl_keeps_the_largest_mean_saliencies():
 def test_a_first_stage_of_some_batches_counts_the_samples_in_them():
     batches = Batches(torch.zeros(45, 1, 2, 2), torch.zeros(45, dtype=torch.int64), batch_size=32)
     for few, samples in ((1, 32), (2, 45), (3, 45)):
-        some = FewBatches(batches, few)
+        some = FirstBatches(batches, few)
         for _ in range(2):
             assert sum(len(labels) for _, labels in some.shuffled(torch.Generator())) == some.samples == samples
 
@@ -493,8 +495,8 @@ def test_fiarse_keeps_the_weights_that_nobody_holds():
     first = {}
 
     class Remembering(FIARSE):
-        def start(self, server, found, generator):
-            super().start(server, found, generator)
+        def start(self, server, measured, generator):
+            super().start(server, measured, generator)
             first["weights"] = server.weights.clone()
 
     loop, watch = watched(Remembering())
@@ -509,15 +511,12 @@ def test_fiarse_keeps_the_weights_that_nobody_holds():
 @pytest.mark.parametrize("make", [FIARSE, HeteroFL])
 def test_holders_of_a_weight_count_alike(make):
     """However many samples they have."""
-    received = [
-        Report(i, samples, torch.tensor(weights), torch.tensor(weights) != 0, None, None, {})
-        for i, (samples, weights) in enumerate([(9, [1.0, 1.0]), (1, [3.0, 0.0])])
-    ]
     average = make().aggregator(2)
     average.reset(torch.zeros(2), 2, [9, 1])
-    for report in received:
-        average.update(report)
-    torch.testing.assert_close(average.compute(), torch.tensor([2.0, 1.0]))
+    for client, (samples, weights) in enumerate([(9, [1.0, 1.0]), (1, [3.0, 0.0])]):
+        mask = torch.tensor(weights) != 0
+        average.add(ClientUpdate(client, samples, mask, torch.ones(1), torch.ones(1)), torch.tensor(weights))
+    torch.testing.assert_close(average.mean(), torch.tensor([2.0, 1.0]))
 
 
 def test_fiarse_with_importance_steps_by_the_biased_gradient():
@@ -547,23 +546,28 @@ def test_fedrts_believes_as_the_formula_says():
     server.mask = mask
     tops = [[1, 1, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
     grown = [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0, 1, 0]]
-    ballots = [
-        Ballot(
-            i, n, mask, None, None, {}, {"top": torch.tensor(tops[i]).bool(), "grown": torch.tensor(grown[i]).bool()}
+    updates = [
+        ClientUpdate(
+            client=i,
+            samples=n,
+            mask=mask,
+            densities=torch.ones(1),
+            trained_densities=torch.ones(1),
+            extra={"top": torch.tensor(tops[i]).bool(), "grown": torch.tensor(grown[i]).bool()},
         )
         for i, n in enumerate((1, 3))
     ]
-    scheduler.on_aggregate(server, ballots, round=0)
+    scheduler.on_aggregate(server, updates, round=0)
     o = torch.tensor(
         [0.75 + 0.25 * 0.25, 0.75 + 0.25, 0.25 * 0.75, 0, 0.375 + 0.25, 0.375 + 0.0625, 0.375 + 0.1875, 0.375]
     )
-    torch.testing.assert_close(scheduler.beliefs.counts, 1 + 2 * torch.stack([o, 1 - o]).double())
+    torch.testing.assert_close(scheduler.posteriors.counts, 1 + 2 * torch.stack([o, 1 - o]).double())
     assert int(server.mask.sum()) == 4
-    beliefs = scheduler.beliefs.counts.clone()
+    before = scheduler.posteriors.counts.clone()
     server.weights.copy_(weights)
     server.mask = mask
-    scheduler.on_aggregate(server, ballots, round=1)  # only active weights are seen in a round without moves
-    changed = (scheduler.beliefs.counts != beliefs).any(0)
+    scheduler.on_aggregate(server, updates, round=1)  # only active weights are seen in a round without moves
+    changed = (scheduler.posteriors.counts != before).any(0)
     assert torch.equal(changed, mask) and torch.equal(server.mask, mask)
 
 
@@ -573,11 +577,11 @@ def test_feddst_keeps_what_only_devices_that_are_away_hold():
         zeros = []
 
         class Look:
-            def on_client_end(self, loop, report):
-                assert report.tier == 0
+            def on_client_end(self, loop, update):
+                assert update.tier == 0
 
             def on_round_end(self, loop, row, zeros=zeros):
-                weights, small = loop.server.weights[: loop.server.layout.maskable], loop.masks[0]
+                weights, small = loop.server.weights[: loop.server.layout.maskable], loop.tier_masks[0]
                 zeros.append(int((weights[loop.server.mask & ~small] == 0).sum()))
 
         budget = SparsityBudget([Tier(0.05, 0.8), Tier(0.2, 0.2)])
@@ -590,10 +594,10 @@ def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
     for order in (1, -1):
 
         class Looking(FedRTS):
-            def on_aggregate(self, server, ballots, round, order=order):
-                assert len({ballot.tier for ballot in ballots}) == 2
-                super().on_aggregate(server, ballots[::order], round)
-                found.append(self.beliefs.counts.clone())
+            def on_aggregate(self, server, updates, round, order=order):
+                assert len({update.tier for update in updates}) == 2
+                super().on_aggregate(server, updates[::order], round)
+                found.append(self.posteriors.counts.clone())
 
         train(Looking(interval=LastStep(), decay=Cosine(rounds=3)), 0.2, rounds=1, budget=TWO_TIERS)
     torch.testing.assert_close(*found)

@@ -25,7 +25,7 @@ class Watch:
         self.masks.append(loop.server.mask.clone())
         self.rows.append(row)
 
-    def on_client_end(self, loop, report):
+    def on_client_end(self, loop, update):
         client = loop.client
         groups = client.optimizer.param_groups
         rate = {weight: group["lr"] for group in groups for weight in group["params"]}
@@ -138,26 +138,26 @@ def test_a_mask_may_stay_from_the_start_or_from_some_round_on(still):
 def test_its_config_brings_momentum_and_the_mean_over_rounds():
     trainer = build_trainer(compose(read_config("stead")))
     assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.5
-    assert isinstance(trainer.average, RoundAverage)
+    assert isinstance(trainer.round_average, RoundAverage)
     alone = build_trainer(compose(read_config("pdst"), ["scheduler=stead"]))
     assert alone.server_optimizer is None and alone.average is None
-    without = build_trainer(compose(read_config("stead"), ["server_optimizer=null", "average=null"]))
-    assert without.server_optimizer is None and without.average is None
+    without = build_trainer(compose(read_config("stead"), ["server_optimizer=null", "round_average=null"]))
+    assert without.server_optimizer is None and without.round_average is None
     for name, value in vars(STEAD()).items():
         assert getattr(trainer.scheduler, name) == value
 
 
 @pytest.mark.parametrize(
-    ("setting", "allowed"),
+    ("setting", "value"),
     [
-        ({"power": -0.1}, "a number in"),
-        ({"power": float("nan")}, "a number in"),
-        ({"prune_rate": 1.5}, "a number in"),
-        ({"every": 0}, "an integer of at least 1"),
-        ({"move": Move(growth=Gradient())}, "one that needs no gradients"),
+        ({"power": -0.1}, "-0.1"),
+        ({"power": float("nan")}, "nan"),
+        ({"prune_rate": 1.5}, "1.5"),
+        ({"every": 0}, "0"),
+        ({"move": Move(growth=Gradient())}, "gradients"),
     ],
 )
-def test_bad_settings_are_refused(setting, allowed):
-    (name,) = setting
-    with pytest.raises(ConfigError, match=f"{name}: .* is not allowed; expected {allowed}"):
+def test_bad_settings_are_refused(setting, value):
+    with pytest.raises(ConfigError, match=value) as error:
         STEAD(**setting)
+    assert [error.value.key] == list(setting)

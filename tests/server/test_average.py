@@ -49,7 +49,7 @@ def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, 
         torch.manual_seed(0)
         module = unaware()
         trainer = FederatedTrainer(
-            scheduler(), density=0.25, rounds=4, cohort=3, seed=1, accelerator="cpu", average=average
+            scheduler(), density=0.25, rounds=4, cohort=3, seed=1, accelerator="cpu", round_average=average
         )
         return trainer.fit(module, tiny_data), module
 
@@ -73,14 +73,14 @@ def test_a_round_without_clients_counts_with_the_model_it_left(unaware, tiny_dat
 
     models = []
     settings = {"density": 0.25, "rounds": 5, "cohort": 3, "seed": 1, "accelerator": "cpu"}
-    trainer = FederatedTrainer(PDST(), sampler=Gaps(), average=RoundAverage(0), callbacks=[Watch()], **settings)
+    trainer = FederatedTrainer(PDST(), sampler=Gaps(), round_average=RoundAverage(0), callbacks=[Watch()], **settings)
     loop = trainer.fit(unaware(), tiny_data)
     assert torch.equal(models[1], models[2]) and not torch.equal(models[2], models[3])
-    torch.testing.assert_close(loop.server.average, torch.stack(models).mean(0))
+    torch.testing.assert_close(loop.server.round_average, torch.stack(models).mean(0))
 
 
 def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware, tiny_data, tmp_path):
-    def run(rounds, folder, ckpt_path=None, average=True):
+    def run(rounds, folder, ckpt_path=None, round_average=True):
         torch.manual_seed(0)
         trainer = FederatedTrainer(
             NST(),
@@ -89,7 +89,7 @@ def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware,
             cohort=3,
             seed=1,
             accelerator="cpu",
-            average=RoundAverage() if average else None,
+            round_average=RoundAverage() if average else None,
             callbacks=[Checkpoint(folder)],
         )
         return trainer.fit(unaware(), tiny_data, ckpt_path=ckpt_path)
@@ -100,8 +100,8 @@ def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware,
     assert torch.equal(whole.server.masked(), resumed.server.masked())
     assert whole.metrics["val_loss"] == resumed.metrics["val_loss"]
     run(2, tmp_path / "other")
-    without = run(5, tmp_path / "other", "last", average=False)
-    assert without.server.average is None and torch.equal(without.server.weights, whole.server.weights)
+    without = run(5, tmp_path / "other", "last", round_average=False)
+    assert without.server.round_average is None and torch.equal(without.server.weights, whole.server.weights)
 
 
 def test_the_command_line_averages_and_exports_it(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_resumed_run_goes_on_with_its_moments(make, unaware, tiny_data, tmp_pa
             seed=1,
             accelerator="cpu",
             server_optimizer=optimizer and optimizer(),
-            average=RoundAverage(),
+            round_average=RoundAverage(),
             callbacks=[Checkpoint(folder)],
         )
         return trainer.fit(unaware(), tiny_data, ckpt_path=ckpt_path)
