@@ -56,7 +56,7 @@ def federated(
     loop = trainer.loop(Classifier(MNISTNet(), classes=10), data)
     if not counted:
         loop.ledger.link.__class__ = FreeLink
-        loop.ledger.bill.flops = None
+        loop.ledger.flops = None
     loop.on_run_start()
     loop.client.backend.__enter__()  # as FederatedTrainer.run does
     return loop

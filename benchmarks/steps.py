@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "steps.json"
 
 def work(loop: FederatedLoop) -> float:
     """The FLOPs of a client's training against dense ones."""
-    flops = loop.ledger.bill.flops
+    flops = loop.ledger.flops
     assert flops is not None
     return flops.training(loop.server.layout.densities(loop.server.mask)) / flops.training(flops.dense)
 

@@ -1,4 +1,4 @@
-"""FederatedTrainer: the calls of Lightning's Trainer for a federation of sparse clients."""
+"""FederatedTrainer: the calls of Lightning's Trainer, for one server model over many sparse clients."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,18 @@ from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.launch import Launcher, StopSignals, make_fabric
 from flash_pl.loops import (
-    CohortLoop,
     EvaluationLoop,
     EvaluationSchedule,
     FaultPolicy,
     FederatedLoop,
-    Federation,
     LocalLoop,
     Plan,
     RoundDecay,
-    refuse_transfer_hooks,
+    RoundEvaluator,
+    Workers,
+    check_transfer_hooks,
+    model_flops,
+    restore_state,
 )
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -46,30 +48,47 @@ class FederatedTrainer:
     """Trains one server model over the clients of a federated data module.
 
     Args:
-        scheduler: the method of sparse training.
+        scheduler: the sparse scheduler, the method of federated sparse training.
         density: target d over all maskable weights, in (0, 1].
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
         seed: names every random draw of the run; the module brings its initial weights.
-        budget: what each client can afford, the largest tier ``density``; None gives every client ``density``.
-        aggregator, sampler: by default the scheduler's average and a uniform cohort.
+        budget: what each client can afford; its largest tier is ``density``. None gives every client ``density``.
+        aggregator: None takes the scheduler's own.
+        sampler: draws the cohorts; None draws uniformly.
         server_optimizer: moves the server on from the clients' mean; None takes the mean.
         round_average: deploy an average over rounds; None deploys the last round's model.
-        decay: the learning rates' decay over rounds; None keeps the module's own.
-        exclude, exclude_first_last: layers that are never masked, see ``Layout``.
-        evaluate: after which rounds the server is evaluated.
-        gradient_clip_val, gradient_clip_algorithm: as in Lightning's Trainer.
+        decay: of the learning rates over rounds; None keeps the module's own rates.
+        exclude: names or globs of layers that are never masked.
+        exclude_first_last: never mask the first and the last maskable layer.
+        evaluate: after which rounds the server and the clients are evaluated.
+        gradient_clip_val: clip gradients at this value, as in Lightning's Trainer; None for never.
+        gradient_clip_algorithm: clip by "norm" or by "value".
         channels_last: store 4-d weights channels-last, which is faster for most dense convolutions.
-        backend, compile: what computes the layers, see ``choose_backend``.
-        accelerator, precision, num_nodes: as in Lightning's Trainer; precision is "32-true" or mixed.
-        devices: as there; one process each, over which the clients of a round are spread. Results are bitwise the same
-            for any number of processes of equal processors and threads. torchrun's number of processes wins.
-        deterministic: on CUDA, only kernels that give the same bits in every run, where torch has them.
+        backend: kernels of the layers; "auto" uses sparse ones where they are faster, "sparse" wherever they can be
+            used, "dense" never.
+        compile: let torch compile the dense layers; not with backend "sparse".
+        accelerator: where to compute, as in Lightning's Trainer.
+        devices: processes on this machine, one per device, as in Lightning's Trainer; they share the clients of a
+            round. Results are bitwise equal for any number of processes on equal processors. Under torchrun its number
+            of processes counts.
+        num_nodes: number of machines.
+        precision: as in Lightning's Trainer, "32-true", "16-mixed" or "bf16-mixed".
+        deterministic: on CUDA, use only kernels that repeat their bits, where torch has them.
         timeout: seconds after which a process that does not answer ends the run.
-        faults: what happens when a client's training fails.
+        faults: what a failing client does to the run.
         wire: how models are sent.
-        fleet: what devices the clients are, to simulate the time that rounds take and a deadline.
-        callbacks: objects with any of the loop's hooks, see ``FederatedLoop``; none of Lightning's callbacks.
-        logger: one or more Lightning loggers. They get every round from ``callbacks.Board``, which is added if missing.
+        fleet: devices of the clients, to simulate the time of rounds and a deadline.
+        callbacks: ``flash_pl.callbacks.Callback`` objects.
+        logger: one Lightning logger or several. ``callbacks.Board`` sends them every round; it is added if missing.
+
+    >>> from flash_pl import PDST, Classifier
+    >>> from flash_pl.data import Synthetic
+    >>> from flash_pl.models import LeafCNN
+    >>> data = Synthetic(samples=200, test_samples=40, classes=4, shape=(1, 8, 8), clients=10)
+    >>> module = Classifier(LeafCNN(num_classes=4, image_size=8), classes=4)
+    >>> loop = FederatedTrainer(PDST(), density=0.1, rounds=2, cohort=3, accelerator="cpu").fit(module, data)
+    >>> loop.round, round(loop.metrics["density"], 3)
+    (2, 0.1)
     """
 
     def __init__(
@@ -123,42 +142,41 @@ class FederatedTrainer:
             fleet=(fleet, Fleet),
         )
         if compile and type(scheduler).training is not SparseScheduler.training:
-            name = type(scheduler).__name__
-            raise ConfigError("compile", compile, f"false with {name}: compiled layers do not call its hooks")
+            problem = f"{type(scheduler).__name__} adds hooks to layers, which compiled layers do not call"
+            raise ConfigError("compile", problem, "set compile=false")
         self.scheduler, self.budget = scheduler, SparsityBudget.of(density, budget)
-        # A checkpoint holds them, and numpy's own numbers could not be read again.
+        # Python's numbers: a checkpoint holds them, and could not be read again with numpy's.
         self.density, self.rounds, self.cohort = float(density), int(rounds), int(cohort)
         self.local_epochs, self.seed = int(local_epochs), int(seed)
         self.sampler = sampler or UniformSampler()
         self.aggregator = aggregator or scheduler.aggregator(len(self.budget.tiers))
+        self.server_optimizer, self.round_average = server_optimizer, round_average
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
+        self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
         loggers = given_loggers(logger)
         self.callbacks = in_order(callbacks, loggers)
-        self.wire, self.fleet, self.server_optimizer = wire, fleet, server_optimizer
-        self.round_average = round_average
-        self.timeout, self.faults = timeout, faults or FaultPolicy()
         self.fabric = make_fabric(
             accelerator, devices, num_nodes, precision, deterministic, timeout, self.callbacks, loggers
         )
         self.ranks: Ranks | None = None
 
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
-        """Train; returns the finished loop with the server's weights, mask and last metrics.
+        """Train; return the finished loop with the server's weights, mask and last metrics.
 
-        A module that is no ``ClientModule`` becomes one. Afterwards its weights are the server's, masked to d.
+        A module that is not a ``ClientModule`` becomes one. Afterwards its weights are the server's, masked to d.
 
         Args:
-            ckpt_path: a checkpoint from which to go on; "last" is the newest whole one of the trainer's ``Checkpoint``
-                callback, and without any file the run starts afresh.
+            module: its ``training_step`` trains every client.
+            data: the data of all clients.
+            ckpt_path: a checkpoint from which to go on. "last" is the newest valid one of the trainer's ``Checkpoint``
+                callback; without any file the run starts afresh.
 
         Raises:
-            ConfigError: a cohort larger than the number of clients, a budget or sampler that does not fit the clients,
-                a checkpoint that cannot be read.
-            ModuleError: a module that cannot be federated.
-            RunError: what ended the run before its time: a client's or the method's fault, a signal, another process, a
-                full disk.
+            ConfigError: a setting does not fit the clients, or the checkpoint cannot be read.
+            ModuleError: the module cannot be federated.
+            RunError: the run ended early: a client or the scheduler failed, a signal, another process, a full disk.
         """
         loop = self.loop(module, data)
         state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
@@ -167,27 +185,13 @@ class FederatedTrainer:
         self.run(loop)
         return loop
 
-    def run(self, loop: FederatedLoop) -> None:
-        """The training of ``fit``, for a caller that wants the ``loop`` before it."""
-        with (
-            loop.ranks.sharing_errors(),
-            finalized(self.fabric.loggers),
-            loop.parts.cohorts.stop,
-            preserve_global_rng(self.fabric.device),
-            released_afterwards(loop.client),
-            unsynchronized(loop.client.module),
-            loop.client.backend,
-        ):
-            loop.run()
-            loop.client.receive(loop.server.masked(), loop.server.mask)
-
     def validate(
         self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs.
 
         Raises:
-            ConfigError: as for ``fit``, and where "last" finds no checkpoint, or one from before the first mask.
+            ConfigError: as in ``fit``, and if "last" finds no checkpoint, or one from before the first mask.
         """
         loop = self.loop(module, data)
         with (
@@ -197,86 +201,100 @@ class FederatedTrainer:
             loop.client.backend,
         ):
             if ckpt_path is None:
-                evaluation = EvaluationLoop(self.fabric, self.seed)
-                return evaluation.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
+                return loop.evaluator.loop.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
             state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is None:
-                raise ConfigError("ckpt_path", ckpt_path, "a run that has saved a checkpoint")
+                raise ConfigError("ckpt_path", f"no checkpoint for '{ckpt_path}'", "give a run that has saved one")
             self.resume(loop, state)
             if not loop.has_mask:
-                raise ConfigError("ckpt_path", str(ckpt_path), "a checkpoint with a mask; stage 1 was looking for it")
-            return loop.evaluation.server(loop.masks, loop.round)
+                raise ConfigError("ckpt_path", f"{ckpt_path} was saved before stage 1 made the first mask")
+            return loop.evaluator.server_metrics(loop.tier_masks, loop.round)
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
-        """The federated loop, ready to run; whatever ``fit`` would refuse is refused here."""
+        """The federated loop, ready to run; every setting that ``fit`` refuses is refused here."""
         if not isinstance(module, L.LightningModule):
-            what = f"{type(module).__name__} is no LightningModule"
-            raise ModuleError(f"{what}; flash_pl.Classifier(network, classes=...) makes one of a network")
+            problem = f"{type(module).__name__} is not a LightningModule"
+            raise ModuleError(f"{problem}; flash_pl.Classifier(network, classes=...) makes one of a network")
         check_federated(data)
-        refuse_transfer_hooks(data)
+        check_transfer_hooks(data)
         ranks = self.launch()
         ranks.broadcast(data.prepare_data)
         data.setup("fit")
-        try:
-            members = self.budget.members(data.clients, self.seed)
-        except ConfigError as error:
-            raise error.within("budget") from error
-        plan = Plan(
-            rounds=self.rounds,
-            cohort=self.cohort,
-            local_epochs=self.local_epochs,
-            seed=self.seed,
-            budget=self.budget,
-            population=Population(tuple(data.client_sizes), None if members is None else tuple(members)),
-            sampler=self.sampler,
-            decay=self.decay,
-        )
+        plan = self._plan(data)
         data.to_(self.fabric.device)
         client = self.binding(module, self.fabric, self.scheduler)
-        least = min(tier.density for tier in self.budget.tiers)
-        if not total_count(client.layout.sizes, least):
-            raise ConfigError("density", least, f"at least one of {client.layout.maskable} weights")
-        if ranks.size > 1:  # a script may have left its module's first weights to chance
+        self._check_smallest_tier(client.layout)
+        if ranks.size > 1:  # the processes may have drawn different initial weights
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
             client.buffers.start_from(ranks.broadcast(client.buffers.first))
-        federation = Federation(
+        server = ServerState.start(client.layout, client.arena, self.density, self.seed)
+        workers = Workers(ranks, StopSignals(self._forward_signal), self.faults, server.fingerprint)
+        ledger, local = self._ledger(client.layout, plan.population), self.make_local_loop()
+        evaluation = EvaluationLoop(self.fabric, self.seed)
+        evaluator = self.make_evaluator(
+            loop=evaluation,
+            schedule=self.evaluate,
+            client=client,
+            server=server,
+            scheduler=self.scheduler,
+            data=data,
+            plan=plan,
+            local=local,
+            workers=workers,
+            link=ledger.link,
+        )
+        loop = self.make_federated_loop(
             fabric=self.fabric,
             ranks=ranks,
+            workers=workers,
             client=client,
-            server=ServerState.start(client.layout, client.arena, self.density, self.seed),
+            server=server,
             data=data,
             scheduler=self.scheduler,
             plan=plan,
             aggregator=self.aggregator,
-            local=LocalLoop(self.fabric, self.clipping),
-            cohorts=CohortLoop(ranks, StopSignals(self._forward), self.faults),
-            ledger=self._ledger(client.layout, plan.population),
+            local=local,
+            evaluator=evaluator,
+            ledger=ledger,
             server_optimizer=self.server_optimizer,
             round_average=self.round_average,
         )
-        loop = FederatedLoop(federation, self.evaluate)
         with preserve_global_rng(self.fabric.device), unsynchronized(client.module), client.backend:
-            loop.open()
+            ledger.start(model_flops(client, evaluation, data))  # also tries the module on a batch
         return loop
 
+    def run(self, loop: FederatedLoop) -> None:
+        """Run a ``loop`` that ``self.loop`` made, as ``fit`` does."""
+        with (
+            loop.ranks.sharing_errors(),
+            finalized(self.fabric.loggers),
+            loop.workers.stop,
+            preserve_global_rng(self.fabric.device),
+            released_afterwards(loop.client),
+            unsynchronized(loop.client.module),
+            loop.client.backend,
+        ):
+            loop.run()
+            loop.client.receive(loop.server.masked(), loop.server.mask)
+
     def launch(self) -> Ranks:
-        """Start the other processes, if there are to be any, and wait until all have met. A second call does nothing.
+        """Start the other processes, if there are any, and wait until all have met. A second call does nothing.
 
         Every process runs the program from its beginning, as with Lightning's "ddp".
         """
         if self.ranks is None:
             self.fabric.launch()
-            self.ranks = Ranks(self.fabric, self.timeout)
+            self.ranks = self.make_ranks()
         return self.ranks
 
     def resume(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        """Go on from the content of a checkpoint file.
+        """Make ``loop`` go on from the content of a checkpoint file.
 
         Raises:
-            ConfigError: it belongs to another experiment.
+            ConfigError: the checkpoint belongs to another experiment.
             ModuleError: a buffer has another shape.
         """
-        loop.load_state_dict(state["flash_pl"])
+        restore_state(loop, state["flash_pl"])
         module, saved = loop.client.module, state["state_dict"]
         loop.client.buffers.start_from(saved)
         module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
@@ -285,16 +303,56 @@ class FederatedTrainer:
 
     @property
     def folder(self) -> CheckpointFolder | None:
-        """Where the trainer's ``Checkpoint`` callback saves, None without one."""
+        """The folder of the trainer's ``Checkpoint`` callback, None without one."""
         folders = (getattr(callback, "folder", None) for callback in self.callbacks)
         return next((folder for folder in folders if isinstance(folder, CheckpointFolder)), None)
+
+    # Seams: a subclass may use its own parts, as flash_pl.testing does.
+
+    def make_ranks(self) -> Ranks:
+        """The processes of the run."""
+        return Ranks(self.fabric, self.timeout)
+
+    def make_local_loop(self) -> LocalLoop:
+        """Trains one client."""
+        return LocalLoop(self.fabric, self.clipping)
+
+    def make_evaluator(self, **parts: Any) -> RoundEvaluator:
+        """Evaluates after a round."""
+        return RoundEvaluator(**parts)
+
+    def make_federated_loop(self, **parts: Any) -> FederatedLoop:
+        """Trains all rounds."""
+        return FederatedLoop(**parts)
+
+    def _plan(self, data: FederatedData) -> Plan:
+        try:
+            tiers = self.budget.members(data.clients, self.seed)
+        except ConfigError as error:
+            raise error.within("budget") from error
+        return Plan(
+            rounds=self.rounds,
+            cohort=self.cohort,
+            local_epochs=self.local_epochs,
+            seed=self.seed,
+            budget=self.budget,
+            population=Population(tuple(data.client_sizes), None if tiers is None else tuple(tiers)),
+            sampler=self.sampler,
+            decay=self.decay,
+        )
+
+    def _check_smallest_tier(self, layout: Layout) -> None:
+        density = min(tier.density for tier in self.budget.tiers)
+        if not total_count(layout.sizes, density):
+            problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
+            raise ConfigError("density", problem, "use a larger density")
 
     def _ledger(self, layout: Layout, population: Population) -> CostLedger:
         link, clock = Link(layout, self.wire, seed=derive_seed(self.seed, "mask")), None
         if self.fleet is not None:
-            clock = Clock(self.fleet.deal(population.clients, population.tiers, self.seed), self.fleet.deadline)
+            clock = Clock(self.fleet.assign(population.clients, population.tiers, self.seed), self.fleet.deadline)
         return CostLedger(link, clock, self.local_epochs)
 
-    def _forward(self, number: int) -> None:
+    def _forward_signal(self, number: int) -> None:
         if isinstance(launcher := self.fabric.strategy.launcher, Launcher):
             launcher.forward(number)

@@ -13,7 +13,7 @@ from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 
 from flash_pl.checkpoint import SCHEMA, CheckpointFolder, Stateful
 from flash_pl.errors import ClientError, ConfigError, Interrupted
-from flash_pl.loops import FederatedLoop
+from flash_pl.loops import FederatedLoop, save_state, stateful_parts
 
 READABLE = "tensors and plain values, all that a checkpoint can hold"
 
@@ -77,8 +77,8 @@ class Checkpoint:
 
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
         # What else may go wrong may go wrong again; these two are expected, and the same on all ranks.
-        if isinstance(error, Interrupted | ClientError) and loop.whole:
-            if self._saved != loop.round or loop.pending:
+        if isinstance(error, Interrupted | ClientError) and loop.consistent:
+            if self._saved != loop.round or loop.evaluation_pending:
                 self.save(loop)
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Checkpoint:
         Each holds the weights, the union, an average and two moments if there are, the model's own weights and the
         mask; masks of single clients come on top.
         """
-        arenas = 3 + (loop.parts.round_average is not None) + 2 * (loop.parts.server_optimizer is not None)
+        arenas = 3 + (loop.round_average is not None) + 2 * (loop.server_optimizer is not None)
         return 4 * (arenas * loop.client.arena.nbytes + loop.client.mask.nbytes)
 
     @rank_zero_only
@@ -108,7 +108,7 @@ class Checkpoint:
         """
         module = loop.client.module
         if self._saved < 0:
-            _refuse_unreadable(loop.parts.stateful())
+            _refuse_unreadable(stateful_parts(loop))
         loop.client.forget()
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
@@ -119,7 +119,7 @@ class Checkpoint:
             "global_step": loop.round,
             "loops": None,
             "callbacks": {},
-            "flash_pl": loop.state_dict() | {"schema": SCHEMA, "extra": self.extra},
+            "flash_pl": save_state(loop) | {"schema": SCHEMA, "extra": self.extra},
         }
         if hasattr(module, "_hparams_name"):
             state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name

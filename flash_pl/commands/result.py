@@ -15,8 +15,7 @@ from flash_pl import __version__
 from flash_pl.checkpoint import write_whole
 from flash_pl.client import layer_labels
 from flash_pl.config import label
-from flash_pl.loops import FederatedLoop
-from flash_pl.loops.round_metrics import suffix
+from flash_pl.loops import FederatedLoop, tier_suffix
 
 
 def summarize(
@@ -69,7 +68,7 @@ def summarize(
         },
     }
     if tiers:
-        found = [{"density": t.density, "accuracy": metrics.get(monitor + suffix(t.density))} for t in tiers]
+        found = [{"density": t.density, "accuracy": metrics.get(monitor + tier_suffix(t.density))} for t in tiers]
         result["tiers"] = found
     for kind in ("clients", "finetuned"):
         if f"{monitor}_{kind}" in metrics:

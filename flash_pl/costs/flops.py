@@ -1,4 +1,4 @@
-"""Floating-point operations of a model under a mask: theoretical ones, what kernels make of them is another matter."""
+"""Theoretical floating-point operations of a model under a mask; how fast kernels compute them is another matter."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,20 @@ from flash_pl.sparsity import layers_of
 
 @dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs of one sample, dense, a multiply-add counting as two.
+    """Forward FLOPs of one sample through the dense model; a multiply-add counts as two.
 
-    ``layers`` are those of the maskable layers in their order, ``rest`` all others. The layer that works on the input
-    needs no gradient of it: ``first`` says which of the maskable layers that is; where it is None, ``input`` are the
-    FLOPs of the layer without a mask that does, a part of ``rest``.
+    Args:
+        layers: of the maskable layers, in their order.
+        rest: of all other layers.
+        first: index of the maskable layer that works on the input, which needs no gradient of it; None if that layer is
+            not maskable.
+        input: FLOPs of the layer that works on the input if it is not maskable, a part of ``rest``.
+
+    >>> flops = Flops(layers=(100.0, 40.0), rest=10.0, first=0)
+    >>> flops.forward(torch.tensor([0.5, 0.25]))
+    70.0
+    >>> flops.training(flops.dense)
+    350.0
     """
 
     layers: tuple[float, ...]
@@ -28,41 +37,49 @@ class Flops:
     input: float = 0.0
 
     def forward(self, densities: Tensor) -> float:
-        """f_S: the sum of the layers' FLOPs times their density, and the rest; f_D for densities of 1."""
+        """f_S: the sum of the layers' FLOPs times their density, plus the rest; f_D for densities of 1."""
         return sum(f * d for f, d in zip(self.layers, densities.tolist(), strict=True)) + self.rest
 
     def of_each(self, samples: int) -> "Flops":
-        """Those of one sample, where these are of so many."""
+        """The FLOPs of one sample, where these are of ``samples`` samples."""
         layers = tuple(f / samples for f in self.layers)
         return Flops(layers, self.rest / samples, self.first, self.input / samples)
 
     def training(self, densities: Tensor, dense_gradients: float = 0.0) -> float:
-        """Of one sample in one step: forward f_S, gradient of the inputs f_S without the first layer, gradient of the
-        weights f_S, but f_D in the share ``dense_gradients`` of steps that need those of pruned weights."""
+        """FLOPs of one sample in one step.
+
+        The forward pass takes f_S, the gradient of the inputs f_S without the first layer, the gradient of the weights
+        f_S, or f_D in the share ``dense_gradients`` of the steps, which compute gradients of pruned weights too.
+        """
         forward = self.forward(densities)
         input_layer = self.input if self.first is None else self.layers[self.first] * float(densities[self.first])
         return 3 * forward - input_layer + dense_gradients * (self.forward(self.dense) - forward)
 
     @property
     def dense(self) -> Tensor:
-        """Densities of 1, to count a dense model."""
+        """Layer densities of 1, of a dense model."""
         return torch.ones(len(self.layers), dtype=torch.float64)
 
 
 @torch.no_grad()
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
-    """The FLOPs of a pass through a module, by PyTorch's own counter; of all its samples together.
+    """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's own counter.
 
-    A weight that is used without a call of its layer, as ``out_proj`` of ``nn.MultiheadAttention`` is, counts among the
-    rest, so as dense.
+    A weight that is used without a call of its layer, as ``out_proj`` of ``nn.MultiheadAttention`` is, counts as dense,
+    in ``rest``.
 
     Args:
+        module: the model.
         names: of the maskable weights, such as ``"model.conv1.weight"``.
         run: calls the module, or its validation step, on a batch.
+
+    >>> network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
+    Flops(layers=(64, 16), rest=0, first=0, input=0.0)
     """
     masked = {id(layer): name for name, layers in layers_of(module, names).items() for layer in layers}
     counted = [layer for layer in module.modules() if id(layer) in masked or not list(layer.children())]
-    found, before = dict.fromkeys(names, 0.0), dict[int, float]()  # by id: a metric's hash changes with its state
+    by_name, before = dict.fromkeys(names, 0.0), dict[int, float]()  # by id: a metric's hash changes with its state
     first: list[tuple[str | None, float]] = []
     with FlopCounterMode(display=False) as counter:
 
@@ -72,7 +89,7 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
         def leave(layer: nn.Module, _: Any, __: Any) -> None:
             spent, name = counter.get_total_flops() - before[id(layer)], masked.get(id(layer))
             if name is not None:
-                found[name] += spent
+                by_name[name] += spent
             if spent and not first:
                 first.append((name, spent))
 
@@ -85,16 +102,16 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
             for handle in handles:
                 handle.remove()
         total = counter.get_total_flops()
-    rest = total - sum(found.values())
+    rest = total - sum(by_name.values())
     name, spent = first[0] if first else (None, 0.0)
     if name is None:
-        return Flops(tuple(found.values()), rest, None, spent)
-    return Flops(tuple(found.values()), rest, list(names).index(name))
+        return Flops(tuple(by_name.values()), rest, None, spent)
+    return Flops(tuple(by_name.values()), rest, list(names).index(name))
 
 
 @contextmanager
 def _attention_in_parts() -> Iterator[None]:
-    """While it is entered, attention is computed by products of matrices; not all fused kernels are counted."""
+    """A context that computes attention by matrix products: the counter does not know all fused kernels."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,28 +1,35 @@
-"""The loops: one client, an evaluation, stage 1, stage 2."""
+"""Loops: a client's training, evaluation, stage 1, and the rounds of stage 2 (read federated.py first)."""
 
-from flash_pl.loops.evaluation import ClientEvaluationLoop, EvaluationLoop, Spread
-from flash_pl.loops.federated import FederatedLoop, Loop
-from flash_pl.loops.federation import Federation
+from flash_pl.loops.evaluation import EvaluationLoop, RoundEvaluator, Spread, model_flops, tier_suffix
+from flash_pl.loops.failures import Failure, Fault
+from flash_pl.loops.federated import CohortResult, FederatedLoop
 from flash_pl.loops.first_stage import FirstStageLoop
-from flash_pl.loops.local import LocalLoop, refuse_transfer_hooks
-from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan, RoundDecay
-from flash_pl.loops.workers import CohortLoop, Failure, FaultPolicy
+from flash_pl.loops.local import LocalLoop, check_transfer_hooks
+from flash_pl.loops.settings import EvaluationSchedule, FaultPolicy, Participant, Plan, RoundDecay
+from flash_pl.loops.state import restore_state, save_state, server_model, stateful_parts
+from flash_pl.loops.workers import Workers
 
 __all__ = [
-    "ClientEvaluationLoop",
-    "CohortLoop",
+    "CohortResult",
     "EvaluationLoop",
     "EvaluationSchedule",
     "Failure",
+    "Fault",
     "FaultPolicy",
     "FederatedLoop",
-    "Federation",
+    "FirstStageLoop",
     "LocalLoop",
-    "Loop",
     "Participant",
     "Plan",
     "RoundDecay",
-    "FirstStageLoop",
+    "RoundEvaluator",
     "Spread",
-    "refuse_transfer_hooks",
+    "Workers",
+    "check_transfer_hooks",
+    "model_flops",
+    "restore_state",
+    "save_state",
+    "server_model",
+    "stateful_parts",
+    "tier_suffix",
 ]

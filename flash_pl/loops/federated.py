@@ -1,361 +1,293 @@
-"""Stage 2, the file to read: a round from the drawing of the cohort to the new server model."""
+"""Stage 2, the file to read first: a round from the sampling of its cohort to the row of its metrics."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from lightning.fabric import Fabric
 from torch import Tensor
 
-from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ClientError, ConfigError, Interrupted
-from flash_pl.loops.evaluation import RoundEvaluation, flops_of
-from flash_pl.loops.federation import Federation, Trained
+from flash_pl.client import ClientState
+from flash_pl.costs import CostLedger
+from flash_pl.data import FederatedData
+from flash_pl.errors import ClientError
+from flash_pl.loops.evaluation import RoundEvaluator
+from flash_pl.loops.failures import Failure, Fault, check_mask, check_tier_masks, server_hook
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
-from flash_pl.loops.round_metrics import refuse_shared, round_metrics
-from flash_pl.loops.settings import EvaluationSchedule, Participant
-from flash_pl.loops.workers import Failure, Fault, check_mask, check_offered, server_half
+from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.round_metrics import check_names, logged_means, mask_agreement
+from flash_pl.loops.settings import Participant, Plan
+from flash_pl.loops.workers import Workers
+from flash_pl.ranks import Ranks
+from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import generator
-from flash_pl.server.updates import Ballot, Report
-from flash_pl.sparsity import SparseModel, vote_counts
+from flash_pl.server import ClientUpdate, FedAvg, RoundAverage, ServerOptimizer, ServerState
+from flash_pl.sparsity import vote_counts
 
 
-class Loop(Stateful, ABC):
-    """``run`` calls ``advance`` between its hooks until ``done``."""
+@dataclass(frozen=True)
+class CohortResult:
+    """The updates of a cohort in its order: in time, late (they are not aggregated), and the clients that failed."""
+
+    in_time: list[ClientUpdate]
+    late: list[ClientUpdate]
+    failures: list[Failure]
 
     @property
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether to stop before the next advance."""
-
-    @abstractmethod
-    def advance(self) -> None:
-        """One step of the loop."""
-
-    def run(self) -> Any:
-        """Run to the end and return what ``on_run_end`` returns."""
-        self.reset()
-        self.on_run_start()
-        while not self.done:
-            self.on_advance_start()
-            self.advance()
-            self.on_advance_end()
-        return self.on_run_end()
-
-    def reset(self) -> None:
-        """Before a run, also a resumed one."""
-
-    def on_run_start(self) -> None:
-        """Before the first advance."""
-
-    def on_advance_start(self) -> None:
-        """Before every advance."""
-
-    def on_advance_end(self) -> None:
-        """After every advance."""
-
-    def on_run_end(self) -> Any:
-        """After the last advance."""
+    def updates(self) -> list[ClientUpdate]:
+        """All updates; they have had costs, in time or late."""
+        return [*self.in_time, *self.late]
 
 
-class RoundTraining:
-    """Trains the cohort of a round and leaves this rank's part of the sum in the aggregator.
+class FederatedLoop:
+    """Trains the server's model over ``plan.rounds`` rounds and calls the hooks of ``flash_pl.callbacks.Callback``.
 
     Args:
-        federation: the run's parts.
-        on_client_end: called with the report of every client that this rank has trained and that was in time.
-    """
-
-    def __init__(self, federation: Federation, on_client_end: Callable[[Report], None]) -> None:
-        self.parts, self.on_client_end = federation, on_client_end
-
-    def run(self, masks: Sequence[Tensor], round: int) -> Trained:
-        """Train the cohort of a round, and another one if too many of it fail.
-
-        Args:
-            masks: what the server offers each tier.
-
-        Raises:
-            ClientError: a client failed and is not to be skipped, or too few remained, time and again.
-            Interrupted: a signal came.
-        """
-        faults, wasted = self.parts.cohorts.faults, list[list[Ballot]]()
-        for attempt in range(faults.attempts):
-            cohort = self.parts.plan.draw(round, attempt)
-            trained, failed = self._attempt(cohort, masks, round)
-            if not failed or len(trained.ballots) >= faults.min_clients:
-                self.parts.ledger.link.remember([*trained.ballots, *trained.late])
-                return replace(trained, wasted=wasted)
-            wasted.append([*trained.ballots, *trained.late])
-        raise ClientError(
-            f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
-            f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",
-            failed[-1].trace,
-        )
-
-    def _attempt(
-        self, cohort: Sequence[Participant], masks: Sequence[Tensor], round: int
-    ) -> tuple[Trained, list[Failure]]:
-        server, samples = self.parts.server, [member.samples for member in cohort]
-        with server_half(self.parts.scheduler, "on_round_start", server, round):
-            self.parts.scheduler.on_round_start(server, masks, round)
-        self.parts.aggregator.reset(server.weights, server.layout.maskable, samples)
-        done, signal = self.parts.cohorts.run(
-            [member.client for member in cohort],
-            samples,
-            round + 1,
-            server.fingerprint,
-            lambda place: self._train(cohort[place], masks, round),
-            self._keep,
-        )
-        if signal is not None:
-            raise Interrupted(signal)
-        ballots = [result.to(server.weights.device) for result in done.values() if isinstance(result, Ballot)]
-        in_time, late = ([ballot for ballot in ballots if ballot.late is flag] for flag in (False, True))
-        return Trained(in_time, late), [result for result in done.values() if isinstance(result, Failure)]
-
-    def _train(self, member: Participant, masks: Sequence[Tensor], round: int) -> Report:
-        """Train a client under the mask that its tier is offered, and add its weights to the sum if it is in time."""
-        parts, link = self.parts, self.parts.ledger.link
-        batches = parts.data.client_batches(member.client)
-        if not batches.samples:
-            raise Fault("it has no samples")
-        context, held = parts.plan.context(member, len(batches), round), link.held(member.client)
-        offered = parts.scheduler.client_mask(masks[member.tier], held, context)
-        check_mask(offered, parts.client.layout.maskable)
-        weights, mask, down = link.down(parts.server.weights, offered, held)
-        parts.client.receive(weights, mask)
-        report, up = link.up(parts.local.run(parts.client, parts.scheduler, batches, context), mask)
-        report = parts.ledger.settle(report, down, up)
-        if report.late:
-            return replace(report, mask=mask, metrics={}, extra={})  # of the client's own the server learns nothing
-        try:
-            parts.aggregator.update(report)
-        except OverflowError as error:
-            where = parts.client.layout.slot_of_largest(report.weights)
-            raise Fault(f"its weights cannot be summed ({where}: {error})") from error
-        return report
-
-    def _keep(self, report: Report) -> Ballot:
-        if not report.late:
-            self.on_client_end(report)
-        return Ballot.of(report)
-
-
-class FederatedLoop(Loop):
-    """Trains the server's model over ``rounds`` rounds.
-
-    Callbacks get ``on_run_start(loop)``, ``on_first_stage_client_end(loop, done, total)``, ``on_first_mask(loop)``,
-    then ``on_client_end(loop, report)``, ``on_client_error(loop, failure)`` for a client that is left out,
-    ``on_round_end(loop, row)`` with the round's line of metrics, ``on_run_end(loop)``; and if an error ends the run
-    ``on_run_abort(loop, error)``. They are called on every rank, ``on_client_end`` on the one that trained the client.
-    ``on_round_end`` may set ``should_stop``, on every rank.
+        fabric: devices, precision, loggers and callbacks.
+        ranks: the processes of the run.
+        workers: spreads the clients over them.
+        client: the module that every client trains in turn.
+        server: weights, mask and union; equal on all ranks.
+        data: of all clients.
+        scheduler: the sparse scheduler.
+        plan: who trains when, for how long and at what rate.
+        aggregator: sums up the clients' weights.
+        local: trains one client.
+        evaluator: evaluates the server and the clients after a round.
+        ledger: counts the costs.
+        server_optimizer: moves the server on from the clients' mean; None takes the mean.
+        round_average: averages the server's models over rounds; None deploys the last round's model.
 
     Attributes:
-        server: weights, mask and union; the same on all ranks.
-        masks: what the server offers its tiers of devices: nested, the last one is the server's own mask.
-        plan: who trains when, for how long and at what rate.
-        round: rounds done, so the index of the next one.
-        metrics: the last round's row.
-        evaluated: the names of those that its evaluation gave.
-        should_stop: this round is the last one.
-        votes: how many weights were held by 0, 1, ..., K of the last round's K clients.
-        layer_mismatch: the last round's mismatches in each layer alone, by their names among the metrics.
-        ledger: what the run has cost.
-        failed: how many times a client has failed and was left out.
-        pending: the round has changed the server and is not evaluated yet.
-        whole: the server is as a round left it, so that it can be saved.
+        round: rounds done, which is the index of the next one.
+        tier_masks: masks that the server offers to the tiers, nested; the last one is the server's own mask.
+        metrics: the row of the last round.
+        evaluated: names of those metrics that its evaluation gave.
+        votes: how many weights were in 0, 1, ..., K of the masks of the last round's K clients.
+        layer_mismatch: the last round's mismatches of each layer alone, by their names among the metrics.
+        failed: how many times a client has failed and was skipped.
+        should_stop: end the run after this round; a callback may set it in ``on_round_end``, on every rank.
+        has_mask: stage 1 is over and the first mask is made.
+        evaluation_pending: the round has changed the server and is not evaluated yet.
+        consistent: the server is as a round left it, so a checkpoint may hold it.
     """
 
-    def __init__(self, federation: Federation, evaluate: EvaluationSchedule) -> None:
-        self.parts = federation
-        self.fabric, self.ranks, self.client = federation.fabric, federation.ranks, federation.client
-        self.server, self.data, self.scheduler = federation.server, federation.data, federation.scheduler
-        self.plan, self.ledger = federation.plan, federation.ledger
-        self.training = RoundTraining(
-            federation, lambda report: self.fabric.call("on_client_end", loop=self, report=report)
-        )
-        self.evaluation = RoundEvaluation(federation, evaluate)
-        federation.cohorts.on_failure = self.on_failure
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        ranks: Ranks,
+        workers: Workers,
+        client: ClientState,
+        server: ServerState,
+        data: FederatedData,
+        scheduler: SparseScheduler,
+        plan: Plan,
+        aggregator: FedAvg,
+        local: LocalLoop,
+        evaluator: RoundEvaluator,
+        ledger: CostLedger,
+        server_optimizer: ServerOptimizer | None = None,
+        round_average: RoundAverage | None = None,
+    ) -> None:
+        self.fabric, self.ranks, self.workers = fabric, ranks, workers
+        self.client, self.server, self.data, self.scheduler, self.plan = client, server, data, scheduler, plan
+        self.aggregator, self.server_optimizer, self.round_average = aggregator, server_optimizer, round_average
+        self.local, self.evaluator, self.ledger = local, evaluator, ledger
+        workers.on_failure = self.skip_client
+
         self.round = self.failed = 0
-        self.has_mask = False
-        self.masks: list[Tensor] = []
-        self.progress = Progress()  # of stage 1, while it is under way
-        self.should_stop, self.pending, self.whole = False, False, True
+        self.tier_masks: list[Tensor] = []
         self.metrics: dict[str, float] = {}
         self.evaluated: tuple[str, ...] = ()
         self.votes: list[int] = []
         self.layer_mismatch: dict[str, list[float]] = {}
+        self.should_stop, self.has_mask, self.evaluation_pending, self.consistent = False, False, False, True
+        self.first_stage_progress = Progress()
 
     @property
     def done(self) -> bool:
+        """Whether the last round is over."""
         return self.should_stop or self.round >= self.plan.rounds
 
     def run(self) -> None:
+        """Make the first mask, unless a checkpoint brought one, and train all rounds."""
         try:
-            super().run()
+            if self.round_average is None:  # an average out of a checkpoint would never change again
+                self.server.round_average = None
+            self.fabric.call("on_run_start", loop=self)
+            if not self.has_mask:
+                self.make_first_mask()
+                self.has_mask, self.first_stage_progress = True, Progress()
+                self.fabric.call("on_first_mask", loop=self)
+            while not self.done:
+                self.train_round()
+            self.fabric.call("on_run_end", loop=self)
         except BaseException as error:
             self.fabric.call("on_run_abort", loop=self, error=error)
             raise
 
-    def on_failure(self, failure: Failure) -> None:
-        """A client is left out."""
-        self.failed += 1
-        self.fabric.call("on_client_error", loop=self, failure=failure)
-
-    def open(self) -> None:
-        """Try the model on a batch of the data, before anything is written, and count its FLOPs.
-
-        Raises:
-            ModuleError: it cannot be evaluated.
-            ConfigError: time is to be simulated and FLOPs cannot be counted.
-        """
-        self.ledger.open(flops_of(self.client, self.evaluation.evaluation, self.data))
-
-    def on_run_start(self) -> None:
-        if self.parts.round_average is None:  # one out of a checkpoint would be deployed and never change
-            self.server.round_average = None
-        self.fabric.call("on_run_start", loop=self)
-        if not self.has_mask:
-            self.find_first_mask()
-            self.has_mask, self.progress = True, Progress()
-            self.fabric.call("on_first_mask", loop=self)
-
-    def find_first_mask(self) -> None:
-        """Stage 1 if the method has one, then the first server mask and the initial weights adapted to it."""
-        found = None
+    def make_first_mask(self) -> None:
+        """Stage 1 if the scheduler has one, then the first server mask and the initial weights adapted to it."""
+        measured = None
         if self.scheduler.first_stage is not None:
-            found = FirstStageLoop(
-                self.parts,
+            measured = FirstStageLoop(
                 self.scheduler.first_stage,
-                self.progress,
-                lambda done, total: self.fabric.call("on_first_stage_client_end", loop=self, done=done, total=total),
+                scheduler=self.scheduler,
+                client=self.client,
+                server=self.server,
+                data=self.data,
+                workers=self.workers,
+                local=self.local,
+                ledger=self.ledger,
+                seed=self.plan.seed,
+                progress=self.first_stage_progress,
+                on_client_end=lambda done, total: self.fabric.call(
+                    "on_first_stage_client_end", loop=self, done=done, total=total
+                ),
             ).run()
-        with server_half(self.scheduler, "start", self.server, self.round):
-            self.scheduler.start(self.server, found, generator(self.plan.seed, "mask"))
-        if self.parts.server_optimizer is not None:
-            self.parts.server_optimizer.start()
-        self.nest()
+        with server_hook(self.scheduler, "start", self.server, self.round):
+            self.scheduler.start(self.server, measured, generator(self.plan.seed, "mask"))
+        if self.server_optimizer is not None:
+            self.server_optimizer.start()
+        self.update_tier_masks()
 
-    def nest(self) -> None:
-        """What the server offers every tier of devices."""
-        with server_half(self.scheduler, "tier_masks", self.server, self.round):
-            self.masks = self.scheduler.tier_masks(self.server, self.plan.budget.ratios)
-            check_offered(self.masks, self.server, len(self.plan.budget.tiers))
+    def train_round(self) -> None:
+        """One round, in the order in which it happens."""
+        server, scheduler, round, started = self.server, self.scheduler, self.round, time.perf_counter()
+        if not self.evaluation_pending:  # otherwise the run was interrupted while it evaluated this round
+            previous_mask, failed_before = server.mask, self.failed
 
-    def on_advance_start(self) -> None:
-        self.started = time.perf_counter()
+            # 1. A cohort trains, each client under the mask of its tier. If too many clients fail, another one does.
+            attempts: list[CohortResult] = []
+            while not attempts or self.too_few(attempts):
+                cohort = self.plan.sample_cohort(round, attempt=len(attempts))
+                attempts.append(self.train_cohort(cohort))
+            updates = attempts[-1].in_time
+            self.ledger.link.remember(attempts[-1].updates)
 
-    def advance(self) -> None:
-        if self.pending:  # the run was interrupted while it evaluated this round
-            return
-        server, previous, failed = self.server, self.server.mask, self.failed
+            self.consistent = False
+            if updates:  # a sampler may find no client online, and all clients may miss the deadline
+                # 2. The sum of all processes replaces the server's weights. Unpruned they are the union of the clients'
+                # models.
+                self.ranks.sum_(self.aggregator.accumulator)
+                mean, optimizer = self.aggregator.mean(), self.server_optimizer
+                server.weights.copy_(mean if optimizer is None else optimizer.step(server, mean))
+                server.union.copy_(server.weights)
 
-        # 1. A cohort trains, each client under a mask that its device can afford.
-        trained = self.training.run(self.masks, self.round)
-        ballots = trained.ballots
+                # 3. The scheduler votes on the next mask and prunes the server to it.
+                with server_hook(scheduler, "on_aggregate", server, round):
+                    scheduler.on_aggregate(server, updates, round)
+                self.update_tier_masks()
+            if self.round_average is not None:  # a round without clients counts too
+                self.round_average.update(server, previous_mask, round)
 
-        self.whole = False
-        if ballots:  # a sampler may find nobody online, and a deadline may pass before the first report
-            # 2. The sum over all ranks is everybody's; the aggregate replaces the server's weights. Unpruned it is the
-            # union of the clients' models.
-            self.ranks.sum_(self.parts.aggregator.units)
-            mean, optimizer = self.parts.aggregator.compute(), self.parts.server_optimizer
-            server.weights.copy_(mean if optimizer is None else optimizer.step(server, mean))
-            server.union.copy_(server.weights)
+            # 4. The row of metrics, without its evaluation.
+            self.votes = vote_counts([update.mask for update in updates]).tolist()
+            agreement, self.layer_mismatch = mask_agreement(
+                server, previous_mask, updates, self.votes, self.plan.budget, self.tier_masks
+            )
+            costs = self.ledger.add_round(
+                [attempt.updates for attempt in attempts], server.layout.densities(server.mask)
+            )
+            row = agreement | costs | {"participants": len(updates), "lr_scale": self.plan.decay.scale(round)}
+            logged = logged_means(updates)
+            check_names(logged, row)
+            self.metrics = logged | row
+            if self.workers.faults.on_client_error == "skip":
+                self.metrics["failed"] = self.failed - failed_before
+            self.metrics["seconds_train"] = time.perf_counter() - started
+            self.evaluation_pending = self.consistent = True
 
-            # 3. The method votes on the mask and prunes the server to it.
-            with server_half(self.scheduler, "on_aggregate", server, self.round):
-                self.scheduler.on_aggregate(server, ballots, self.round)
-            self.nest()
-        if self.parts.round_average is not None:  # a round without clients counts too
-            self.parts.round_average.update(server, previous, self.round)
-
-        self.votes = vote_counts([ballot.mask for ballot in ballots]).tolist()
-        self.metrics, self.layer_mismatch = round_metrics(
-            trained, server, previous, self.votes, self.masks, self.plan, self.ledger, self.round
-        )
-        if self.parts.cohorts.faults.on_error == "skip":
-            self.metrics["failed"] = self.failed - failed
-        self.metrics["seconds_train"] = time.perf_counter() - self.started
-        self.pending = self.whole = True
-
-    def on_advance_end(self) -> None:
-        done, failed = self.round + 1, self.failed
-        found = self.evaluation.run(self.masks, done)
-        refuse_shared(found, self.metrics)
-        self.metrics |= found
-        self.evaluated = tuple(found)
-        if "failed" in self.metrics:  # also those that could not be evaluated
-            self.metrics["failed"] += self.failed - failed
-        self.metrics["seconds"] = time.perf_counter() - self.started
-        self.round, self.pending = done, False
+        # 5. The new model is evaluated, and the row is complete.
+        failed_before = self.failed
+        evaluation = self.evaluator.run(self.tier_masks, done=round + 1)
+        check_names(evaluation, self.metrics)
+        self.metrics |= evaluation
+        self.evaluated = tuple(evaluation)
+        if "failed" in self.metrics:  # clients may fail in an evaluation too
+            self.metrics["failed"] += self.failed - failed_before
+        self.metrics["seconds"] = time.perf_counter() - started
+        self.round, self.evaluation_pending = round + 1, False
         self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)
 
-    def on_run_end(self) -> None:
-        self.fabric.call("on_run_end", loop=self)
-
-    def model(self) -> SparseModel:
-        """The server's model after a round, masked to d, by the names of the module; for ``flash_pl.export``.
+    def train_cohort(self, cohort: Sequence[Participant]) -> CohortResult:
+        """Train the clients of a cohort; this process's part of their sum is then in the aggregator.
 
         Raises:
-            ModuleError: the module has been federated again since: it holds another run's weights.
+            ClientError: a client failed and is not skipped.
+            Interrupted: a signal asked to stop.
         """
-        layout, module = self.server.layout, self.client.module
-        self.client.check_tensors()
-        self.client.forget()
-        self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
-        values = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-        tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}
-        masks = {layer.name: layer.view(self.server.mask).cpu().contiguous().clone() for layer in layout.layers}
-        density = int(self.server.mask.count_nonzero()) / layout.maskable
-        facts = {"scheduler": type(self.scheduler).__name__, "density": f"{density:.4g}", "round": str(self.round)}
-        return SparseModel(tensors, masks, facts)
+        server = self.server
+        with server_hook(self.scheduler, "on_round_start", server, self.round):
+            self.scheduler.on_round_start(server, self.tier_masks, self.round)
+        self.aggregator.reset(server.weights, server.layout.maskable, [client.samples for client in cohort])
+        results = self.workers.map(self.train_client, cohort, self.round + 1, on_result=self.report_update)
+        updates = [result.to(server.weights.device) for result in results if isinstance(result, ClientUpdate)]
+        return CohortResult(
+            in_time=[update for update in updates if not update.late],
+            late=[update for update in updates if update.late],
+            failures=[result for result in results if isinstance(result, Failure)],
+        )
 
-    def identity(self) -> dict[str, Any]:
-        """What makes this another experiment, as far as a trainer knows without a config."""
-        optimizer = self.parts.server_optimizer
-        return {
-            "scheduler": type(self.scheduler).__name__,
-            "server_optimizer": type(optimizer).__name__ if optimizer is not None else None,
-            "seed": self.plan.seed,
-            "density": self.plan.budget.density,
-            "clients": self.data.clients,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "identity": self.identity(),
-            "round": self.round,
-            "failed": self.failed,
-            "metrics": self.metrics,
-            "votes": self.votes,
-            "layer_mismatch": self.layer_mismatch,
-            "has_mask": self.has_mask,
-            "pending": self.pending,
-            "stopped": bool(self.should_stop),
-            "tier_masks": [mask.cpu() for mask in self.masks[:-1]],  # for readers; this loop makes them anew
-            "first_stage": self.progress.state_dict(),
-        } | {name: part.state_dict() for name, part in self.parts.stateful().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
+    def train_client(self, participant: Participant) -> ClientUpdate:
+        """Train a client under the mask of its tier, and add its weights to the sum if its update is in time.
 
         Raises:
-            ConfigError: it belongs to another experiment.
+            Fault: the client has no samples, its mask is invalid, or its weights or loss are not finite.
         """
-        for key, value in self.identity().items():
-            if state["identity"][key] != value:
-                raise ConfigError(key, value, f"{state['identity'][key]!r}, as in the checkpoint")
-        if state["round"] > self.plan.rounds:
-            raise ConfigError("rounds", self.plan.rounds, f"at least the {state['round']} that the checkpoint has done")
-        self.round, self.failed = state["round"], state["failed"]
-        self.metrics, self.votes = dict(state["metrics"]), list(state["votes"])
-        self.layer_mismatch = dict(state["layer_mismatch"])
-        self.has_mask = state["has_mask"]
-        self.progress.load_state_dict(state["first_stage"])
-        self.pending, self.should_stop = state["pending"], state["stopped"]
-        for name, part in self.parts.stateful().items():
-            part.load_state_dict(state[name])
-        self.nest()
+        link, scheduler, client = self.ledger.link, self.scheduler, self.client
+        batches = self.data.client_batches(participant.client)
+        if not batches.samples:
+            raise Fault("it has no samples")
+        context = self.plan.context(participant, len(batches), self.round)
+        previous_mask = link.previous_mask(participant.client)
+        client_mask = scheduler.client_mask(self.tier_masks[participant.tier], previous_mask, context)
+        check_mask(client_mask, client.layout.maskable)
+        weights, mask, down = link.down(self.server.weights, client_mask, previous_mask)
+        client.receive(weights, mask)
+        update = self.local.run(client, scheduler, batches, context)
+        update, weights, up = link.up(update, client.arena, mask)
+        update = self.ledger.with_costs(update, down, up)
+        if update.late:
+            return replace(update, mask=mask, metrics={}, extra={})  # the server knows nothing but the mask it sent
+        try:
+            self.aggregator.add(update, weights)
+        except OverflowError as error:
+            name = client.layout.slot_of_largest(weights)
+            raise Fault(f"its weights cannot be summed ({name}: {error})") from error
+        return update
+
+    def too_few(self, attempts: Sequence[CohortResult]) -> bool:
+        """Whether so many clients failed in the last attempt that the round must be repeated.
+
+        Raises:
+            ClientError: that was the last attempt.
+        """
+        last, faults = attempts[-1], self.workers.faults
+        if not last.failures or len(last.in_time) >= faults.min_clients:
+            return False
+        if len(attempts) < faults.round_attempts:
+            return True
+        clients = len(last.updates) + len(last.failures)
+        raise ClientError(
+            f"round {self.round + 1}: {len(last.in_time)} of {clients} clients remained, min_clients is "
+            f"{faults.min_clients}, after {faults.round_attempts} attempts; {last.failures[-1]}",
+            last.failures[-1].trace,
+        )
+
+    def update_tier_masks(self) -> None:
+        """Make the masks of all tiers anew; the server's mask or weights have changed."""
+        with server_hook(self.scheduler, "tier_masks", self.server, self.round):
+            self.tier_masks = self.scheduler.tier_masks(self.server, self.plan.budget.ratios)
+            check_tier_masks(self.tier_masks, self.server, len(self.plan.budget.tiers))
+
+    def report_update(self, update: ClientUpdate) -> None:
+        """Tell the callbacks of a client that this process has trained, unless it was late."""
+        if not update.late:
+            self.fabric.call("on_client_end", loop=self, update=update)
+
+    def skip_client(self, failure: Failure) -> None:
+        """Count a client that failed, and tell the callbacks."""
+        self.failed += 1
+        self.fabric.call("on_client_error", loop=self, failure=failure)

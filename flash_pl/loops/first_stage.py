@@ -1,4 +1,4 @@
-"""Stage 1: what do clients find out before the first round?"""
+"""Stage 1: some clients measure something before the first round, from which the scheduler makes its first mask."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -8,105 +8,121 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.client import ClientContext, samples_in
-from flash_pl.data import Batches
-from flash_pl.errors import ClientError, Interrupted
-from flash_pl.loops.federation import Federation
-from flash_pl.loops.workers import Failure, Fault
-from flash_pl.schedulers import FirstStage
+from flash_pl.client import ClientContext, ClientState, samples_in
+from flash_pl.costs import CostLedger
+from flash_pl.data import Batches, FederatedData
+from flash_pl.errors import ClientError
+from flash_pl.loops.failures import Failure, Fault
+from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.settings import Participant
+from flash_pl.loops.workers import Workers, WorkInterrupted
+from flash_pl.schedulers import FirstStage, SparseScheduler
 from flash_pl.seeding import generator
-from flash_pl.server import OrderFreeSum
-from flash_pl.server.updates import Report
+from flash_pl.server import ClientUpdate, OrderFreeSum, ServerState
 from flash_pl.wire import Message
 
 
 class Progress(Stateful):
-    """How far stage 1 has come, so that an interrupted one goes on.
+    """The part of stage 1 that is done, so that an interrupted run goes on from there.
 
     Attributes:
-        flops: of the training of each client that is done, by its place in the cohort.
-        units: the sum of what they found, as in ``OrderFreeSum``.
+        flops: of the training of each client that is done, by its position in the cohort.
+        accumulator: the sum of the measurements, as in ``OrderFreeSum``; None before the first.
     """
 
     def __init__(self) -> None:
         self.flops: dict[int, float] = {}
-        self.units: Tensor | None = None
+        self.accumulator: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"flops": dict(self.flops), "units": self.units}
+        return {"flops": dict(self.flops), "accumulator": self.accumulator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.flops, self.units = dict(state["flops"]), state["units"]
+        self.flops, self.accumulator = dict(state["flops"]), state["accumulator"]
 
 
 class FirstStageLoop:
-    """Clients train, or only look at their data, from one start; ``run`` returns the mean of what they found.
+    """Trains a few clients from one start and averages what they measure; their weights are thrown away.
 
-    All start from the mask of the stage's own trainee and from the server's weights, adapted to that mask as the method
-    adapts them to its first one. Their trained weights are thrown away: stage 1 informs the mask only.
+    All clients start from the mask of the stage's own trainee and from the server's weights, adapted to that mask as
+    the scheduler adapts them to its first mask.
 
     Args:
-        federation: the run's parts; its scheduler adapts the weights.
-        stage: how many clients, how long, what they find.
-        progress: of an earlier process that was interrupted; added to.
-        on_client_end: called after each client that this rank has trained with (clients done, clients in all).
+        stage: how many clients, how long they train, what they measure.
+        scheduler: adapts the initial weights.
+        client, server, data, workers, local, ledger: of the run.
+        seed: of the run.
+        progress: of a run that was interrupted; new results are added to it.
+        on_client_end: called after each client of this process with (clients done, clients in all).
     """
 
     def __init__(
         self,
-        federation: Federation,
         stage: FirstStage,
+        *,
+        scheduler: SparseScheduler,
+        client: ClientState,
+        server: ServerState,
+        data: FederatedData,
+        workers: Workers,
+        local: LocalLoop,
+        ledger: CostLedger,
+        seed: int,
         progress: Progress,
         on_client_end: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.parts, self.stage, self.progress, self.on_client_end = federation, stage, progress, on_client_end
-        self.seed, self.server, self.data = federation.plan.seed, federation.server, federation.data
-        self.trainee = stage.trainee(federation.scheduler.first_mask)
+        self.stage, self.scheduler, self.client, self.server, self.data = stage, scheduler, client, server, data
+        self.workers, self.local, self.ledger, self.seed = workers, local, ledger, seed
+        self.progress, self.on_client_end = progress, on_client_end
+        self.trainee = stage.trainee(scheduler.first_mask)
 
     def run(self) -> Tensor:
-        """The mean of what the clients found, float64 ``[stage.size(layout)]``.
+        """The mean of the clients' measurements, float64 ``[stage.size(layout)]``.
 
         Raises:
-            ClientError: a client failed and is not to be skipped, or all have failed.
-            Interrupted: a signal came; what is found so far is in ``progress``.
+            ClientError: a client failed and is not skipped, or all have failed.
+            Interrupted: a signal came; the results so far are in ``progress``.
         """
         clients, progress = self.data.clients, self.progress
         order = torch.randperm(clients, generator=generator(self.seed, "sensitivity/cohort")).tolist()
-        cohort = order[: self.stage.clients(clients)]
+        cohort = order[: self.stage.num_clients(clients)]
         self._make_start()
-        units = torch.zeros(self.stage.size(self.server.layout), dtype=torch.int64)
-        total = OrderFreeSum(units, len(cohort))
-        missing = [place for place in range(len(cohort)) if place not in progress.flops]
-        ids = [cohort[place] for place in missing]
-        mine = 0
+        accumulator = torch.zeros(self.stage.size(self.server.layout), dtype=torch.int64)
+        total = OrderFreeSum(accumulator, len(cohort))
+        missing = [position for position in range(len(cohort)) if position not in progress.flops]
+        done_here = 0
 
-        def train(job: int) -> float:
-            report, samples = self._train(ids[job])
-            total.add(self.stage.found(report).cpu(), 1.0)
-            return self.parts.ledger.bill.training(samples, report)
+        def measure(participant: Participant) -> float:
+            """Train a client and add its measurement; returns the FLOPs that this took."""
+            update, samples = self._train(participant.client)
+            total.add(self.stage.measurement(update).cpu(), 1.0)
+            return self.ledger.training_flops(samples, update)
 
-        def keep(flops: float) -> float:
-            nonlocal mine
-            mine += 1
-            self.on_client_end(len(progress.flops) + mine, len(cohort))
-            return flops
+        def report(flops: float) -> None:
+            nonlocal done_here
+            done_here += 1
+            self.on_client_end(len(progress.flops) + done_here, len(cohort))
 
-        costs = [self.data.client_sizes[client] for client in ids]
-        done, signal = self.parts.cohorts.run(ids, costs, 0, self.server.fingerprint, train, keep)
-        self.parts.ranks.sum_(units)
-        if progress.units is not None:
-            units += progress.units
-        progress.units = units
-        progress.flops |= {missing[job]: result for job, result in done.items() if not isinstance(result, Failure)}
-        if signal is not None:
-            raise Interrupted(signal)
+        participants = [Participant(cohort[p], 0, self.data.client_sizes[cohort[p]]) for p in missing]
+        interrupted: WorkInterrupted | None = None
+        try:
+            results = dict(enumerate(self.workers.map(measure, participants, 0, on_result=report)))
+        except WorkInterrupted as error:
+            interrupted, results = error, error.results
+        self.workers.ranks.sum_(accumulator)
+        if progress.accumulator is not None:
+            accumulator += progress.accumulator
+        progress.accumulator = accumulator
+        progress.flops |= {missing[job]: flops for job, flops in results.items() if not isinstance(flops, Failure)}
+        if interrupted is not None:
+            raise interrupted
         if not progress.flops:
-            raise ClientError(f"all {len(cohort)} clients of stage 1 failed; {done[0]}")
-        self.parts.ledger.stage_1(
+            raise ClientError(f"all {len(cohort)} clients of stage 1 failed; {results[0]}")
+        self.ledger.add_first_stage(
             Message(self.weights, self.mask),
-            generator(self.seed, "sensitivity/mask").initial_seed(),
-            {cohort[place]: flops for place, flops in sorted(progress.flops.items())},
-            len(units),
+            mask_seed=generator(self.seed, "sensitivity/mask").initial_seed(),
+            flops={cohort[position]: flops for position, flops in sorted(progress.flops.items())},
+            numbers_sent=len(accumulator),
         )
         return total.value() / len(progress.flops)
 
@@ -114,38 +130,38 @@ class FirstStageLoop:
         """The mask and the weights from which every client starts."""
         mask = self.trainee.initial_mask(self.server, None, generator(self.seed, "sensitivity/mask"))
         mask, weights = mask.to(self.server.weights.device), self.server.weights.clone()
-        self.parts.scheduler.first_mask.initialize(self.server.layout, weights, mask)
-        self.weights, self.mask, _ = self.parts.ledger.link.down(weights, mask, None)
+        self.scheduler.first_mask.initialize(self.server.layout, weights, mask)
+        self.weights, self.mask, _ = self.ledger.link.down(weights, mask, None)
 
-    def _train(self, client: int) -> tuple[Report, int]:
-        """A client's report, and how many samples it has gone through."""
+    def _train(self, client: int) -> tuple[ClientUpdate, int]:
+        """Train a client; returns its update and the number of samples it went through."""
         batches: Any = self.data.client_batches(client)
         if not batches.samples:
             raise Fault("it has no samples")
         if self.stage.batches is not None:
-            batches = FewBatches(batches, self.stage.batches)
+            batches = FirstBatches(batches, self.stage.batches)
         context = ClientContext(client, 0, self.stage.epochs, len(batches), self.seed, "sensitivity")
-        self.parts.client.receive(self.weights, self.mask)
-        report = self.parts.local.run(self.parts.client, self.trainee, batches, context)
-        return report, self.stage.epochs * batches.samples
+        self.client.receive(self.weights, self.mask)
+        update = self.local.run(self.client, self.trainee, batches, context)
+        return update, self.stage.epochs * batches.samples
 
 
-class FewBatches:
-    """The first ``few`` batches of every epoch.
+class FirstBatches:
+    """The first ``count`` batches of every epoch.
 
     Attributes:
-        samples: of the last epoch.
+        samples: number of samples of the last epoch.
     """
 
-    def __init__(self, batches: Batches, few: int) -> None:
-        self.batches, self.few, self.samples = batches, few, 0
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.batches, self.count, self.samples = batches, count, 0
 
     def __len__(self) -> int:
-        return min(self.few, len(self.batches))
+        return min(self.count, len(self.batches))
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
         """One epoch in an order drawn from ``generator``."""
         self.samples = 0
-        for batch in islice(self.batches.shuffled(generator), self.few):
+        for batch in islice(self.batches.shuffled(generator), self.count):
             self.samples += samples_in(batch)
             yield batch

@@ -1,142 +1,95 @@
-"""The line of metrics of a round, but for its evaluation and its seconds."""
+"""The metrics of a round, but for its evaluation: means of what clients logged, agreement of the masks, costs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from flash_pl.costs import CostLedger
 from flash_pl.errors import ConfigError
-from flash_pl.loops.federation import Trained
-from flash_pl.loops.settings import Plan
-from flash_pl.server import ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.loops.evaluation import tier_suffix
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import SparsityBudget, distances, overlaps
 
-
-class WeightedMeans:
-    """Means of what the clients logged, each over the clients that logged it."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.weights: dict[str, int] = {}
-
-    def update(self, metrics: Mapping[str, float], samples: int) -> None:
-        """Add a client of ``samples`` samples."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + samples * value
-            self.weights[name] = self.weights.get(name, 0) + samples
-
-    def compute(self) -> dict[str, float]:
-        """All means."""
-        return {name: total / self.weights[name] for name, total in self.sums.items()}
+# Columns that join the row of a round after those that a module logs.
+LATER_COLUMNS = {"round", "seconds", "seconds_train", "failed"}
 
 
-def consensus(
-    server: ServerState,
-    previous: Tensor,
-    ballots: Sequence[Ballot],
-    votes: Sequence[int],
-    budget: SparsityBudget,
-    masks: Sequence[Tensor],
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The densities and mask mismatches of a round (FLASH, "Measures"), and the mismatches of each layer alone.
-
-    ``mismatch_clients`` is the mean over pairs of the round's clients, ``mismatch_server`` the mean of the clients
-    against the server's new mask, ``mismatch_temporal`` that mask against the ``previous`` one. Where there are several
-    tiers the first two also stand for each alone, ``_d`` and its density behind; clients then count against the new
-    mask of their tier. A pair takes two clients, so with fewer there is no ``mismatch_clients``, and without a client
-    none of what is said of clients.
-
-    ``moved`` is the number of weights that are new in the server's mask; ``in_all_masks`` and ``in_one_mask`` are the
-    shares of the weights that any client holds which all of them or only one of them holds.
-
-    Args:
-        votes: how many weights were held by 0, 1, ..., K clients.
-        masks: the new nested masks, one a tier.
-    """
-    maskable, held = server.layout.maskable, max(1, sum(votes[1:]))
-    clients, tiers = len(ballots), len(budget.tiers)
-    shared = overlaps(server.layout, [*(ballot.mask for ballot in ballots), *masks, server.mask, previous])
-    mine, whole = clients + len(masks), distances(shared.sum(0))
-    found = {
-        "density": float(server.mask.float().mean()),
-        "density_union": float((server.union[:maskable] != 0).float().mean()),
-        **{name: float(value) for name, value in _means(whole, range(clients), mine).items()},
-        "mismatch_temporal": float(whole[mine, -1]),
-        "moved": int((server.mask & ~previous).count_nonzero()),
-    }
-    if ballots:
-        found |= {"in_all_masks": votes[-1] / held, "in_one_mask": votes[1] / held}
-    for index, tier in enumerate(budget.tiers if tiers > 1 else ()):
-        voters = [place for place, ballot in enumerate(ballots) if ballot.tier == index]
-        of_tier = _means(whole, voters, clients + index)
-        found |= {f"{name}{suffix(tier.density)}": float(value) for name, value in of_tier.items()}
-    alone = distances(shared)
-    of_layers = _means(alone, range(clients), mine) | {"mismatch_temporal": alone[:, mine, -1]}
-    return found, {name: values.tolist() for name, values in of_layers.items()}
+def logged_means(updates: Sequence[ClientUpdate]) -> dict[str, float]:
+    """Means of what the clients logged, weighted by samples, each over the clients that logged it."""
+    sums: dict[str, float] = {}
+    samples: dict[str, int] = {}
+    for update in updates:
+        for name, value in update.metrics.items():
+            sums[name] = sums.get(name, 0.0) + update.samples * value
+            samples[name] = samples.get(name, 0) + update.samples
+    return {name: total / samples[name] for name, total in sums.items()}
 
 
-def suffix(density: float) -> str:
-    """What ends the name of a tier's metric.
-
-    >>> suffix(0.05)
-    '_d0.05'
-    """
-    return f"_d{density:g}"
-
-
-def _means(mismatch: Tensor, voters: Sequence[int], mask: int) -> dict[str, Tensor]:
-    """Of ``mismatch`` ``[..., K, K]`` the mean over pairs of ``voters`` and that of them against the new ``mask``,
-    ``[...]`` each, as far as there are voters."""
-    found = {}
-    if len(voters) > 1:
-        ones, others = torch.combinations(torch.tensor(voters), 2).T
-        found["mismatch_clients"] = mismatch[..., ones, others].mean(-1)
-    if voters:
-        found["mismatch_server"] = mismatch[..., list(voters), mask].mean(-1)
-    return found
-
-
-LATER = {"round", "seconds", "seconds_train", "failed"}  # what joins the row after these metrics
-
-
-def round_metrics(
-    trained: Trained,
-    server: ServerState,
-    previous: Tensor,
-    votes: Sequence[int],
-    masks: Sequence[Tensor],
-    plan: Plan,
-    ledger: CostLedger,
-    round: int,
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """What the clients logged (means by samples), how far they agree, what the round has cost; and the mismatches of
-    each layer alone.
-
-    Args:
-        server: after the round; ``previous`` is its mask before.
-        votes: how many weights were held by 0, 1, ..., K clients.
-        masks: the new nested ones, one a tier.
-        round: the round's index.
-    """
-    logged = WeightedMeans()
-    for ballot in trained.ballots:
-        logged.update(ballot.metrics, ballot.samples)
-    row, of_layers = consensus(server, previous, trained.ballots, votes, plan.budget, masks)
-    attempts = [*trained.wasted, [*trained.ballots, *trained.late]]
-    row |= ledger.round(attempts, server.layout.densities(server.mask))
-    row |= {"participants": len(trained.ballots), "lr_scale": plan.decay.scale(round)}
-    found = logged.compute()
-    refuse_shared(found, row)
-    return found | row, of_layers
-
-
-def refuse_shared(logged: Collection[str], row: Collection[str]) -> None:
-    """Nothing in a round's line is overwritten.
+def check_names(logged: Collection[str], row: Collection[str]) -> None:
+    """Check that no name that a module has ``logged`` is a column of the ``row`` already, or will be.
 
     Raises:
-        ConfigError: the module has ``logged`` a name that is in the ``row``, or comes later.
+        ConfigError: one is.
     """
-    if shared := set(logged) & {*row, *LATER}:
-        raise ConfigError("log", sorted(shared), "names that training, validation and the round do not share")
+    if shared := sorted(set(logged) & {*row, *LATER_COLUMNS}):
+        problem = f"the module logs {', '.join(shared)}, which training, validation or the round log too"
+        raise ConfigError("log", problem, "give each its own name")
+
+
+def mask_agreement(
+    server: ServerState,
+    previous: Tensor,
+    updates: Sequence[ClientUpdate],
+    votes: Sequence[int],
+    budget: SparsityBudget,
+    tier_masks: Sequence[Tensor],
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Densities and mask mismatches of a round (FLASH, "Measures"), and the mismatches of each layer alone.
+
+    ``mismatch_clients`` is the mean over pairs of the round's clients, ``mismatch_server`` the mean of the clients
+    against the server's new mask, ``mismatch_temporal`` the new mask against the ``previous`` one. With several tiers
+    the first two are also given for each tier, with a suffix such as ``_d0.05``; clients are then compared with the new
+    mask of their tier. A mean over pairs needs two clients; a mean over clients needs one. ``moved`` is the number of
+    weights that are new in the server's mask. Of the weights that any client's mask contains, ``in_all_masks`` and
+    ``in_one_mask`` are the shares that all masks or only one contain.
+
+    Args:
+        server: after the round.
+        previous: the server's mask before the round, bool ``[maskable]``.
+        updates: of the round's clients.
+        votes: how many weights are in 0, 1, ..., K of the clients' masks.
+        budget: the tiers.
+        tier_masks: the new nested masks, one per tier.
+    """
+    maskable, voted = server.layout.maskable, max(1, sum(votes[1:]))
+    clients = len(updates)
+    shared = overlaps(server.layout, [*(update.mask for update in updates), *tier_masks, server.mask, previous])
+    server_index, all_layers = clients + len(tier_masks), distances(shared.sum(0))
+    metrics = {
+        "density": float(server.mask.float().mean()),
+        "density_union": float((server.union[:maskable] != 0).float().mean()),
+        **{name: float(value) for name, value in _mean_mismatches(all_layers, range(clients), server_index).items()},
+        "mismatch_temporal": float(all_layers[server_index, -1]),
+        "moved": int((server.mask & ~previous).count_nonzero()),
+    }
+    if updates:
+        metrics |= {"in_all_masks": votes[-1] / voted, "in_one_mask": votes[1] / voted}
+    for index, tier in enumerate(budget.tiers if len(budget.tiers) > 1 else ()):
+        of_tier = [position for position, update in enumerate(updates) if update.tier == index]
+        means = _mean_mismatches(all_layers, of_tier, clients + index)
+        metrics |= {f"{name}{tier_suffix(tier.density)}": float(value) for name, value in means.items()}
+    by_layer = distances(shared)
+    layer_means = _mean_mismatches(by_layer, range(clients), server_index)
+    layer_means |= {"mismatch_temporal": by_layer[:, server_index, -1]}
+    return metrics, {name: values.tolist() for name, values in layer_means.items()}
+
+
+def _mean_mismatches(mismatch: Tensor, clients: Sequence[int], mask: int) -> dict[str, Tensor]:
+    """Means of ``mismatch`` ``[..., K, K]`` over pairs of ``clients``, and of clients against ``mask``."""
+    means: dict[str, Tensor] = {}
+    if len(clients) > 1:
+        first, second = torch.combinations(torch.tensor(clients), 2).T
+        means["mismatch_clients"] = mismatch[..., first, second].mean(-1)
+    if clients:
+        means["mismatch_server"] = mismatch[..., list(clients), mask].mean(-1)
+    return means

@@ -1,8 +1,8 @@
-"""What depends on the number of the round: the learning rate and whether to evaluate."""
+"""Settings of a run that are fixed before its first round: who trains when, learning rates, evaluation, failures."""
 
 from dataclasses import dataclass
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_choice, check_integers, check_numbers
 from flash_pl.client import ClientContext
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import derive_seed
@@ -15,9 +15,13 @@ class RoundDecay:
     """Learning rates of round t (from 0) are the module's own times ratio^(t / horizon).
 
     Args:
-        ratio: lr_end / lr. FLASH: 0.001 / 0.1; 1 keeps the rates constant.
+        ratio: lr_end / lr, above 0. FLASH: 0.001 / 0.1; 1 keeps the rates constant.
         horizon: rounds until the ratio is reached, whatever the number of rounds of the run.
-        delay: rounds by which the decay lags. The authors' code sets the rate after a round: 1.
+        delay: rounds by which the decay lags. The FLASH authors' code sets the rate after a round: 1.
+
+    >>> decay = RoundDecay(ratio=0.01, horizon=1000)
+    >>> round(decay.scale(0), 3), round(decay.scale(500), 3), round(decay.scale(1000), 3)
+    (1.0, 0.1, 0.01)
     """
 
     ratio: float = 0.01
@@ -25,12 +29,11 @@ class RoundDecay:
     delay: int = 0
 
     def __post_init__(self) -> None:
-        if not self.ratio > 0:
-            raise ConfigError("lr_end / lr", self.ratio, "a number above 0")
+        check_numbers("(0, inf)", **{"lr_end / lr": self.ratio})
         check_integers(lr_horizon=self.horizon)
 
     def scale(self, round: int) -> float:
-        """The factor in ``round``."""
+        """The factor of all learning rates in ``round``."""
         return self.ratio ** (max(0, round - self.delay) / self.horizon)
 
 
@@ -39,38 +42,63 @@ class EvaluationSchedule:
     """When the server's model is evaluated, and when every client on its own test samples.
 
     Args:
-        every, last: the server after every ``every``-th round and after each of the ``last`` ones.
-        clients_every: the clients after every ``clients_every``-th round and at the end; 0 for the end only, None for
-            never.
-        finetune_epochs: also evaluate the clients after so many epochs on their own training samples; 0 for not.
+        eval_every: rounds between two evaluations of the server.
+        eval_last: number of rounds at the end of which each is evaluated.
+        eval_clients_every: rounds between two evaluations of every client; 0 for one at the end, None for never.
+        finetune_epochs: local epochs for which every client trains on before a second evaluation of it; 0 for none.
+
+    >>> schedule = EvaluationSchedule(eval_every=10, eval_last=2)
+    >>> [done for done in range(1, 26) if schedule.server_due(done, rounds=25)]
+    [10, 20, 24, 25]
     """
 
-    every: int = 1
-    last: int = 1
-    clients_every: int | None = None
+    eval_every: int = 1
+    eval_last: int = 1
+    eval_clients_every: int | None = None
     finetune_epochs: int = 0
 
     def __post_init__(self) -> None:
-        check_integers(eval_every=self.every, eval_last=self.last)
-        check_integers(0, optional=True, eval_clients_every=self.clients_every)
+        check_integers(eval_every=self.eval_every, eval_last=self.eval_last)
+        check_integers(0, optional=True, eval_clients_every=self.eval_clients_every)
         check_integers(0, finetune_epochs=self.finetune_epochs)
-        if self.finetune_epochs and self.clients_every is None:
-            raise ConfigError("finetune_epochs", self.finetune_epochs, "0 while eval_clients_every is null")
+        if self.finetune_epochs and self.eval_clients_every is None:
+            problem = f"{self.finetune_epochs} epochs, but no client is evaluated (eval_clients_every is null)"
+            raise ConfigError("finetune_epochs", problem, "set eval_clients_every, or finetune_epochs=0")
 
-    def due(self, done: int, rounds: int) -> bool:
+    def server_due(self, done: int, rounds: int) -> bool:
         """Whether to evaluate the server when ``done`` of ``rounds`` rounds are done."""
-        return done % self.every == 0 or done > rounds - self.last
+        return done % self.eval_every == 0 or done > rounds - self.eval_last
 
     def clients_due(self, done: int, rounds: int) -> bool:
-        """Whether to evaluate the clients when ``done`` of ``rounds`` rounds are done."""
-        if self.clients_every is None:
+        """Whether to evaluate every client when ``done`` of ``rounds`` rounds are done."""
+        if self.eval_clients_every is None:
             return False
-        return done == rounds or (self.clients_every > 0 and done % self.clients_every == 0)
+        return done == rounds or (self.eval_clients_every > 0 and done % self.eval_clients_every == 0)
+
+
+@dataclass(frozen=True)
+class FaultPolicy:
+    """What a failing client does to the run: an exception, a loss or weights that are not finite, no samples.
+
+    Args:
+        on_client_error: "raise" ends the run; "skip" goes on without the client.
+        min_clients: with skip, a round in which clients failed and fewer than these remain is repeated with a new
+            cohort.
+        round_attempts: with skip, how often a round is tried before the run ends.
+    """
+
+    on_client_error: str = "raise"
+    min_clients: int = 1
+    round_attempts: int = 3
+
+    def __post_init__(self) -> None:
+        check_choice("raise", "skip", on_client_error=self.on_client_error)
+        check_integers(min_clients=self.min_clients, round_attempts=self.round_attempts)
 
 
 @dataclass(frozen=True)
 class Participant:
-    """A client of a cohort, with its tier of the budget and its number of samples."""
+    """A client that takes part in a round, with its tier of the budget and its number of training samples."""
 
     client: int
     tier: int
@@ -79,18 +107,18 @@ class Participant:
 
 @dataclass(frozen=True)
 class Plan:
-    """The facts of an experiment, whatever the method.
+    """The facts of an experiment that hold for every scheduler, and the draws of cohorts.
 
     Args:
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
         seed: names every draw.
         budget: what each client can afford.
-        population: what is known of the clients.
+        population: number of samples and tier of every client.
         sampler: draws the cohorts.
         decay: of the learning rates over rounds.
 
     Raises:
-        ConfigError: a cohort larger than the population, a sampler that cannot serve it.
+        ConfigError: the cohort is larger than the population, or the sampler cannot serve it.
     """
 
     rounds: int
@@ -104,29 +132,33 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.cohort > self.population.clients:
-            raise ConfigError("cohort", self.cohort, f"at most the number of clients, {self.population.clients}")
+            raise ConfigError("cohort", f"{self.cohort} is more than the number of clients, {self.population.clients}")
         try:
             self.sampler.check(self.population, self.cohort, self.rounds)
         except ConfigError as error:
             raise (error if error.key == "cohort" else error.within("sampler")) from error
 
-    def draw(self, round: int, attempt: int = 0) -> list[Participant]:
-        """The cohort of a round; of a further ``attempt`` another one, as far as the sampler draws."""
+    def sample_cohort(self, round: int, attempt: int = 0) -> list[Participant]:
+        """Draw the cohort of a round; a further ``attempt`` draws another one if the sampler is random."""
         seed = derive_seed(self.seed, "attempt", round, attempt) if attempt else self.seed
-        clients = self.sampler(self.population, self.cohort, seed, round)
-        tiers = self.budget.tiers_of(clients, self.population.tiers, round)
-        samples = self.population.samples
-        return [Participant(client, tier, samples[client]) for client, tier in zip(clients, tiers, strict=True)]
+        return self._participants(self.sampler(self.population, self.cohort, seed, round), round)
 
     def everyone(self, round: int) -> list[Participant]:
-        """All clients, with their tiers in a round."""
-        clients = range(self.population.clients)
-        tiers = self.budget.tiers_of(clients, self.population.tiers, round)
-        return [Participant(*facts) for facts in zip(clients, tiers, self.population.samples, strict=True)]
+        """All clients, with the tiers that they have in a round."""
+        return self._participants(list(range(self.population.clients)), round)
 
-    def context(self, member: Participant, batches: int, round: int) -> ClientContext:
-        """The facts of a client's training in a round."""
-        scale = self.decay.scale(round)
+    def _participants(self, clients: list[int], round: int) -> list[Participant]:
+        tiers, samples = self.budget.tiers_of(clients, self.population.tiers, round), self.population.samples
+        return [Participant(client, tier, samples[client]) for client, tier in zip(clients, tiers, strict=True)]
+
+    def context(self, participant: Participant, batches: int, round: int) -> ClientContext:
+        """The facts of a client's training in a round, given its number of batches per epoch."""
         return ClientContext(
-            member.client, round, self.local_epochs, batches, self.seed, lr_scale=scale, tier=member.tier
+            participant.client,
+            round,
+            self.local_epochs,
+            batches,
+            self.seed,
+            lr_scale=self.decay.scale(round),
+            tier=participant.tier,
         )

@@ -1,192 +1,103 @@
-"""Trains clients on all ranks: each rank its share, then all ranks meet once."""
+"""Spreads the work on clients over the processes of a run."""
 
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from flash_pl.checks import check_integers
-from flash_pl.errors import ClientError, ConfigError, ModuleError, RankError, RunError, SchedulerError
+from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError, RankError
 from flash_pl.launch import StopSignals
+from flash_pl.loops.failures import Failure
+from flash_pl.loops.settings import FaultPolicy, Participant
 from flash_pl.ranks import Ranks
-from flash_pl.schedulers import SparseScheduler
-from flash_pl.server import ServerState
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class FaultPolicy:
-    """Whether a round survives a client that fails: by an exception, a loss or weights that are not finite, no samples.
+class WorkInterrupted(Interrupted):
+    """A signal came while clients were being worked on.
 
-    Args:
-        on_error: "raise" ends the run; "skip" goes on without the client.
-        min_clients: with "skip", a round in which clients failed and fewer than these remain is repeated with a new
-            cohort ...
-        attempts: ... until it has been tried so many times; then the run ends.
-
-    Raises:
-        ConfigError: by the key, what is not allowed.
+    Attributes:
+        results: results and failures of the clients that were done, by position.
     """
 
-    on_error: str = "raise"
-    min_clients: int = 1
-    attempts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ConfigError("on_client_error", self.on_error, "raise or skip")
-        check_integers(min_clients=self.min_clients, round_attempts=self.attempts)
+    def __init__(self, number: int, results: dict[int, Any]) -> None:
+        super().__init__(number)
+        self.results = results
 
 
-class Fault(Exception):
-    """A fault of somebody who raised nothing; the message says all."""
-
-
-def check_mask(mask: object, maskable: int) -> None:
-    """Refuse what is no mask of so many weights.
-
-    Raises:
-        Fault: it says what it is instead.
-    """
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (maskable,):
-        return
-    found = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    raise Fault(f"its mask is {found}, not torch.bool of shape ({maskable},)")
-
-
-def reason(error: Exception) -> str:
-    """An exception and where it comes from, in one line: the innermost place that is in no installed package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({own[-1].filename}:{own[-1].lineno})"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that failed; ``round`` counts from 1, 0 is stage 1."""
-
-    client: int
-    round: int
-    reason: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception, client: int, round: int) -> "Failure":
-        """The failure behind an exception that is being handled."""
-        if isinstance(error, Fault):
-            return cls(client, round, str(error), "")
-        return cls(client, round, reason(error), traceback.format_exc())
-
-    def __str__(self) -> str:
-        where = f"round {self.round}" if self.round else "stage 1"
-        return f"client {self.client} in {where}: {self.reason}"
-
-
-@contextmanager
-def server_half(scheduler: SparseScheduler, hook: str, server: ServerState, round: int) -> Iterator[None]:
-    """Around a ``hook`` of the server's half in the round with the index ``round``.
-
-    Raises:
-        SchedulerError: it has failed, or leaves the server a mask that is none.
-    """
-    try:
-        yield
-        check_mask(server.mask, server.layout.maskable)
-    except (ConfigError, ModuleError, RunError):
-        raise
-    except Exception as error:
-        where = f"{type(scheduler).__name__}.{hook} in round {round + 1}"
-        if isinstance(error, Fault):
-            raise SchedulerError(f"{where}: {error}") from error
-        raise SchedulerError(f"{where}: {reason(error)}", traceback.format_exc()) from error
-
-
-def check_offered(masks: Sequence[Tensor], server: ServerState, tiers: int) -> None:
-    """Refuse all but a mask for each of the ``tiers``.
-
-    Raises:
-        Fault: which it is not.
-    """
-    if len(masks) != tiers:
-        raise Fault(f"{len(masks)} masks for {tiers} tiers")
-    for mask in masks:
-        check_mask(mask, server.layout.maskable)
-
-
-Trained = TypeVar("Trained")
-Kept = TypeVar("Kept")
-
-
-class CohortLoop:
-    """The clients that train between two states of the server.
+class Workers:
+    """Runs a function for many clients, each process its share, and gives every process all results.
 
     Args:
         ranks: the processes of the run.
         stop: looked at after every client.
-        faults: what to do about clients that fail.
+        faults: what a failing client does to the run.
+        fingerprint: a checksum of the server's state, from which all processes must start alike.
 
     Attributes:
-        on_failure: called, on every rank, for each client that failed and is left out.
+        on_failure: called, on every process, for each client that failed and is skipped.
     """
 
-    def __init__(self, ranks: Ranks, stop: StopSignals, faults: FaultPolicy) -> None:
-        self.ranks, self.stop, self.faults = ranks, stop, faults
+    def __init__(self, ranks: Ranks, stop: StopSignals, faults: FaultPolicy, fingerprint: Callable[[], int]) -> None:
+        self.ranks, self.stop, self.faults, self.fingerprint = ranks, stop, faults, fingerprint
         self.on_failure: Callable[[Failure], None] = lambda failure: None
 
-    def run(
+    def map(
         self,
-        clients: Sequence[int],
-        costs: Sequence[float],
+        function: Callable[[Participant], Result],
+        participants: Sequence[Participant],
         round: int,
-        state: Callable[[], int],
-        train: Callable[[int], Trained],
-        keep: Callable[[Trained], Kept],
-    ) -> tuple[dict[int, Kept | Failure], int | None]:
-        """Train ``clients``; all ranks get the same answer.
+        on_result: Callable[[Result], None] = lambda result: None,
+    ) -> list[Result | Failure]:
+        """Call ``function`` for every participant; all processes get the same list.
 
         Args:
-            clients: their ids; ``costs`` how long each takes, in any unit.
+            function: what it raises is the client's failure, but for a ``ConfigError`` or a ``ModuleError``, which no
+                single client has caused.
+            participants: clients; their numbers of samples say how long each takes.
             round: for messages, see ``Failure``.
-            state: what the clients start from, in one number: all ranks must have the same.
-            train: trains the client at a position of ``clients``; what it raises is the client's failure.
-            keep: makes of that what the other ranks get.
+            on_result: called with each result in the process that made it; what it raises ends the run.
 
         Returns:
-            By position in ``clients`` what was kept, or the failure, and the signal that asked to stop, if one did:
-            positions that nobody came to are then missing.
+            One result or failure per participant, in their order.
 
         Raises:
-            ClientError: a client failed, and that is not to be skipped.
-            RankError: another rank failed, is gone, or has another server.
+            ClientError: a client failed, and failing clients are not skipped.
+            WorkInterrupted: a signal asked to stop.
+            RankError: another process failed, is gone, or has another server.
         """
-        mine: dict[int, Kept | Failure] = {}
-        for position in self.ranks.my_share(costs):
+        mine: dict[int, Result | Failure] = {}
+        for position in self.ranks.my_share([participant.samples for participant in participants]):
             if self.stop.received is not None:
                 break
             try:
-                trained = train(position)
+                result = function(participants[position])
             except (ConfigError, ModuleError):
-                raise  # a setting or a module that cannot work is not one client's fault
+                raise
             except Exception as error:
-                mine[position] = Failure.of(error, clients[position], round)
-                if self.faults.on_error == "raise":
+                mine[position] = Failure.of(error, participants[position].client, round)
+                if self.faults.on_client_error == "raise":
                     break
             else:
-                mine[position] = keep(trained)
+                on_result(result)
+                mine[position] = result
 
-        met = self.ranks.gather((mine, self.stop.received, state() if self.ranks.size > 1 else 0))
-        for rank, (_, _, other) in enumerate(met):
-            if other != met[self.ranks.rank][2]:
-                raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
-        done = dict(sorted(job for part, _, _ in met for job in part.items()))
-        signal = next((signal for _, signal, _ in met if signal is not None), None)
-        for result in done.values():
+        signal, results = self._gather(mine)
+        for result in results.values():
             if isinstance(result, Failure):
-                if self.faults.on_error == "raise":
+                if self.faults.on_client_error == "raise":
                     raise ClientError(str(result), result.trace)
-                if signal is None:  # otherwise the client is asked again when the run goes on
+                if signal is None:  # after a signal the client gets a second chance when the run goes on
                     self.on_failure(result)
-        return done, signal
+        if signal is not None:
+            raise WorkInterrupted(signal, results)
+        return list(results.values())
+
+    def _gather(self, mine: dict[int, Result | Failure]) -> tuple[int | None, dict[int, Result | Failure]]:
+        """The signal that any process has received, and the results of all processes by position."""
+        checksum = self.fingerprint() if self.ranks.size > 1 else 0
+        everyone = self.ranks.gather((mine, self.stop.received, checksum))
+        for rank, (_, _, other) in enumerate(everyone):
+            if other != everyone[self.ranks.rank][2]:
+                raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
+        signal = next((signal for _, signal, _ in everyone if signal is not None), None)
+        return signal, dict(sorted(item for results, _, _ in everyone for item in results.items()))

@@ -1,4 +1,4 @@
-"""Methods of federated sparse training, one small file each, and what they are built of."""
+"""Sparse schedulers, one per method of federated sparse training, and their timing."""
 
 from flash_pl.schedulers.base import FirstStage, SparseScheduler
 from flash_pl.schedulers.feddst import FedDST
@@ -12,33 +12,33 @@ from flash_pl.schedulers.stead import STEAD
 from flash_pl.schedulers.timing import Constant, Cosine, EveryEpoch, EverySteps, Interval, LastStep, Linear, RateDecay
 
 __all__ = [
-    "ZeroFL",
-    "SaliencyTrainee",
-    "SaliencyStage",
-    "SSFL",
-    "SparsyFed",
-    "HeteroFL",
-    "FIARSE",
-    "FedRTS",
-    "FedDST",
-    "JMWST",
-    "NST",
-    "PDST",
-    "SPDST",
-    "STEAD",
     "Constant",
     "Cosine",
     "Dense",
     "DynamicSparseTraining",
     "EveryEpoch",
     "EverySteps",
+    "FIARSE",
+    "FedDST",
+    "FedRTS",
     "FirstStage",
+    "HeteroFL",
     "Interval",
+    "JMWST",
     "LastStep",
     "Linear",
     "MagnitudeUpload",
+    "NST",
+    "PDST",
     "RateDecay",
+    "SPDST",
+    "SSFL",
+    "STEAD",
+    "SaliencyStage",
+    "SaliencyTrainee",
     "Sensitivity",
     "SparseScheduler",
+    "SparsyFed",
     "TopK",
+    "ZeroFL",
 ]

@@ -1,4 +1,4 @@
-"""What a sparse training method may do, as hooks in the order in which they fire."""
+"""The base class of all sparse schedulers: hooks in the order in which they fire."""
 
 from __future__ import annotations
 
@@ -12,148 +12,178 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.errors import ConfigError
-from flash_pl.server import FedAvg, Keep, MaskedAverage, ServerState, Vote
-from flash_pl.server.updates import Ballot, Report
+from flash_pl.server import ClientUpdate, FedAvg, KeepMask, MaskedAverage, ServerState, Vote
 from flash_pl.sparsity import FirstMask, Layout, nested_masks
 
 
 class SparseScheduler(Stateful):
-    """A method of federated sparse training: a client half and a server half.
+    """A method of federated sparse training, with a client half and a server half.
 
-    As it stands every client trains under one random mask that never moves. A method overrides the hooks it needs.
+    The base class trains every client under one random mask that never moves. A method overrides the hooks it needs.
 
-    Clients are trained by several processes, each with a scheduler of its own, while the server's hooks run alike in
-    all of them. So a client's hooks may remember nothing for later clients: what the server should know goes into the
-    report by ``on_client_end``. A round that was interrupted or failed starts again with ``on_round_start``.
+    Several processes train the clients, each with a scheduler of its own; the server's hooks run alike in all of them.
+    So a client's hook must not remember anything for later clients: whatever the server needs goes into the update, by
+    ``on_client_end``. A round that was interrupted or failed starts again with ``on_round_start``.
 
     Args:
         first_mask: how the first mask is made.
 
     Attributes:
-        first_stage: what clients are asked before the first round, a ``FirstStage`` or None.
+        first_stage: what clients measure before the first round, a ``FirstStage`` or None.
         voter: makes the next mask in ``on_aggregate``; by default the mask stays.
+
+    A scheduler that grows the mask again wherever it likes is a few lines:
+
+    >>> from flash_pl.sparsity import Move
+    >>> class RandomWalk(SparseScheduler):
+    ...     def on_aggregate(self, server, updates, round):
+    ...         server.prune_()
+    ...         moved = Move()(server.layout, server.weights, server.mask, 0.1, server.generator("walk", round))
+    ...         server.mask = moved.mask
+    ...         server.prune_()
+    >>> from flash_pl.testing import check_scheduler
+    >>> check_scheduler(RandomWalk)
     """
 
     first_stage: FirstStage | None = None
-    voter: Vote = Keep()
+    voter: Vote = KeepMask()
 
     def __init_subclass__(cls) -> None:
-        """Refuse names that look like hooks and are none: they would never be called."""
+        """Refuse methods whose name begins like a hook's but is none: they would never be called."""
         super().__init_subclass__()
+        hooks = [name for name in vars(SparseScheduler) if name.startswith("on_")]
         for name in vars(cls):
             if name.startswith("on_") and not hasattr(SparseScheduler, name):
-                near = get_close_matches(name, [hook for hook in vars(SparseScheduler) if hook.startswith("on_")], 1)
+                near = get_close_matches(name, hooks, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise TypeError(f"{cls.__name__}.{name} is no hook of a scheduler{hint}")
+                raise TypeError(f"{cls.__name__}.{name} is not a hook of a scheduler{hint}")
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         self.first_mask = first_mask or FirstMask()
 
-    # The server, once
+    # Server, once
 
-    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The first server mask, bool ``[layout.maskable]``, given ``server.layout``, its target ``server.density`` and
-        the initial ``server.weights``.
+    def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Return the first server mask, bool ``[layout.maskable]``.
 
-        ``found`` is the mean of what clients found in the first stage, for FLASH layer densities (float64
-        ``[layers]``); None if the method has no such stage.
+        Args:
+            server: with its ``layout``, target ``density`` and initial ``weights``.
+            measured: the mean of the clients' measurements in stage 1, for FLASH layer densities (float64
+                ``[layers]``); None without a stage 1.
+            generator: of random choices.
         """
-        return self.first_mask(server.layout, server.weights, server.density, found, generator)
+        return self.first_mask(server.layout, server.weights, server.density, measured, generator)
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
-        """Give the server its first mask, adapt the initial weights to it and prune them: a masked average keeps what
-        nobody holds, and that must be nothing. A run that goes on from a checkpoint does not call it again."""
-        mask = self.initial_mask(server, found, generator)
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
+        """Give the server its first mask, adapt the initial weights to it and prune them.
+
+        ``MaskedAverage`` keeps the server's value of a weight that no client trained, so pruned weights must be 0 from
+        the start. A run that goes on from a checkpoint does not call this hook again.
+        """
+        mask = self.initial_mask(server, measured, generator)
         server.mask = mask.to(server.weights.device)
         self.first_mask.initialize(server.layout, server.weights, server.mask)
         server.prune_()
 
     def aggregator(self, tiers: int) -> FedAvg:
-        """The average that the method uses where the user names none. With several tiers of devices plain averages
-        would count the weights that small devices do not hold as zeros."""
+        """Return the aggregator to use unless the user names one, for a number of tiers.
+
+        With several tiers a plain average would count the weights that small devices do not have as zeros.
+        """
         return MaskedAverage() if tiers > 1 else FedAvg()
 
-    # The server, every round
+    # Server, every round
 
     def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
-        """What the server offers its tiers of devices, bool ``[layout.maskable]`` each, nested, the last one its own
-        mask. ``ratios`` are their densities over the server's, increasing, the last one 1."""
+        """Return the mask of every tier, bool ``[layout.maskable]`` each: nested, the last one the server's own.
+
+        ``ratios`` are the tiers' densities over the server's, increasing to 1.
+        """
         return nested_masks(server.layout, server.mask, server.weights, ratios)
 
-    def on_round_start(self, server: ServerState, masks: Sequence[Tensor], round: int) -> None:
-        """``masks`` are those of ``tier_masks``."""
+    def on_round_start(self, server: ServerState, tier_masks: Sequence[Tensor], round: int) -> None:
+        """Called before the clients of a round train."""
 
-    # A client, every round
+    # Client, every round
 
-    def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
-        """The mask under which the client starts, given the one ``offered`` to its tier and the one it has ``held``
-        since its last round, on the CPU; None before its first."""
-        return offered
+    def client_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
+        """Return the mask under which a client starts to train.
 
-    def deployed_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
-        """The mask of the model with which a client is evaluated, alike; by default the one under which it would
-        start to train."""
-        return self.client_mask(offered, held, context)
+        Args:
+            tier_mask: the server's mask for the client's tier.
+            previous_mask: the mask with which the client ended its last round, on the CPU; None before its first round.
+            context: the facts of the client's training.
+        """
+        return tier_mask
+
+    def deployed_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
+        """Return the mask of the model with which a client is evaluated, by default its ``client_mask``."""
+        return self.client_mask(tier_mask, previous_mask, context)
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
-        """Weights and mask have arrived; the optimizer does not exist yet."""
+        """Called when weights and mask have arrived and the optimizer does not exist yet."""
 
     def layer_rates(self, client: ClientState) -> Tensor | None:
-        """Factors of the layers' learning rates in this training, float64 ``[layers]``; None leaves them alone."""
+        """Return factors of the layers' learning rates, float64 ``[layers]``; None changes no rate."""
         return None
 
     def training(self, client: ClientState) -> AbstractContextManager[object]:
-        """Entered while the client trains: the place for hooks on layers, which must be gone afterwards."""
+        """Return a context that is entered while the client trains, such as one that adds hooks to layers and removes
+        them."""
         return nullcontext()
 
     def forward_weights(self, client: ClientState) -> Tensor | None:
-        """What the next step computes with in place of the maskable weights, ``[maskable]``, 0 outside the mask; None
-        for the weights themselves. Gradients are then those of what is returned: apply the chain rule in
-        ``on_dense_gradients``."""
+        """Return the weights with which the next step computes, ``[maskable]``, 0 outside the mask; None for its own.
+
+        Gradients are then those of the returned weights: apply the chain rule in ``on_dense_gradients``.
+        """
         return None
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
-        """After every backward pass, before gradients are masked, clipped and applied. ``step`` counts from 0."""
+        """Called after every backward pass, before gradients are masked, clipped and applied; ``step`` is from 0."""
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
-        """Whether step ``step`` (from 0) computes the gradients of pruned weights, which takes a dense pass; by default
-        that is so if ``on_dense_gradients`` is overridden."""
+        """Return whether step ``step`` (from 0) computes the gradients of pruned weights, which takes a dense pass.
+
+        By default it does if ``on_dense_gradients`` is overridden.
+        """
         return self.sees_gradients
 
     @property
     def sees_gradients(self) -> bool:
-        """Whether the method overrides ``on_dense_gradients``."""
+        """Whether ``on_dense_gradients`` is overridden."""
         return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
 
     def on_batch_end(self, client: ClientState, step: int) -> None:
-        """After every optimizer step; ``step`` counts from 1. The place to move the mask (``client.move_mask_``)."""
+        """Called after every optimizer step, where the mask may move (``client.move_mask_``); ``step`` is from 1."""
 
     def trained_densities(self, client: ClientState) -> Tensor:
-        """Layer densities at which the client has computed, float64 ``[layers]``: its FLOPs are counted at them, but
-        for gradients of pruned weights (``wants_dense_gradients``). By default the mask's, the mean over all
-        steps."""
+        """Return the layer densities at which FLOPs of the training are counted, float64 ``[layers]``.
+
+        By default the densities of the mask, a mean over all steps. Gradients of pruned weights are counted apart
+        (``wants_dense_gradients``).
+        """
         return client.trained_densities
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        """After the last step; what is returned joins the report to the server as its extra tensors."""
+        """Called after the last step; the returned tensors join the client's update as ``update.extra``."""
         return {}
 
-    # The server, every round that had a client
+    # Server, every round in which a client was in time
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
-        """``server.weights`` are the new aggregate, the union: vote, then prune to the mask, as it is evaluated."""
-        server.mask = self.voter(server, ballots, server.density)
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
+        """Vote on the next mask and prune the server to it; ``server.weights`` are the new aggregate, the union."""
+        server.mask = self.voter(server, updates, server.density)
         server.prune_()
 
 
 @dataclass(frozen=True)
 class FirstStage(ABC):
-    """Some clients train for a while and send one tensor each; the method makes its first mask from the mean.
+    """Stage 1: some clients train for a while and send one tensor each; the scheduler makes its first mask of the mean.
 
-    Their weights are thrown away, so ``trainee`` may do to them whatever it likes.
+    The trained weights are thrown away, so ``trainee`` may change them in any way.
 
     Args:
         init_fraction: share of all clients that take part; at least one does.
@@ -168,23 +198,22 @@ class FirstStage(ABC):
     batches: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.init_fraction <= 1:
-            raise ConfigError("init_fraction", self.init_fraction, "a number in (0, 1]")
+        check_numbers("(0, 1]", init_fraction=self.init_fraction)
         check_integers(epochs=self.epochs)
         check_integers(optional=True, batches=self.batches)
 
-    def clients(self, clients: int) -> int:
-        """How many of ``clients`` take part, C = max(1, int(init_frac * N))."""
-        return max(1, int(self.init_fraction * clients))
+    def num_clients(self, total: int) -> int:
+        """How many of ``total`` clients take part, C = max(1, int(init_fraction * N))."""
+        return max(1, int(self.init_fraction * total))
 
     @abstractmethod
     def trainee(self, first_mask: FirstMask) -> SparseScheduler:
-        """The client half of the method that they follow; its ``initial_mask`` is the one with which all start."""
+        """The scheduler whose client half these clients follow; all start from its ``initial_mask``."""
 
     @abstractmethod
     def size(self, layout: Layout) -> int:
         """How many numbers a client sends."""
 
     @abstractmethod
-    def found(self, report: Report) -> Tensor:
-        """What a client sends, ``[size]``, below 2^22 in magnitude."""
+    def measurement(self, update: ClientUpdate) -> Tensor:
+        """The numbers that a client sends, ``[size]``, below 2^22 in magnitude."""

@@ -1,4 +1,4 @@
-"""FedRTS: the server draws its mask from what it has come to believe of every weight."""
+"""FedRTS: the server draws its mask from a Beta distribution that it keeps for every weight (Thompson sampling)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,68 +8,38 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
+from flash_pl.checks import check_numbers
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
-from flash_pl.server import ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import ERK, FirstMask, top_k_by_layer
-
-
-class Beliefs(Stateful):
-    """A Beta(a, b) for every weight, at first Beta(1, 1), float64 ``[2, weights]`` on the CPU.
-
-    Args:
-        rho: the weight of an outcome, a += rho o, b += rho (1 - o) (FedRTS).
-    """
-
-    def __init__(self, rho: float) -> None:
-        if rho <= 0:
-            raise ConfigError("rho", rho, "a positive number")
-        self.rho = rho
-        self.counts = torch.empty(0)
-
-    def start(self, weights: int) -> None:
-        self.counts = torch.ones(2, weights, dtype=torch.float64)
-
-    def learn(self, outcome: Tensor, seen: Tensor) -> None:
-        """Add the outcomes in [0, 1] (float64 ``[weights]``) of those that are ``seen`` (bool)."""
-        self.counts += self.rho * seen * torch.stack([outcome, 1 - outcome])
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """One draw from each, float64 ``[weights]``; torch's Beta takes no generator, so numpy's is seeded by it."""
-        draws = np.random.default_rng(generator.initial_seed()).beta(*self.counts.numpy())
-        return torch.from_numpy(draws)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"beliefs": self.counts.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts = state["beliefs"].clone()
 
 
 class FedRTS(SparseScheduler):
     """Federated robust pruning by combinatorial Thompson sampling.
 
-    Source: FedRTS, NeurIPS 2025, read in a port. Every weight has a Beta(a, b), at first Beta(1, 1); layer l keeps
-    its K_l weights. With k_l the weights that a move may change, an active weight's outcome in every round is
+    Source: FedRTS, NeurIPS 2025, read in a port. Every weight has a Beta(a, b), at first Beta(1, 1); layer l keeps its
+    number of weights K_l. k_l of them may move. The outcome of an active weight in a round is
 
         o = (1 - y) [in the top K_l - k_l of the average] + y sum_i p_i [in the top K_l - k_l of client i],
 
-    in rounds of the interval an inactive one's o = (1 - y) / 2 + y sum_i p_i [in client i's top k_l of |gradient|],
-    with p_i the client's share of samples; a += rho o, b += rho (1 - o). Then the server draws from all Betas and
-    keeps the K_l largest draws. Clients send values, the bits of their own top weights, and in those rounds those of
-    their top gradients.
+    where p_i is the client's share of samples. In rounds of the interval an inactive weight has the outcome
 
-    Not verified: the authors' own code was not at hand; the paper may give y the opposite role, which 1/2 does not
-    show.
+        o = (1 - y) / 2 + y sum_i p_i [in client i's top k_l of |gradient|].
+
+    Outcomes are added as a += rho o, b += rho (1 - o). Then the server draws from all Betas and keeps the K_l largest
+    draws. Clients send values, the bits of their own top weights, and in rounds of the interval the bits of their top
+    gradients.
+
+    Not verified: the authors' own code was not at hand. The paper may give y the opposite role; at y = 1/2 both are the
+    same.
 
     Args:
-        gamma: y, the say of single clients.
-        rho: the weight of an outcome.
-        prune_rate: k_l / K_l at first.
-        decay: how it falls, by default as a cosine over 50 rounds.
+        gamma: y, the influence of single clients, in [0, 1].
+        rho: the weight of an outcome, above 0.
+        prune_rate: k_l / K_l at first, in [0, 1].
+        decay: how prune_rate falls, by default as a cosine over 50 rounds.
         interval: rounds in which the mask moves, by default every tenth.
         first_mask: as in ``SparseScheduler``, by default with ERK densities.
 
@@ -87,15 +57,14 @@ class FedRTS(SparseScheduler):
         first_mask: FirstMask | None = None,
     ) -> None:
         super().__init__(first_mask or FirstMask(distribution=ERK()))
-        for name, value in (("gamma", gamma), ("prune_rate", prune_rate)):
-            if not 0 <= value <= 1:
-                raise ConfigError(name, value, "a number in [0, 1]")
-        self.gamma, self.prune_rate, self.beliefs = gamma, prune_rate, Beliefs(rho)
-        self.decay, self.interval = (decay or Cosine(rounds=50)).at_round_ends(), interval or LastStep(rounds=10)
+        check_numbers("[0, 1]", gamma=gamma, prune_rate=prune_rate)
+        self.gamma, self.prune_rate, self.posteriors = gamma, prune_rate, BetaPosteriors(rho)
+        self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10)
+        self.decay.check_moves_at_round_ends()
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
-        super().start(server, found, generator)
-        self.beliefs.start(server.layout.maskable)
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
+        super().start(server, measured, generator)
+        self.posteriors.start(server.layout.maskable)
 
     def movable(self, active: Tensor, round: int) -> Tensor:
         """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
@@ -114,38 +83,70 @@ class FedRTS(SparseScheduler):
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         layout, active = client.layout, client.layout.counts(client.mask)
         moved = self.movable(active, context.round)
-        sent = {"top": top_k_by_layer(layout, client.weights.abs(), active - moved, within=client.mask)}
+        extra = {"top": top_k_by_layer(layout, client.weights.abs(), active - moved, within=client.mask)}
         if self.interval.in_round(context.round):
-            free = torch.minimum(moved, layout.sizes - active)
-            sent["grown"] = torch.zeros_like(client.mask)
+            inactive = torch.minimum(moved, layout.sizes - active)
+            extra["grown"] = torch.zeros_like(client.mask)
             if self.gradient is not None:  # a module may skip its last batch
-                sent["grown"] = top_k_by_layer(layout, self.gradient.abs(), free, within=~client.mask)
-        return sent
+                extra["grown"] = top_k_by_layer(layout, self.gradient.abs(), inactive, within=~client.mask)
+        return extra
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         layout, mask = server.layout, server.mask.cpu()
         active = layout.counts(mask)
         kept = active - self.movable(active, round)
         top = top_k_by_layer(layout, server.weights.abs(), kept, within=server.mask).cpu().double()
-        outcome = (1 - self.gamma) * top + self.gamma * say(ballots, "top")
+        outcome = (1 - self.gamma) * top + self.gamma * client_share(updates, "top")
         if not self.interval.in_round(round):
-            self.beliefs.learn(outcome, mask)
+            self.posteriors.add(outcome, mask)
         else:
-            inactive = (1 - self.gamma) / 2 + self.gamma * say(ballots, "grown")
-            self.beliefs.learn(torch.where(mask, outcome, inactive), torch.ones_like(mask))
-            drawn = self.beliefs.draw(server.generator("beliefs", round))
-            server.mask = top_k_by_layer(layout, drawn, active).to(server.mask.device)
+            of_inactive = (1 - self.gamma) / 2 + self.gamma * client_share(updates, "grown")
+            self.posteriors.add(torch.where(mask, outcome, of_inactive), torch.ones_like(mask))
+            draws = self.posteriors.draw(server.generator("beliefs", round))
+            server.mask = top_k_by_layer(layout, draws, active).to(server.mask.device)
         server.prune_()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.beliefs.state_dict()
+        return self.posteriors.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.beliefs.load_state_dict(state)
+        self.posteriors.load_state_dict(state)
 
 
-def say(ballots: Sequence[Ballot], name: str) -> Tensor:
-    """sum_i p_i of the truth values that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
-    total = sum(ballot.samples for ballot in ballots)
-    shares = (ballot.samples / total * ballot.extra[name].cpu().double() for ballot in ballots)
+def client_share(updates: Sequence[ClientUpdate], name: str) -> Tensor:
+    """sum_i p_i of the booleans that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
+    total = sum(update.samples for update in updates)
+    shares = (update.samples / total * update.extra[name].cpu().double() for update in updates)
     return sum(shares, start=torch.zeros((), dtype=torch.float64))
+
+
+class BetaPosteriors(Stateful):
+    """A Beta(a, b) for every weight, at first Beta(1, 1), float64 ``[2, weights]`` on the CPU.
+
+    Args:
+        rho: the weight of an outcome, above 0.
+    """
+
+    def __init__(self, rho: float) -> None:
+        check_numbers("(0, inf)", rho=rho)
+        self.rho = rho
+        self.counts = torch.empty(0)
+
+    def start(self, weights: int) -> None:
+        """Beta(1, 1) for each of so many ``weights``."""
+        self.counts = torch.ones(2, weights, dtype=torch.float64)
+
+    def add(self, outcome: Tensor, observed: Tensor) -> None:
+        """Add outcomes in [0, 1] (float64 ``[weights]``) of the weights that are ``observed`` (bool)."""
+        self.counts += self.rho * observed * torch.stack([outcome, 1 - outcome])
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """One draw from each, float64 ``[weights]``, by numpy seeded from ``generator``: torch's Beta takes none."""
+        draws = np.random.default_rng(generator.initial_seed()).beta(*self.counts.numpy())
+        return torch.from_numpy(draws)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"posteriors": self.counts.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state["posteriors"].clone()

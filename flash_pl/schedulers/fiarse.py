@@ -7,33 +7,32 @@ from torch import Tensor
 
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.server import FedAvg, MaskedAverage, ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
 from flash_pl.sparsity import top_k, total_count
 
 
 class FIARSE(SparseScheduler):
     """Model-heterogeneous learning with importance-aware sub-models.
 
-    Source: Wu et al., FIARSE, NeurIPS 2024; the authors' code was read. The server's model is
-    dense and never pruned. A device of density d gets its d n weights of largest magnitude over all layers, chosen
-    anew in every round; the server averages every weight over the devices that hold it, all alike, and keeps it where
-    none does. Values and mask go down, values up.
+    Source: Wu et al., FIARSE, NeurIPS 2024; the authors' code was read. The server's model is dense and never pruned. A
+    device of density d gets its d n weights of largest magnitude over all layers, chosen anew in every round. The
+    server averages every weight over the devices that have it in their mask, all with the same weight, and keeps its
+    own value if no device has it. Values and mask go down, values go up.
 
-    Other than there: a weight that falls below the threshold while a client trains stays active until the round ends; a
-    device counts as a holder by its mask, not by whether a weight has changed; layers that the model excludes stay
-    dense.
+    Unlike there: a weight that falls below the threshold while a client trains stays active until the round ends; a
+    weight is averaged over the devices with it in their mask, there over those that changed it; layers that the model
+    excludes stay dense.
 
     Args:
-        importance: multiply gradients by 1 + 2 t |w| / (|w| + t)^2 with the threshold t, the smallest magnitude that
-            the client got (the paper's biased gradient; in the authors' code, as read, it is without effect).
+        importance: multiply gradients by 1 + 2 t |w| / (|w| + t)^2, where the threshold t is the smallest magnitude
+            that the client got (the paper's biased gradient; in the authors' code, as read, it has no effect).
     """
 
     def __init__(self, importance: bool = False) -> None:
         super().__init__()
         self.importance = importance
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self.largest(server, 1.0)
 
     def aggregator(self, tiers: int) -> FedAvg:
@@ -53,11 +52,11 @@ class FIARSE(SparseScheduler):
             magnitude, t = client.weights.abs(), self.threshold
             client.scale_gradients_(1 + 2 * t * magnitude / (magnitude + t).square().clamp(min=1e-12))
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.mask = self.largest(server, 1.0)
 
     def largest(self, server: ServerState, ratio: float) -> Tensor:
-        """The weights of a device of ``ratio`` times the server's density, bool ``[layout.maskable]``."""
+        """The largest weights, for a device of ``ratio`` times the server's density, bool ``[layout.maskable]``."""
         layout = server.layout
         magnitude = server.weights[: layout.maskable].abs()
         return top_k(magnitude, round(ratio * total_count(layout.sizes, server.density)))

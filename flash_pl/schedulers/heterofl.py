@@ -9,33 +9,33 @@ from torch import Tensor, nn
 
 from flash_pl.client import ClientState
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.server import FedAvg, MaskedAverage, ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
 from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, layers_of, widest
 
 
 class HeteroFL(SparseScheduler):
     """A device trains the first channels of every layer, as many as its density allows.
 
-    Source: Diao et al., HeteroFL, ICLR 2021; the authors' code was read. A device of channel ratio r holds the first
-    ceil(r C) channels, about a density of r^2; with one tier this is a narrow dense network. The server averages every
-    weight over the devices that hold it, all alike, and keeps it where none does. While training, outputs of narrowed
-    layers are divided by r over the server's ratio (the scaler). Values go both ways; who holds what, a ratio says.
+    Source: Diao et al., HeteroFL, ICLR 2021; the authors' code was read. A device of channel ratio r has the first
+    ceil(r C) channels of every layer, a density of about r^2; with one tier this is a narrow dense network. The server
+    averages every weight over the devices that have it, all with the same weight, and keeps its own value if no device
+    has it. While a client trains, outputs of narrowed layers are divided by r over the server's ratio (the scaler).
+    Values go both ways; a ratio tells which weights a device has.
 
-    Initial weights are scaled by density as for every method here. ``first_mask.initialize=fan_in_preserving`` starts
-    as a narrow network would; that trained worse at d = 0.05 and 0.02 (Fashion-MNIST, MNISTNet), at d = 0.05 not at all
-    with one partition in two.
+    Initial weights are scaled by density, as for every scheduler here. ``first_mask.initialize=fan_in_preserving``
+    starts as a narrow network would; it trained worse at d = 0.05 and 0.02 (Fashion-MNIST, MNISTNet), and at d = 0.05
+    with one of two partitions it did not train at all.
 
-    Other than there: batch norms and biases of the channels that a device lacks are trained and sent too; the
-    statistics of batch norms are the clients' mean, not a pass of the server over training data; logits of classes
-    that a client lacks are not masked. Densities are met from below, in whole channels.
+    Unlike there: batch norms and biases of the channels that a device lacks are trained and sent too; the statistics of
+    batch norms are the clients' mean, there the server's pass over training data; logits of classes that a client lacks
+    are not masked. A density is met from below, in whole channels.
     """
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
         super().__init__(first_mask)
-        self.ratios: list[Fraction] = []  # of the tiers' channels
+        self.ratios: list[Fraction] = []  # of channels, one per tier
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self._mask(server, server.density)
         self.first_mask.initialize(server.layout, server.weights, server.mask)
         server.prune_()
@@ -55,15 +55,15 @@ class HeteroFL(SparseScheduler):
             return output * scale
 
         narrow = [slot for slot in client.layout.layers if feeds_another(client.layout, slot)] if scale != 1 else []
-        found = layers_of(client.module, [slot.name for slot in narrow]).values()
-        handles = [layer.register_forward_hook(scaler) for layers in found for layer in layers]
+        scaled = layers_of(client.module, [slot.name for slot in narrow]).values()
+        handles = [layer.register_forward_hook(scaler) for layers in scaled for layer in layers]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.prune_()
 
     def _mask(self, server: ServerState, density: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What Top-K, ZeroFL and SparsyFed share: sparse uploads of a union that nobody prunes."""
+"""Schedulers whose clients get the server's whole model and upload its largest weights: Top-K, ZeroFL, SparsyFed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,125 +9,55 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from flash_pl.checks import check_numbers
 from flash_pl.client import ClientContext, ClientState
-from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
-from flash_pl.server import FedAvg, ServerState, ZeroingMaskedAverage
-from flash_pl.server.updates import Ballot
+from flash_pl.server import ClientUpdate, FedAvg, ServerState, ZeroingMaskedAverage
 from flash_pl.sparsity import Layout, Uniform, allot, kth_largest, layers_of, top_k, top_k_by_layer, total_count
-
-
-@contextmanager
-def pruned_activations(client: ClientState, densities: Tensor) -> Iterator[None]:
-    """While it is entered, layer l computes the gradient of its weight from the ``densities[l]`` share of its input
-    that is largest in magnitude, over the whole batch; forward passes and other gradients stay exact.
-
-    Args:
-        client: whose maskable layers.
-        densities: float64 ``[layers]``; 1 leaves a layer alone.
-    """
-    handles, layers = [], layers_of(client.module, [slot.name for slot in client.layout.layers])
-    for slot, density in zip(client.layout.layers, densities.tolist(), strict=True):
-        for layer in layers[slot.name] if density < 1 else ():
-            keeping = _Keeping(density)
-            handles.append(layer.register_forward_pre_hook(keeping.enter))
-            handles.append(layer.register_forward_hook(keeping.leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Keeping:
-    """The hooks around one layer's forward pass."""
-
-    def __init__(self, density: float) -> None:
-        self.density = density
-
-    def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.elements, self.dimensions = elements_with_padding(layer, inputs[0]), inputs[0].ndim
-        self.weight: Any = layer.weight
-        self.saving = saved_tensors_hooks(self.pack, lambda kept: kept)
-        self.saving.__enter__()
-
-    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.saving.__exit__()
-
-    def pack(self, saved: Tensor) -> Tensor:
-        """What is kept of a tensor that the layer saves; its input may come in another shape or as a copy."""
-        return keep_largest(saved, self.density) if self.is_input(saved) else saved
-
-    def is_input(self, saved: Tensor) -> bool:
-        """Whether a saved tensor is the layer's input; its weight may have as many elements, even in another type."""
-        if saved.numel() != self.elements or saved.ndim < min(2, self.dimensions):  # kernels keep weights in a row
-            return False
-        weight = self.weight.detach()
-        if saved.numel() != weight.numel():
-            return True
-        views = [saved, saved.mT] if saved.ndim == 2 else [saved]
-        return not any(view.shape == weight.shape and view.equal(weight.to(view.dtype)) for view in views)
-
-
-def elements_with_padding(layer: nn.Module, x: Tensor) -> int:
-    """The elements of a layer's input, with the padding that a convolution adds before its kernel sees it: any other
-    than zeros, and of zeros, as ``padding="same"`` asks for them, what one side has more than the other."""
-    sides = getattr(layer, "_reversed_padding_repeated_twice", ())  # of the last dimension first: before, behind, ...
-    shape = list(x.shape)
-    for back, (before, behind) in enumerate(zip(sides[::2], sides[1::2], strict=True), 1):
-        shape[-back] += before + behind if layer.padding_mode != "zeros" else abs(behind - before)
-    return prod(shape)
-
-
-def keep_largest(values: Tensor, density: float) -> Tensor:
-    """The share ``density`` of ``values`` that is largest in magnitude, at least one, the others 0; equals all stay."""
-    magnitude = values.detach().abs()
-    threshold = kth_largest(magnitude.reshape(-1), max(1, int(density * magnitude.numel())))
-    return torch.where(magnitude >= threshold, values, 0.0)
 
 
 class MagnitudeUpload(SparseScheduler):
     """Clients get the server's whole model and send back their weights of largest magnitude.
 
-    The first model is dense; later ones have the union of the last cohort's supports, and that is what goes down. The
+    The first model is dense. Later models have the union of the last cohort's masks, which is what goes down. The
     server's mask only says which weights a device of density d would get.
 
     Attributes:
-        support: of the server's model, bool ``[layout.maskable]``, and ``kept``: weights that a client of each tier
-            sends.
+        support: the nonzero weights of the server's model, bool ``[layout.maskable]``.
+        upload_counts: number of weights that a client of each tier sends.
     """
 
     support: Tensor
-    kept: list[int]
+    upload_counts: list[int]
 
     def __init__(self) -> None:
         super().__init__()
 
-    def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
+    def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
 
     def aggregator(self, tiers: int) -> FedAvg:
-        """A weight that nobody has sent is 0, with tiers too: what goes down is the union of what came up."""
+        """A weight that no client sent becomes 0, with tiers too: the union of the uploads goes down."""
         return ZeroingMaskedAverage() if tiers > 1 else FedAvg()
 
     def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
         masks = super().tier_masks(server, ratios)
         self.support = server.weights[: server.layout.maskable] != 0
-        self.kept = [int(mask.count_nonzero()) for mask in masks]
+        self.upload_counts = [int(mask.count_nonzero()) for mask in masks]
         return masks
 
-    def client_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
+    def client_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
         return self.support
 
-    def deployed_mask(self, offered: Tensor, held: Tensor | None, context: ClientContext) -> Tensor:
-        return offered
+    def deployed_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
+        return tier_mask
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        kept = self.largest(client.layout, client.weights, self.kept[context.tier])
-        client.move_mask_(kept, kept)
+        upload = self.largest(client.layout, client.weights, self.upload_counts[context.tier])
+        client.move_mask_(upload, upload)
         return {}
 
-    def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
 
     def largest(self, layout: Layout, weights: Tensor, count: int) -> Tensor:
@@ -136,13 +66,13 @@ class MagnitudeUpload(SparseScheduler):
 
 
 class TopK(MagnitudeUpload):
-    """Clients train all weights and send those of largest magnitude (baseline of SparsyFed, ICLR 2025).
+    """Clients train all weights and send those of largest magnitude (a baseline of SparsyFed, ICLR 2025).
 
-    Weights that arrive as 0 train too. Up go d n weights and their mask, down the union of the last cohort's.
-    Training is dense, and its FLOPs are counted so.
+    Weights that arrive as 0 train too. d n weights and their mask go up, the union of the last cohort's masks goes
+    down. Training is dense and its FLOPs are counted as dense.
 
-    Read in a fork of the SparsyFed authors' code, which also ranks the first and the last layer; here those that the
-    model excludes stay dense.
+    Read in a fork of the SparsyFed authors' code, which also ranks the first and the last layer. Here the layers that
+    the model excludes stay dense.
     """
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
@@ -152,23 +82,22 @@ class TopK(MagnitudeUpload):
 class ZeroFL(MagnitudeUpload):
     """Steps compute with the largest weights and the largest saved inputs, but train all weights.
 
-    Source: Qiu et al., ZeroFL, ICLR 2022, variant Top-K-Weights; written from the paper's text, no code of the
+    Source: Qiu et al., ZeroFL, ICLR 2022, variant Top-K-Weights; written from the paper's text, since no code of the
     authors was found. In every layer the forward pass and the gradient of the input use the d share of weights of
-    largest magnitude, the gradient of the weight the d share of the layer's input; it is dense, and all weights take
-    the step (as in SWAT, Raihan and Aamodt, NeurIPS 2020). Up go the values and the mask of the largest weights of
-    each layer, at density d + r; down the union of the last cohort's. Inference, too, uses the largest weights: the
-    server is evaluated at d.
+    largest magnitude; the gradient of the weight uses the d share of the layer's input of largest magnitude. That
+    gradient is dense, and all weights take the step (as in SWAT, Raihan and Aamodt, NeurIPS 2020). Values and mask of
+    the largest weights of each layer go up, at density d + r; the union of the last cohort's masks goes down. Inference
+    uses the largest weights too: the server is evaluated at d.
 
     Not verified: whether the upload is ranked by layer, as here, and the optimizer's momentum and weight decay.
 
     Args:
-        ratio: r, what an upload is denser than d.
+        ratio: r, by how much an upload is denser than d.
     """
 
     def __init__(self, ratio: float = 0.2) -> None:
         super().__init__()
-        if not 0 <= ratio <= 1:
-            raise ConfigError("ratio", ratio, "a number in [0, 1]")
+        check_numbers("[0, 1]", ratio=ratio)
         self.ratio = ratio
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
@@ -178,20 +107,20 @@ class ZeroFL(MagnitudeUpload):
         return pruned_activations(client, self.trained_densities(client))
 
     def trained_densities(self, client: ClientState) -> Tensor:
-        return Uniform()(client.layout, self.kept[client.context.tier] / client.layout.maskable)
+        return Uniform()(client.layout, self.upload_counts[client.context.tier] / client.layout.maskable)
 
     def forward_weights(self, client: ClientState) -> Tensor | None:
-        return client.weights * self.largest(client.layout, client.weights, self.kept[client.context.tier])
+        return client.weights * self.largest(client.layout, client.weights, self.upload_counts[client.context.tier])
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         maskable = client.layout.maskable
-        count = min(maskable, self.kept[context.tier] + round(self.ratio * maskable))
-        sent = self.largest(client.layout, client.weights, count)
-        client.move_mask_(sent, sent)
+        count = min(maskable, self.upload_counts[context.tier] + round(self.ratio * maskable))
+        upload = self.largest(client.layout, client.weights, count)
+        client.move_mask_(upload, upload)
         return {}
 
     def largest(self, layout: Layout, weights: Tensor, count: int) -> Tensor:
-        """The same share of each layer."""
+        """The same share of each layer, ``count`` weights in all, those of largest magnitude."""
         counts = allot(Uniform()(layout, count / layout.maskable) * layout.sizes, layout.sizes, count)
         return top_k_by_layer(layout, weights.abs(), counts)
 
@@ -199,13 +128,13 @@ class ZeroFL(MagnitudeUpload):
 class SparsyFed(MagnitudeUpload):
     """Clients train v with w = sign(v) |v|^beta, prune the inputs that layers save, and send their largest weights.
 
-    Source: Guastella et al., SparsyFed, ICLR 2025 (arXiv 2504.05153), read in a fork of the authors' code. The
-    gradient of v is that of w times beta |v|^(beta - 1), so a weight that arrives as 0 stays 0, and new ones come by
-    the union of the last cohort's supports only. The input that a layer keeps for the gradient of its weight is
-    pruned to the density of that weight; the first round is dense. Up go the values and the mask of d n weights.
+    Source: Guastella et al., SparsyFed, ICLR 2025 (arXiv 2504.05153), read in a fork of the authors' code. The gradient
+    of v is that of w times beta |v|^(beta - 1), so a weight that arrives as 0 stays 0, and new weights come only from
+    the union of the last cohort's masks. The input that a layer saves for the gradient of its weight is pruned to the
+    density of that weight; the first round is dense. Values and mask of d n weights go up.
 
-    Other than there: the server averages w, not v, so that what it holds is the network itself; thresholds of saved
-    inputs are taken anew for every batch, not once a round; layers that the model excludes stay dense.
+    Unlike there: the server averages w and not v, so that it holds the network itself; thresholds of saved inputs are
+    taken anew for every batch and not once a round; layers that the model excludes stay dense.
 
     Args:
         beta: at least 1; 1 trains w itself.
@@ -214,30 +143,107 @@ class SparsyFed(MagnitudeUpload):
 
     def __init__(self, beta: float = 1.25, activations: bool = True) -> None:
         super().__init__()
-        if not beta >= 1:
-            raise ConfigError("beta", beta, "a number of at least 1")
+        check_numbers("[1, inf)", beta=beta)
         self.beta, self.activations = beta, activations
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
-        client.weights.copy_(power(client.weights, 1 / self.beta))
+        client.weights.copy_(signed_power(client.weights, 1 / self.beta))
 
     def training(self, client: ClientState) -> AbstractContextManager[object]:
         return pruned_activations(client, client.densities) if self.activations else super().training(client)
 
     def forward_weights(self, client: ClientState) -> Tensor | None:
-        return power(client.weights, self.beta)
+        return signed_power(client.weights, self.beta)
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
-        return False  # those of pruned weights would be multiplied by 0
+        return False  # gradients of pruned weights would be multiplied by 0
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         client.scale_gradients_(self.beta * client.weights.abs() ** (self.beta - 1))
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        client.weights.copy_(power(client.weights, self.beta))
+        client.weights.copy_(signed_power(client.weights, self.beta))
         return super().on_client_end(client, context)
 
 
-def power(values: Tensor, exponent: float) -> Tensor:
+def signed_power(values: Tensor, exponent: float) -> Tensor:
     """sign(v) |v|^exponent."""
     return values.sign() * values.abs() ** exponent
+
+
+@contextmanager
+def pruned_activations(client: ClientState, densities: Tensor) -> Iterator[None]:
+    """A context in which layer l computes the gradient of its weight from the ``densities[l]`` share of its input that
+    is largest in magnitude over the whole batch; forward passes and other gradients stay exact.
+
+    Args:
+        client: whose maskable layers are meant.
+        densities: float64 ``[layers]``; a layer of density 1 stays as it is.
+    """
+    handles, layers = [], layers_of(client.module, [slot.name for slot in client.layout.layers])
+    for slot, density in zip(client.layout.layers, densities.tolist(), strict=True):
+        for layer in layers[slot.name] if density < 1 else ():
+            pruning = _InputPruning(density)
+            handles.append(layer.register_forward_pre_hook(pruning.enter))
+            handles.append(layer.register_forward_hook(pruning.leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _InputPruning:
+    """The hooks around one layer's forward pass."""
+
+    def __init__(self, density: float) -> None:
+        self.density = density
+
+    def enter(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.elements, self.dimensions = elements_with_padding(layer, inputs[0]), inputs[0].ndim
+        self.weight: Any = layer.weight
+        self.saving = saved_tensors_hooks(self.pack, lambda saved: saved)
+        self.saving.__enter__()
+
+    def leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.saving.__exit__()
+
+    def pack(self, saved: Tensor) -> Tensor:
+        """What autograd keeps of a tensor that the layer saves; the input may come in another shape or as a copy."""
+        return keep_largest(saved, self.density) if self.is_input(saved) else saved
+
+    def is_input(self, saved: Tensor) -> bool:
+        """Whether a saved tensor is the layer's input; the weight may have as many elements, even in another dtype."""
+        if saved.numel() != self.elements or saved.ndim < min(2, self.dimensions):  # sparse kernels save 1-d weights
+            return False
+        weight = self.weight.detach()
+        if saved.numel() != weight.numel():
+            return True
+        views = [saved, saved.mT] if saved.ndim == 2 else [saved]
+        return not any(view.shape == weight.shape and view.equal(weight.to(view.dtype)) for view in views)
+
+
+def elements_with_padding(layer: nn.Module, x: Tensor) -> int:
+    """Number of elements of a layer's input as its kernel sees it.
+
+    Before a convolution's kernel runs, torch adds padding of every other kind than zeros; of zeros it adds the
+    difference of both sides, which ``padding="same"`` may ask for.
+    """
+    sides = getattr(layer, "_reversed_padding_repeated_twice", ())  # of the last dimension first: before, behind, ...
+    shape = list(x.shape)
+    for back, (before, behind) in enumerate(zip(sides[::2], sides[1::2], strict=True), 1):
+        shape[-back] += before + behind if layer.padding_mode != "zeros" else abs(behind - before)
+    return prod(shape)
+
+
+def keep_largest(values: Tensor, density: float) -> Tensor:
+    """The share ``density`` of ``values`` that is largest in magnitude, at least one value, and 0 elsewhere.
+
+    Values equal to the smallest kept one are all kept.
+
+    >>> keep_largest(torch.tensor([0.1, -0.4, 0.3, 0.2]), 0.5)
+    tensor([ 0.0000, -0.4000,  0.3000,  0.0000])
+    """
+    magnitude = values.detach().abs()
+    threshold = kth_largest(magnitude.reshape(-1), max(1, int(density * magnitude.numel())))
+    return torch.where(magnitude >= threshold, values, 0.0)

@@ -1,4 +1,4 @@
-"""SSFL: one global mask from the saliencies that all clients find before training."""
+"""SSFL: one fixed global mask from the saliencies that all clients measure before training."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,58 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import FirstStage, SparseScheduler
 from flash_pl.schedulers.flash import Dense
-from flash_pl.server import ServerState
-from flash_pl.server.updates import Report
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import AsDrawn, CriterionInput, FirstMask, Layout, Saliency, top_k, total_count
 
-SCALE = 2.0**12  # averages are in fixed point: saliencies are small
+# Measurements are averaged in fixed point; saliencies are small and would lose digits there.
+SCALE = 2.0**12
+
+
+class SSFL(SparseScheduler):
+    """Salient sparse federated learning: a fixed mask of the d n weights of largest mean saliency.
+
+    Source: Ohib et al., SSFL, TMLR 2026 (arXiv 2405.09037); the authors' code was read. Before the first round every
+    client sends |g w| of one minibatch at the dense initial weights, 4 bytes per weight. The server takes the plain
+    mean and keeps the largest values over all layers. Then values go both ways under that mask, which is sent once.
+
+    Unlike there: saliencies are measured in training mode, not with the running statistics of batch norms; ties go by
+    position; layers that the model excludes stay dense.
+
+    Args:
+        saliency: which clients measure saliencies.
+        first_mask: as in ``SparseScheduler``, of which only ``initialize`` acts. By default the initial weights stay as
+            drawn, since saliencies were measured at them.
+    """
+
+    def __init__(self, saliency: "SaliencyStage | None" = None, first_mask: FirstMask | None = None) -> None:
+        super().__init__(first_mask or FirstMask(initialize=AsDrawn()))
+        self.first_stage = saliency or SaliencyStage()
+
+    def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
+        assert measured is not None
+        return top_k(measured, total_count(server.layout.sizes, server.density))
+
+
+@dataclass(frozen=True)
+class SaliencyStage(FirstStage):
+    """Stage 1 of SSFL: clients send |g w| of every maskable weight, from one minibatch.
+
+    Args:
+        init_fraction: as in ``FirstStage``.
+        batches: of every client; only the first one is measured.
+    """
+
+    init_fraction: float = 1.0
+    batches: int | None = 1
+
+    def trainee(self, first_mask: FirstMask) -> SparseScheduler:
+        return SaliencyTrainee(first_mask)
+
+    def size(self, layout: Layout) -> int:
+        return layout.maskable
+
+    def measurement(self, update: ClientUpdate) -> Tensor:
+        return update.extra["scores"]
 
 
 class SaliencyTrainee(Dense):
@@ -27,52 +74,5 @@ class SaliencyTrainee(Dense):
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         if self.scores is None:
-            raise ValueError("its first batch was skipped; there are no saliencies")
+            raise ValueError("the module skipped the first batch, so there are no saliencies")
         return {"scores": self.scores * SCALE}
-
-
-@dataclass(frozen=True)
-class SaliencyStage(FirstStage):
-    """Clients send |g w| of every maskable weight, from one minibatch.
-
-    Args:
-        init_fraction: as in ``FirstStage``.
-        batches: of every client; only the first one counts.
-    """
-
-    init_fraction: float = 1.0
-    batches: int | None = 1
-
-    def trainee(self, first_mask: FirstMask) -> SparseScheduler:
-        return SaliencyTrainee(first_mask)
-
-    def size(self, layout: Layout) -> int:
-        return layout.maskable
-
-    def found(self, report: Report) -> Tensor:
-        return report.extra["scores"]
-
-
-class SSFL(SparseScheduler):
-    """Salient sparse federated learning: a fixed mask of the d n weights of largest mean saliency.
-
-    Source: Ohib et al., SSFL, TMLR 2026 (arXiv 2405.09037), the authors' code was read. Before the first round every
-    client sends |g w| of one minibatch at the dense initial weights, 4 bytes a weight; the server takes their plain
-    mean and keeps the largest over all layers. Then values go both ways under that mask, which is sent once.
-
-    Other than there: saliencies are found in training mode, not with the running statistics of batch norms; ties go by
-    position; layers that the model excludes stay dense.
-
-    Args:
-        saliency: who sends saliencies.
-        first_mask: as in ``SparseScheduler``; of it only ``initialize`` acts, by default the initial weights stay as
-            drawn, since they were measured so.
-    """
-
-    def __init__(self, saliency: SaliencyStage | None = None, first_mask: FirstMask | None = None) -> None:
-        super().__init__(first_mask or FirstMask(initialize=AsDrawn()))
-        self.first_stage = saliency or SaliencyStage()
-
-    def initial_mask(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> Tensor:
-        assert found is not None
-        return top_k(found, total_count(server.layout.sizes, server.density))

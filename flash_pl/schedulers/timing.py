@@ -1,4 +1,4 @@
-"""When a client's mask moves."""
+"""When a mask moves (``Interval``), and how the fraction that a move drops falls with time (``RateDecay``)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,7 +14,10 @@ class RateDecay(ABC):
     """A factor in [0, 1] of the first rate, over the steps of a client's round or over rounds.
 
     Args:
-        rounds: after so many rounds the factor is at its end; None lets it run from 1 to its end within every round.
+        rounds: number of rounds over which the factor falls to its end; None lets it fall within every round.
+
+    >>> Cosine(rounds=50)(0), round(Cosine(rounds=50)(25), 3), Cosine(rounds=50)(50)
+    (1.0, 0.5, 0.0)
     """
 
     rounds: int | None = None
@@ -23,18 +26,18 @@ class RateDecay(ABC):
         check_integers(optional=True, rounds=self.rounds)
 
     def __call__(self, round: int, share: float = 1.0) -> float:
-        """In a round (from 0), after the ``share`` of a client's steps."""
+        """The factor in a round (from 0), after the ``share`` of a client's steps."""
         return self.shape(share if self.rounds is None else min(1.0, round / self.rounds))
 
-    def at_round_ends(self) -> "RateDecay":
-        """Itself, for a mask that moves only after the last step of a round.
+    def check_moves_at_round_ends(self) -> None:
+        """Check that the factor is not 0 after the last step of every round, where some masks move.
 
         Raises:
-            ConfigError: it is always 0 there, so the mask would never move.
+            ConfigError: it is, so the mask would never move.
         """
         if self(0) == 0:
-            raise ConfigError("decay", self, "one with rounds, or constant: within a round it is 0 after the last step")
-        return self
+            problem = f"{type(self).__name__} without rounds is 0 after the last step of a round, where the mask moves"
+            raise ConfigError("decay", problem, "give it rounds, or use decay=constant")
 
     @abstractmethod
     def shape(self, time: float) -> float:
@@ -56,7 +59,7 @@ class Cosine(RateDecay):
 
 
 class Constant(RateDecay):
-    """1."""
+    """1 at all times."""
 
     def shape(self, time: float) -> float:
         return 1.0
@@ -64,11 +67,15 @@ class Constant(RateDecay):
 
 @dataclass(frozen=True)
 class Interval(ABC):
-    """Steps of a round after which the mask moves, in every ``rounds``-th round until round ``until``.
+    """The steps of a round after which the mask moves, in every ``rounds``-th round before round ``until``.
 
     Args:
-        rounds: rounds from one with moves to the next; the first one has moves.
+        rounds: rounds from one with moves to the next; the first round has moves.
         until: number of rounds after which masks stay; None for never.
+
+    >>> interval = LastStep(rounds=10, until=25)
+    >>> [round for round in range(40) if interval.in_round(round)]
+    [0, 10, 20]
     """
 
     rounds: int = 1
@@ -88,7 +95,7 @@ class Interval(ABC):
 
     @abstractmethod
     def after(self, context: ClientContext, step: int) -> bool:
-        """The same within a round that has moves."""
+        """Whether, in a round with moves, the mask moves after the ``step``-th step (from 1)."""
 
 
 class EveryEpoch(Interval):
@@ -102,7 +109,7 @@ class EveryEpoch(Interval):
 
 @dataclass(frozen=True)
 class EverySteps(Interval):
-    """After every ``steps``-th step, so that at least one step follows."""
+    """After every ``steps``-th step but the last of the round, so that grown weights train before they are sent."""
 
     steps: int = 100
 
@@ -115,7 +122,7 @@ class EverySteps(Interval):
 
 
 class LastStep(Interval):
-    """After the last step: what has grown is sent to the server as 0 (FedDST)."""
+    """After the last step: grown weights are sent to the server as 0 (FedDST)."""
 
     def after(self, context: ClientContext, step: int) -> bool:
         return step == context.steps

@@ -1,4 +1,4 @@
-"""The server's half of a round: who takes part, how weights are averaged, how the mask is voted."""
+"""The server's half of a round: sampling of the cohort, aggregation of the weights, voting on the mask."""
 
 from flash_pl.server.aggregation import FedAvg, MaskedAverage, OrderFreeSum, ZeroingMaskedAverage
 from flash_pl.server.optimizer import FedAdam, FedAvgM, RoundAverage, ServerOptimizer
@@ -12,10 +12,11 @@ from flash_pl.server.sampling import (
     UniformSampler,
 )
 from flash_pl.server.state import ServerState
+from flash_pl.server.updates import ClientUpdate
 from flash_pl.server.votes import (
     AggregateBudget,
     ConsensusVote,
-    Keep,
+    KeepMask,
     LayerBudget,
     MagnitudeVote,
     MajorityVote,
@@ -28,17 +29,18 @@ from flash_pl.server.votes import (
 __all__ = [
     "AggregateBudget",
     "AvailabilitySampler",
-    "MeanBudget",
     "ClientSampler",
+    "ClientUpdate",
     "ConsensusVote",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
-    "Keep",
+    "KeepMask",
     "LayerBudget",
     "MagnitudeVote",
     "MajorityVote",
     "MaskedAverage",
+    "MeanBudget",
     "OrderFreeSum",
     "Population",
     "RankedVote",

@@ -1,4 +1,4 @@
-"""How the clients' weights become the server's: running sums, never a list of clients."""
+"""The clients' weights become the server's: running sums, never a list of clients."""
 
 import math
 from collections.abc import Sequence
@@ -7,61 +7,13 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.server.updates import Report
+from flash_pl.server.updates import ClientUpdate
 
-# A sum of weighted terms is held in units of 2^-FRACTION of the whole weight, so their mean may reach +-LIMIT.
+# The accumulator counts in units of 2^-FRACTION of the whole weight, so the mean of weighted terms may reach +-LIMIT.
 FRACTION = 40
 LIMIT = 2.0 ** (62 - FRACTION)
-# Terms are converted piece by piece: on a CPU a piece stays in the cache, elsewhere few are few kernels to launch.
-PIECE, PIECE_ELSEWHERE = 1 << 16, 1 << 22
-
-
-class OrderFreeSum:
-    """sum_i a_i x_i over tensors x_i, in 64-bit fixed point: adding whole numbers is exact, hence associative.
-
-    Floating-point addition is not: the order of the clients, and so the number of processes, would show in the last
-    bits. Each term is rounded once, to the nearest multiple of w 2^-40, w being the weight of all terms rounded up to a
-    power of two; the mean of K terms is thus off by at most K 2^-40, 9e-12 for ten.
-
-    Args:
-        units: int64 ``[n]`` of zeros, in which to sum; sums of several processes add up by adding these.
-        weight: at least the sum of all weights a_i that will come, on all processes.
-    """
-
-    def __init__(self, units: Tensor, weight: float) -> None:
-        self.units = units
-        self.scale = 2.0 ** (FRACTION - math.ceil(math.log2(weight)))
-        self.piece = PIECE if units.device.type == "cpu" else PIECE_ELSEWHERE
-        self.floats = torch.empty(min(self.piece, len(units)), dtype=torch.float64, device=units.device)
-        self.integers = torch.empty_like(self.floats, dtype=torch.int64)
-
-    def add(self, values: Tensor, weight: float) -> None:
-        """Add ``weight`` times ``values`` ``[n]``, of any type.
-
-        Raises:
-            OverflowError: a value that is not finite or not below 2^22 in magnitude; then nothing has been added.
-        """
-        low, high = torch.stack(values.aminmax()).tolist() if len(values) else (0.0, 0.0)
-        if not (-LIMIT < low and high < LIMIT):
-            raise OverflowError(f"values from {low:g} to {high:g} do not fit a sum of values within +-{LIMIT:g}")
-        factor = weight * self.scale
-        terms = values.to(self.units.device).split(self.piece)
-        for units, piece in zip(self.units.split(self.piece), terms, strict=True):
-            floats, integers = self.floats[: len(piece)], self.integers[: len(piece)]
-            floats.copy_(piece)
-            integers.copy_(floats.mul_(factor).round_())
-            units.add_(integers)
-
-    def mean(self, weight: Tensor, like: Tensor) -> Tensor:
-        """The sum over ``weight`` (float64, one number), ``[n]`` of the type and device of ``like``."""
-        found = torch.empty(len(self.units), dtype=like.dtype, device=like.device)
-        for to, units in zip(found.split(self.piece), self.units.split(self.piece), strict=True):
-            to.copy_(self.floats[: len(units)].copy_(units).div_(self.scale).div_(weight))
-        return found
-
-    def value(self) -> Tensor:
-        """The sum, float64 ``[n]``."""
-        return self.units.double() / self.scale
+# Terms are converted in chunks: on a CPU a chunk stays in the cache, on a GPU few chunks are few kernels to launch.
+CHUNK_CPU, CHUNK_GPU = 1 << 16, 1 << 22
 
 
 class FedAvg(Stateful):
@@ -69,14 +21,25 @@ class FedAvg(Stateful):
 
     Source: McMahan et al. (AISTATS 2017), FLASH section "Aggregation".
 
-    The processes of a run each add up their own clients in ``units``; the sum of all their ``units`` is everybody's. A
-    subclass that sums more than this asks for more room (``room``) and uses an ``OrderFreeSum`` in it.
+    Every process of a run adds its own clients to its ``accumulator``; the sum of all accumulators is that of all
+    clients. A subclass that sums more reserves more entries (``accumulator_size``) and puts an ``OrderFreeSum`` there.
 
     Args:
-        by_samples: weigh clients by their number of samples n_i; False weighs all alike (the authors' code).
+        by_samples: weigh clients by their number of samples n_i; False gives all clients the same weight (the FLASH
+            authors' code).
+
+    >>> import torch
+    >>> from flash_pl.server import ClientUpdate
+    >>> mask, densities = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
+    >>> average = FedAvg()
+    >>> average.reset(server=torch.zeros(2), maskable=2, samples=[10, 30])
+    >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]))
+    >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]))
+    >>> average.mean()
+    tensor([1.0000, 1.5000])
     """
 
-    units: Tensor  # int64 [room]
+    accumulator: Tensor  # int64 [accumulator_size]
 
     def __init__(self, by_samples: bool = True) -> None:
         self.by_samples = by_samples
@@ -86,32 +49,33 @@ class FedAvg(Stateful):
 
         Args:
             server: the server's arena ``[size]``.
-            maskable: the number of its first weights that have masks.
-            samples: n_i of the whole cohort, on whatever process a client trains.
+            maskable: how many of its first weights can be masked.
+            samples: n_i of the whole cohort, over all processes.
         """
         self.server, self.maskable = server, maskable
         device = "cpu" if server.device.type == "mps" else server.device  # Apple's GPUs have no doubles
-        self.units = torch.zeros(self.room(len(server), maskable), dtype=torch.int64, device=device)
-        self.bound = max(sum(map(self.weight_of, samples)), 1.0)
-        self.total = OrderFreeSum(self.units[: len(server)], self.bound)
-        self.weight = OrderFreeSum(self.units[len(server) : len(server) + 1], self.bound)
-        self.one = torch.ones(1)
+        size = self.accumulator_size(len(server), maskable)
+        self.accumulator = torch.zeros(size, dtype=torch.int64, device=device)
+        self.max_weight = max(sum(map(self.weight_of, samples)), 1.0)
+        self.total = OrderFreeSum(self.accumulator[: len(server)], self.max_weight)
+        self.weight = OrderFreeSum(self.accumulator[len(server) : len(server) + 1], self.max_weight)
+        self.ones = torch.ones(1)
 
-    def room(self, size: int, maskable: int) -> int:
-        """How many sums a round takes."""
+    def accumulator_size(self, size: int, maskable: int) -> int:
+        """Number of sums that a round takes for an arena of ``size`` values."""
         return size + 1
 
-    def update(self, report: Report) -> None:
-        """Add a client.
+    def add(self, update: ClientUpdate, weights: Tensor) -> None:
+        """Add a client's ``weights``, an arena ``[size]``.
 
         Raises:
-            OverflowError: weights that are not finite or not below 2^22 in magnitude; then nothing has been added.
+            OverflowError: a weight is not finite or not below 2^22 in magnitude; then nothing has been added.
         """
-        weight = self.weight_of(report.samples)
-        self.total.add(report.weights, weight)
-        self.weight.add(self.one, weight)
+        client_weight = self.weight_of(update.samples)
+        self.total.add(weights, client_weight)
+        self.weight.add(self.ones, client_weight)
 
-    def compute(self) -> Tensor:
+    def mean(self) -> Tensor:
         """The new server arena ``[size]``, in the server's dtype."""
         return self.total.mean(self.weight.value(), like=self.server)
 
@@ -121,35 +85,91 @@ class FedAvg(Stateful):
 
 
 class MaskedAverage(FedAvg):
-    """Per coordinate sum_i n_i M_i theta_i / sum_i n_i M_i ("FMA"): needed when clients' masks differ.
+    """sum_i n_i M_i theta_i / sum_i n_i M_i for each coordinate ("FMA"), for clients whose masks differ.
 
-    A coordinate that nobody holds keeps the server's value.
+    A coordinate that is in no client's mask keeps the server's value.
     """
 
     def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
         super().reset(server, maskable, samples)
-        self.holders = OrderFreeSum(self.units[len(server) + 1 :], self.bound)
+        self.mask_weights = OrderFreeSum(self.accumulator[len(server) + 1 :], self.max_weight)
 
-    def room(self, size: int, maskable: int) -> int:
-        return super().room(size, maskable) + maskable
+    def accumulator_size(self, size: int, maskable: int) -> int:
+        return super().accumulator_size(size, maskable) + maskable
 
-    def update(self, report: Report) -> None:
-        super().update(report)
-        self.holders.add(report.mask.view(torch.uint8), self.weight_of(report.samples))
+    def add(self, update: ClientUpdate, weights: Tensor) -> None:
+        super().add(update, weights)
+        self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.samples))
 
-    def compute(self) -> Tensor:
-        new, holders = super().compute(), self.holders.value()
-        head = self.total.value()[: self.maskable] / holders.clamp(min=torch.finfo(holders.dtype).tiny)
-        new[: self.maskable] = torch.where(holders > 0, head, self.unheld()).to(new)
+    def mean(self) -> Tensor:
+        new, mask_weights = super().mean(), self.mask_weights.value()
+        means = self.total.value()[: self.maskable] / mask_weights.clamp(min=torch.finfo(mask_weights.dtype).tiny)
+        new[: self.maskable] = torch.where(mask_weights > 0, means, self.untrained()).to(new)
         return new
 
-    def unheld(self) -> Tensor:
-        """The value of a weight that no client of the round holds, ``[maskable]``."""
-        return self.server[: self.maskable].to(self.units.device)
+    def untrained(self) -> Tensor:
+        """The values of weights that are in no client's mask, ``[maskable]``."""
+        return self.server[: self.maskable].to(self.accumulator.device)
 
 
 class ZeroingMaskedAverage(MaskedAverage):
-    """As ``MaskedAverage``, but a coordinate that nobody holds becomes 0 (the authors' code)."""
+    """Like ``MaskedAverage``, but a coordinate that is in no client's mask becomes 0 (the FLASH authors' code)."""
 
-    def unheld(self) -> Tensor:
-        return torch.zeros_like(super().unheld())
+    def untrained(self) -> Tensor:
+        return torch.zeros_like(super().untrained())
+
+
+class OrderFreeSum:
+    """sum_i a_i x_i over tensors x_i in 64-bit fixed point, equal for every order of the terms.
+
+    Adding integers is exact, hence associative. Floating-point addition is not: the order of the clients, and so the
+    number of processes, would show in the last bits. Each term is rounded once, to the nearest multiple of w 2^-40,
+    where w is the weight of all terms rounded up to a power of two. The mean of K terms is off by at most K 2^-40,
+    9e-12 for ten terms.
+
+    Args:
+        accumulator: int64 ``[n]`` of zeros, in which to sum. Sums of several processes are added by adding these.
+        weight: at least the sum of all weights a_i that will come, over all processes.
+
+    >>> import torch
+    >>> total = OrderFreeSum(torch.zeros(2, dtype=torch.int64), weight=3.0)
+    >>> total.add(torch.tensor([0.5, 1.0]), weight=1.0)
+    >>> total.add(torch.tensor([0.5, -1.0]), weight=2.0)
+    >>> total.value()
+    tensor([ 1.5000, -1.0000], dtype=torch.float64)
+    """
+
+    def __init__(self, accumulator: Tensor, weight: float) -> None:
+        self.accumulator = accumulator
+        self.scale = 2.0 ** (FRACTION - math.ceil(math.log2(weight)))
+        self.chunk = CHUNK_CPU if accumulator.device.type == "cpu" else CHUNK_GPU
+        self.floats = torch.empty(min(self.chunk, len(accumulator)), dtype=torch.float64, device=accumulator.device)
+        self.integers = torch.empty_like(self.floats, dtype=torch.int64)
+
+    def add(self, values: Tensor, weight: float) -> None:
+        """Add ``weight`` times ``values`` ``[n]``, of any type.
+
+        Raises:
+            OverflowError: a value is not finite or not below 2^22 in magnitude; then nothing has been added.
+        """
+        low, high = torch.stack(values.aminmax()).tolist() if len(values) else (0.0, 0.0)
+        if not (-LIMIT < low and high < LIMIT):
+            raise OverflowError(f"values from {low:g} to {high:g} do not fit a sum of values within +-{LIMIT:g}")
+        factor = weight * self.scale
+        terms = values.to(self.accumulator.device).split(self.chunk)
+        for sums, term in zip(self.accumulator.split(self.chunk), terms, strict=True):
+            floats, integers = self.floats[: len(term)], self.integers[: len(term)]
+            floats.copy_(term)
+            integers.copy_(floats.mul_(factor).round_())
+            sums.add_(integers)
+
+    def mean(self, weight: Tensor, like: Tensor) -> Tensor:
+        """The sum over ``weight`` (float64, one number), ``[n]`` of the type and device of ``like``."""
+        mean = torch.empty(len(self.accumulator), dtype=like.dtype, device=like.device)
+        for part, sums in zip(mean.split(self.chunk), self.accumulator.split(self.chunk), strict=True):
+            part.copy_(self.floats[: len(sums)].copy_(sums).div_(self.scale).div_(weight))
+        return mean
+
+    def value(self) -> Tensor:
+        """The sum, float64 ``[n]``."""
+        return self.accumulator.double() / self.scale

@@ -1,4 +1,4 @@
-"""Server optimizers: what the server makes of the clients' mean, where it does not simply take it."""
+"""The server moves on from the clients' mean: server optimizers, and the average over rounds that is deployed."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -7,47 +7,46 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_numbers
 from flash_pl.server.state import ServerState
 
 
 class ServerOptimizer(Stateful, ABC):
-    """The server moves by lr * direction(mean - w), where FedAvg would go to the clients' mean.
+    """Moves the server's weights w by lr * direction(mean - w); FedAvg alone would replace w by the clients' mean.
 
-    Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Parameters move so;
-    buffers, such as the statistics of batch norms, become the mean. Moments belong to the weights of the server's mask:
-    those of a weight outside of it are forgotten.
+    Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Only parameters move like
+    this; buffers, such as the statistics of batch norms, become the mean. The moments of a weight that leaves the
+    server's mask become 0.
 
     Args:
-        lr: the server's learning rate, positive.
+        lr: the server's learning rate, above 0.
     """
 
     def __init__(self, lr: float) -> None:
-        if not lr > 0:
-            raise ConfigError("lr", lr, "a positive number")
+        check_numbers("(0, inf)", lr=lr)
         self.lr = lr
         self.moments: dict[str, Tensor] = {}  # [layout.trainable] each
 
     @abstractmethod
     def direction(self, change: Tensor) -> Tensor:
-        """Where to go, given the clients' mean ``change`` of the parameters, ``[layout.trainable]``."""
+        """The direction, given the clients' mean ``change`` of the parameters, ``[layout.trainable]`` both."""
 
     def start(self) -> None:
-        """A run begins: there is no past. One that goes on from a checkpoint does not call it."""
+        """Forget all moments at the start of a run; a run that goes on from a checkpoint does not call it."""
         self.moments = {}
 
     def step(self, server: ServerState, mean: Tensor) -> Tensor:
         """The next weights ``[layout.size]`` before any vote, given the clients' ``mean`` of them."""
-        self.moments = {name: moment.to(mean.device) for name, moment in self.moments.items()}  # after a resumption
+        self.moments = {name: moment.to(mean.device) for name, moment in self.moments.items()}
         for moment in self.moments.values():
             moment[: server.layout.maskable].mul_(server.mask)
         new, trainable = mean.clone(), server.layout.trainable
-        here = server.weights[:trainable]
-        new[:trainable] = here + self.lr * self.direction(mean[:trainable] - here)
+        current = server.weights[:trainable]
+        new[:trainable] = current + self.lr * self.direction(mean[:trainable] - current)
         return new
 
     def moment(self, name: str, keep: float, change: Tensor, weight: float) -> Tensor:
-        """Replace a moment m, at first 0, by ``keep`` m + ``weight`` ``change``; returns it."""
+        """Replace the moment m of a ``name``, at first 0, by ``keep`` m + ``weight`` ``change``; returns it."""
         if name not in self.moments:
             self.moments[name] = torch.zeros_like(change)
         return self.moments[name].mul_(keep).add_(change, alpha=weight)
@@ -71,8 +70,7 @@ class FedAvgM(ServerOptimizer):
 
     def __init__(self, momentum: float = 0.9, lr: float = 1.0) -> None:
         super().__init__(lr)
-        if not 0 <= momentum < 1:
-            raise ConfigError("momentum", momentum, "a number in [0, 1)")
+        check_numbers("[0, 1)", momentum=momentum)
         self.momentum = momentum
 
     def direction(self, change: Tensor) -> Tensor:
@@ -82,22 +80,19 @@ class FedAvgM(ServerOptimizer):
 class FedAdam(ServerOptimizer):
     """m <- beta1 m + (1 - beta1) change; v <- beta2 v + (1 - beta2) change^2; w <- w + lr m / (sqrt(v) + tau).
 
-    Source: Reddi et al. (ICLR 2021), algorithm 2; the moments' start is not corrected, as there, but v starts at 0 and
-    not at tau^2 or more.
+    Source: Reddi et al. (ICLR 2021), algorithm 2; as there, moments have no bias correction; unlike there, v starts
+    at 0 and not at tau^2 or more.
 
     Args:
         lr: as in ``ServerOptimizer``.
         beta1, beta2: in [0, 1).
-        tau: the degree of adaptivity, positive.
+        tau: the degree of adaptivity, above 0.
     """
 
     def __init__(self, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
         super().__init__(lr)
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise ConfigError(name, value, "a number in [0, 1)")
-        if not tau > 0:
-            raise ConfigError("tau", tau, "a positive number")
+        check_numbers("[0, 1)", beta1=beta1, beta2=beta2)
+        check_numbers("(0, inf)", tau=tau)
         self.beta1, self.beta2, self.tau = beta1, beta2, tau
 
     def direction(self, change: Tensor) -> Tensor:
@@ -107,33 +102,31 @@ class FedAdam(ServerOptimizer):
 
 
 class RoundAverage:
-    """The mean of the server's models w_1, w_2, ... over the rounds, later ones weighing more, about t^power:
+    """Averages the server's models w_1, w_2, ... over the rounds; round t weighs about t^power.
 
-        a_t = a_{t-1} + (power + 1) / (power + t) (w_t - a_{t-1}).
+        a_t = a_{t-1} + (power + 1) / (power + t) (w_t - a_{t-1})
 
-    Source: Shamir and Zhang (ICML 2013), polynomial-decay averaging. A mask in consensus is what makes models of
-    different rounds averages of each other. A weight that enters the mask counts with the value it had then for all
-    rounds before.
+    Source: Shamir and Zhang (ICML 2013), polynomial-decay averaging. Models of different rounds can be averaged because
+    their masks are in consensus. A weight that enters the mask counts with that round's value in all rounds before.
 
     Args:
-        power: at least 0; 0 is the plain mean of all rounds, with 8 about the last ninth of them counts.
+        power: at least 0. 0 is the plain mean of all rounds; with 8 about the last ninth of them counts.
     """
 
     def __init__(self, power: float = 8.0) -> None:
-        if not power >= 0:
-            raise ConfigError("power", power, "a number of at least 0")
+        check_numbers("[0, inf)", power=power)
         self.power = power
 
     def update(self, server: ServerState, previous: Tensor, round: int) -> None:
-        """Add the model of ``round`` (from 0).
+        """Add the model of ``round`` (from 0) to ``server.round_average``.
 
         Args:
-            server: its ``round_average`` becomes the new mean.
-            previous: its mask in the round before, bool ``[layout.maskable]``.
+            server: after the round.
+            previous: its mask before the round, bool ``[layout.maskable]``.
         """
         if server.round_average is None:
             server.round_average = server.weights.clone()
             return
         server.round_average.lerp_(server.weights, (self.power + 1) / (self.power + 1 + round))
-        head, entered = server.round_average[: server.layout.maskable], server.mask & ~previous
-        torch.where(entered, server.weights[: server.layout.maskable], head, out=head)
+        averages, entered = server.round_average[: server.layout.maskable], server.mask & ~previous
+        torch.where(entered, server.weights[: server.layout.maskable], averages, out=averages)

@@ -1,4 +1,4 @@
-"""Cohorts from a file."""
+"""Samplers choose the clients that take part in a round."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,13 +8,18 @@ from pathlib import Path
 import torch
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import generator
 
 
 @dataclass(frozen=True)
 class Population:
-    """What a sampler knows of all clients: ``samples`` are their n_i, ``tiers`` their tiers for life, if they have."""
+    """The facts of all clients.
+
+    Args:
+        samples: n_i, the number of training samples of each client.
+        tiers: of each client, where clients keep their tier; None where tiers change from round to round.
+    """
 
     samples: tuple[int, ...]
     tiers: tuple[int, ...] | None = None
@@ -28,36 +33,40 @@ class Population:
 class ClientSampler(Stateful, ABC):
     """Draws the cohort of a round: distinct client ids, in the order in which they are trained.
 
-    It may be smaller than asked for, even empty; the server then stays as it is.
+    A cohort may be smaller than asked for. In a round with an empty cohort the server stays as it is.
     """
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """Before the first round.
+        """Check before the first round that this sampler can serve these clients.
 
         Raises:
-            ConfigError: this sampler cannot serve these clients; keys are its own init args, or ``cohort``.
+            ConfigError: it cannot; the key is one of its own init args, or ``cohort``.
         """
 
     @abstractmethod
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
-        """``cohort`` clients for ``round``, a fixed function of the arguments."""
+        """``cohort`` clients for ``round``, a pure function of the arguments."""
 
 
 class UniformSampler(ClientSampler):
-    """Each client equally likely, without replacement."""
+    """Draws every client with equal probability, without replacement.
+
+    >>> UniformSampler()(Population(samples=(10,) * 100), cohort=3, seed=1, round=0)
+    [9, 81, 70]
+    """
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         return torch.randperm(population.clients, generator=generator(seed, "cohort", round))[:cohort].tolist()
 
 
 class SampleWeightedSampler(ClientSampler):
-    """Without replacement, each draw in proportion to the numbers of samples n_i of the clients that are left."""
+    """Draws clients in proportion to their numbers of samples n_i, without replacement."""
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """See ``ClientSampler``: enough clients must have samples, others are never drawn."""
-        able = sum(samples > 0 for samples in population.samples)
-        if cohort > able:
-            raise ConfigError("cohort", cohort, f"at most the number of clients that have samples, {able}")
+        """See ``ClientSampler``: enough clients must have samples, since the others are never drawn."""
+        eligible = sum(samples > 0 for samples in population.samples)
+        if cohort > eligible:
+            raise ConfigError("cohort", f"{cohort} is more than the {eligible} clients that have samples")
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         weights = torch.tensor(population.samples, dtype=torch.float64)
@@ -65,36 +74,44 @@ class SampleWeightedSampler(ClientSampler):
 
 
 class RoundRobinSampler(ClientSampler):
-    """In the order of their ids, a whole turn before anyone comes again."""
+    """Takes the clients in the order of their ids; after the last client the first one follows.
+
+    >>> RoundRobinSampler()(Population(samples=(10,) * 4), cohort=3, seed=1, round=1)
+    [3, 0, 1]
+    """
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         return [(round * cohort + place) % population.clients for place in range(cohort)]
 
 
 class AvailabilitySampler(ClientSampler):
-    """Uniform among the clients that are online in the round; where they are fewer than the cohort, all of them.
+    """Draws uniformly among the clients that are online in the round; all of them if they are fewer than the cohort.
 
-    Stage 1 asks clients of all tiers.
+    Stage 1 takes offline clients too.
 
     Args:
-        offline: for each tier, from the smallest, the probability that a client of it is offline in a round.
+        offline: for each tier, from the smallest, the probability that a client is offline in a round.
 
     Raises:
-        ConfigError: no numbers in [0, 1], or nobody ever online.
+        ConfigError: a number is not in [0, 1], or all are 1.
     """
 
     def __init__(self, offline: Sequence[float]) -> None:
-        if not all(0 <= chance <= 1 for chance in offline) or all(chance == 1 for chance in offline):
-            raise ConfigError("offline", list(offline), "probabilities in [0, 1], not all of them 1")
+        if not all(0 <= chance <= 1 for chance in offline):
+            raise ConfigError("offline", f"{as_yaml(list(offline))} has a number that is not in [0, 1]")
+        if all(chance == 1 for chance in offline):
+            raise ConfigError("offline", f"with {as_yaml(list(offline))} no client is ever online")
         self.offline = tuple(offline)
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """See ``ClientSampler``: clients must have a tier for life, and each tier a probability."""
+        """See ``ClientSampler``: clients must keep their tier, and each tier needs a probability."""
         if population.tiers is None:
-            raise ConfigError("offline", list(self.offline), "a budget in which clients keep their tier")
+            problem = f"{as_yaml(self.offline)} is given by tier, but in this budget clients change their tier"
+            raise ConfigError("offline", problem, "use budget=by_share or budget=file")
         tiers = 1 + max(population.tiers)
         if tiers != len(self.offline):
-            raise ConfigError("offline", list(self.offline), f"one probability for each of the {tiers} tiers")
+            problem = f"{as_yaml(self.offline)} has {len(self.offline)} probabilities for {tiers} tiers"
+            raise ConfigError("offline", problem, "give one for each tier")
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         assert population.tiers is not None
@@ -105,14 +122,14 @@ class AvailabilitySampler(ClientSampler):
 
 
 class TraceSampler(ClientSampler):
-    """The cohorts of a recorded trace, whatever their size.
+    """Reads the cohorts, of any size, from a recorded trace.
 
     Args:
-        path: a text file with one line a round: client ids, separated by blanks or commas; an empty line is a round in
-            which nobody takes part.
+        path: a text file with one line per round: client ids, separated by blanks or commas. An empty line is a round
+            without clients.
 
     Raises:
-        ConfigError: a file that cannot be read, or a line that holds anything but distinct client ids.
+        ConfigError: the file cannot be read, or a line holds something else than distinct client ids.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -120,24 +137,24 @@ class TraceSampler(ClientSampler):
         try:
             lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("path", self.path, "a text file that can be read") from error
+            raise ConfigError("path", f"{self.path} cannot be read as a text file ({error})") from error
         self.cohorts = [self._cohort(number, line) for number, line in enumerate(lines, start=1)]
 
     def _cohort(self, number: int, line: str) -> list[int]:
         fields = line.replace(",", " ").split()
         clients = [int(field) for field in fields if field.isascii() and field.isdigit()]
         if len(set(clients)) < len(fields):
-            raise ConfigError("path", self.path, f"distinct client ids in every line; see line {number}")
+            raise ConfigError("path", f"line {number} of {self.path} is not a list of distinct client ids")
         return clients
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
-        """See ``ClientSampler``: a line for every round, and no client that does not exist."""
+        """See ``ClientSampler``: the trace needs a line for every round, with ids of clients that exist."""
         if rounds > len(self.cohorts):
-            raise ConfigError("path", self.path, f"a line for each of the {rounds} rounds; it has {len(self.cohorts)}")
+            raise ConfigError("path", f"{self.path} has {len(self.cohorts)} lines for {rounds} rounds")
         for number, clients in enumerate(self.cohorts, start=1):
             if clients and max(clients) >= population.clients:
-                allowed = f"clients 0 to {population.clients - 1}; see line {number}"
-                raise ConfigError("path", self.path, allowed)
+                problem = f"line {number} of {self.path} has client {max(clients)}"
+                raise ConfigError("path", problem, f"clients are 0 to {population.clients - 1}")
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         return self.cohorts[round]

@@ -1,4 +1,4 @@
-"""The server's model: weights, mask, and the union they were before the last pruning."""
+"""The server's model: weights, mask, and the union of the clients' models."""
 
 import zlib
 from dataclasses import dataclass
@@ -7,24 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flash_pl.checkpoint import Stateful
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
 
 
 @dataclass
-class ServerState:
-    """All that the server carries from round to round.
+class ServerState(Stateful):
+    """Everything that the server carries from round to round.
 
     Attributes:
-        layout: the plan of the arena.
-        weights: ``[layout.size]``, the maskable ones first: what the next round starts from.
-        mask: bool ``[layout.maskable]``, what a device of the server's budget gets of it. Replace it, never change it
-            in place: clients and tiers may hold the same tensor.
-        union: the last aggregate before any pruning, ``[layout.size]``.
+        layout: of the arena.
+        weights: the arena ``[layout.size]``, maskable weights first; the next round starts from them.
+        mask: bool ``[layout.maskable]``, that of the largest tier. Replace it and never change it in place: clients and
+            tiers may hold the same tensor.
+        union: the last aggregate before pruning, ``[layout.size]``.
         density: the target d.
         seed: of the run.
-        round_average: over rounds, ``[layout.size]``, if there is one: what is deployed in place of ``weights``.
+        round_average: average over rounds, ``[layout.size]``, deployed in place of ``weights``; None without one.
+
+    >>> network = torch.nn.Linear(4, 1, bias=False)
+    >>> server = ServerState.start(Layout(network), torch.tensor([1.0, 2.0, 3.0, 4.0]), density=0.5)
+    >>> server.mask = torch.tensor([False, False, True, True])
+    >>> server.prune_()
+    >>> server.weights
+    tensor([0., 0., 3., 4.])
     """
 
     layout: Layout
@@ -42,8 +50,8 @@ class ServerState:
         return cls(layout, weights.clone(), mask, weights.clone(), density, seed)
 
     def generator(self, purpose: str, round: int) -> torch.Generator:
-        """The generator of (seed, purpose, round) for what the server draws, on the CPU: alike in all processes, and
-        nothing that a checkpoint must hold."""
+        """A CPU generator of (seed, purpose, round) for draws of the server: equal in all processes, and without a
+        state that a checkpoint would have to hold."""
         return generator(self.seed, f"server/{purpose}", round)
 
     @property
@@ -52,8 +60,7 @@ class ServerState:
         return self.weights if self.round_average is None else self.round_average
 
     def masked(self, mask: Tensor | None = None) -> Tensor:
-        """The model that is deployed: a copy of the average over rounds if there is one, else of the weights, 0 outside
-        ``mask``, by default the server's."""
+        """A copy of the deployed model ``[layout.size]``, 0 outside ``mask`` (by default the server's)."""
         weights = self.deployed.clone()
         weights[: self.layout.maskable].mul_(self.mask if mask is None else mask)
         return weights
@@ -76,14 +83,14 @@ class ServerState:
         """Restore what ``state_dict`` returned.
 
         Raises:
-            ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.
+            ConfigError: it belongs to another model, to other excluded layers or to another memory format.
         """
         if state["layout"] != self.layout.plan:
-            ours = f"{self.layout.elements} values in {len(self.layout.plan)} tensors"
-            raise ConfigError("model", ours, "the same model, excluded layers and memory format as in the checkpoint")
+            tensors = len(self.layout.plan)
+            problem = f"its {self.layout.elements} values in {tensors} tensors are not those of the checkpoint"
+            raise ConfigError("model", problem, "use the same model, excluded layers and memory format")
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
-        self.round_average = (
-            state["round_average"].to(self.weights.device, copy=True) if "round_average" in state else None
-        )
+        average = state.get("round_average")
+        self.round_average = None if average is None else average.to(self.weights.device, copy=True)

@@ -1,6 +1,6 @@
-"""What a client sends to the server. The server sees nothing else, so counting a report counts all traffic."""
+"""What a client reports to the server after a round."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,52 +10,41 @@ from flash_pl.sparsity import pack_bits, unpack_bits
 
 
 @dataclass(frozen=True)
-class Report:
-    """One client's result of one round.
+class ClientUpdate:
+    """The result of one client's local training, without its weights.
 
-    ``weights`` is the client's arena itself, not a copy: the server uses it before the next client overwrites it.
+    The weights go beside it: they are a view of memory that the next client overwrites, so the aggregator adds them to
+    its sum at once (``FedAvg.add``). Everything here may be kept, and all processes of a run get all updates.
+
+    Attributes:
+        client, tier: id of the client, its tier of the budget (0 is the smallest).
+        samples: n_i, number of training samples.
+        mask: the client's mask after training, bool ``[layout.maskable]``.
+        densities: layer densities of the mask, float64 ``[layers]``.
+        trained_densities: layer densities at which FLOPs of the training are counted, float64 ``[layers]``.
+        metrics: means of what the module logged while it trained.
+        dense_gradients: share of the steps that computed gradients of pruned weights too.
+        extra: a scheduler's own tensors (``SparseScheduler.on_client_end``), sent and counted with the update.
+        costs: bytes of the round with this client, by column of the metrics.
+        seconds: simulated seconds from the start of the round until the update arrives.
+        late: the update arrives after the deadline of the round and is not aggregated.
     """
-
-    client: int
-    samples: int
-    weights: Tensor  # [layout.size], pruned weights exactly 0
-    mask: Tensor  # bool [layout.maskable]
-    densities: Tensor  # float64 [layers]
-    trained: Tensor  # float64 [layers], densities at which its training is counted
-    metrics: dict[str, float]  # what the module logged while training, means over the round
-    dense_gradients: float = 0.0  # share of its steps that computed the gradients of pruned weights
-    extra: dict[str, Tensor] = field(default_factory=dict)  # a scheduler's own tensors
-    tier: int = 0  # of the budget under which the client trained; the server knows it anyway
-    costs: dict[str, float] = field(default_factory=dict)  # what the round has cost with this client
-    seconds: float = 0.0  # simulated ones from the beginning of the round to its arrival
-    late: bool = False  # it comes after the round's deadline
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """What is kept of a report until the vote: everything but the weights. All processes of a run get all ballots."""
 
     client: int
     samples: int
     mask: Tensor
     densities: Tensor
-    trained: Tensor
-    metrics: dict[str, float]
-    extra: dict[str, Tensor]
+    trained_densities: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
     dense_gradients: float = 0.0
+    extra: dict[str, Tensor] = field(default_factory=dict)
     tier: int = 0
     costs: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     late: bool = False
 
-    @classmethod
-    def of(cls, report: Report) -> "Ballot":
-        """The ballot of a report; a scheduler's tensors are copied, they may be views of the client's weights."""
-        extra = {name: tensor.clone() for name, tensor in report.extra.items()}
-        return cls(**{part.name: getattr(report, part.name) for part in fields(cls)} | {"extra": extra})
-
-    def to(self, device: torch.device) -> "Ballot":
-        """The ballot with its tensors on ``device``."""
+    def to(self, device: torch.device) -> "ClientUpdate":
+        """The same update with its mask and extra tensors on ``device``."""
         extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
         return replace(self, mask=self.mask.to(device), extra=extra)
 

@@ -1,4 +1,4 @@
-"""How the server picks its next mask from its aggregated weights and the clients' ballots."""
+"""The server picks its next mask from its aggregated weights and the clients' masks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,61 +9,39 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_numbers
 from flash_pl.server.state import ServerState
-from flash_pl.server.updates import Ballot
+from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import Rescale, ScaleDown, Structure, Unstructured, WaterFill, allot, total_count
 
 
-class LayerBudget(Protocol):
-    """(server with aggregated weights, ballots) -> layer densities before rescaling, float64 ``[layers]``."""
-
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class MeanBudget:
-    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting")."""
-
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
-        return torch.stack([ballot.densities for ballot in ballots]).mean(dim=0)
-
-
-@dataclass(frozen=True)
-class AggregateBudget:
-    """The layer densities of the aggregated weights, that is of the union of the clients' models ("aggregate")."""
-
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot]) -> Tensor:
-        return server.layout.densities(server.weights[: server.layout.maskable] != 0)
-
-
 class Vote(Stateful, ABC):
-    """A rule (server with aggregated weights, ballots, target density) -> new mask, bool ``[maskable]``."""
+    """A rule (server with aggregated weights, updates, target density) -> new mask, bool ``[maskable]``."""
 
     @abstractmethod
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot], density: float) -> Tensor:
-        """The next server mask; must not change its arguments."""
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
+        """The next server mask; the arguments stay as they are."""
 
 
-class Keep(Vote):
+class KeepMask(Vote):
     """The mask stays."""
 
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot], density: float) -> Tensor:
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
         return server.mask
 
 
 class RankedVote(Vote):
-    """In every layer the k_l weights of highest rank. A subclass says what ranks them; ties go by position.
+    """Keeps the k_l weights of highest rank in every layer; a subclass ranks them. Ties go by position.
 
     Args:
-        layer_budget: layer densities, by default the mean of the clients'.
-        rescale: how they are brought to the target density, by default exactly.
-        structure: which patterns the mask may have, by default any.
+        layer_budget: layer densities before rescaling, by default the mean of the clients'.
+        rescale: brings them to the target density, by default exactly.
+        structure: patterns that the mask may have, by default any.
     """
 
     def __init__(
         self,
-        layer_budget: LayerBudget | None = None,
+        layer_budget: "LayerBudget | None" = None,
         rescale: Rescale | None = None,
         structure: Structure | None = None,
     ) -> None:
@@ -71,65 +49,77 @@ class RankedVote(Vote):
         self.structure = structure or Unstructured()
 
     @abstractmethod
-    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
-        """A score for every weight, ``[maskable]``, and one that decides among equal scores, or None."""
+    def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
+        """A score for every weight, ``[maskable]``, and a second one that decides between equal scores, or None."""
 
-    def __call__(self, server: ServerState, ballots: Sequence[Ballot], density: float) -> Tensor:
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
         sizes = server.layout.sizes
-        ideal = self.rescale(self.layer_budget(server, ballots), sizes, density) * sizes
-        scores, among_equals = self.rank(server, ballots)
+        ideal = self.rescale(self.layer_budget(server, updates), sizes, density) * sizes
+        scores, among_equals = self.rank(server, updates)
         counts = self.counts(ideal, sizes, density)
         return self.structure(server.layout, scores, counts, among_equals)
 
     def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
-        """Whole numbers of weights per layer from the ``ideal`` ones: exactly round(d n) in all."""
+        """Integer numbers of weights per layer near the ``ideal`` ones; they sum to round(d n) exactly."""
         return allot(ideal, sizes, total_count(sizes, density))
 
 
 class MagnitudeVote(RankedVote):
-    """The largest |aggregated weight| (FLASH stage 2, "Voting"). Votes break ties: what has just grown, at 0, goes
-    before what nobody holds."""
+    """Keeps the largest |aggregated weight| (FLASH stage 2, "Voting").
 
-    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
-        return magnitude(server), vote_share(ballots)
+    Among weights of equal magnitude those in more clients' masks come first: a weight that has just grown, at 0, goes
+    before a weight that is in no mask.
+
+    >>> import torch
+    >>> from flash_pl.server import ClientUpdate, ServerState
+    >>> from flash_pl.sparsity import Layout
+    >>> network = torch.nn.Linear(4, 1, bias=False)
+    >>> server = ServerState.start(Layout(network), torch.tensor([0.5, -0.9, 0.1, 0.0]), density=0.5)
+    >>> mask, density = torch.tensor([True, True, False, False]), torch.tensor([0.5], dtype=torch.float64)
+    >>> MagnitudeVote()(server, [ClientUpdate(0, 10, mask, density, density)], density=0.5)
+    tensor([ True,  True, False, False])
+    """
+
+    def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
+        return magnitude(server), vote_share(updates)
 
 
 class MajorityVote(RankedVote):
-    """The most votes: the number of clients whose mask holds the weight, weighted by n_i; magnitude breaks ties."""
+    """Keeps the weights that are in the masks of most clients, weighted by n_i; magnitude decides between equals."""
 
-    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
-        return vote_share(ballots), magnitude(server)
+    def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
+        return vote_share(updates), magnitude(server)
 
 
 class ConsensusVote(RankedVote):
-    """Magnitude and agreement together: |w| v^a, with v in [0, 1] the weighted share of clients that hold the weight.
+    """Keeps the largest |w| v^a, where v in [0, 1] is the weighted share of clients with the weight in their mask.
 
     Args:
-        agreement: the exponent a. 0 is magnitude alone; the larger it is, the closer to a majority vote. With masked
-            averages, a = 1 ranks as plain averages would.
+        agreement: the exponent a. 0 is magnitude alone; a large a comes close to a majority vote. With masked averages,
+            a = 1 ranks as plain averages would.
+        layer_budget, rescale, structure: as in ``RankedVote``.
     """
 
     def __init__(
         self,
         agreement: float = 1.0,
-        layer_budget: LayerBudget | None = None,
+        layer_budget: "LayerBudget | None" = None,
         rescale: Rescale | None = None,
         structure: Structure | None = None,
     ) -> None:
         super().__init__(layer_budget, rescale, structure)
-        if not 0 <= agreement < float("inf"):
-            raise ConfigError("agreement", agreement, "a finite number of at least 0")
+        check_numbers("[0, inf)", agreement=agreement)
         self.agreement = agreement
 
-    def rank(self, server: ServerState, ballots: Sequence[Ballot]) -> tuple[Tensor, Tensor | None]:
-        share = vote_share(ballots)
+    def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
+        share = vote_share(updates)
         return magnitude(server) * share**self.agreement, share
 
 
 class TruncatingVote(MagnitudeVote):
-    """The authors' vote by magnitude: densities are only ever scaled down and every layer's count is truncated."""
+    """The FLASH authors' vote: densities are only ever scaled down, and the count of every layer is truncated."""
 
-    def __init__(self, layer_budget: LayerBudget | None = None) -> None:
+    def __init__(self, layer_budget: "LayerBudget | None" = None) -> None:
         super().__init__(layer_budget, ScaleDown())
 
     def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
@@ -141,9 +131,31 @@ def magnitude(server: ServerState) -> Tensor:
     return server.weights[: server.layout.maskable].abs()
 
 
-def vote_share(ballots: Sequence[Ballot]) -> Tensor:
-    """sum_i n_i M_i / sum_i n_i per weight, ``[maskable]``: equal numbers of samples give equal floats."""
-    votes = torch.zeros_like(ballots[0].mask, dtype=torch.float32)
-    for ballot in ballots:
-        votes.add_(ballot.mask, alpha=ballot.samples)  # whole numbers, exact up to 2^24 samples
-    return votes / sum(ballot.samples for ballot in ballots)
+def vote_share(updates: Sequence[ClientUpdate]) -> Tensor:
+    """sum_i n_i M_i / sum_i n_i for each weight, ``[maskable]``: equal numbers of samples give equal floats."""
+    votes = torch.zeros_like(updates[0].mask, dtype=torch.float32)
+    for update in updates:
+        votes.add_(update.mask, alpha=update.samples)  # integers, exact up to 2^24 samples
+    return votes / sum(update.samples for update in updates)
+
+
+class LayerBudget(Protocol):
+    """(server with aggregated weights, updates) -> layer densities before rescaling, float64 ``[layers]``."""
+
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class MeanBudget:
+    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting")."""
+
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
+        return torch.stack([update.densities for update in updates]).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class AggregateBudget:
+    """The layer densities of the aggregated weights, the union of the clients' models ("aggregate" in FLASH)."""
+
+    def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
+        return server.layout.densities(server.weights[: server.layout.maskable] != 0)

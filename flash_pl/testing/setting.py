@@ -1,4 +1,4 @@
-"""A federation that trains in a fraction of a second."""
+"""A small federation that trains in a fraction of a second."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,24 +42,25 @@ def train(
     callbacks: Sequence[Any] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
-    change: Callable[[FederatedLoop], None] = lambda loop: None,
+    trainer_class: Callable[..., FederatedTrainer] = FederatedTrainer,
     accelerator: str = "cpu",
     **settings: Any,
 ) -> FederatedLoop:
     """A run of ``rounds`` rounds; the same arguments give the same bits.
 
     Args:
-        scheduler: the method.
+        scheduler: the sparse scheduler.
         density: d.
         rounds: R.
-        callbacks: watch the run.
-        checkpoint: where it writes its checkpoints, and from where it goes on if ``resume``.
-        change: what to do to the loop before it runs.
+        callbacks: of the trainer.
+        checkpoint: folder of the checkpoints, from which the run goes on if ``resume``.
+        resume: go on from ``checkpoint``.
+        trainer_class: makes the trainer.
         accelerator: where it trains.
         settings: further ones of ``FederatedTrainer``.
     """
-    watching = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
-    trainer = FederatedTrainer(
+    callbacks = [*callbacks, *([Checkpoint(checkpoint)] if checkpoint and not resume else [])]
+    trainer = trainer_class(
         scheduler,
         density=density,
         rounds=rounds,
@@ -67,7 +68,7 @@ def train(
         seed=3,
         accelerator=accelerator,
         exclude_first_last=True,
-        callbacks=watching,
+        callbacks=callbacks,
         **settings,
     )
     data = Synthetic(
@@ -87,7 +88,4 @@ def train(
         if resume:
             assert checkpoint is not None
             return trainer.fit(module, data, ckpt_path=checkpoint / "last.ckpt")
-        loop = trainer.loop(module, data)
-        change(loop)
-        trainer.run(loop)
-    return loop
+        return trainer.fit(module, data)

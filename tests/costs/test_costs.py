@@ -111,7 +111,7 @@ def test_clients_that_keep_their_own_mask_get_no_mask_again(unaware, tiny_data):
 
 def test_stage_1_is_on_the_bill(unaware, tiny_data):
     loop, rows = train("spdst", unaware, tiny_data)
-    flops = loop.ledger.bill.flops
+    flops = loop.ledger.flops
     layers, passes = len(loop.server.layout.layers), 2 * 2 * 20  # two clients, two epochs, 20 samples
     assert rows[0]["bytes_up_total"] - rows[0]["bytes_up"] == 2 * 4 * layers
     assert rows[0]["bytes_down_total"] - rows[0]["bytes_down"] > 2 * 4 * int(loop.server.mask.sum())
@@ -120,7 +120,7 @@ def test_stage_1_is_on_the_bill(unaware, tiny_data):
 
 def test_dense_training_is_the_measure_of_flops(unaware, tiny_data):
     loop, rows = train("dense", unaware, tiny_data)
-    flops = loop.ledger.bill.flops
+    flops = loop.ledger.flops
     # 8 x 8 images: a 3 x 3 convolution of 1 to 4 channels, then 144 to 16 to 4 units; a multiply-add is two.
     assert flops.layers == (2 * 36 * 9 * 4, 2 * 144 * 16, 2 * 16 * 4) and flops.rest == 0 and flops.first == 0
     assert rows[0]["flops"] == 4 * 20 * (3 * sum(flops.layers) - flops.layers[0])

@@ -96,7 +96,7 @@ def test_without_a_deadline_a_fleet_changes_nothing(unaware, tiny_data):
 def test_a_clients_seconds_follow_from_its_bytes_and_flops(unaware, tiny_data):
     one = Device("only", 1e6, 5e5, 1e8)
     loop, watch = train(unaware, tiny_data, Fleet([one]), rounds=1)
-    row, flops = watch.rows[0], loop.ledger.bill.flops
+    row, flops = watch.rows[0], loop.ledger.flops
     # Four clients of 20 samples under one mask: each costs a quarter.
     compute = 20 * flops.training(loop.server.layout.densities(loop.server.mask)) / one.flops
     links = 8 * row["bytes_down"] / 4 / one.downlink + 8 * row["bytes_up"] / 4 / one.uplink

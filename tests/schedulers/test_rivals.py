@@ -359,7 +359,7 @@ def test_a_layer_without_free_places_is_not_moved():
 def test_dense_gradients_are_counted_and_leave_no_dense_evaluation(make):
     """As a step's last third is dense: f_D in place of f_S, once a client."""
     loop, watch = watched(make(), rounds=1)
-    flops, sizes = loop.ledger.bill.flops, loop.plan.population.samples
+    flops, sizes = loop.ledger.flops, loop.plan.population.samples
     clients = [member.client for member in loop.plan.draw(0)]
     steps = {client: len(loop.data.client_batches(client)) for client in clients}
     trained = watch.reports[0][-1]

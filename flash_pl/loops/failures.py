@@ -1,0 +1,95 @@
+"""What counts as a failure, of a client or of a scheduler's server hook, and how it is described."""
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flash_pl.errors import ConfigError, ModuleError, RunError, SchedulerError
+from flash_pl.schedulers import SparseScheduler
+from flash_pl.server import ServerState
+
+
+class Fault(Exception):
+    """A failure found by a check; user code raised nothing, so there is no traceback."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that failed.
+
+    Attributes:
+        client: id of the client.
+        round: counted from 1; 0 is stage 1.
+        reason: one line.
+        trace: traceback of the exception; empty for a ``Fault``.
+    """
+
+    client: int
+    round: int
+    reason: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception, client: int, round: int) -> "Failure":
+        """The failure behind an exception that is being handled."""
+        if isinstance(error, Fault):
+            return cls(client, round, str(error), "")
+        return cls(client, round, describe_error(error), traceback.format_exc())
+
+    def __str__(self) -> str:
+        where = f"round {self.round}" if self.round else "stage 1"
+        return f"client {self.client} in {where}: {self.reason}"
+
+
+def describe_error(error: Exception) -> str:
+    """An exception in one line, with the innermost file and line outside of installed packages."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({own[-1].filename}:{own[-1].lineno})"
+
+
+def check_mask(mask: object, maskable: int) -> None:
+    """Check that ``mask`` is a bool tensor of shape ``[maskable]``.
+
+    Raises:
+        Fault: its type, dtype or shape is another one.
+    """
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (maskable,):
+        return
+    kind = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    raise Fault(f"its mask is {kind}, not torch.bool of shape ({maskable},)")
+
+
+def check_tier_masks(masks: Sequence[Tensor], server: ServerState, tiers: int) -> None:
+    """Check that there is exactly one valid mask per tier.
+
+    Raises:
+        Fault: the number of masks, or dtype or shape of one, is wrong.
+    """
+    if len(masks) != tiers:
+        raise Fault(f"{len(masks)} masks for {tiers} tiers")
+    for mask in masks:
+        check_mask(mask, server.layout.maskable)
+
+
+@contextmanager
+def server_hook(scheduler: SparseScheduler, hook: str, server: ServerState, round: int) -> Iterator[None]:
+    """Around a call of the scheduler's server hook ``hook`` in the round with index ``round``.
+
+    Raises:
+        SchedulerError: the hook raised an exception, or left an invalid mask at the server.
+    """
+    try:
+        yield
+        check_mask(server.mask, server.layout.maskable)
+    except (ConfigError, ModuleError, RunError):
+        raise
+    except Exception as error:
+        where = f"{type(scheduler).__name__}.{hook} in round {round + 1}"
+        if isinstance(error, Fault):
+            raise SchedulerError(f"{where}: {error}") from error
+        raise SchedulerError(f"{where}: {describe_error(error)}", traceback.format_exc()) from error

@@ -1,0 +1,96 @@
+"""The state of a federated loop in a checkpoint, and the server's model for an export."""
+
+from typing import Any
+
+from torch import Tensor
+
+from flash_pl.checkpoint import Stateful
+from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.loops.federated import FederatedLoop
+from flash_pl.sparsity import SparseModel
+
+
+def stateful_parts(loop: FederatedLoop) -> dict[str, Stateful]:
+    """The objects of a loop that have a state of their own, by their names in a checkpoint."""
+    parts: dict[str, Any] = {
+        "server": loop.server,
+        "scheduler": loop.scheduler,
+        "voter": loop.scheduler.voter,
+        "sampler": loop.plan.sampler,
+        "aggregator": loop.aggregator,
+        "ledger": loop.ledger,
+    }
+    return parts if loop.server_optimizer is None else parts | {"server_optimizer": loop.server_optimizer}
+
+
+def identity(loop: FederatedLoop) -> dict[str, Any]:
+    """The facts that tell experiments apart, as far as a trainer without a config knows them."""
+    optimizer = loop.server_optimizer
+    return {
+        "scheduler": type(loop.scheduler).__name__,
+        "server_optimizer": None if optimizer is None else type(optimizer).__name__,
+        "seed": loop.plan.seed,
+        "density": loop.plan.budget.density,
+        "clients": loop.data.clients,
+    }
+
+
+def save_state(loop: FederatedLoop) -> dict[str, Any]:
+    """The state of a loop, in tensors on the CPU and plain values."""
+    return {
+        "identity": identity(loop),
+        "round": loop.round,
+        "failed": loop.failed,
+        "metrics": loop.metrics,
+        "votes": loop.votes,
+        "layer_mismatch": loop.layer_mismatch,
+        "has_mask": loop.has_mask,
+        "evaluation_pending": loop.evaluation_pending,
+        "stopped": bool(loop.should_stop),
+        "tier_masks": [mask.cpu() for mask in loop.tier_masks[:-1]],  # for readers of the file; a loop makes them anew
+        "first_stage": loop.first_stage_progress.state_dict(),
+    } | {name: part.state_dict() for name, part in stateful_parts(loop).items()}
+
+
+def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
+    """Restore what ``save_state`` returned.
+
+    Raises:
+        ConfigError: it belongs to another experiment.
+    """
+    for key, value in identity(loop).items():
+        saved = state["identity"][key]
+        if saved != value:
+            raise ConfigError(key, f"{as_yaml(value)}, but {as_yaml(saved)} in the checkpoint")
+    if state["round"] > loop.plan.rounds:
+        problem = f"{loop.plan.rounds} is less than the {state['round']} rounds that the checkpoint has done"
+        raise ConfigError("rounds", problem)
+    loop.round, loop.failed = state["round"], state["failed"]
+    loop.metrics, loop.votes = dict(state["metrics"]), list(state["votes"])
+    loop.layer_mismatch = dict(state["layer_mismatch"])
+    loop.has_mask, loop.evaluation_pending = state["has_mask"], state["evaluation_pending"]
+    loop.should_stop = state["stopped"]
+    loop.first_stage_progress.load_state_dict(state["first_stage"])
+    for name, part in stateful_parts(loop).items():
+        part.load_state_dict(state[name])
+    loop.update_tier_masks()
+
+
+def server_model(loop: FederatedLoop) -> SparseModel:
+    """The server's model, masked to the target density, by the names of the module; ``flash_pl.export`` writes it.
+
+    The module's weights become the server's; the next client receives its weights anyway.
+
+    Raises:
+        ModuleError: the module has been federated again since: it holds another run's weights.
+    """
+    server, client = loop.server, loop.client
+    client.check_tensors()
+    client.forget()
+    client.arena.copy_(server.masked())
+    values = {name: value for name, value in client.module.state_dict().items() if isinstance(value, Tensor)}
+    tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}
+    masks = {layer.name: layer.view(server.mask).cpu().contiguous().clone() for layer in server.layout.layers}
+    density = int(server.mask.count_nonzero()) / server.layout.maskable
+    facts = {"scheduler": type(loop.scheduler).__name__, "density": f"{density:.4g}", "round": str(loop.round)}
+    return SparseModel(tensors, masks, facts)
