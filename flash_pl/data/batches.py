@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flash_pl.checks import check_integers, check_types
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Samples:
     3
     >>> Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1]))
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: samples: images of shape [3, 1, 8, 8] and labels of shape [2] do not fit; give images \
+    flash_pl.errors.ConfigError: samples: images of shape (3, 1, 8, 8) and labels of shape (2,) do not fit; give images \
 [n, C, H, W], labels [n] and, if the data have them, owners [n]
 
     Raises:
@@ -51,7 +51,7 @@ class Samples:
         per_sample = [self.labels] if self.owners is None else [self.labels, self.owners]
         if self.images.ndim != 4 or any(tensor.shape != (n,) for tensor in per_sample):
             tensors = {"images": self.images, "labels": self.labels, "owners": self.owners}
-            shapes = [f"{key} of shape {as_yaml(list(t.shape))}" for key, t in tensors.items() if t is not None]
+            shapes = [f"{key} of shape {tuple(t.shape)}" for key, t in tensors.items() if t is not None]
             raise ConfigError(
                 "samples",
                 f"{' and '.join(shapes)} do not fit",

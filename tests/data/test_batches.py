@@ -20,7 +20,7 @@ from flash_pl.seeding import generator
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(split: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ConfigError, match=r"\[3") as error:
+    with pytest.raises(ConfigError, match=r"\(3") as error:
         Samples(*split)
     assert error.value.key == "samples"
 
