@@ -28,10 +28,9 @@ class Samples:
     >>> samples = Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))
     >>> len(samples)
     3
-    >>> Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1]))
+    >>> Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1]))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: samples: images of shape (3, 1, 8, 8) and labels of shape (2,) do not fit; give images \
-[n, C, H, W], labels [n] and, if the data have them, owners [n]
+    flash_pl.errors.ConfigError: samples: images of shape (3, 1, 8, 8) and labels of shape (2,) do not fit; give ...
 
     Raises:
         ConfigError: a wrong class or dtype, or shapes that do not fit together.
