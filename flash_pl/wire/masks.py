@@ -143,7 +143,7 @@ def decode_mask(
         sizes: number of weights of each layer.
         reference: the mask against which REFERENCE and DELTA are written.
         max_active: the largest possible number of active weights. A SEED of more is refused before anything is drawn.
-        allow_seed: whether SEED is allowed. The mask with all weights active always is, since it draws nothing.
+        allow_seed: whether SEED is allowed for a mask that must be drawn. A full mask is allowed in any case.
 
     Raises:
         PayloadError: the section is invalid, or it is written against another ``reference``.
