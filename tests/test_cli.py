@@ -74,7 +74,7 @@ def test_a_missing_data_folder_names_its_key(capsys):
 
 def test_missing_data_are_one_line_with_the_remedies(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FLASH_PL_DATA", str(tmp_path / "cache"))
-    assert "give root" in refusal(capsys, "jmwst", "data=femnist")
+    assert "set root to" in refusal(capsys, "jmwst", "data=femnist")
 
 
 def test_arguments_that_argparse_refuses_exit_with_2(capsys):

@@ -348,7 +348,7 @@ def test_clients_and_batches_of_data_that_set_their_own_are_refused(tmp_path, mo
     )
     monkeypatch.syspath_prepend(tmp_path)
     own = "data=sets_its_own.Own", "model=digits_cnn", "cohort=2"
-    assert build_data(composed(*own)).wanted == 4
+    assert build_data(composed(*own)).requested_clients == 4
     for setting in ("clients=5", "batch_size=8"):
         with pytest.raises(ConfigError, match=f"{setting.split('=')[0]}: .* sets_its_own.Own takes no argument"):
             build_data(composed(*own, setting))

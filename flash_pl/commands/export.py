@@ -1,4 +1,4 @@
-"""``flash-pl export CKPT --to FILE``"""
+"""``flash-pl export CKPT --to FILE``: write the model of a checkpoint for other programs."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 
 from flash_pl.checkpoint import write_whole
 from flash_pl.commands.command import command
-from flash_pl.errors import ConfigError
-from flash_pl.export import BATCHES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
+from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.export import BATCH_SIZES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import encode_flash
 
@@ -18,16 +18,16 @@ examples:
   flash-pl export RUN/checkpoints/last.ckpt --to model.safetensors --sparse   positions and values of active weights
   flash-pl export RUN/checkpoints/last.ckpt --to model.flash --values fp16    the shortest file
   flash-pl export RUN/checkpoints/last.ckpt --to model.onnx                   needs pip install "flash-pl[onnx]"
-  flash-pl export RUN/checkpoints/last.ckpt --to small.onnx --density 0.05    what a tier of devices gets
+  flash-pl export RUN/checkpoints/last.ckpt --to small.onnx --density 0.05    the model for a tier of devices
 """
 
 
 def add(commands: Any) -> None:
     parser = command(commands, run, epilog=EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a run's checkpoints/last.ckpt")
-    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"ends in one of {', '.join(WRITERS)}")
-    parser.add_argument("--density", metavar="D", type=float, help="of a tier of devices; by default the server's own")
-    parser.add_argument("--sparse", action="store_true", help=".safetensors: of masked tensors only active weights")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of a run, such as RUN/checkpoints/last.ckpt")
+    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"with suffix {', '.join(WRITERS)}")
+    parser.add_argument("--density", metavar="D", type=float, help="density of a tier of devices (default: the server)")
+    parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
     parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
 
@@ -35,11 +35,12 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the model of a checkpoint for other programs."""
     path: Path = options.to
+    name = as_yaml(str(path))
     if path.suffix not in WRITERS:
-        raise ConfigError("--to", str(path), f"a file that ends in one of {', '.join(WRITERS)}")
+        raise ConfigError("--to", f"the name {name} has an unknown suffix", f"known are {', '.join(WRITERS)}")
     for option, suffix in {"sparse": ".safetensors", "values": ".flash", "compress": ".flash"}.items():
         if getattr(options, option) and path.suffix != suffix:
-            raise ConfigError(f"--{option}", str(path), f"a {suffix} file with this option")
+            raise ConfigError(f"--{option}", f"{name} is not a {suffix} file", f"the option is for {suffix} files only")
     saved = SavedRun(options.checkpoint)
     try:
         model = saved.model(options.density)
@@ -47,35 +48,36 @@ def run(options: argparse.Namespace) -> None:
     except ConfigError as error:
         if error.key not in vars(options):
             raise
-        raise ConfigError(f"--{error.key}", error.value, error.allowed) from error
+        raise ConfigError(f"--{error.key}", error.problem, error.hint) from error
     except ValueError as error:
-        raise ConfigError("--to", str(path), f"another format for this model ({error})") from error
+        raise ConfigError("--to", f"{name} has a format that does not support this model ({error})") from error
     try:
         write_whole(path, content)
     except OSError as error:
-        raise ConfigError("--to", str(path), f"a file that can be written ({error.strerror or error})") from error
+        raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error
     share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"
     print(f"{path}: {len(content):,} bytes, {share}")
     print(f"{model.active:,} of {model.maskable:,} weights active, d = {model.density:.4g}{remark}")
 
 
-def _safetensors(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
+def _as_safetensors(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
     return to_safetensors(model, options.sparse), ""
 
 
-def _flash(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
+def _as_flash(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
     return encode_flash(model, options.values or "fp32", options.compress), ""
 
 
-def _onnx(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
+def _as_onnx(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
     if missing := missing_packages():
-        raise ConfigError("to", str(options.to), f'{", ".join(missing)} installed: pip install "flash-pl[onnx]"')
-    network, samples = build_network(saved, model, max(BATCHES))
+        problem = f"{as_yaml(str(options.to))} needs packages that are not installed: {', '.join(missing)}"
+        raise ConfigError("to", problem, 'pip install "flash-pl[onnx]"')
+    network, samples = build_network(saved, model, max(BATCH_SIZES))
     content, difference = to_onnx(network, samples, model.facts)
-    sizes = " and ".join(map(str, BATCHES))
+    sizes = " and ".join(map(str, BATCH_SIZES))
     return content, f"\nonnxruntime and torch differ by at most {difference:.2g} on batches of {sizes}"
 
 
-# Each returns the file's content and what else there is to say.
+# A writer returns the content of the file and a remark to print.
 Writer = Callable[[SavedRun, SparseModel, argparse.Namespace], tuple[bytes, str]]
-WRITERS: Mapping[str, Writer] = {".safetensors": _safetensors, ".flash": _flash, ".onnx": _onnx}
+WRITERS: Mapping[str, Writer] = {".safetensors": _as_safetensors, ".flash": _as_flash, ".onnx": _as_onnx}

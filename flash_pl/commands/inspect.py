@@ -1,4 +1,4 @@
-"""``flash-pl inspect FILE``"""
+"""``flash-pl inspect FILE``: show the contents of a file with a model."""
 
 import argparse
 from pathlib import Path
@@ -16,5 +16,5 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Show what a file with a model holds, and where its bytes go."""
+    """Show the contents of a file with a model: densities, and bytes of each tensor."""
     Console().print(contents_table(read_contents(options.file), options.file))

@@ -1,4 +1,4 @@
-"""Data of a federation: partitioners, batches from memory, data sets."""
+"""Data of a federation: data sets, partitions over clients, and batches from memory."""
 
 from flash_pl.data.batches import Augment, Batches, CropFlip, Samples, Shuffled
 from flash_pl.data.federated import ClientTestData, FederatedData, FederatedDataModule, check_federated

@@ -1,4 +1,8 @@
-"""Batches of a client from memory: no worker processes, no per-sample work."""
+"""Samples in memory, the mini-batches of a client, and their augmentation.
+
+Batches are cut from tensors that stay on the device where clients train. There are no worker processes and no Python
+code per sample.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,42 +16,24 @@ from flash_pl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class CropFlip:
-    """Random crop after zero padding and random horizontal flip, every image on its own.
-
-    Args:
-        padding: pixels on every side; the crop has the image's own size.
-        flip: whether to mirror half of the images.
-    """
-
-    padding: int = 4
-    flip: bool = True
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment ``[B, C, H, W]``; draws the same numbers on every device."""
-        count, _, height, width = images.shape
-        offsets = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
-        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        rows = offsets[0, :, None] + torch.arange(height)
-        columns = torch.arange(width).expand(count, width)
-        columns = offsets[1, :, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
-        # Gathering from flat images by one index a pixel is several times faster than indexing with three tensors.
-        index = (rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]).view(count, 1, -1)
-        padded = F.pad(images, [self.padding] * 4).flatten(2)
-        return padded.gather(2, index.to(images.device).expand(-1, images.shape[1], -1)).view_as(images)
-
-
-@dataclass(frozen=True)
 class Samples:
-    """A part of a data set in memory.
+    """Images and labels of a data set or of a part of it, in memory.
 
     Attributes:
         images: uint8 in [0, 255] or floating point, ``[n, C, H, W]``.
         labels: int64 ``[n]``.
-        owners: int64 ``[n]``, which client a sample belongs to by nature, or None.
+        owners: the number of each sample's natural client, such as the writer of a digit, int64 ``[n]``; None if the
+            data have no natural clients.
+
+    >>> samples = Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))
+    >>> len(samples)
+    3
+    >>> Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1]))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: samples: images of shape (3, 1, 8, 8) and labels of shape (2,) do not fit; give ...
 
     Raises:
-        ConfigError: other types, or shapes that do not fit together.
+        ConfigError: a wrong class or dtype, or shapes that do not fit together.
     """
 
     images: Tensor
@@ -57,39 +43,53 @@ class Samples:
     def __post_init__(self) -> None:
         check_types(images=(self.images, Tensor), labels=(self.labels, Tensor), owners=(self.owners, Tensor))
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise ConfigError("images", self.images.dtype, "uint8 or floating point")
+            raise ConfigError("images", f"dtype {self.images.dtype} is neither uint8 nor floating point")
         if self.labels.dtype != torch.int64:
-            raise ConfigError("labels", self.labels.dtype, "int64")
+            raise ConfigError("labels", f"dtype {self.labels.dtype} is not int64")
         n = len(self.images)
-        if (
-            self.images.ndim != 4
-            or self.labels.shape != (n,)
-            or (self.owners is not None and self.owners.shape != (n,))
-        ):
-            owners = None if self.owners is None else tuple(self.owners.shape)
-            shapes = tuple(self.images.shape), tuple(self.labels.shape), owners
-            raise ConfigError("samples", shapes, "images [n, C, H, W], labels [n] and owners [n] or none")
+        per_sample = [self.labels] if self.owners is None else [self.labels, self.owners]
+        if self.images.ndim != 4 or any(tensor.shape != (n,) for tensor in per_sample):
+            tensors = {"images": self.images, "labels": self.labels, "owners": self.owners}
+            shapes = [f"{key} of shape {tuple(t.shape)}" for key, t in tensors.items() if t is not None]
+            raise ConfigError(
+                "samples",
+                f"{' and '.join(shapes)} do not fit",
+                "give images [n, C, H, W], labels [n] and, if the data have them, owners [n]",
+            )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> "Samples":
-        """The same samples on ``device``; owners stay where they are, they are needed for the partition only."""
+        """Return the samples with images and labels on ``device``; the owners stay where they are.
+
+        Only the partition reads the owners, and it works on the CPU.
+        """
         return Samples(self.images.to(device), self.labels.to(device), self.owners)
 
 
+# Changes a batch of images [B, C, H, W] at random, by numbers from the generator.
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 
 
 class Batches:
-    """Mini-batches of tensors on whatever device they are on; the last one may be smaller.
+    """The mini-batches of one client, or of a test set. The last batch may be smaller.
+
+    Iterate over ``Batches`` to get all samples in order, without augmentation; call ``shuffled`` for a training epoch.
 
     Args:
-        images: normalized, floating point ``[n, C, H, W]``.
-        labels: int64 ``[n]``.
+        images: normalized, floating point ``[n, C, H, W]``, on any device.
+        labels: int64 ``[n]``, on the same device.
         batch_size: samples per batch.
-        augment: (images ``[B, C, H, W]``, generator) -> images, applied to shuffled batches only.
+        augment: a function (images ``[B, C, H, W]``, generator) -> images; only ``shuffled`` applies it.
+
+    >>> batches = Batches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
+    >>> [labels.tolist() for images, labels in batches]
+    [[0, 1], [2, 3], [4]]
+    >>> epoch = [labels for images, labels in batches.shuffled(torch.Generator().manual_seed(0))]
+    >>> sorted(torch.cat(epoch).tolist())
+    [0, 1, 2, 3, 4]
     """
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment | None = None) -> None:
@@ -97,7 +97,7 @@ class Batches:
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
 
     def __len__(self) -> int:
-        """Number of batches of an epoch."""
+        """Number of batches in an epoch."""
         return -(-self.samples // self.batch_size)
 
     @property
@@ -106,11 +106,11 @@ class Batches:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
-        """All batches in order, as they are."""
+        """All batches in the order of the samples, without augmentation."""
         return zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch in an order drawn from ``generator``, augmented."""
+        """One epoch of augmented batches, in an order drawn from ``generator``."""
         order = torch.randperm(self.samples, generator=generator).to(self.images.device)
         for index in order.split(self.batch_size):
             images = self.images.index_select(0, index)
@@ -120,7 +120,12 @@ class Batches:
 
 
 class Shuffled:
-    """Batches that are shuffled anew in every epoch: what a stock Trainer takes for a data loader."""
+    """A loader that shuffles ``batches`` anew in every epoch, for a stock ``lightning.Trainer``.
+
+    Args:
+        batches: to shuffle.
+        generator: every epoch draws its order from it.
+    """
 
     def __init__(self, batches: Batches, generator: torch.Generator) -> None:
         self.batches, self.generator = batches, generator
@@ -130,3 +135,33 @@ class Shuffled:
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches.shuffled(self.generator)
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Random crop after zero padding, and random horizontal flip; each image gets its own crop and flip.
+
+    Args:
+        padding: pixels added on every side; the crop has the size of the original image.
+        flip: whether to mirror each image with probability 0.5.
+
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> CropFlip(padding=4)(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 32, 32])
+    """
+
+    padding: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment ``[B, C, H, W]``. The draws do not depend on the device."""
+        count, _, height, width = images.shape
+        offsets = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+        rows = offsets[0, :, None] + torch.arange(height)
+        columns = torch.arange(width).expand(count, width)
+        columns = offsets[1, :, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
+        # Gathering from flat images with one index per pixel is several times faster than indexing with three tensors.
+        index = (rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]).view(count, 1, -1)
+        padded = F.pad(images, [self.padding] * 4).flatten(2)
+        return padded.gather(2, index.to(images.device).expand(-1, images.shape[1], -1)).view_as(images)

@@ -1,4 +1,4 @@
-"""The data of a federation: one training set dealt out to clients, one test set at the server."""
+"""The data of a federation: a training set divided over clients, and a test set at the server."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypedDict, runtime_checkable
@@ -9,19 +9,20 @@ from torch import Tensor
 
 from flash_pl.checks import check_integers, check_numbers
 from flash_pl.data.batches import Augment, Batches, Samples, Shuffled
-from flash_pl.data.partition import Dirichlet, Partition, hold_out
-from flash_pl.errors import ConfigError
+from flash_pl.data.partition import Dirichlet, Partition, hold_out, split_test_samples
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import generator
 
 
 class FederatedData(Protocol):
-    """Federated data. ``FederatedDataModule`` is one; any class with these members serves as well.
+    """The interface between data and loops. Any object with these members can be used as data.
 
-    Calls come in this order: ``prepare_data``, ``setup``, ``to_``, then the others any number of times.
+    ``FederatedDataModule`` implements it. The loops call ``prepare_data``, ``setup`` and ``to_`` in this order, then
+    the other members any number of times.
     """
 
     def prepare_data(self) -> None:
-        """Download what is missing. Must not set attributes: only one process calls it."""
+        """Download missing files. Only one process calls it, so it must not set attributes."""
         ...
 
     def setup(self, stage: str) -> None:
@@ -39,11 +40,11 @@ class FederatedData(Protocol):
 
     @property
     def client_sizes(self) -> Sequence[int]:
-        """Number of training samples n_i of every client, at least 1."""
+        """Number of training samples n_i of each client, at least 1."""
         ...
 
     def client_batches(self, client: int) -> Batches:
-        """The training batches of client 0..N-1."""
+        """The training batches of a client, 0 to N - 1."""
         ...
 
     def val_dataloader(self) -> Batches:
@@ -51,29 +52,29 @@ class FederatedData(Protocol):
         ...
 
 
-def check_federated(data: object) -> None:
-    """Refuse what has not the methods of ``FederatedData``, such as a ``DataLoader``.
-
-    Raises:
-        ConfigError: it names the first that is missing.
-    """
-    for method in ("prepare_data", "setup", "to_", "client_batches", "val_dataloader"):
-        if not callable(getattr(data, method, None)):
-            allowed = "federated data, such as flash_pl.data.TensorData(train, test, clients=...)"
-            raise ConfigError("data", type(data).__name__, f"{allowed}; it has no {method}")
-
-
 @runtime_checkable
 class ClientTestData(Protocol):
-    """Federated data that also know test samples of every client; needed only to evaluate clients one by one."""
+    """Federated data with test samples for each client. Only the evaluation of single clients needs them."""
 
     def client_val_batches(self, client: int) -> Batches:
-        """The batches on which client 0..N-1 is evaluated; ``samples`` may be 0."""
+        """The batches on which a client, 0 to N - 1, is evaluated; they may be empty."""
         ...
 
 
+def check_federated(data: object) -> None:
+    """Check that ``data`` has the methods of ``FederatedData``; a ``DataLoader``, for example, does not.
+
+    Raises:
+        ConfigError: names the first missing method.
+    """
+    for method in ("prepare_data", "setup", "to_", "client_batches", "val_dataloader"):
+        if not callable(getattr(data, method, None)):
+            problem = f"an object of class {type(data).__name__} is not federated data: it has no method {method}"
+            raise ConfigError("data", problem, "wrap it, for example in flash_pl.data.TensorData(train, test)")
+
+
 class FederatedKeywords(TypedDict, total=False):
-    """The keywords that every shipped data set takes besides its own."""
+    """The keyword arguments that every data set passes on to ``FederatedDataModule``."""
 
     clients: int | None
     partition: Partition | None
@@ -85,18 +86,45 @@ class FederatedKeywords(TypedDict, total=False):
 
 
 class FederatedDataModule(L.LightningDataModule):
-    """A LightningDataModule whose training set belongs to clients. A data set implements ``load`` only.
+    """A LightningDataModule with a training set that is divided over clients. A data set only implements ``load``.
+
+    Without a validation split the server is evaluated on the test set. With one, the server is evaluated on the
+    validation samples of all clients together and each client on its own; only ``test_dataloader`` reads the test set.
+
+    A stock ``lightning.Trainer`` can use the module too: it trains on the samples of all clients.
 
     Args:
-        clients: number of clients N; None for all natural owners of the samples, where they have some.
-        partition: how the training set is dealt out; None for Dirichlet(1), or for the natural owners, of whom
-            ``clients`` are drawn.
-        batch_size: of a client's training.
-        eval_batch_size: of an evaluation.
-        augment: of training batches.
-        validation: the share of every client's training samples that is held out. If it is not 0 the server and the
-            clients are evaluated on those, and only ``test_dataloader`` reads the test set.
-        seed: of the partition and of what is held out.
+        clients: number of clients N; None for all natural clients (``Samples.owners``).
+        partition: divides the training set over the clients. By default ``Dirichlet(1)``; samples with owners stay with
+            their owners, of which ``clients`` are drawn.
+        batch_size: samples per batch in the training of a client.
+        eval_batch_size: samples per batch in evaluations.
+        augment: augmentation of training batches, such as ``CropFlip()``.
+        validation: share of each client's training samples for validation, in [0, 1).
+        seed: of the partition, the validation split and the test split.
+
+    Attributes:
+        classes: number of classes; the subclass sets it.
+        shape: of an image, (C, H, W); the subclass sets it.
+        mean, std: of each channel, with pixels in [0, 1]; images are normalized to (x - mean) / std.
+
+    >>> from flash_pl.data import IID
+    >>> class Stripes(FederatedDataModule):
+    ...     classes, shape = 2, (1, 4, 4)
+    ...
+    ...     def load(self):
+    ...         labels = torch.arange(12) % 2
+    ...         images = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    ...         return Samples(images[:8], labels[:8]), Samples(images[8:], labels[8:])
+    >>> data = Stripes(clients=2, partition=IID(), batch_size=3)
+    >>> data.setup()
+    >>> data.client_sizes, data.val_dataloader().samples
+    ([4, 4], 4)
+    >>> [tuple(images.shape) for images, labels in data.client_batches(0)]
+    [(3, 1, 4, 4), (1, 1, 4, 4)]
+
+    Raises:
+        ConfigError: an argument outside of its range, or, from ``setup``, one that does not fit the samples.
     """
 
     classes: int
@@ -117,146 +145,133 @@ class FederatedDataModule(L.LightningDataModule):
         super().__init__()
         check_integers(optional=True, clients=clients)
         check_integers(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_numbers(validation=validation)
+        check_numbers("[0, 1)", validation=validation)
         if partition is not None and not callable(partition):
-            raise ConfigError("partition", partition, "a partition, such as Dirichlet(0.1) or IID(), or None")
-        if not 0 <= validation < 1:
-            raise ConfigError("validation", validation, "a share in [0, 1)")
-        self.wanted, self.partition, self.validation, self.seed = clients, partition, validation, seed
+            problem = f"{as_yaml(partition)} is not a partition"
+            raise ConfigError("partition", problem, "give null or an object, such as Dirichlet(0.1) or IID()")
+        self.requested_clients, self.partition, self.validation, self.seed = clients, partition, validation, seed
         self.batch_size, self.eval_batch_size, self.augment = batch_size, eval_batch_size, augment
-        self._parts: list[Tensor] | None = None
+        self._train_parts: list[Tensor] | None = None  # sample indices of each client
 
     def load(self) -> tuple[Samples, Samples]:
-        """Training and test samples."""
+        """Return the training and the test samples. A subclass must define this method."""
         raise TypeError(f"{type(self).__name__} must define load(self) -> (train, test)")
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the samples and deal them out, the first time."""
-        if self._parts is not None:
+        """Load the samples and divide them over the clients, at the first call only."""
+        if self._train_parts is not None:
             return
         self.train, self.test = self.load()
         draws = generator(self.seed, "validation")
-        self._parts, self._held = hold_out(self._deal(self.train), self.validation, draws)
-        if self.validation and not any(map(len, self._held)):
-            raise ConfigError("validation", self.validation, "a share that holds out at least one sample")
+        self._train_parts, self._val_parts = hold_out(self._divide_train(self.train), self.validation, draws)
+        if self.validation and not any(map(len, self._val_parts)):
+            problem = f"{self.validation} leaves every client without validation samples"
+            raise ConfigError("validation", problem, "give a larger share, or 0 for no validation split")
         self._val: Batches | None = None
         self._test_parts: list[Tensor] | None = None
 
-    def _deal(self, train: Samples) -> list[Tensor]:
+    def _divide_train(self, train: Samples) -> list[Tensor]:
+        """The training samples of each client: of a partition, or of natural clients."""
         draws = generator(self.seed, "partition")
         if train.owners is None or self.partition is not None:
-            if self.wanted is None:
-                natural = "these samples have no" if train.owners is None else "or partition=null for the"
-                raise ConfigError("clients", None, f"an integer, {natural} natural clients")
-            try:
-                return (self.partition or Dirichlet())(train.labels, self.wanted, draws)
-            except ConfigError as error:
-                raise (error if error.key == "clients" else error.within("partition")) from error
+            return self._partition(train, draws)
         owners, order = train.owners.sort(stable=True)
         parts = order.split(owners.unique_consecutive(return_counts=True)[1].tolist())
-        wanted = len(parts) if self.wanted is None else self.wanted
-        if wanted > len(parts):
-            raise ConfigError("clients", wanted, f"at most the {len(parts)} natural clients of these samples")
-        return [parts[i] for i in torch.randperm(len(parts), generator=draws)[:wanted].tolist()]
+        clients = len(parts) if self.requested_clients is None else self.requested_clients
+        if clients > len(parts):
+            raise ConfigError("clients", f"{clients} is more than the {len(parts)} natural clients of these samples")
+        return [parts[i] for i in torch.randperm(len(parts), generator=draws)[:clients].tolist()]
 
-    def _deal_test(self, parts: list[Tensor]) -> list[Tensor]:
+    def _partition(self, train: Samples, draws: torch.Generator) -> list[Tensor]:
+        if self.requested_clients is None and train.owners is None:
+            raise ConfigError("clients", "null means all natural clients, but these samples have none", "give a number")
+        if self.requested_clients is None:
+            problem = "null means all natural clients, but a partition replaces them"
+            raise ConfigError("clients", problem, "give a number, or set partition=null")
+        try:
+            return (self.partition or Dirichlet())(train.labels, self.requested_clients, draws)
+        except ConfigError as error:
+            raise (error if error.key == "clients" else error.within("partition")) from error
+
+    def _divide_test(self, train_parts: list[Tensor]) -> list[Tensor]:
+        """The test samples of each client: its own if it is a natural client, otherwise by its classes."""
         train, test = self.train, self.test
         if train.owners is None or test.owners is None or self.partition is not None:
             labels = train.labels.cpu()
-            return deal_alike([labels[part] for part in parts], test.labels.cpu(), generator(self.seed, "test"))
+            draws = generator(self.seed, "test")
+            return split_test_samples([labels[part] for part in train_parts], test.labels.cpu(), draws)
         order = test.owners.sort(stable=True)
-        starts = [torch.searchsorted(order.values, train.owners[part[0]]).item() for part in parts]
-        ends = [torch.searchsorted(order.values, train.owners[part[0]], right=True).item() for part in parts]
+        starts = [torch.searchsorted(order.values, train.owners[part[0]]).item() for part in train_parts]
+        ends = [torch.searchsorted(order.values, train.owners[part[0]], right=True).item() for part in train_parts]
         return [order.indices[start:end] for start, end in zip(starts, ends, strict=True)]
+
+    def to_(self, device: torch.device) -> None:
+        """Move all samples to ``device``."""
+        self.train, self.test, self._val = self.train.to(device), self.test.to(device), None
 
     @property
     def clients(self) -> int:
         """Number of clients N; call ``setup`` first."""
         return len(self.client_sizes)
 
-    def to_(self, device: torch.device) -> None:
-        """Keep the samples on ``device`` from now on."""
-        self.train, self.test, self._val = self.train.to(device), self.test.to(device), None
-
     @property
     def client_sizes(self) -> list[int]:
-        """Training samples n_i of every client."""
-        assert self._parts is not None, "call setup() first"
-        return [len(part) for part in self._parts]
+        """Number of training samples n_i of each client; call ``setup`` first."""
+        assert self._train_parts is not None, "call setup() first"
+        return [len(part) for part in self._train_parts]
 
     def client_batches(self, client: int) -> Batches:
-        """The training batches of one client, normalized once."""
-        assert self._parts is not None, "call setup() first"
-        index = self._parts[client].to(self.train.images.device)
-        images, labels = self.train.images[index], self.train.labels[index]
-        return Batches(self.normalize(images), labels, self.batch_size, self.augment)
+        """The normalized training batches of a client."""
+        assert self._train_parts is not None, "call setup() first"
+        return self._train_batches(self._train_parts[client])
 
     def client_val_batches(self, client: int) -> Batches:
-        """What one client is evaluated on: what it holds out, if there is a validation split. Else it is a part of the
-        test set, its owner's where samples have owners or one with the classes on which the client trains,
-        ``deal_alike``. It can be empty."""
-        assert self._parts is not None, "call setup() first"
-        if self.validation:
-            return self._evaluated(self.train, self._held[client])
-        if self._test_parts is None:
-            self._test_parts = self._deal_test(self._parts)
-        return self._evaluated(self.test, self._test_parts[client])
+        """The batches on which a client is evaluated; they may be empty.
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """(x - mean) / std per channel; whole numbers are first scaled to [0, 1], double precision becomes single."""
-        if not images.is_floating_point():
-            images = images.float() / 255
-        elif images.dtype == torch.float64:  # what numpy makes of numbers, and no network takes
-            images = images.float()
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images - mean) / std
+        With a validation split they are the client's validation samples. Without one they are its part of the test
+        set: its own test samples if it is a natural client, otherwise samples of the classes on which it trains
+        (``split_test_samples``).
+        """
+        assert self._train_parts is not None, "call setup() first"
+        if self.validation:
+            return self._eval_batches(self.train, self._val_parts[client])
+        if self._test_parts is None:
+            self._test_parts = self._divide_test(self._train_parts)
+        return self._eval_batches(self.test, self._test_parts[client])
 
     def train_dataloader(self) -> Shuffled:
-        """All clients' training samples together, for training without a federation."""
-        assert self._parts is not None, "call setup() first"
-        index = torch.cat(self._parts).sort().values.to(self.train.images.device)
-        images, labels = self.train.images[index], self.train.labels[index]
-        batches = Batches(self.normalize(images), labels, self.batch_size, self.augment)
+        """The training samples of all clients together, for training without a federation."""
+        assert self._train_parts is not None, "call setup() first"
+        batches = self._train_batches(torch.cat(self._train_parts).sort().values)
         return Shuffled(batches, generator(self.seed, "train_dataloader"))
 
     def val_dataloader(self) -> Batches:
-        """What all clients hold out; without a validation split the test set, the server has no other data."""
+        """The validation samples of all clients; without a validation split the test set."""
         if self._val is None:
-            held = (self.train, torch.cat(self._held)) if self.validation else (self.test, slice(None))
-            self._val = self._evaluated(*held)
+            if self.validation:
+                self._val = self._eval_batches(self.train, torch.cat(self._val_parts))
+            else:
+                self._val = self._eval_batches(self.test, slice(None))
         return self._val
 
     def test_dataloader(self) -> Batches:
         """The test set."""
-        return self._evaluated(self.test, slice(None)) if self.validation else self.val_dataloader()
+        return self._eval_batches(self.test, slice(None)) if self.validation else self.val_dataloader()
 
-    def _evaluated(self, samples: Samples, index: Tensor | slice) -> Batches:
+    def _train_batches(self, index: Tensor) -> Batches:
+        index = index.to(self.train.images.device)
+        images, labels = self.normalize(self.train.images[index]), self.train.labels[index]
+        return Batches(images, labels, self.batch_size, self.augment)
+
+    def _eval_batches(self, samples: Samples, index: Tensor | slice) -> Batches:
         index = index if isinstance(index, slice) else index.to(samples.images.device)
         return Batches(self.normalize(samples.images[index]), samples.labels[index], self.eval_batch_size)
 
-
-def deal_alike(train: Sequence[Tensor], test: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """Deal test samples out in the proportions in which the clients hold the classes.
-
-    Of every class a client gets the share of the test samples that it has of the training samples, rounded to whole
-    samples; a class that nobody trains on is left out. With few test samples some clients get none.
-
-    Args:
-        train: each client's training labels, int64.
-        test: test labels, int64 ``[n]``.
-        generator: draws which samples a client gets.
-
-    Returns:
-        Indices into ``test`` for each client; every sample of a class that is trained on belongs to exactly one.
-    """
-    classes = 1 + max(int(labels.max()) for labels in (*train, test) if len(labels))
-    held = torch.stack([labels.bincount(minlength=classes) for labels in train]).double()
-    order = torch.randperm(len(test), generator=generator)
-    dealt: list[list[Tensor]] = [[] for _ in train]
-    for label in range(classes):
-        if held[:, label].sum() > 0:
-            pool = order[test[order] == label]
-            cuts = (held[:, label].cumsum(0) / held[:, label].sum() * len(pool)).round().long()
-            for parts, part in zip(dealt, pool.tensor_split(cuts[:-1]), strict=True):
-                parts.append(part)
-    return [torch.cat(parts) for parts in dealt]
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return (x - mean) / std per channel in float32; uint8 images are scaled to [0, 1] first."""
+        if not images.is_floating_point():
+            images = images.float() / 255
+        elif images.dtype == torch.float64:  # numpy's default, which no network takes
+            images = images.float()
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std

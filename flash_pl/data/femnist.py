@@ -1,4 +1,4 @@
-"""FEMNIST."""
+"""FEMNIST: handwritten characters whose clients are the writers."""
 
 import json
 from pathlib import Path
@@ -9,48 +9,54 @@ import torch
 from flash_pl.data.batches import Samples
 from flash_pl.data.files import StoredData
 
+Writers = dict[str, dict[str, list]]  # of each writer by name: "x", the images, and "y", the labels
+
 
 class FEMNIST(StoredData):
-    """Handwritten digits and letters of 62 classes whose clients are the writers (Caldas et al., LEAF, 1812.01097).
+    """Handwritten digits and letters of 62 classes; the clients are the writers.
+
+    Source: LEAF, Caldas et al., arXiv 1812.01097.
 
     Args:
         root: folder with LEAF's ``train/*.json`` and ``test/*.json``.
-        clients: that many writers at random; None for all of them.
+        clients: number of writers, drawn at random; None for all writers.
+        **keywords: see ``FederatedDataModule``.
     """
 
     classes = 62
     shape = (1, 28, 28)
     folder = "femnist"
     remedies = (
-        "give root, the folder with LEAF's train/*.json and test/*.json",
-        "copy both to {cache}/femnist (FLASH_PL_DATA moves that); LEAF's preprocess.sh makes them",
+        "set root to a folder with LEAF's train/*.json and test/*.json",
+        "copy both folders to {cache}/femnist (set FLASH_PL_DATA to change that); LEAF's preprocess.sh makes them",
     )
 
-    def holds(self, folder: Path) -> bool:
+    def has_files(self, folder: Path) -> bool:
         """See ``StoredData``."""
         return all(any((folder / split).glob("*.json")) for split in ("train", "test"))
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See ``StoredData``; the writers are numbered by name, those of the training set first."""
-        splits = [_users(folder / split) for split in ("train", "test")]
-        number: dict[str, int] = {}
-        for split in splits:
-            for name in sorted(split):
-                number.setdefault(name, len(number))
-        train, test = (_samples(split, number) for split in splits)
+        """See ``StoredData``. Writers are numbered by name; the writers of the training set come first."""
+        splits = [_read_writers(folder / split) for split in ("train", "test")]
+        numbers: dict[str, int] = {}
+        for writers in splits:
+            for name in sorted(writers):
+                numbers.setdefault(name, len(numbers))
+        train, test = (_as_samples(writers, numbers) for writers in splits)
         return train, test
 
 
-def _users(folder: Path) -> dict[str, dict[str, list]]:
-    """All of LEAF's JSON files of a folder: each writer's ``x`` and ``y``."""
-    users: dict[str, dict[str, list]] = {}
+def _read_writers(folder: Path) -> Writers:
+    """The writers in all JSON files of a folder, in LEAF's format."""
+    writers: Writers = {}
     for path in sorted(folder.glob("*.json")):
-        users |= json.loads(path.read_text())["user_data"]
-    return users
+        writers |= json.loads(path.read_text())["user_data"]
+    return writers
 
 
-def _samples(users: dict[str, dict[str, list]], number: dict[str, int]) -> Samples:
-    images = [np.asarray(users[name]["x"], dtype=np.float32).reshape(-1, 1, 28, 28) for name in sorted(users)]
-    labels = [torch.tensor(users[name]["y"], dtype=torch.int64) for name in sorted(users)]
-    owners = [torch.full((len(part),), number[name]) for name, part in zip(sorted(users), labels, strict=True)]
+def _as_samples(writers: Writers, numbers: dict[str, int]) -> Samples:
+    names = sorted(writers)
+    images = [np.asarray(writers[name]["x"], dtype=np.float32).reshape(-1, 1, 28, 28) for name in names]
+    labels = [torch.tensor(writers[name]["y"], dtype=torch.int64) for name in names]
+    owners = [torch.full((len(part),), numbers[name]) for name, part in zip(names, labels, strict=True)]
     return Samples(torch.from_numpy(np.concatenate(images)), torch.cat(labels), torch.cat(owners))

@@ -1,6 +1,9 @@
-"""How the training samples are dealt out to the clients. Every sample belongs to exactly one of them."""
+"""How samples are divided: training samples over the clients, each client's samples into training and validation, and
+test samples over the clients.
 
-import math
+All functions return sample indices. Every random choice comes from the generator that the caller gives.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,25 +16,24 @@ from flash_pl.errors import ConfigError
 
 
 class Partition(Protocol):
-    """(labels int64 ``[n]``, number of clients, generator) -> the sample indices of each client, int64."""
+    """Divides the training samples over the clients. Every sample goes to exactly one client.
 
-    def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]: ...
-
-
-def even_sizes(samples: int, clients: int) -> list[int]:
-    """n / N samples a client, one more for the first ones if it does not divide.
-
-    Raises:
-        ConfigError: more clients than samples.
+    Any callable with this signature is a partition.
     """
-    if not 1 <= clients <= samples:
-        raise ConfigError("clients", clients, f"an integer between 1 and the number of training samples, {samples}")
-    return [samples // clients + (client < samples % clients) for client in range(clients)]
+
+    def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the sample indices of each client, int64, given the ``labels`` of all samples, int64 ``[n]``."""
+        ...
 
 
 @dataclass(frozen=True)
 class IID:
-    """A random deal of equal size."""
+    """Divide the samples at random into parts of equal size.
+
+    >>> parts = IID()(torch.arange(10) % 2, 3, torch.Generator().manual_seed(0))
+    >>> [len(part) for part in parts]
+    [4, 3, 3]
+    """
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         order = torch.randperm(len(labels), generator=generator)
@@ -40,39 +42,60 @@ class IID:
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """Balanced latent Dirichlet allocation: equal sizes, a client's class mix drawn from Dir(alpha) (FLASH's).
+    """Parts of equal size; the class mix of each client is drawn from Dir(alpha), as in FLASH (balanced LDA).
 
-    A client draws sample by sample a class from its mix, then a sample of that class, without replacement; classes that
-    have run out drop from the mix.
+    A client draws a class from its mix, then a sample of this class without replacement, until its part is full. A
+    class without samples left is removed from the mix.
 
     Args:
-        alpha: concentration; 1 is non-IID, 1000 nearly IID.
+        alpha: concentration. 1 is non-IID, 1000 is nearly IID.
+
+    With a small alpha a client has samples of few classes:
+
+    >>> labels = torch.arange(40) % 2
+    >>> parts = Dirichlet(alpha=0.01)(labels, 4, torch.Generator().manual_seed(0))
+    >>> [(len(part), len(labels[part].unique())) for part in parts]
+    [(10, 1), (10, 1), (10, 1), (10, 1)]
+
+    Raises:
+        ConfigError: alpha is not a finite number above 0.
     """
 
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_alpha(self.alpha)
+        check_numbers("(0, inf)", alpha=self.alpha)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         pools = _shuffled_classes(labels, generator)
         left = torch.tensor([len(pool) for pool in pools])
         parts = []
         for size in even_sizes(len(labels), clients):
-            taken = _draw_counts(_dirichlet(self.alpha, len(pools), generator), left, size, generator)
+            counts = _draw_counts(_dirichlet(self.alpha, len(pools), generator), left, size, generator)
             starts = [len(pool) - int(rest) for pool, rest in zip(pools, left, strict=True)]
-            parts.append(torch.cat([p[s : s + int(k)] for p, s, k in zip(pools, starts, taken, strict=True)]))
-            left = left - taken
+            parts.append(torch.cat([p[s : s + int(k)] for p, s, k in zip(pools, starts, counts, strict=True)]))
+            left = left - counts
         return parts
 
 
 @dataclass(frozen=True)
 class UnbalancedDirichlet:
-    """Every class is split over the clients by its own Dir(alpha), so sizes differ too (Hsu et al., 2019, variant).
+    """Divide every class over the clients by its own draw from Dir(alpha), so that clients differ in size too.
+
+    A variant of Hsu et al., arXiv 1909.06335.
 
     Args:
         alpha: concentration.
-        min_samples: the least that a client may get; a split that gives less is drawn again.
+        min_samples: the smallest part allowed; a partition with a smaller part is drawn again.
+        attempts: the number of partitions drawn before giving up.
+
+    >>> partition = UnbalancedDirichlet(alpha=1.0, min_samples=3)
+    >>> sizes = [len(part) for part in partition(torch.arange(400) % 10, 4, torch.Generator().manual_seed(0))]
+    >>> sum(sizes), min(sizes) >= 3, max(sizes) > 100
+    (400, True, True)
+
+    Raises:
+        ConfigError: alpha is not a finite number above 0, or every attempt leaves a part below ``min_samples``.
     """
 
     alpha: float = 1.0
@@ -80,11 +103,11 @@ class UnbalancedDirichlet:
     attempts: int = 100
 
     def __post_init__(self) -> None:
-        _check_alpha(self.alpha)
+        check_numbers("(0, inf)", alpha=self.alpha)
         check_integers(min_samples=self.min_samples)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
-        even_sizes(len(labels), clients)
+        even_sizes(len(labels), clients)  # checks the number of clients
         pools = _shuffled_classes(labels, generator)
         for _ in range(self.attempts):
             splits = []
@@ -96,17 +119,28 @@ class UnbalancedDirichlet:
                 return parts
         raise ConfigError(
             "min_samples",
-            self.min_samples,
-            f"a number that alpha = {self.alpha} gives each of {clients} clients; {self.attempts} draws did not",
+            f"{self.min_samples} samples for each of {clients} clients were not reached in {self.attempts} draws "
+            f"with alpha = {self.alpha}",
+            "use a smaller min_samples, a larger alpha or fewer clients",
         )
 
 
 @dataclass(frozen=True)
 class LabelShards:
-    """Samples sorted by label, cut into equal shards, a few random shards a client (McMahan et al., 2017, section 3).
+    """Sort the samples by label, cut them into equal shards and give each client a few random shards.
+
+    Source: McMahan et al., 2017, section 3.
 
     Args:
-        shards_per_client: classes that a client sees, roughly.
+        shards_per_client: roughly the number of classes of a client.
+
+    >>> labels = torch.arange(40) % 4
+    >>> parts = LabelShards(shards_per_client=1)(labels, 4, torch.Generator().manual_seed(0))
+    >>> [(len(part), len(labels[part].unique())) for part in parts]
+    [(10, 1), (10, 1), (10, 1), (10, 1)]
+
+    Raises:
+        ConfigError: more shards per client than samples.
     """
 
     shards_per_client: int = 2
@@ -115,67 +149,120 @@ class LabelShards:
         check_integers(shards_per_client=self.shards_per_client)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
-        owned = even_sizes(len(labels), clients)
-        if owned[-1] < self.shards_per_client:
-            raise ConfigError("shards_per_client", self.shards_per_client, f"at most {owned[-1]}, a client's samples")
-        sizes = [size for own in owned for size in even_sizes(own, self.shards_per_client)]
-        # The shards lie in the queue in random order, each of the size that makes its client's share even.
+        client_sizes = even_sizes(len(labels), clients)
+        if client_sizes[-1] < self.shards_per_client:
+            raise ConfigError(
+                "shards_per_client",
+                f"{self.shards_per_client} is more than the {client_sizes[-1]} samples of the smallest client",
+                "use fewer shards per client or fewer clients",
+            )
+        sizes = [shard for client in client_sizes for shard in even_sizes(client, self.shards_per_client)]
+        # The sorted samples are cut into shards whose order is random; each shard has the size that its client needs
+        # for an equal part.
         order = torch.randperm(len(sizes), generator=generator).tolist()
-        queue = torch.cat(_shuffled_classes(labels, generator)).split([sizes[shard] for shard in order])
+        shards = torch.cat(_shuffled_classes(labels, generator)).split([sizes[shard] for shard in order])
         parts: list[list[Tensor]] = [[] for _ in range(clients)]
-        for shard, samples in zip(order, queue, strict=True):
+        for shard, samples in zip(order, shards, strict=True):
             parts[shard // self.shards_per_client].append(samples)
         return [torch.cat(part) for part in parts]
 
 
-def _check_alpha(alpha: float) -> None:
-    check_numbers(alpha=alpha)
-    if not 0 < alpha < math.inf:
-        raise ConfigError("alpha", alpha, "a finite number above 0")
+def even_sizes(samples: int, clients: int) -> list[int]:
+    """Return the sizes of parts that differ by at most one sample; the larger parts come first.
+
+    >>> even_sizes(10, 4)
+    [3, 3, 2, 2]
+
+    Raises:
+        ConfigError: fewer samples than clients.
+    """
+    if not 1 <= clients <= samples:
+        raise ConfigError(
+            "clients", f"{clients} is not in [1, {samples}]", f"each client needs one of the {samples} training samples"
+        )
+    return [samples // clients + (client < samples % clients) for client in range(clients)]
 
 
 def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """The sample indices of each class, in random order."""
     order = torch.randperm(len(labels), generator=generator)
     return [order[labels[order] == label] for label in labels.unique().tolist()]
 
 
 def _dirichlet(alpha: float, size: int, generator: torch.Generator) -> Tensor:
+    """One draw from the symmetric Dirichlet distribution, float64 ``[size]``."""
     draws = torch._standard_gamma(torch.full((size,), alpha, dtype=torch.float64), generator=generator)
-    # Very small alpha can underflow to no mass at all: one place then takes everything.
+    # With a very small alpha all draws can underflow to 0: then one random component gets all the mass.
     if not draws.sum() > 0:
         draws[torch.randint(size, (), generator=generator)] = 1.0
     return draws / draws.sum()
 
 
 def _draw_counts(mix: Tensor, left: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """How many samples of each class: ``size`` in all, never more than are ``left``."""
-    taken = torch.zeros_like(left)
-    while (missing := size - int(taken.sum())) > 0:
-        open_mix = mix * (left > taken)
+    """Draw the number of samples of each class: ``size`` in total, at most ``left`` of each."""
+    counts = torch.zeros_like(left)
+    while (missing := size - int(counts.sum())) > 0:
+        open_mix = mix * (left > counts)
         if not open_mix.sum() > 0:
-            open_mix = (left - taken).double()
+            open_mix = (left - counts).double()
         drawn = torch.multinomial(open_mix, missing, replacement=True, generator=generator).bincount(minlength=len(mix))
-        # What exceeds a class is drawn again from the others.
-        taken = torch.minimum(taken + drawn, left)
-    return taken
+        # Draws beyond the samples left of a class are drawn again from the other classes.
+        counts = torch.minimum(counts + drawn, left)
+    return counts
 
 
 def hold_out(parts: Sequence[Tensor], share: float, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Split every client's samples in two.
+    """Split the samples of each client into training and validation samples.
 
     Args:
-        parts: each client's samples, indices into the training set.
-        share: of each part that is held out, rounded to whole samples; one sample always stays for training.
-        generator: draws which.
+        parts: sample indices of each client.
+        share: of each client's samples for validation, rounded to whole samples; one sample always stays for training.
+        generator: chooses the validation samples.
 
     Returns:
-        What each client trains on, in the order of ``parts``, and what it holds out.
+        The training indices of each client, in the order of ``parts``, and the validation indices of each client.
+
+    >>> train, validation = hold_out([torch.arange(4)], 0.25, torch.Generator().manual_seed(0))
+    >>> len(train[0]), len(validation[0])
+    (3, 1)
     """
-    kept, held = [], []
+    train, validation = [], []
     for part in parts:
         count = min(round(share * len(part)), len(part) - 1)
-        out = torch.zeros(len(part), dtype=torch.bool)
-        out[torch.randperm(len(part), generator=generator)[:count]] = True
-        kept.append(part[~out])
-        held.append(part[out])
-    return kept, held
+        chosen = torch.zeros(len(part), dtype=torch.bool)
+        chosen[torch.randperm(len(part), generator=generator)[:count]] = True
+        train.append(part[~chosen])
+        validation.append(part[chosen])
+    return train, validation
+
+
+def split_test_samples(train: Sequence[Tensor], test: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Divide the test samples over the clients so that each client is tested on the classes that it trains on.
+
+    A client with a third of the training samples of a class gets a third of the test samples of this class, rounded to
+    whole samples. If the test set is small, some clients get no samples. Classes without training samples are left out.
+
+    Args:
+        train: training labels of each client, int64.
+        test: test labels, int64 ``[n]``.
+        generator: chooses the samples of each client.
+
+    Returns:
+        Indices into ``test`` for each client. Every test sample of a trained class belongs to exactly one client.
+
+    >>> train, test = [torch.tensor([0, 0, 0]), torch.tensor([0, 1])], torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    >>> parts = split_test_samples(train, test, torch.Generator().manual_seed(0))
+    >>> [test[part].tolist() for part in parts]
+    [[0, 0, 0], [0, 1, 1]]
+    """
+    classes = 1 + max(int(labels.max()) for labels in (*train, test) if len(labels))
+    counts = torch.stack([labels.bincount(minlength=classes) for labels in train]).double()
+    order = torch.randperm(len(test), generator=generator)
+    parts: list[list[Tensor]] = [[] for _ in train]
+    for label in range(classes):
+        if counts[:, label].sum() > 0:
+            pool = order[test[order] == label]
+            cuts = (counts[:, label].cumsum(0) / counts[:, label].sum() * len(pool)).round().long()
+            for part, samples in zip(parts, pool.tensor_split(cuts[:-1]), strict=True):
+                part.append(samples)
+    return [torch.cat(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Synthetic: images that a network can learn, from nothing but a seed."""
+"""Synthetic: images drawn from a seed that a network can learn to classify."""
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,19 @@ from flash_pl.seeding import generator
 
 
 class Synthetic(FederatedDataModule):
-    """Every class is a smooth random template; a sample is its class's template plus Gaussian noise.
+    """Each class has a smooth random template; an image is the template of its class plus Gaussian noise.
 
     Args:
-        samples, test_samples: number of training and test samples, the classes equally frequent.
+        samples, test_samples: number of training and test samples; all classes are equally frequent.
         classes: number of classes.
-        shape: of one image, (C, H, W).
-        noise: standard deviation of the noise; that of the templates is 1.
+        shape: of an image, (C, H, W).
+        noise: standard deviation of the noise; the templates have standard deviation 1.
+        **keywords: see ``FederatedDataModule``.
+
+    >>> data = Synthetic(samples=100, classes=10, shape=(1, 8, 8), test_samples=20, clients=4)
+    >>> data.setup()
+    >>> data.client_sizes, data.test.labels.bincount().tolist()
+    ([25, 25, 25, 25], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
 
     Raises:
         ConfigError: fewer training or test samples than classes.
@@ -35,22 +41,22 @@ class Synthetic(FederatedDataModule):
         super().__init__(**keywords)
         for key, value in {"samples": samples, "test_samples": test_samples}.items():
             if value < classes:
-                raise ConfigError(key, value, f"at least the number of classes, {classes}")
+                raise ConfigError(key, f"{value} is less than the number of classes, {classes}")
         self.samples, self.test_samples, self.classes, self.noise = samples, test_samples, classes, noise
         channels, height, width = shape
         self.shape = (channels, height, width)
 
     def load(self) -> tuple[Samples, Samples]:
-        """Draw the templates, then both splits, each from its own generator."""
+        """Draw the templates, the training samples and the test samples, each from its own generator."""
         channels, height, width = self.shape
-        # Noise of a quarter of the resolution, enlarged: structure at the scale that convolutions see.
-        coarse = (self.classes, channels, -(-height // 4), -(-width // 4))
-        drawn = torch.randn(coarse, generator=generator(self.seed, "synthetic/templates"))
-        templates = F.interpolate(drawn, size=(height, width), mode="bilinear", align_corners=False)
+        # Noise at a quarter of the resolution, enlarged: structure at a scale that convolutions see.
+        coarse_shape = (self.classes, channels, -(-height // 4), -(-width // 4))
+        coarse = torch.randn(coarse_shape, generator=generator(self.seed, "synthetic/templates"))
+        templates = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
         templates /= templates.std()
-        return self._sample(templates, self.samples, "train"), self._sample(templates, self.test_samples, "test")
+        return self._draw(templates, self.samples, "train"), self._draw(templates, self.test_samples, "test")
 
-    def _sample(self, templates: torch.Tensor, samples: int, split: str) -> Samples:
+    def _draw(self, templates: torch.Tensor, samples: int, split: str) -> Samples:
         labels = torch.arange(samples) % self.classes
         noise = torch.randn(samples, *self.shape, generator=generator(self.seed, f"synthetic/{split}"))
         return Samples(templates[labels] + self.noise * noise, labels)

@@ -1,4 +1,4 @@
-"""TensorData: tensors that are in memory already."""
+"""TensorData: tensors or numpy arrays of the caller as federated data."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,22 @@ Array = Tensor | np.ndarray
 
 
 class TensorData(FederatedDataModule):
-    """Federates tensors of the caller.
+    """Federated data from tensors that are in memory already.
 
     Args:
-        train, test: ``Samples``, or ``(images [n, C, H, W], labels [n])``, tensors or numpy arrays.
-        classes: number of classes; None for one more than the largest label.
-        mean, std: see ``FederatedDataModule``; the default leaves floating-point images as they are.
+        train, test: ``Samples``, or a pair (images ``[n, C, H, W]``, labels ``[n]``) of tensors or numpy arrays.
+        classes: number of classes; by default the largest label + 1.
+        mean, std: of each channel. By default floating-point images are not normalized.
+        **keywords: see ``FederatedDataModule``.
+
+    >>> images, labels = torch.rand(100, 1, 8, 8), torch.arange(100) % 10
+    >>> data = TensorData((images[:80], labels[:80]), (images[80:], labels[80:]), clients=4)
+    >>> data.setup()
+    >>> data.classes, data.shape, data.client_sizes
+    (10, (1, 8, 8), [20, 20, 20, 20])
 
     Raises:
-        ConfigError: by its key, what is not that.
+        ConfigError: neither samples nor such a pair, or an argument that ``FederatedDataModule`` refuses.
     """
 
     def __init__(
@@ -37,20 +44,24 @@ class TensorData(FederatedDataModule):
         **keywords: Unpack[FederatedKeywords],
     ) -> None:
         super().__init__(**keywords)
-        self.train, self.test = _samples("train", train), _samples("test", test)
+        self.train, self.test = _as_samples("train", train), _as_samples("test", test)
         channels, height, width = self.train.images.shape[1:]
         self.shape = (channels, height, width)
         self.classes = classes or 1 + max(int(split.labels.max()) for split in (self.train, self.test))
         self.mean, self.std = mean, std
 
     def load(self) -> tuple[Samples, Samples]:
-        """The tensors, not copied."""
+        """Return the tensors; they are not copied."""
         return self.train, self.test
 
 
-def _samples(key: str, split: object) -> Samples:
+def _as_samples(key: str, split: object) -> Samples:
     if isinstance(split, Samples):
         return split
-    if not isinstance(split, Sequence) or len(split) != 2 or not all(isinstance(part, Array) for part in split):
-        raise ConfigError(key, type(split).__name__, "Samples, or (images [n, C, H, W], labels [n])")
+    if not isinstance(split, Sequence) or len(split) != 2 or not all(isinstance(array, Array) for array in split):
+        raise ConfigError(
+            key,
+            f"an object of class {type(split).__name__} is not a set of samples",
+            "give Samples, or a pair of tensors or numpy arrays: images [n, C, H, W], labels [n]",
+        )
     return Samples(*map(torch.as_tensor, split))

@@ -1,14 +1,14 @@
-"""Trained models for other programs: out of a checkpoint, into files, and what is in a file."""
+"""Trained models for other programs: read from a checkpoint, written to files, and the contents of such files."""
 
-from flash_pl.export.readers import Contents, Row, contents_table, read_contents
+from flash_pl.export.readers import Contents, TensorRow, contents_table, read_contents
 from flash_pl.export.saved_run import SavedRun, build_network
-from flash_pl.export.writers import BATCHES, missing_packages, to_onnx, to_safetensors
+from flash_pl.export.writers import BATCH_SIZES, missing_packages, to_onnx, to_safetensors
 
 __all__ = [
-    "BATCHES",
+    "BATCH_SIZES",
     "Contents",
-    "Row",
     "SavedRun",
+    "TensorRow",
     "build_network",
     "contents_table",
     "missing_packages",

@@ -1,7 +1,10 @@
-"""Looks into files of every format that flash_pl writes, and into foreign ones of the same formats."""
+"""The contents of .flash, .safetensors, .onnx and .ckpt files as a table: facts, densities and bytes of each tensor.
+
+The files may also come from other programs.
+"""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,19 +18,23 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flash_pl.errors import ConfigError, PayloadError
+from flash_pl.errors import ConfigError, PayloadError, as_yaml
 from flash_pl.export.saved_run import SavedRun
-from flash_pl.export.writers import PARTS, missing_packages
+from flash_pl.export.writers import SPARSE_PARTS, missing_packages
 from flash_pl.wire import VALUE_TYPES, decode_flash
 
 
 @dataclass(frozen=True)
-class Row:
-    """One tensor.
+class TensorRow:
+    """One tensor of a file.
 
-    ``densities`` are its shares of active weights, one for each of the columns, or None where it has no mask. ``mask``
-    and ``values`` are its bytes in the file, None where they cannot be told apart from others'; ``dense`` are those of
-    the tensor written out.
+    Attributes:
+        name: of the tensor.
+        shape: of the tensor.
+        densities: share of active (or nonzero) weights, one for each of ``Contents.columns``; None without a mask.
+        mask: bytes of its mask in the file; None if they cannot be separated from other bytes.
+        values: bytes of its values in the file; None if they cannot be separated from other bytes.
+        dense: bytes of the dense tensor.
     """
 
     name: str
@@ -40,67 +47,68 @@ class Row:
 
 @dataclass(frozen=True)
 class Contents:
-    """A file.
+    """The contents of a file.
 
     Attributes:
-        facts: about the whole.
-        columns: names of the densities.
+        facts: metadata of the file.
+        columns: names of the columns with densities.
         rows: the tensors.
-        size: bytes of the file.
-        shared_mask: bytes of a mask section that cannot be told apart by layers.
+        size: length of the file in bytes.
+        shared_mask: bytes of a mask section that does not separate layers.
     """
 
     facts: Mapping[str, str]
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TensorRow, ...]
     size: int
     shared_mask: int = 0
 
     @property
     def masks(self) -> int:
-        """Bytes that say which weights are active."""
+        """Bytes of all masks."""
         return self.shared_mask + sum(row.mask or 0 for row in self.rows)
 
     @property
     def values(self) -> int:
-        """Bytes of values."""
+        """Bytes of all values."""
         return sum(row.values or 0 for row in self.rows)
 
     @property
     def dense(self) -> int:
-        """Bytes of all tensors written out."""
+        """Bytes of all tensors, dense."""
         return sum(row.dense for row in self.rows)
 
 
 def read_contents(path: Path) -> Contents:
-    """The contents of a .flash, .safetensors, .onnx or .ckpt file.
+    """Return the contents of a .flash, .safetensors, .onnx or .ckpt file.
 
     Raises:
-        ConfigError: another suffix, or a file that is missing, torn or foreign.
+        ConfigError: another suffix, or a file that is missing, damaged or in another format.
     """
+    name = as_yaml(str(path))
     if path.suffix not in READERS:
-        raise ConfigError("file", str(path), f"a file that ends in one of {', '.join(READERS)}")
+        raise ConfigError("file", f"the name {name} has an unknown suffix", f"known are {', '.join(READERS)}")
     if not path.is_file():
-        raise ConfigError("file", str(path), "a file that exists")
+        raise ConfigError("file", f"{name} is not an existing file")
     try:
         return READERS[path.suffix](path)
     except OSError as error:
-        raise ConfigError("file", str(path), f"a file that can be read ({error.strerror or error})") from error
+        raise ConfigError("file", f"{name} cannot be read ({error.strerror or error})") from error
     except (PayloadError, SafetensorError) as error:
-        raise ConfigError("file", str(path), f"a whole {path.suffix} file ({error})") from error
+        raise ConfigError("file", f"{name} is not a complete {path.suffix} file ({error})") from error
 
 
-def _flash(path: Path) -> Contents:
+def _read_flash(path: Path) -> Contents:
     file = decode_flash(path.read_bytes())
-    model, sizes, item = file.model, file.sizes, VALUE_TYPES[file.values].itemsize
+    model, sizes, itemsize = file.model, file.sizes, VALUE_TYPES[file.values].itemsize
     densities, mask_bytes = model.densities, file.layer_bytes()
     rows = [
-        Row(
+        TensorRow(
             name,
             tuple(tensor.shape),
             (densities.get(name),),
             mask_bytes.get(name),
-            item * int(model.masks[name].count_nonzero()) if name in model.masks else _written(tensor),
+            itemsize * int(model.masks[name].count_nonzero()) if name in model.masks else _flash_bytes(tensor),
             tensor.nbytes,
         )
         for name, tensor in model.tensors.items()
@@ -110,94 +118,107 @@ def _flash(path: Path) -> Contents:
     return Contents(facts, ("density",), tuple(rows), file.size, 0 if mask_bytes else sizes.mask)
 
 
-def _written(tensor: Tensor) -> int:
-    """The bytes of its values in a .flash file, where truth values are bits."""
+def _flash_bytes(tensor: Tensor) -> int:
+    """The bytes of an unmasked tensor's values in a .flash file; a bool takes one bit."""
     return -(-tensor.numel() // 8) if tensor.dtype == torch.bool else tensor.nbytes
 
 
-def _safetensors(path: Path) -> Contents:
+def _read_safetensors(path: Path) -> Contents:
     with safe_open(path, "pt") as file:
         facts = dict(sorted((file.metadata() or {}).items()))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    layers = _names(facts.pop("layer_density", ""))  # the table has the densities
+    layers = _json_keys(facts.pop("layer_density", ""))  # the densities themselves are in the table
     rows, sparse = [], facts.get("layout") == "sparse"
     names = [key.removesuffix(".indices") for key in tensors if sparse and key.endswith(".indices")]
-    names = [name for name in names if all(f"{name}.{part}" in tensors for part in PARTS)]  # a buffer may end so too
-    if sparse and (torn := [name for name in layers if name not in names]):
-        raise ConfigError("file", str(path), f"of each sparse tensor {', '.join(PARTS)}; see {torn[0]}")
+    # A buffer of the network may have such a name too.
+    names = [name for name in names if all(f"{name}.{part}" in tensors for part in SPARSE_PARTS)]
+    if sparse and (incomplete := [name for name in layers if name not in names]):
+        problem = f"{as_yaml(str(path))} lacks a part of the sparse tensor {incomplete[0]}"
+        raise ConfigError("file", problem, f"each sparse tensor has the parts {', '.join(SPARSE_PARTS)}")
     for name in names:
-        indices, values, sizes = (tensors.pop(f"{name}.{part}") for part in PARTS)
+        indices, values, sizes = (tensors.pop(f"{name}.{part}") for part in SPARSE_PARTS)
         shape = tuple(sizes.reshape(-1).tolist())
         density, mask = values.numel() / max(1, prod(shape)), indices.nbytes + sizes.nbytes
-        rows.append(Row(name, shape, (density,), mask, values.nbytes, prod(shape) * values.itemsize))
+        rows.append(TensorRow(name, shape, (density,), mask, values.nbytes, prod(shape) * values.itemsize))
     for name, tensor in tensors.items():
-        share = None if sparse else _nonzero(tensor)
-        rows.append(Row(name, tuple(tensor.shape), (share,), None, tensor.nbytes, tensor.nbytes))
+        share = None if sparse else _nonzero_share(tensor)
+        rows.append(TensorRow(name, tuple(tensor.shape), (share,), None, tensor.nbytes, tensor.nbytes))
     return Contents(facts, ("density" if sparse else "nonzero",), tuple(rows), path.stat().st_size)
 
 
-def _names(text: str) -> list[str]:
-    """The keys of a JSON object; none of any other text."""
+def _json_keys(text: str) -> list[str]:
+    """The keys of a JSON object; an empty list if the text is anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    return list(found) if isinstance(found, dict) else []
+    return list(value) if isinstance(value, dict) else []
 
 
-def _onnx(path: Path) -> Contents:
+def _nonzero_share(tensor: Tensor) -> float:
+    """The share of elements that are not 0."""
+    # torch cannot count the nonzero elements of some short floating types.
+    countable = tensor.float() if tensor.is_floating_point() else tensor
+    return int(countable.count_nonzero()) / max(1, tensor.numel())
+
+
+def _read_onnx(path: Path) -> Contents:
     if "onnx" in missing_packages():
-        raise ConfigError("file", str(path), 'an installation with onnx: pip install "flash-pl[onnx]"')
+        raise ConfigError(
+            "file",
+            f"{as_yaml(str(path))} needs the package onnx",
+            'pip install "flash-pl[onnx]"',
+        )
     import onnx  # an optional dependency
     from onnx.numpy_helper import to_array
 
     try:
-        onnx.checker.check_model(str(path))  # by its path it may be larger than 2 GB
+        onnx.checker.check_model(str(path))  # given the path, it accepts models above 2 GB
         model = onnx.load(path)
         arrays = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
-    except Exception as error:  # a damaged file can break its reader in any way
+    except Exception as error:  # a damaged file can raise anything in its reader
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError("file", str(path), f"a whole ONNX model ({reason})") from error
+        raise ConfigError("file", f"{as_yaml(str(path))} is not a complete ONNX model ({reason})") from error
     rows = []
     for name, array in arrays.items():
-        density = np.count_nonzero(array) / max(1, array.size)
-        rows.append(Row(name, array.shape, (density,), None, array.nbytes, array.nbytes))
-    opset = ", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in model.opset_import)
+        share = np.count_nonzero(array) / max(1, array.size)
+        rows.append(TensorRow(name, array.shape, (share,), None, array.nbytes, array.nbytes))
+    opset = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     facts = {entry.key: entry.value for entry in model.metadata_props} | {"opset": opset}
     return Contents(facts, ("nonzero",), tuple(rows), path.stat().st_size)
 
 
-def _checkpoint(path: Path) -> Contents:
+def _read_checkpoint(path: Path) -> Contents:
     run = SavedRun(path)
-    models = [run.model(density) for density in run.densities]
+    densities = run.densities
+    models = [run.model(density) for density in densities]
     facts = run.facts(models[-1].density)
+    layer_densities = [model.densities for model in models]
     rows = [
-        Row(name, tuple(tensor.shape), tuple(model.densities.get(name) for model in models), None, None, tensor.nbytes)
+        TensorRow(
+            name,
+            tuple(tensor.shape),
+            tuple(of_layers.get(name) for of_layers in layer_densities),
+            None,
+            None,
+            tensor.nbytes,
+        )
         for name, tensor in models[-1].tensors.items()
     ]
-    columns = ("density",) if len(models) == 1 else tuple(f"d = {density:g}" for density in run.densities)
+    columns = ("density",) if len(models) == 1 else tuple(f"d = {density:g}" for density in densities)
     return Contents(facts, columns, tuple(rows), path.stat().st_size)
 
 
-def _nonzero(tensor: Tensor) -> float:
-    """The share of elements that are not 0."""
-    whole = tensor.float() if tensor.is_floating_point() else tensor  # torch counts only some short types
-    return int(whole.count_nonzero()) / max(1, tensor.numel())
-
-
 READERS: Mapping[str, Callable[[Path], Contents]] = {
-    ".flash": _flash,
-    ".safetensors": _safetensors,
-    ".onnx": _onnx,
-    ".ckpt": _checkpoint,
+    ".flash": _read_flash,
+    ".safetensors": _read_safetensors,
+    ".onnx": _read_onnx,
+    ".ckpt": _read_checkpoint,
 }
 
 
-LONGEST = 200  # characters of a fact
-
-
 def contents_table(contents: Contents, path: Path) -> Group:
-    """The facts, a line for each tensor, and where the bytes of the file go."""
+    """Return what ``flash-pl inspect`` prints: the facts, a row for each tensor, and a summary of the bytes."""
     facts = Table(box=box.SIMPLE, show_header=False)
     for name, value in contents.facts.items():
         facts.add_row(_plain(name), _plain(value))
@@ -209,41 +230,44 @@ def contents_table(contents: Contents, path: Path) -> Group:
     for title in [*contents.columns, *masks, *values, "dense"]:
         table.add_column(title, justify="right", no_wrap=True)
     for row in contents.rows:
-        shares = ["" if density is None else f"{density:.4f}" for density in row.densities]
+        densities = ["" if density is None else f"{density:.4f}" for density in row.densities]
         sizes = [row.mask for _ in masks] + [row.values for _ in values] + [row.dense]
-        table.add_row(_plain(row.name), "x".join(map(str, row.shape)) or "scalar", *shares, *map(_count, sizes))
+        table.add_row(_plain(row.name), "x".join(map(str, row.shape)) or "scalar", *densities, *map(_number, sizes))
     totals = [contents.masks for _ in masks] + [contents.values for _ in values] + [contents.dense]
     table.add_section()
-    table.add_row("total", "", *_overall(contents.rows, len(contents.columns)), *map(_count, totals))
-    return Group(_plain(str(path)), facts, table, _end(contents))
+    table.add_row("total", "", *_total_densities(contents), *map(_number, totals))
+    return Group(_plain(str(path)), facts, table, _summary(contents))
 
 
-def _end(contents: Contents) -> str:
+def _total_densities(contents: Contents) -> list[str]:
+    """The density over all tensors that have one, for each column."""
+    totals = []
+    for column in range(len(contents.columns)):
+        entries = [(row.densities[column], prod(row.shape)) for row in contents.rows]
+        masked = [(density * size, size) for density, size in entries if density is not None]
+        total = sum(size for _, size in masked)
+        totals.append(f"{sum(active for active, _ in masked) / total:.4f}" if total else "")
+    return totals
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _summary(contents: Contents) -> str:
     if not contents.dense:
         return f"{contents.size:,} bytes without tensors"
     if not contents.values:
-        return f"{contents.size:,} bytes with all that a run needs to go on"
+        return f"{contents.size:,} bytes, with all that a run needs to continue"
     masks = f"masks {contents.masks:,}, " if contents.masks else ""
     parts = f"{masks}values {contents.values:,}, other {contents.size - contents.masks - contents.values:,}"
     return f"{contents.size:,} bytes, {contents.size / contents.dense:.1%} of dense: {parts}"
 
 
-def _overall(rows: Sequence[Row], columns: int) -> list[str]:
-    """The density over all tensors that have one, for each column."""
-    found = []
-    for column in range(columns):
-        known = [(row.densities[column], prod(row.shape)) for row in rows]
-        parts = [(density * size, size) for density, size in known if density is not None]
-        total = sum(size for _, size in parts)
-        found.append(f"{sum(active for active, _ in parts) / total:.4f}" if total else "")
-    return found
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+MAX_TEXT = 200  # characters
 
 
 def _plain(text: str) -> Text:
-    """Text from a file that anybody may have written: no markup, nothing that a terminal would obey."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:LONGEST])
-    return Text(shown + ("..." if len(text) > LONGEST else ""), overflow="fold")
+    """A text from an unknown file, shortened, without markup and control characters that the terminal would execute."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:MAX_TEXT])
+    return Text(shown + ("..." if len(text) > MAX_TEXT else ""), overflow="fold")

@@ -1,4 +1,4 @@
-"""A checkpoint as what came out of the training: the models that devices get."""
+"""The trained models in a checkpoint: the server's, those of the device tiers, and the network to run them."""
 
 import math
 from collections.abc import Mapping
@@ -13,29 +13,33 @@ from flash_pl import __version__
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.config import build_budget, build_data, build_module, compose, label, network_prefix, saved_config
 from flash_pl.data import FederatedData
-from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.sparsity import Layout, Slot, SparseModel, SparsityBudget
+from flash_pl.errors import ConfigError, ModuleError, as_yaml
+from flash_pl.sparsity import Layout, Slot, SparseModel
 
 
 class SavedRun:
-    """A run of ``flash-pl fit``, from its checkpoint.
+    """A run of ``flash-pl fit``, read from its checkpoint.
+
+    Args:
+        path: of the checkpoint, such as ``runs/x/checkpoints/last.ckpt``.
 
     Attributes:
         path: of the checkpoint.
-        config: the resolved config.
-        round: rounds done.
+        config: the resolved config of the run.
+        round: number of finished rounds.
 
     Raises:
-        ConfigError: a file that is not whole, that a trainer without a config wrote, or from before the first mask.
+        ConfigError: the file is damaged, has no config (``flash-pl fit`` did not write it) or no mask yet.
     """
 
     def __init__(self, path: str | Path) -> None:
         state = read_checkpoint(path)
         self.path, self.config = Path(path), compose(saved_config(state, path))
         if not state["flash_pl"]["has_mask"]:
-            raise ConfigError("ckpt_path", str(path), "a checkpoint with a mask; here stage 1 was still looking for it")
+            problem = f"{as_yaml(str(path))} has no mask: it was saved in stage 1, before the first mask"
+            raise ConfigError("ckpt_path", problem, "use a later checkpoint")
         self.round: int = state["flash_pl"]["round"]
-        self._saved: dict[str, Tensor] = state["state_dict"]
+        self._state_dict: dict[str, Tensor] = state["state_dict"]
         server = state["flash_pl"]["server"]
         self._layout, self._mask = Layout.from_plan(server["layout"]), server["mask"]
         self._weights: Tensor = server.get("average", server["weights"])
@@ -44,15 +48,11 @@ class SavedRun:
 
     @property
     def densities(self) -> list[float]:
-        """What its tiers of devices can afford, increasing; the last one is the server's."""
-        return [tier.density for tier in self._budget.tiers]
-
-    @property
-    def _budget(self) -> SparsityBudget:
-        return build_budget(self.config)
+        """The densities of the device tiers, increasing; the last one is the server's density."""
+        return [tier.density for tier in build_budget(self.config).tiers]
 
     def facts(self, density: float) -> dict[str, str]:
-        """What there is to know of a model whose mask has this density."""
+        """Return the facts about a model of this run whose mask has this density, for the metadata of a file."""
         return {
             "scheduler": label(self.config, "scheduler"),
             "density": f"{density:.4g}",
@@ -62,75 +62,78 @@ class SavedRun:
         }
 
     def model(self, density: float | None = None) -> SparseModel:
-        """The model that a device of this density gets; by default of the server's own.
+        """Return the model for devices of a tier, by default the server's model.
 
-        It has the tensors of the network's state dict under the network's own names: so no buffers that are not saved,
-        and with the counters and the second names of shared weights that the server's arena lacks.
+        Its tensors are those of the network's state dict, under the network's own names. So it has integer buffers and
+        both names of a shared weight, which the server's arena lacks, but no non-persistent buffers.
+
+        Args:
+            density: of a tier, one of ``densities``.
 
         Raises:
             ConfigError: no tier has this density.
         """
-        own: float = self.config["density"]
-        if density is None or math.isclose(density, own, rel_tol=1e-6):
+        if density is None or math.isclose(density, self.config["density"], rel_tol=1e-6):
             return self._model(self._mask)
         densities = self.densities
-        tier = next((i for i, one in enumerate(densities) if math.isclose(density, one, rel_tol=1e-6)), None)
-        if tier is None:
-            allowed = "the density of a tier of this run"
-            raise ConfigError("density", density, f"{allowed}: {', '.join(f'{one:g}' for one in densities)}")
-        return self._model([*self._tier_masks, self._mask][tier])
+        for tier_density, mask in zip(densities, [*self._tier_masks, self._mask], strict=False):
+            if math.isclose(density, tier_density, rel_tol=1e-6):
+                return self._model(mask)
+        tiers = ", ".join(f"{tier_density:g}" for tier_density in densities)
+        raise ConfigError("density", f"{density:g} is not the density of a tier of this run", f"the tiers have {tiers}")
 
     def _model(self, mask: Tensor) -> SparseModel:
         weights = self._weights.clone()
         weights[: self._layout.maskable].mul_(mask)
         slots = {slot.name: slot for slot in self._layout.slots}
         tensors = {}
-        for name, value in self._saved.items():
-            slot = slots.get(name) or self._twin(value)
+        for name, value in self._state_dict.items():
+            slot = slots.get(name) or self._shared_slot(value)
             tensors[name] = (slot.view(weights) if slot else value).contiguous().clone()
         masks = {layer.name: layer.view(mask).contiguous().clone() for layer in self._layout.layers}
         density = int(mask.count_nonzero()) / self._layout.maskable
         facts = self.facts(density) | {"flash_pl": __version__}
-        return SparseModel(self._own(tensors), self._own(masks), facts)
+        return SparseModel(self._of_network(tensors), self._of_network(masks), facts)
 
-    def _twin(self, value: Tensor) -> Slot | None:
-        """Where in the arena the weight lies that two layers share, given its ``value`` under the other name."""
+    def _shared_slot(self, value: Tensor) -> Slot | None:
+        """The slot of a weight that two layers share, given its ``value`` under the name that has no slot."""
         for slot in self._layout.slots:
-            saved = self._saved.get(slot.name)
+            saved = self._state_dict.get(slot.name)
             if saved is not None and saved.dtype == value.dtype and torch.equal(saved, value):
                 return slot
         return None
 
-    def _own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the network, under its own names; metrics of the module around it are left out."""
+    def _of_network(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the network under its own names, without those of the module around it, such as metrics."""
         prefix = self._prefix
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def build_network(run: SavedRun, model: SparseModel, samples: int) -> tuple[nn.Module, Tensor]:
-    """The run's network with the weights of ``model``, and ``samples`` that it takes.
+    """Return the run's network with the weights of ``model``, and a batch of ``samples`` inputs for it.
 
-    They are noise of the data's shape; only data that do not know their shape are loaded, and then the first test
-    samples are taken.
+    The inputs are Gaussian noise in the shape of the data. Only if the data have no ``shape`` they are loaded, and the
+    inputs are test samples.
 
     Raises:
-        ConfigError: the checkpoint is of another network than its config now builds.
+        ConfigError: the network that the config builds now does not fit the weights.
         ModuleError: a LightningModule without ``forward``.
     """
     data = build_data(run.config)
     module = build_module(run.config, data)
     network = module.get_submodule(network_prefix(run.config).rstrip("."))
     if isinstance(network, L.LightningModule) and not is_overridden("forward", network, parent=L.LightningModule):
-        raise ModuleError(f"{type(network).__name__}: it has no forward, which is what would be exported")
+        raise ModuleError(f"{type(network).__name__}: it has no forward; an export to ONNX needs one")
     try:
         network.load_state_dict(model.tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError("ckpt_path", str(run.path), f"a checkpoint of what its config builds ({reason})") from error
-    return network, _samples(data, samples)
+        problem = f"{as_yaml(str(run.path))} does not fit the network that its config builds ({reason})"
+        raise ConfigError("ckpt_path", problem, "use the code with which the run was trained") from error
+    return network, _inputs(data, samples)
 
 
-def _samples(data: FederatedData, count: int) -> Tensor:
+def _inputs(data: FederatedData, count: int) -> Tensor:
     shape = getattr(data, "shape", None)
     if shape is not None:
         return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Networks as ONNX, compared with torch before anybody gets them."""
+"""Writers of a model for other programs: safetensors files, dense or sparse, and ONNX files."""
 
 import inspect
 import io
@@ -19,43 +19,54 @@ from flash_pl.client.module import evaluating
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import SparseModel
 
-VERSION = "1"
-PARTS = ("indices", "values", "shape")
+FORMAT_VERSION = "1"  # of the metadata and of the sparse tensors in a safetensors file
+SPARSE_PARTS = ("indices", "values", "shape")
 
 
 def to_safetensors(model: SparseModel, sparse: bool = False) -> bytes:
-    """A safetensors file with the model's state dict, row-major; its metadata are the facts as text.
+    """Return a safetensors file with the model's state dict, row-major. The metadata are the model's facts.
 
     Args:
-        sparse: instead of each tensor NAME that can be masked, write ``NAME.indices``, the flat row-major positions of
-            its active weights (int32 ``[nnz]``), ``NAME.values`` (``[nnz]``) and ``NAME.shape`` (int64).
+        model: to write.
+        sparse: write three tensors instead of each masked tensor NAME: ``NAME.indices``, the positions of its active
+            weights in the flat tensor (int32 ``[active]``), ``NAME.values`` (``[active]``) and ``NAME.shape`` (int64).
+
+    >>> from safetensors.torch import load
+    >>> mask = torch.tensor([[True, False], [False, True]])
+    >>> model = SparseModel({"fc.weight": 3.0 * mask}, {"fc.weight": mask}, {"round": "3"})
+    >>> load(to_safetensors(model))["fc.weight"].tolist()
+    [[3.0, 0.0], [0.0, 3.0]]
+    >>> tensors = load(to_safetensors(model, sparse=True))
+    >>> tensors["fc.weight.indices"].tolist(), tensors["fc.weight.values"].tolist(), tensors["fc.weight.shape"].tolist()
+    ([0, 3], [3.0, 3.0], [2, 2])
 
     Raises:
-        ConfigError: a sparse tensor of 2^31 elements or more.
-        ValueError: a tensor of a type that safetensors does not have.
+        ConfigError: a tensor with 2^31 elements or more cannot be written sparse.
+        ValueError: safetensors does not support the dtype of a tensor.
     """
     tensors = dict(model.tensors)
-    for name, mask in model.masks.items() if sparse else ():
-        tensors |= _parts(name, tensors.pop(name), mask)
-    layers = {name: round(density, 6) for name, density in model.densities.items()}
-    layout = {"format_version": VERSION, "layout": "sparse" if sparse else "dense"}
-    metadata = layout | model.facts | {"layer_density": json.dumps(layers)}
+    if sparse:
+        for name, mask in model.masks.items():
+            tensors |= _sparse_parts(name, tensors.pop(name), mask)
+    densities = {name: round(density, 6) for name, density in model.densities.items()}
+    layout = {"format_version": FORMAT_VERSION, "layout": "sparse" if sparse else "dense"}
+    metadata = layout | model.facts | {"layer_density": json.dumps(densities)}
     try:
-        return _repeatable(save(tensors, metadata))
+        return _with_sorted_metadata(save(tensors, metadata))
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"safetensors cannot hold this model ({error})") from error
+        raise ValueError(f"safetensors does not support this model ({error})") from error
 
 
-def _parts(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _sparse_parts(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:
     if tensor.numel() >= 2**31:
-        raise ConfigError("sparse", name, "tensors below 2^31 elements; export this model dense")
-    places = mask.reshape(-1).nonzero().squeeze(1)
-    parts = places.int(), tensor.reshape(-1)[places], torch.tensor(tensor.shape, dtype=torch.int64)
-    return {f"{name}.{part}": value for part, value in zip(PARTS, parts, strict=True)}
+        raise ConfigError("sparse", f"{name} has 2^31 elements or more", "export this model dense")
+    indices = mask.reshape(-1).nonzero().squeeze(1)
+    parts = indices.int(), tensor.reshape(-1)[indices], torch.tensor(tensor.shape, dtype=torch.int64)
+    return {f"{name}.{part}": value for part, value in zip(SPARSE_PARTS, parts, strict=True)}
 
 
-def _repeatable(content: bytes) -> bytes:
-    """The same file with its metadata in alphabetical order; the library's own order is another one in every run."""
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """The same safetensors file with sorted metadata; the library writes them in a different order in each run."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -64,40 +75,42 @@ def _repeatable(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4  # of the largest output, or of 1 if that is larger
-BATCHES = (1, 7)
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # relative to the largest output, or absolute if all outputs are below 1
+BATCH_SIZES = (1, 7)
 
 
 def missing_packages() -> list[str]:
-    """Which of the packages of the extra ``onnx`` are not installed."""
-    return [name for name in PACKAGES if find_spec(name) is None]
+    """Return the packages of the extra ``onnx`` that are not installed."""
+    return [name for name in ONNX_PACKAGES if find_spec(name) is None]
 
 
 def to_onnx(network: nn.Module, samples: Tensor, facts: Mapping[str, str]) -> tuple[bytes, float]:
-    """An ONNX model of the network in evaluation mode, with a batch size of any number.
+    """Return the network as an ONNX file, in evaluation mode and for any batch size.
+
+    onnxruntime runs the file on ``samples``; its outputs are compared with torch's.
 
     Args:
-        network: takes one tensor, gives one or several.
-        samples: what it takes, at least as many as the largest of ``BATCHES``; the two are compared on them.
-        facts: to keep as the file's metadata.
+        network: with one input tensor and one or several output tensors.
+        samples: inputs, at least as many as the largest of ``BATCH_SIZES``.
+        facts: metadata of the file.
 
     Returns:
-        The file, and the largest absolute difference between onnxruntime's and torch's outputs.
+        The bytes of the file, and the largest absolute difference between the outputs of onnxruntime and torch.
 
     Raises:
-        ModuleError: torch cannot export it, or the outputs differ by more than ``TOLERANCE``.
+        ModuleError: torch cannot export the network, or the outputs differ by more than ``TOLERANCE``.
     """
     with evaluating(network), torch.no_grad():
-        content = _with_facts(_exported(network, samples[:2]), facts)
-        worst = max(_difference(network, content, samples[:size]) for size in BATCHES)
-    return content, worst
+        content = _with_facts(_export(network, samples[:2]), facts)
+        difference = max(_compare(network, content, samples[:size]) for size in BATCH_SIZES)
+    return content, difference
 
 
-def _exported(network: nn.Module, samples: Tensor) -> bytes:
+def _export(network: nn.Module, samples: Tensor) -> bytes:
     try:
         with _quiet():
-            # From torch 2.5 on; before that there is the tracing exporter, which later ones are about to drop.
+            # torch 2.5 and later; older versions only have the tracing exporter, which newer ones will remove.
             if "dynamo" in inspect.signature(torch.onnx.export).parameters:
                 batch = ({0: torch.export.Dim("batch")},)
                 program = torch.onnx.export(network, (samples,), dynamo=True, dynamic_shapes=batch, verbose=False)
@@ -111,22 +124,14 @@ def _exported(network: nn.Module, samples: Tensor) -> bytes:
                 dynamic_axes={"input": {0: "batch"}},
             )
             return buffer.getvalue()
-    except Exception as error:  # whatever torch meets in somebody's forward
-        gist = _gist(error.__cause__ or error)
-        raise ModuleError(f"{type(network).__name__}: torch cannot export its forward to ONNX ({gist})") from error
-
-
-def _with_facts(content: bytes, facts: Mapping[str, str]) -> bytes:
-    import onnx  # an optional dependency
-
-    model = onnx.load_from_string(content)
-    onnx.helper.set_model_props(model, dict(facts))
-    return model.SerializeToString()
+    except Exception as error:  # the user's forward can raise anything in the exporter
+        reason = _first_line(error.__cause__ or error)
+        raise ModuleError(f"{type(network).__name__}: torch cannot export its forward to ONNX ({reason})") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Meanwhile torch's exporter, which says much about itself, says nothing."""
+    """Suppress the logs, warnings and prints of torch's exporter."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -137,41 +142,51 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _difference(network: nn.Module, content: bytes, samples: Tensor) -> float:
-    """The largest one between the outputs for ``samples``."""
+def _with_facts(content: bytes, facts: Mapping[str, str]) -> bytes:
+    import onnx  # an optional dependency
+
+    model = onnx.load_from_string(content)
+    onnx.helper.set_model_props(model, dict(facts))
+    return model.SerializeToString()
+
+
+def _compare(network: nn.Module, content: bytes, samples: Tensor) -> float:
+    """Return the largest absolute difference between the outputs of onnxruntime and torch for ``samples``."""
     import onnxruntime  # an optional dependency
 
-    name, worst = type(network).__name__, 0.0
+    name, largest = type(network).__name__, 0.0
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        found = session.run(None, {session.get_inputs()[0].name: samples.numpy()})
+        outputs = session.run(None, {session.get_inputs()[0].name: samples.numpy()})
         expected = [output.numpy() for output in _tensors(network(samples))]
-        pairs = [(one.astype(float), other.astype(float)) for one, other in zip(found, expected, strict=True)]
-    except Exception as error:  # whatever onnxruntime or somebody's forward meets
-        raise ModuleError(f"{name}: as ONNX it cannot run on {len(samples)} samples ({_gist(error)})") from error
-    for one, other in pairs:
-        if one.shape != other.shape:
-            raise ModuleError(f"{name}: ONNX gives {one.shape} where torch gives {other.shape}")
-        difference, scale = _apart(one, other), float(np.abs(other[np.isfinite(other)]).max(initial=0))
+        pairs = [(a.astype(float), b.astype(float)) for a, b in zip(outputs, expected, strict=True)]
+    except Exception as error:  # onnxruntime and the user's forward can raise anything
+        reason = _first_line(error)
+        raise ModuleError(f"{name}: the ONNX file fails on {len(samples)} samples ({reason})") from error
+    for output, reference in pairs:
+        if output.shape != reference.shape:
+            raise ModuleError(f"{name}: the output of ONNX has shape {output.shape}, that of torch {reference.shape}")
+        difference = _max_difference(output, reference)
+        scale = float(np.abs(reference[np.isfinite(reference)]).max(initial=0))
         if not difference <= TOLERANCE * max(1.0, scale):
             raise ModuleError(f"{name}: ONNX and torch differ by {difference:g} on {len(samples)} samples")
-        worst = max(worst, difference)
-    return worst
+        largest = max(largest, difference)
+    return largest
 
 
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest absolute difference; 0 between equal infinities, NaN where either has one: it could hide anything."""
-    apart = np.zeros(one.shape)
-    np.subtract(one, other, out=apart, where=one != other)
-    return float(np.abs(apart).max(initial=0))
+def _max_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference: 0 between equal infinities, NaN if there is any NaN."""
+    difference = np.zeros(a.shape)
+    np.subtract(a, b, out=difference, where=a != b)
+    return float(np.abs(difference).max(initial=0))
 
 
-def _gist(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The tensors that a forward returns, in the order of ONNX's outputs."""
+    """The tensors in the output of a forward, in the order of ONNX's outputs."""
     if isinstance(output, Tensor):
         return [output]
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, Sequence) else ()

@@ -1,9 +1,9 @@
-"""Bytes on the wire and in a file: masks, values, whole messages and models, encoded and decoded."""
+"""Masks, messages and models as bytes: encoded, decoded, and refused if they are damaged."""
 
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Payload, Sizes
 from flash_pl.wire.file import FlashFile, decode_flash, encode_flash, load_flash
-from flash_pl.wire.header import Reader
 from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask
+from flash_pl.wire.reader import Reader
 
 __all__ = [
     "VALUE_TYPES",

@@ -1,4 +1,34 @@
-"""A model under a mask as bytes: what the server sends to a client, and a client to the server."""
+"""A model under a mask as bytes: the payloads that server and clients send to each other.
+
+A payload has these bytes, in this order. Integers are little-endian; a varint is written by ``encode_varint``.
+
+| bytes               | content                                                                                |
+|---------------------|----------------------------------------------------------------------------------------|
+| 4                   | ``FLPL``                                                                               |
+| 1                   | version of the format, 2                                                               |
+| 1                   | type of the active weights: 0 float32, 1 float16, 2 bfloat16                           |
+| 1                   | kind of the mask section (``MaskKind``)                                                |
+| 1                   | 0                                                                                      |
+| 4                   | CRC-32 of all bytes that follow                                                        |
+| varint              | number of training samples of the client; 0 from the server                            |
+| varint              | length m of the mask section                                                           |
+| m                   | mask section (``flash_pl.wire.masks``)                                                 |
+| 4 or 2 per weight   | active weights, in the order of the arena                                              |
+| 4 per element       | other parameters and floating-point buffers, float32, in the order of the arena        |
+| the rest            | extra tensors: those of the scheduler                                                  |
+
+Extra tensors are a varint with their number, then for each tensor:
+
+| bytes               | content                                                                                |
+|---------------------|----------------------------------------------------------------------------------------|
+| varint              | length of the name in bytes                                                            |
+| this length         | name in UTF-8                                                                          |
+| 1                   | dtype: its index in ``EXTRA_DTYPES``                                                   |
+| varint              | number of dimensions                                                                   |
+| varint each         | sizes                                                                                  |
+| itemsize per element| values, row-major; not for bool                                                        |
+| 1, varint, length   | bool only: kind of a mask section (BITMAP or POSITIONS), its length, the section       |
+"""
 
 import zlib
 from collections.abc import Mapping
@@ -8,101 +38,28 @@ from math import prod
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError, PayloadError
+from flash_pl.checks import check_choice
+from flash_pl.errors import PayloadError
 from flash_pl.sparsity import Layout, pack_bits
-from flash_pl.wire.header import DIMENSIONS, Reader, number
-from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, positions
-
-# The numbers on the wire are the places in this list.
-TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
-TENSORS, NAME = 64, 256  # at most so many of them, so many bytes of a name
-
-
-def encode_extra(extra: Mapping[str, Tensor], limit: int = TENSORS, maskable: int = 0) -> bytes:
-    """The number of tensors, at most ``limit``; of each its name, type, shape and values.
-
-    Truth values are written like a mask, at most a bit each; fewer where there are at most ``maskable`` of them, most
-    of them false.
-
-    Raises:
-        ValueError: a type that is not in ``TYPES``, or more than is allowed.
-    """
-    if len(extra) > limit:
-        raise ValueError(f"at most {limit} further tensors can be written, not {len(extra)}")
-    parts = [number(len(extra))]
-    for name, tensor in extra.items():
-        written = name.encode()
-        if tensor.dtype not in TYPES or tensor.ndim > DIMENSIONS or len(written) > NAME:
-            raise ValueError(f"{name}: a tensor {tuple(tensor.shape)} of {tensor.dtype} cannot be sent")
-        parts += [number(len(written)), written, bytes([TYPES.index(tensor.dtype)]), number(tensor.ndim)]
-        parts += [number(size) for size in tensor.shape]
-        if tensor.dtype == torch.bool:
-            parts += _write_truth(tensor.detach().cpu().reshape(-1), maskable)
-        elif tensor.numel():
-            parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return b"".join(parts)
-
-
-def decode_extra(reader: Reader, limit: int = TENSORS, maskable: int = 0) -> dict[str, Tensor]:
-    """What ``encode_extra`` wrote, with the same ``limit`` and ``maskable``.
-
-    Raises:
-        PayloadError: it did not write this.
-    """
-    found: dict[str, Tensor] = {}
-    for _ in range(reader.number(limit)):
-        try:
-            name = bytes(reader.take(reader.number(NAME))).decode()
-        except UnicodeDecodeError as error:
-            raise PayloadError("the name of a tensor is no text") from error
-        kind = reader.integer(1)
-        if kind >= len(TYPES) or name in found:
-            raise PayloadError(f"{name!r}: a tensor of type {kind}, or one that comes twice")
-        dtype = TYPES[kind]
-        shape = [reader.number(2**40) for _ in range(reader.number(DIMENSIONS))]
-        if prod(max(1, size) for size in shape) >= 2**62:  # more than torch can count, even where one size is 0
-            raise PayloadError(f"{name!r}: a shape {shape}")
-        if dtype == torch.bool:
-            found[name] = _read_truth(reader, prod(shape), maskable).reshape(shape)
-            continue
-        taken = bytearray(reader.take(prod(shape) * dtype.itemsize))
-        values = torch.frombuffer(taken, dtype=dtype) if taken else torch.empty(0, dtype=dtype)
-        found[name] = values.reshape(shape)
-    return found
-
-
-def _write_truth(values: Tensor, maskable: int) -> list[bytes]:
-    """The kind of a mask section, its length, the section."""
-    kind, section = MaskKind.BITMAP, pack_bits(values).numpy().tobytes()
-    if len(values) <= maskable and len(sparse := positions(values, [len(values)])) < len(section):
-        kind, section = MaskKind.POSITIONS, sparse
-    return [bytes([kind]), number(len(section)), section]
-
-
-def _read_truth(reader: Reader, count: int, maskable: int) -> Tensor:
-    """``count`` of them; never more than the payload has bits, or ``maskable``."""
-    kind = reader.integer(1)
-    section = Reader(bytes(reader.take(reader.number(len(reader.data)))))
-    if kind != MaskKind.BITMAP and not (kind == MaskKind.POSITIONS and count <= maskable):
-        raise PayloadError(f"{count} truth values cannot be written as a mask section {kind}")
-    found = decode_mask(kind, section, [count])
-    section.end()
-    return found
-
+from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, encode_positions
+from flash_pl.wire.reader import Reader, encode_varint
 
 MAGIC = b"FLPL"
 VERSION = 2
-# Names that a config uses, in the order of the numbers on the wire.
+HEADER_SIZE = 12  # bytes up to the checksum
+# The types of active weights by their names in a config. The index in this order is the number in a payload.
 VALUE_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEADER = 12  # magic, version, value type, mask kind, 0, checksum
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a payload says.
+    """The content of a payload.
 
-    ``weights`` is an arena ``[layout.size]``, 0 where the ``mask``, bool ``[layout.maskable]``, is; ``samples`` and
-    ``extra`` come from a client, with 0 and nothing from the server.
+    Attributes:
+        weights: an arena ``[layout.size]``; pruned weights are 0.
+        mask: bool ``[layout.maskable]``.
+        samples: number of training samples of the client; 0 from the server.
+        extra: the scheduler's own tensors by name; empty from the server.
     """
 
     weights: Tensor
@@ -113,13 +70,21 @@ class Message:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many bytes of a payload go where."""
+    """The bytes of a payload by content.
+
+    Attributes:
+        kind: of the mask section.
+        header: magic to checksum, the number of samples and the length of the mask section.
+        mask: the mask section.
+        values: the active weights.
+        rest: other parameters, buffers and extra tensors.
+    """
 
     kind: MaskKind
-    header: int  # also the length of the mask section and the number of samples
+    header: int
     mask: int
-    values: int  # of active maskable weights
-    rest: int  # other parameters, buffers and a scheduler's own tensors
+    values: int
+    rest: int
 
     @property
     def total(self) -> int:
@@ -129,99 +94,210 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Payload:
-    """The bytes of a message."""
+    """An encoded message."""
 
     data: bytes
     sizes: Sizes
 
 
 class Codec:
-    """Writes and reads the messages of models with one layout.
-
-    A payload is: the magic FLPL, a version, the type of the values, the kind of the mask section, a zero byte and the
-    CRC-32 of all that follows: the number of samples, the length of the mask section and that section, the values of
-    the active weights in the order of the arena, the other parameters and the buffers in float32, and a scheduler's own
-    tensors. Numbers are little-endian.
+    """Encodes and decodes the messages of models with one layout.
 
     Args:
-        layout: of sender and receiver.
-        values: type of the active weights on the wire, fp32, fp16 or bf16; the rest stays float32.
+        layout: of the model, the same at the sender and the receiver.
+        values: type of the active weights in the payload: fp32, fp16 or bf16. All other tensors stay float32.
         compress: also try a compressed bitmap for the mask.
 
+    >>> layout = Layout(torch.nn.Linear(100, 10))  # 1000 maskable weights and 10 biases
+    >>> mask = torch.arange(layout.maskable) % 20 == 0
+    >>> weights = torch.ones(layout.size)
+    >>> weights[: layout.maskable] *= mask
+    >>> codec = Codec(layout)
+    >>> payload = codec.encode(Message(weights, mask, samples=600))
+    >>> payload.sizes
+    Sizes(kind=<MaskKind.POSITIONS: 3>, header=15, mask=40, values=200, rest=41)
+    >>> message = codec.decode(payload.data)
+    >>> message.weights.equal(weights), message.mask.equal(mask), message.samples
+    (True, True, 600)
+
     Raises:
-        ConfigError: no such type.
+        ConfigError: ``values`` is not such a type.
     """
 
     def __init__(self, layout: Layout, values: str = "fp32", compress: bool = False) -> None:
-        if values not in VALUE_TYPES:
-            raise ConfigError("values", values, f"one of {', '.join(VALUE_TYPES)}")
+        check_choice(*VALUE_TYPES, values=values)
         self.layout, self.sizes = layout, layout.sizes.tolist()
-        self.type, self.dtype, self.compress = list(VALUE_TYPES).index(values), VALUE_TYPES[values], compress
+        self.values, self.dtype, self.compress = values, VALUE_TYPES[values], compress
 
     def encode(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Payload:
-        """The payload of a message; ``reference`` and ``seed`` as in ``encode_mask``."""
+        """Return the payload of a message; see ``encode_mask`` for ``reference`` and ``seed``.
+
+        Raises:
+            ValueError: an extra tensor cannot be encoded.
+        """
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
-        values = _bytes(weights[:maskable][mask].to(self.dtype))
-        rest = _bytes(self.layout.read_others(weights)) + encode_extra(message.extra, maskable=maskable)
-        body = b"".join([number(message.samples), number(len(section)), section, values, rest])
-        head = MAGIC + bytes([VERSION, self.type, kind, 0]) + zlib.crc32(body).to_bytes(4, "little")
+        values = _to_bytes(weights[:maskable][mask].to(self.dtype))
+        rest = _to_bytes(self.layout.read_others(weights)) + encode_extra(message.extra, max_bools=maskable)
+        body = b"".join([encode_varint(message.samples), encode_varint(len(section)), section, values, rest])
+        head = MAGIC + bytes([VERSION, list(VALUE_TYPES).index(self.values), kind, 0])
+        head += zlib.crc32(body).to_bytes(4, "little")
         parts = len(section), len(values), len(rest)
         return Payload(head + body, Sizes(kind, len(head) + len(body) - sum(parts), *parts))
 
     def measure(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Sizes:
-        """The sizes of what ``encode`` would return: the mask is encoded, values only need to be counted."""
+        """Return the sizes of the payload that ``encode`` would return.
+
+        The mask and the extra tensors are encoded, the other values are only counted.
+        """
         kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
-        header = HEADER + len(number(message.samples)) + len(number(len(section)))
+        header = HEADER_SIZE + len(encode_varint(message.samples)) + len(encode_varint(len(section)))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
-        extra = encode_extra(message.extra, maskable=self.layout.maskable)
+        extra = encode_extra(message.extra, max_bools=self.layout.maskable)
         rest = 4 * (self.layout.elements - self.layout.maskable) + len(extra)
         return Sizes(kind, header, len(section), values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
-        """Where the bytes of a payload go, given the message that ``decode`` found in it."""
+        """Return the sizes of a payload, given the message that ``decode`` returned for it."""
         reader = Reader(data)
-        _, value_type, kind, _ = reader.take(HEADER)[4:8]
-        reader.number(2**63 - 1)
-        length = reader.number(len(data))
-        values = int(message.mask.count_nonzero()) * list(VALUE_TYPES.values())[value_type].itemsize
-        return Sizes(MaskKind(kind), reader.place, length, values, len(data) - reader.place - length - values)
+        kind = reader.take(HEADER_SIZE)[6]
+        reader.varint(2**63 - 1)
+        length = reader.varint(len(data))
+        values = int(message.mask.count_nonzero()) * VALUE_TYPES[value_type(data)].itemsize
+        return Sizes(MaskKind(kind), reader.offset, length, values, reader.left - length - values)
 
-    def decode(self, data: bytes, reference: Tensor | None = None, draws: bool = True) -> Message:
-        """The message of a payload, on the CPU; ``draws`` as in ``decode_mask``.
+    def decode(self, data: bytes, reference: Tensor | None = None, allow_seed: bool = True) -> Message:
+        """Return the message of a payload, on the CPU; see ``decode_mask`` for ``allow_seed``.
+
+        The payload may be of any value type. Its memory is bounded by the sizes of the layout and of ``data``, whatever
+        ``data`` contains.
 
         Raises:
-            PayloadError: not a payload of this version and layout, altered on the way, or one against another
-                ``reference``. Nothing larger than a model of this layout and ``data`` is ever made of it.
+            PayloadError: ``data`` is not a payload of this version and layout, was altered on the way, or refers to
+                another ``reference``.
         """
         reader = Reader(data)
         if bytes(reader.take(4)) != MAGIC:
-            raise PayloadError("these bytes are no payload of flash_pl")
-        version, value_type, kind, zero = reader.take(4)
-        if version != VERSION or value_type >= len(VALUE_TYPES) or zero:
-            raise PayloadError(f"a payload of version {version} and value type {value_type} is not known")
-        if reader.integer(4) != zlib.crc32(reader.data[HEADER:]):
-            raise PayloadError("the payload was altered on the way: its checksum does not fit")
-        samples, length = reader.number(2**63 - 1), reader.number(len(data))
+            raise PayloadError("these bytes are not a payload of flash_pl")
+        version, type_index, kind, zero = reader.take(4)
+        if version != VERSION or type_index >= len(VALUE_TYPES) or zero:
+            raise PayloadError(f"a payload of version {version} with value type {type_index} is not supported")
+        if reader.integer(4) != zlib.crc32(reader.data[HEADER_SIZE:]):
+            raise PayloadError("the checksum does not match: the payload was altered on the way")
+        samples, length = reader.varint(2**63 - 1), reader.varint(len(data))
         section = Reader(bytes(reader.take(length)))
-        dtype, maskable = list(VALUE_TYPES.values())[value_type], self.layout.maskable
-        left = (len(reader.data) - reader.place) // dtype.itemsize
-        mask = decode_mask(kind, section, self.sizes, reference, left, draws)
+        dtype, maskable = VALUE_TYPES[value_type(data)], self.layout.maskable
+        mask = decode_mask(kind, section, self.sizes, reference, reader.left // dtype.itemsize, allow_seed)
         section.end()
-        active = _tensor(reader, int(mask.count_nonzero()), dtype)
-        others = _tensor(reader, self.layout.elements - maskable, torch.float32)
+        active = _read_tensor(reader, int(mask.count_nonzero()), dtype)
+        others = _read_tensor(reader, self.layout.elements - maskable, torch.float32)
         weights = torch.zeros(self.layout.size)
         weights[:maskable][mask] = active.float()
         self.layout.write_others_(weights, others)
-        extra = decode_extra(reader, maskable=maskable)
+        extra = decode_extra(reader, max_bools=maskable)
         reader.end()
         return Message(weights, mask, samples, extra)
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def value_type(data: bytes) -> str:
+    """Return the type of the active weights in a payload that ``Codec.decode`` accepts: fp32, fp16 or bf16."""
+    return list(VALUE_TYPES)[data[5]]
+
+
+# The dtypes of extra tensors. The index in this order is the number in a payload.
+EXTRA_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+MAX_TENSORS = 64
+MAX_NAME = 256  # bytes
+MAX_DIMENSIONS = 8
+
+
+def encode_extra(extra: Mapping[str, Tensor], max_tensors: int = MAX_TENSORS, max_bools: int = 0) -> bytes:
+    """Return the bytes of extra tensors (see the table above).
+
+    Args:
+        extra: tensors by name.
+        max_tensors: the largest number of tensors allowed.
+        max_bools: a bool tensor with at most so many elements is written as POSITIONS if that is shorter than BITMAP.
+            The receiver refuses longer ones, because a few bytes of POSITIONS can stand for a huge tensor.
+
+    Raises:
+        ValueError: too many tensors, or one with an unsupported dtype, too many dimensions or too long a name.
+    """
+    if len(extra) > max_tensors:
+        raise ValueError(f"{len(extra)} extra tensors are more than {max_tensors}, the most that can be encoded")
+    parts = [encode_varint(len(extra))]
+    for name, tensor in extra.items():
+        text = name.encode()
+        if tensor.dtype not in EXTRA_DTYPES or tensor.ndim > MAX_DIMENSIONS or len(text) > MAX_NAME:
+            raise ValueError(f"{name}: a tensor {tuple(tensor.shape)} of {tensor.dtype} cannot be encoded")
+        parts += [encode_varint(len(text)), text, bytes([EXTRA_DTYPES.index(tensor.dtype)])]
+        parts += [encode_varint(size) for size in (tensor.ndim, *tensor.shape)]
+        flat = tensor.detach().cpu().reshape(-1)
+        parts.append(_encode_bools(flat, max_bools) if tensor.dtype == torch.bool else _to_bytes(flat))
+    return b"".join(parts)
+
+
+def decode_extra(reader: Reader, max_tensors: int = MAX_TENSORS, max_bools: int = 0) -> dict[str, Tensor]:
+    """Return the tensors that ``encode_extra`` wrote, with the same ``max_tensors`` and ``max_bools``.
+
+    Raises:
+        PayloadError: the bytes are not valid extra tensors.
+    """
+    extra: dict[str, Tensor] = {}
+    for _ in range(reader.varint(max_tensors)):
+        try:
+            name = bytes(reader.take(reader.varint(MAX_NAME))).decode()
+        except UnicodeDecodeError as error:
+            raise PayloadError("the name of a tensor is not UTF-8") from error
+        index = reader.integer(1)
+        if index >= len(EXTRA_DTYPES):
+            raise PayloadError(f"{name!r}: dtype {index} is not supported")
+        if name in extra:
+            raise PayloadError(f"{name!r}: two tensors have this name")
+        dtype = EXTRA_DTYPES[index]
+        shape = [reader.varint(2**40) for _ in range(reader.varint(MAX_DIMENSIONS))]
+        if prod(max(1, size) for size in shape) >= 2**62:  # torch overflows above, even if another size is 0
+            raise PayloadError(f"{name!r}: the shape {shape} is too large")
+        count = prod(shape)
+        values = _decode_bools(reader, count, max_bools) if dtype == torch.bool else _read_tensor(reader, count, dtype)
+        extra[name] = values.reshape(shape)
+    return extra
+
+
+def _encode_bools(values: Tensor, max_bools: int) -> bytes:
+    """The kind of a mask section, its length and the section."""
+    kind, section = MaskKind.BITMAP, pack_bits(values).numpy().tobytes()
+    if len(values) <= max_bools and len(positions := encode_positions(values, [len(values)])) < len(section):
+        kind, section = MaskKind.POSITIONS, positions
+    return bytes([kind]) + encode_varint(len(section)) + section
+
+
+def _decode_bools(reader: Reader, count: int, max_bools: int) -> Tensor:
+    """``count`` bools; ``count`` is at most the number of bits in the payload, or ``max_bools`` for POSITIONS."""
+    kind = reader.integer(1)
+    section = Reader(bytes(reader.take(reader.varint(len(reader.data)))))
+    if kind != MaskKind.BITMAP and not (kind == MaskKind.POSITIONS and count <= max_bools):
+        raise PayloadError(f"a tensor of {count} bools cannot be a mask section of kind {kind}")
+    values = decode_mask(kind, section, [count])
+    section.end()
+    return values
+
+
+def _to_bytes(tensor: Tensor) -> bytes:
+    """The values of a flat tensor on the CPU."""
     return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
-def _tensor(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
-    taken = bytearray(reader.take(count * dtype.itemsize))
-    return torch.frombuffer(taken, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+def _read_tensor(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
+    """A flat tensor of ``count`` values that shares no memory with the payload."""
+    data = bytearray(reader.take(count * dtype.itemsize))
+    return torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)

@@ -1,4 +1,17 @@
-"""The mask section: six ways to say which weights are active, of which the shortest is sent."""
+"""A mask as bytes: six encodings, of which the shortest is sent.
+
+The mask of a model is the concatenation of its layers' masks. ``MaskKind`` has the encodings; each becomes a section of
+a payload (``flash_pl.wire.codec``):
+
+| kind      | bytes of the section                                                                       |
+|-----------|--------------------------------------------------------------------------------------------|
+| REFERENCE | 4: CRC-32 of the bitmap of a mask that the receiver has                                    |
+| SEED      | 8: seed; for each layer a varint: its number of active weights                             |
+| DELTA     | 4: CRC-32 as in REFERENCE; then the positions where the masks differ, as in POSITIONS      |
+| POSITIONS | for each layer the positions of its active weights, Rice-coded (``flash_pl.wire.rice``)    |
+| BITMAP    | one bit per weight, the first weight in the highest bit of the first byte                  |
+| DEFLATED  | the bitmap compressed by zlib                                                              |
+"""
 
 import math
 import zlib
@@ -16,18 +29,18 @@ from torch import Tensor
 from flash_pl.errors import PayloadError
 from flash_pl.sparsity import pack_bits, random_k, unpack_bits
 from flash_pl.wire import rice
-from flash_pl.wire.header import Reader, number
+from flash_pl.wire.reader import Reader, encode_varint
 
 
 class MaskKind(IntEnum):
-    """How a mask is written."""
+    """The encodings of a mask; the values are the numbers in a payload."""
 
-    REFERENCE = 0  # the receiver has it: a checksum
-    SEED = 1  # random with so many weights in each layer: a generator's seed and the numbers
-    DELTA = 2  # the positions that differ from a mask that the receiver has, and that one's checksum
-    POSITIONS = 3  # the active positions, Rice-coded layer by layer
-    BITMAP = 4  # a bit a weight
-    DEFLATED = 5  # the bitmap, compressed by zlib
+    REFERENCE = 0  # the receiver has this mask
+    SEED = 1  # random weights of each layer, drawn from a seed; also the mask with all weights active
+    DELTA = 2  # differences to a mask that the receiver has
+    POSITIONS = 3  # positions of the active weights
+    BITMAP = 4  # one bit per weight
+    DEFLATED = 5  # compressed bitmap
 
 
 def encode_mask(
@@ -37,68 +50,81 @@ def encode_mask(
     seed: int | None = None,
     compress: bool = False,
 ) -> tuple[MaskKind, bytes]:
-    """The section for ``mask``: a reference or a seed where there is one, otherwise the shortest.
+    """Return the kind and the bytes of the section for ``mask``.
+
+    REFERENCE or SEED if one of them is possible, otherwise the shortest of the other encodings.
 
     Args:
-        mask: bool ``[sum(sizes)]``, layers of ``sizes`` one behind the other.
+        mask: bool ``[sum(sizes)]``, the layers' masks one after the other.
+        sizes: number of weights of each layer.
         reference: a mask that the receiver has.
-        seed: of a generator that may have drawn the mask; tried, and used only if it did.
-        compress: also try zlib on the bitmap, which takes longer.
+        seed: of a generator that may have drawn the mask. It is tried, and used only if it draws exactly this mask.
+        compress: also try DEFLATED, which takes longer.
+
+    >>> mask = torch.arange(1000) % 100 == 0
+    >>> kind, section = encode_mask(mask, [600, 400])
+    >>> kind.name, len(section)
+    ('POSITIONS', 15)
+    >>> decode_mask(kind, Reader(section), [600, 400]).equal(mask)
+    True
     """
     bits = pack_bits(mask)
-    known = None if reference is None else pack_bits(reference)
-    if known is not None and np.array_equal(bits.numpy(), known.numpy()):
+    reference_bits = None if reference is None else pack_bits(reference)
+    if reference_bits is not None and np.array_equal(bits.numpy(), reference_bits.numpy()):
         return MaskKind.REFERENCE, _checksum(bits)
-    mask = _unpacked(mask, bits)
-    counts = _counts(mask, sizes)
-    full = sum(counts) == len(mask)  # then nothing is drawn, and any seed does
+    mask = _to_cpu(mask, bits)
+    counts = _active_counts(mask, sizes)
+    full = sum(counts) == len(mask)  # then nothing is drawn, and any seed gives this mask
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(pack_bits(_drawn(seed, tuple(sizes), tuple(counts))), bits)):
-        return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(number, counts))
-    ways = [
-        _Way(MaskKind.POSITIONS, _least(counts, sizes), lambda: positions(mask, sizes)),
-        _Way(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
+    if seed is not None and (full or torch.equal(pack_bits(_cached_draw(seed, tuple(sizes), tuple(counts))), bits)):
+        return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(encode_varint, counts))
+    encodings = [
+        _Encoding(MaskKind.POSITIONS, _min_size(counts, sizes), lambda: encode_positions(mask, sizes)),
+        _Encoding(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
-    if reference is not None and known is not None:
-        changed, checksum = mask ^ _unpacked(reference, known), _checksum(known)
-        least = len(checksum) + _least(_counts(changed, sizes), sizes)
-        ways.append(_Way(MaskKind.DELTA, least, lambda: checksum + positions(changed, sizes)))
+    if reference is not None and reference_bits is not None:
+        changed, checksum = mask ^ _to_cpu(reference, reference_bits), _checksum(reference_bits)
+        min_size = len(checksum) + _min_size(_active_counts(changed, sizes), sizes)
+        encodings.append(_Encoding(MaskKind.DELTA, min_size, lambda: checksum + encode_positions(changed, sizes)))
     if compress:
-        ways.append(_Way(MaskKind.DEFLATED, 0, lambda: zlib.compress(bits.numpy().data, 9)))
-    return _shortest(ways)
+        encodings.append(_Encoding(MaskKind.DEFLATED, 0, lambda: zlib.compress(bits.numpy().data, 9)))
+    return _shortest(encodings)
 
 
-class _Way(NamedTuple):
-    """A way to write a mask: no fewer bytes than ``least``."""
+class _Encoding(NamedTuple):
+    """A possible encoding of a mask: ``write`` returns at least ``min_size`` bytes."""
 
     kind: MaskKind
-    least: int
+    min_size: int
     write: Callable[[], bytes]
 
 
-def _shortest(ways: Sequence[_Way]) -> tuple[MaskKind, bytes]:
-    """What is written in the fewest bytes, of equals the first way; a way that cannot be it is not tried."""
-    found: tuple[float, int, bytes] = (math.inf, 0, b"")  # the length, the place of the way, the section
-    for place, way in sorted(enumerate(ways), key=lambda entry: entry[1].least):
-        if (way.least, place) < found[:2]:
-            section = way.write()
-            found = min(found, (len(section), place, section))
-    return ways[found[1]].kind, found[2]
+def _shortest(encodings: Sequence[_Encoding]) -> tuple[MaskKind, bytes]:
+    """The kind and the bytes of the shortest encoding, the first one if several have the same length.
+
+    Encodings whose ``min_size`` is too large are not written at all.
+    """
+    best: tuple[float, int, bytes] = (math.inf, 0, b"")  # length, index of the encoding, bytes
+    for index, encoding in sorted(enumerate(encodings), key=lambda entry: entry[1].min_size):
+        if (encoding.min_size, index) < best[:2]:
+            section = encoding.write()
+            best = min(best, (len(section), index, section))
+    return encodings[best[1]].kind, best[2]
 
 
-def _unpacked(mask: Tensor, bits: Tensor) -> Tensor:
-    """A mask on the CPU; from another device its ``bits`` have come already, an eighth of it."""
+def _to_cpu(mask: Tensor, bits: Tensor) -> Tensor:
+    """The mask on the CPU; a mask on a GPU is unpacked from its ``bits``, which were copied already."""
     return mask if mask.device.type == "cpu" else unpack_bits(bits, len(mask))
 
 
-def _counts(mask: Tensor, sizes: Sequence[int]) -> list[int]:
-    """How many weights of each layer are active."""
+def _active_counts(mask: Tensor, sizes: Sequence[int]) -> list[int]:
+    """The number of active weights of each layer."""
     return [int(np.count_nonzero(part.numpy())) for part in mask.split(list(sizes))]
 
 
-def _least(counts: Sequence[int], sizes: Sequence[int]) -> int:
-    """No POSITIONS of so many weights a layer are fewer bytes."""
-    return sum(map(rice.least, counts, sizes))
+def _min_size(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    """A lower bound for the bytes of POSITIONS with so many positions in each layer."""
+    return sum(map(rice.min_size, counts, sizes))
 
 
 def decode_mask(
@@ -106,58 +132,81 @@ def decode_mask(
     reader: Reader,
     sizes: Sequence[int],
     reference: Tensor | None = None,
-    values: int | None = None,
-    draws: bool = True,
+    max_active: int | None = None,
+    allow_seed: bool = True,
 ) -> Tensor:
-    """The mask in a section that ``reader`` holds alone, bool ``[sum(sizes)]`` on the CPU.
+    """Return the mask in a section, bool ``[sum(sizes)]`` on the CPU.
 
     Args:
-        values: how many values came with it, if any; a seed of more active weights is not followed.
-        draws: a seed may stand for some of the weights, not only for all of them.
+        kind: of the section, a ``MaskKind``.
+        reader: of the section's bytes alone.
+        sizes: number of weights of each layer.
+        reference: the mask against which REFERENCE and DELTA are written.
+        max_active: the largest possible number of active weights. A SEED of more is refused before anything is drawn.
+        allow_seed: whether SEED is allowed for a mask that must be drawn. A full mask is allowed in any case.
 
     Raises:
-        PayloadError: no such section, or it needs another ``reference``.
+        PayloadError: the section is invalid, or it is written against another ``reference``.
     """
     total = sum(sizes)
     if kind in (MaskKind.REFERENCE, MaskKind.DELTA):
-        known = bytes(reader.take(4))
-        if reference is None or known != _checksum(pack_bits(reference)):
-            raise PayloadError("the mask is written against one that this receiver does not have")
-        changes = torch.zeros(total, dtype=torch.bool)
+        checksum = bytes(reader.take(4))
+        if reference is None or checksum != _checksum(pack_bits(reference)):
+            raise PayloadError("the mask refers to another mask that this receiver does not have")
+        changed = torch.zeros(total, dtype=torch.bool)
         if kind == MaskKind.DELTA:
-            changes = _mask_of(reader, sizes)
-        return reference.cpu() ^ changes
+            changed = _decode_positions(reader, sizes)
+        return reference.cpu() ^ changed
     if kind == MaskKind.SEED:
-        seed, counts = reader.integer(8), [reader.number(size) for size in sizes]
-        if values is not None and sum(counts) > values:
-            raise PayloadError(f"{sum(counts)} active weights, and values of {values} at most")
-        if not draws and sum(counts) < total:
-            raise PayloadError("the mask is written as a seed, which is for messages only")
+        seed, counts = reader.integer(8), [reader.varint(size) for size in sizes]
+        if max_active is not None and sum(counts) > max_active:
+            raise PayloadError(f"the mask has {sum(counts)} active weights, but there are at most {max_active} values")
+        if not allow_seed and sum(counts) < total:
+            raise PayloadError("the mask is given as a seed, which only messages between server and clients may do")
         return _draw(seed, sizes, counts)
     if kind == MaskKind.POSITIONS:
-        return _mask_of(reader, sizes)
+        return _decode_positions(reader, sizes)
     if kind == MaskKind.BITMAP:
         return torch.from_numpy(reader.bits(total).view(bool).copy())
     if kind == MaskKind.DEFLATED:
         return torch.from_numpy(Reader(_inflate(reader, -(-total // 8))).bits(total).view(bool).copy())
-    raise PayloadError(f"no mask section has the number {kind}")
+    raise PayloadError(f"{kind} is not a kind of mask section")
 
 
 def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int] | None:
-    """How many bytes of the section of a mask speak of each layer; None where they cannot be told apart.
+    """Return the bytes that each layer takes in the section of a mask; None if the encoding does not separate layers.
 
-    A byte of a bitmap in which two layers meet counts for the first.
+    A byte of a bitmap with bits of two layers counts for the first of them.
     """
     ends = list(accumulate(sizes))
     if kind == MaskKind.BITMAP:
         return [-(-end // 8) - -(-(end - size) // 8) for end, size in zip(ends, sizes, strict=True)]
     if kind == MaskKind.POSITIONS:
-        return [len(positions(part, [size])) for part, size in zip(mask.cpu().split(list(sizes)), sizes, strict=True)]
+        parts = mask.cpu().split(list(sizes))
+        return [len(encode_positions(part, [size])) for part, size in zip(parts, sizes, strict=True)]
     return None
 
 
+def encode_positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
+    """Return the bytes of POSITIONS."""
+    positions = np.flatnonzero(mask.numpy())
+    starts = np.array([0, *accumulate(sizes)])
+    cuts = np.searchsorted(positions, starts)
+    parts: list[bytes] = []
+    for layer, (start, stop) in enumerate(pairwise(cuts)):
+        parts.append(rice.encode(positions[start:stop] - starts[layer], sizes[layer]))
+    return b"".join(parts)
+
+
+def _decode_positions(reader: Reader, sizes: Sequence[int]) -> Tensor:
+    mask: NDArray[np.bool_] = np.zeros(sum(sizes), dtype=bool)
+    for start, size in zip([0, *accumulate(sizes)], sizes, strict=False):
+        mask[start + rice.decode(reader, size)] = True
+    return torch.from_numpy(mask)
+
+
 def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """What ``ExactDraw`` draws from a generator of this seed: ``counts`` weights at random in each layer."""
+    """The mask that ``ExactDraw`` draws from this seed: ``counts`` random weights of each layer."""
     if sum(counts) == sum(sizes):
         return torch.ones(sum(sizes), dtype=torch.bool)
     draws = torch.Generator().manual_seed(seed & (2**63 - 1))
@@ -166,38 +215,21 @@ def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
     )
 
 
-_drawn = lru_cache(maxsize=1)(_draw)  # every new client is sent the same mask; nothing that a sender says is kept
-
-
-def positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
-    """The section POSITIONS of a mask."""
-    places = np.flatnonzero(mask.numpy())
-    starts = np.array([0, *accumulate(sizes)])
-    cuts = np.searchsorted(places, starts)
-    parts: list[bytes] = []
-    for layer, (start, stop) in enumerate(pairwise(cuts)):
-        parts.append(rice.encode(places[start:stop] - starts[layer], sizes[layer]))
-    return b"".join(parts)
-
-
-def _mask_of(reader: Reader, sizes: Sequence[int]) -> Tensor:
-    mask: NDArray[np.bool_] = np.zeros(sum(sizes), dtype=bool)
-    for start, size in zip([0, *accumulate(sizes)], sizes, strict=False):
-        mask[start + rice.decode(reader, size)] = True
-    return torch.from_numpy(mask)
+# For encoding only: the server sends the same first mask to every new client. Decoding does not use the cache, so a
+# sender cannot fill the memory of the receiver.
+_cached_draw = lru_cache(maxsize=1)(_draw)
 
 
 def _inflate(reader: Reader, size: int) -> bytes:
-    """Decompress what is left into exactly ``size`` bytes, never more: the sender may wish us ill."""
+    """Decompress the rest of the section into exactly ``size`` bytes. A malicious section never makes more."""
     inflater = zlib.decompressobj()
     try:
-        packed = reader.take(len(reader.data) - reader.place)
-        found = inflater.decompress(packed, max(1, size))  # 0 would mean: without a limit
+        inflated = inflater.decompress(reader.take(reader.left), max(1, size))  # 0 would mean no limit
     except zlib.error as error:
-        raise PayloadError(f"a compressed bitmap that cannot be read ({error})") from error
-    if len(found) != size or not inflater.eof or inflater.unused_data:
-        raise PayloadError("a compressed bitmap of another length")
-    return found
+        raise PayloadError(f"the compressed bitmap cannot be decompressed ({error})") from error
+    if len(inflated) != size or not inflater.eof or inflater.unused_data:
+        raise PayloadError(f"the compressed bitmap does not have {size} bytes")
+    return inflated
 
 
 def _checksum(bits: Tensor) -> bytes:

@@ -1,4 +1,4 @@
-"""The data module, by itself and under a stock Trainer."""
+"""The data module: partition, validation split, normalization, natural clients, and use under a stock Trainer."""
 
 import lightning as L
 import pytest
@@ -6,21 +6,24 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from flash_pl import FederatedTrainer
 from flash_pl.data import (
     IID,
     Batches,
     Digits,
-    Dirichlet,
     FederatedData,
     FederatedDataModule,
+    LabelShards,
     Samples,
     Synthetic,
     TensorData,
 )
+from flash_pl.data.federated import check_federated
 from flash_pl.errors import ConfigError
+from flash_pl.schedulers import PDST
 
 
-class Mine(FederatedDataModule):
+class ThreeClasses(FederatedDataModule):
     """A user's data set."""
 
     classes = 3
@@ -36,20 +39,21 @@ class Mine(FederatedDataModule):
 
 
 def owned(owners: list[int], **keywords: object) -> TensorData:
+    """Black images whose natural clients are ``owners``."""
     labels = torch.zeros(len(owners), dtype=torch.int64)
     split = Samples(torch.zeros(len(owners), 1, 2, 2), labels, torch.tensor(owners))
     return TensorData(split, split, **keywords)  # type: ignore[arg-type]
 
 
 def ready(data: FederatedDataModule) -> FederatedData:
-    """Doubles as a check that the module is what the loops ask for."""
+    """The module after ``setup``; the annotation checks that it has the interface of the loops."""
     data.prepare_data()
     data.setup("fit")
     return data
 
 
 def test_a_subclass_with_load_is_a_data_set() -> None:
-    data = Mine(clients=4, batch_size=4, partition=IID())
+    data = ThreeClasses(clients=4, batch_size=4, partition=IID())
     ready(data)
     data.setup("test")
     assert data.loads == 1 and data.clients == 4 and data.client_sizes == [6] * 4
@@ -57,7 +61,7 @@ def test_a_subclass_with_load_is_a_data_set() -> None:
 
 
 def test_pixels_are_normalized_as_torchvision_does() -> None:
-    data = Mine(clients=1, eval_batch_size=100)
+    data = ThreeClasses(clients=1, eval_batch_size=100)
     ready(data)
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.25, 0.5], [0.5, 2.0])])
     (images, labels), *rest = data.val_dataloader()
@@ -65,16 +69,16 @@ def test_pixels_are_normalized_as_torchvision_does() -> None:
     torch.testing.assert_close(images, reference(data.load()[1].images))
 
 
-def test_clients_together_have_the_training_set() -> None:
-    data = Mine(clients=5)
+def test_all_clients_together_have_the_training_set() -> None:
+    data = ThreeClasses(clients=5)
     ready(data)
     own = torch.cat([data.client_batches(client).images for client in range(5)])
     everything = data.train_dataloader().batches.images
     assert sorted(own.flatten(1).sum(1).tolist()) == pytest.approx(sorted(everything.flatten(1).sum(1).tolist()))
 
 
-def test_the_test_set_is_normalized_once_and_moves() -> None:
-    data = Mine(clients=2)
+def test_the_test_set_is_normalized_once() -> None:
+    data = ThreeClasses(clients=2)
     ready(data)
     before = data.val_dataloader()
     assert data.val_dataloader() is before and data.test_dataloader() is before
@@ -92,7 +96,7 @@ def test_the_seed_decides_the_partition() -> None:
     assert torch.equal(labels(1), labels(1)) and not torch.equal(labels(1), labels(2))
 
 
-def test_natural_owners_are_the_clients() -> None:
+def test_owners_are_the_clients() -> None:
     data = owned([7, 3, 7, 3, 3, 9], clients=None)
     ready(data)
     assert data.clients == 3 and sorted(data.client_sizes) == [1, 2, 3]
@@ -101,39 +105,103 @@ def test_natural_owners_are_the_clients() -> None:
     assert fewer.clients == 2 and set(fewer.client_sizes) < {1, 2, 3}
 
 
-def test_a_partition_overrules_the_owners() -> None:
+def test_a_partition_replaces_the_natural_clients() -> None:
     data = owned([0, 0, 0, 0, 0, 1], clients=3, partition=IID())
     ready(data)
     assert data.client_sizes == [2, 2, 2]
 
 
 def test_clients_that_the_data_do_not_have_are_refused() -> None:
-    with pytest.raises(ConfigError, match="clients"):
-        ready(owned([0, 1], clients=3))
-    with pytest.raises(ConfigError, match="clients"):
-        ready(Mine(clients=None))
-    with pytest.raises(ConfigError, match="clients"):
-        Mine(clients=0)
+    cases = [
+        ("3 .* 2 ", lambda: ready(owned([0, 1], clients=3))),
+        ("null .* samples", lambda: ready(ThreeClasses(clients=None))),
+        ("null .* partition", lambda: ready(owned([0, 1], clients=None, partition=IID()))),
+        ("0", lambda: ThreeClasses(clients=0)),
+        ("25 .* 24 ", lambda: ready(ThreeClasses(clients=25))),
+    ]
+    for value, make in cases:
+        with pytest.raises(ConfigError, match=value) as error:
+            make()
+        assert error.value.key == "clients"
 
 
-def test_tensors_of_the_caller() -> None:
-    images, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
-    data = TensorData((images, labels), (images, labels), clients=1, eval_batch_size=12)
-    ready(data)
-    assert data.classes == 3 and data.shape == (1, 4, 4)
-    assert torch.equal(next(iter(data.val_dataloader()))[0], images)
+def test_an_error_of_the_partition_is_within_its_section() -> None:
+    with pytest.raises(ConfigError, match="9 ") as error:
+        ready(ThreeClasses(clients=4, partition=LabelShards(9)))
+    assert error.value.key == "partition.shards_per_client"
 
 
-@pytest.mark.parametrize(
-    "split",
-    [
-        (torch.zeros(3, 4, 4), torch.zeros(3, dtype=torch.int64)),
-        (torch.zeros(3, 1, 4, 4), torch.zeros(2, dtype=torch.int64)),
-    ],
-)
-def test_samples_that_do_not_fit_are_refused(split: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match="images"):
-        Samples(*split)
+def test_natural_clients_keep_their_own_test_samples() -> None:
+    images = torch.zeros(6, 1, 2, 2)
+    train = Samples(images, torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([2, 2, 0, 0, 1, 1]))
+    test = Samples(images[:4], torch.tensor([0, 1, 1, 0]), torch.tensor([1, 2, 1, 7]))
+    data = TensorData(train, test, clients=None)
+    data.setup()
+    labels_by_owner = {}
+    for client in range(3):
+        owner = int(train.owners[data._train_parts[client][0]])
+        labels_by_owner[owner] = data.client_val_batches(client).labels.tolist()
+    assert labels_by_owner == {0: [], 1: [0, 1], 2: [1]}
+
+
+def digits(validation: float, **keywords: object) -> Digits:
+    data = Digits(clients=10, partition=IID(), validation=validation, **keywords)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+def test_the_server_and_the_clients_are_evaluated_on_validation_samples() -> None:
+    plain, data = digits(0.0), digits(0.2)
+    assert sum(plain.client_sizes) == len(plain.train)
+    validation = data.val_dataloader()
+    assert data.client_sizes == [n - round(0.2 * n) for n in plain.client_sizes]
+    assert validation.samples == sum(round(0.2 * n) for n in plain.client_sizes)
+    assert sum(data.client_val_batches(client).samples for client in range(10)) == validation.samples
+    assert len(data.train_dataloader()) == -(-sum(data.client_sizes) // data.batch_size)
+    assert torch.equal(data.test_dataloader().images, plain.val_dataloader().images)
+    trained = torch.cat([data.client_batches(client).images for client in range(10)])
+    known = {image.numpy().tobytes() for image in trained}
+    fresh = [image.numpy().tobytes() not in known for image in validation.images]
+    assert sum(fresh) > 0.99 * len(fresh)  # a few images occur twice in the data set
+
+
+def test_the_seed_decides_the_validation_split() -> None:
+    first, again, other = (digits(0.2, seed=seed).val_dataloader().images for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_run_reports_the_accuracy_on_validation_samples(unaware, tiny_data):
+    tiny_data.validation = 0.5
+    loop = FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=2, accelerator="cpu").fit(unaware(), tiny_data)
+    count = tiny_data.val_dataloader().samples
+    hits = loop.metrics["val_acc"] * count
+    assert count != len(tiny_data.test) and hits == pytest.approx(round(hits), abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, "a"])
+def test_validation_must_be_a_share(share: object) -> None:
+    with pytest.raises(ConfigError, match=str(share)) as error:
+        Digits(validation=share)  # type: ignore[arg-type]
+    assert error.value.key == "validation"
+
+
+def test_a_share_of_less_than_one_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match="0.0001") as error:
+        digits(1e-4)
+    assert error.value.key == "validation"
+
+
+def test_a_partition_by_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'dirichlet'") as error:
+        Digits(partition="dirichlet")  # type: ignore[arg-type]
+    assert error.value.key == "partition"
+
+
+def test_data_without_the_methods_of_federated_data_are_refused() -> None:
+    check_federated(Digits())
+    with pytest.raises(ConfigError, match="DataLoader .* prepare_data") as error:
+        check_federated(torch.utils.data.DataLoader([]))
+    assert error.value.key == "data"
 
 
 class Linear(L.LightningModule):
@@ -165,38 +233,3 @@ def test_a_stock_trainer_trains_on_all_samples() -> None:
     trainer.fit(Linear(), datamodule=Digits())
     assert trainer.callback_metrics["acc"] > 0.85
     assert isinstance(trainer.val_dataloaders, Batches)
-
-
-def test_images_in_double_precision_become_single():
-    images, labels = torch.rand(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 3
-    data = TensorData((images, labels), (images, labels), clients=2, partition=IID(), seed=1)
-    data.setup("fit")
-    batches = data.client_batches(0)
-    assert batches.images.dtype == torch.float32 and data.val_dataloader().images.dtype == torch.float32
-
-
-def test_numpy_arrays_are_taken_as_they_are():
-    images, labels = torch.rand(6, 1, 2, 2), torch.arange(6)
-    ours, theirs = ((images, labels), (images.numpy(), labels.numpy()))
-    data = [TensorData(split, split, clients=2, partition=IID()) for split in (ours, theirs)]
-    for one in data:
-        one.setup()
-    assert torch.equal(data[0].train.images, data[1].train.images) and data[0].classes == data[1].classes == 6
-
-
-GOOD = torch.rand(6, 1, 2, 2), torch.arange(6)
-BAD = [
-    (lambda: TensorData(GOOD, None), "test: 'NoneType' .* Samples, or"),
-    (lambda: TensorData(GOOD[0], GOOD), "train: 'Tensor' .* Samples, or"),
-    (lambda: TensorData(([1], [2]), GOOD), "train: 'tuple' .* Samples, or"),
-    (lambda: Samples(*GOOD, owners=[1]), r"owners: \[1\] .* class Tensor"),
-    (lambda: TensorData(GOOD, GOOD, partition="dirichlet"), "partition: 'dirichlet' .* such as Dirichlet"),
-    (lambda: TensorData(GOOD, GOOD, validation="a"), "validation: 'a' .* a number"),
-    (lambda: Dirichlet("a"), "alpha: 'a' .* a number"),
-]
-
-
-@pytest.mark.parametrize("make, words", BAD)
-def test_data_that_cannot_be_are_one_line(make, words):
-    with pytest.raises(ConfigError, match=words):
-        make()

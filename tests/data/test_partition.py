@@ -1,4 +1,4 @@
-"""Every partitioner deals every sample once."""
+"""Partitions, the validation split and the test split divide all samples without overlap."""
 
 import time
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flash_pl.data import IID, Dirichlet, LabelShards, Partition, UnbalancedDirichlet
+from flash_pl.data.partition import hold_out, split_test_samples
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 
@@ -31,7 +32,7 @@ def test_every_sample_belongs_to_one_client(
     labels = torch.randint(classes, (40 * clients + extra,), generator=generator(seed, "labels"))
     try:
         parts = partition(labels, clients, generator(seed, "partition"))
-    except ConfigError as error:  # few clients may be left empty by chance; that has to be said, not done
+    except ConfigError as error:  # by chance a client may get no samples
         assert isinstance(partition, UnbalancedDirichlet) and error.key == "min_samples"
         return
     assert len(parts) == clients
@@ -64,7 +65,7 @@ def test_alpha_sets_the_skew() -> None:
     for kind in (Dirichlet, UnbalancedDirichlet):
         iid = mixes(kind(1000.0)(labels, 20, generator(0, "partition")), labels)
         skewed = mixes(kind(0.1)(labels, 20, generator(0, "partition")), labels)
-        # On average over clients: the last one of a balanced draw gets what the others left.
+        # Averaged over clients, since the last client of a balanced draw gets the samples that are left.
         assert iid.max(dim=1).values.mean() < 0.2
         assert skewed.max(dim=1).values.mean() > 0.5
 
@@ -75,28 +76,37 @@ def test_a_client_of_two_shards_sees_two_classes() -> None:
     assert all(len(labels[part].unique()) <= 2 for part in parts)
 
 
-def test_an_unbalanced_client_has_its_least() -> None:
+def test_every_client_gets_min_samples() -> None:
     parts = UnbalancedDirichlet(1.0, min_samples=20)(torch.arange(4000) % 10, 10, generator(0, "partition"))
     sizes = [len(part) for part in parts]
     assert min(sizes) >= 20 and max(sizes) > 1.2 * min(sizes)
 
 
-def test_a_least_that_cannot_be_had_is_one_error() -> None:
-    with pytest.raises(ConfigError, match="min_samples: 90"):
+def test_min_samples_out_of_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"90 .* 10 clients .* alpha = 0.1") as error:
         UnbalancedDirichlet(0.1, min_samples=90)(torch.arange(100) % 10, 10, generator(0, "partition"))
+    assert error.value.key == "min_samples"
 
 
 @pytest.mark.parametrize("partition", ALL, ids=repr)
 def test_more_clients_than_samples_is_refused(partition: Partition) -> None:
-    with pytest.raises(ConfigError, match="clients"):
+    with pytest.raises(ConfigError, match=r"4 .* 3 ") as error:
         partition(torch.zeros(3, dtype=torch.int64), 4, generator(0, "partition"))
+    assert error.value.key == "clients"
+
+
+def test_more_shards_than_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="5 .* 4") as error:
+        LabelShards(5)(torch.zeros(9, dtype=torch.int64), 2, generator(0, "partition"))
+    assert error.value.key == "shards_per_client"
 
 
 @pytest.mark.parametrize("kind", [Dirichlet, UnbalancedDirichlet])
-@pytest.mark.parametrize("alpha", [0.0, -1.0])
-def test_alpha_must_be_positive(kind: type[Dirichlet], alpha: float) -> None:
-    with pytest.raises(ConfigError, match="alpha"):
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf"), float("nan"), "a"])
+def test_alpha_must_be_positive_and_finite(kind: type[Dirichlet], alpha: float) -> None:
+    with pytest.raises(ConfigError, match=str(alpha)) as error:
         kind(alpha)
+    assert error.value.key == "alpha"
 
 
 @pytest.mark.parametrize("partition", ALL, ids=repr)
@@ -104,3 +114,32 @@ def test_a_thousand_clients_take_seconds_at_most(partition: Partition) -> None:
     started = time.perf_counter()
     partition(torch.arange(60_000) % 10, 1000, generator(0, "partition"))
     assert time.perf_counter() - started < 5
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.floats(0, 0.99), st.integers(0, 9))
+def test_every_sample_is_for_training_or_validation(sizes: list[int], share: float, seed: int) -> None:
+    parts = list(torch.randperm(sum(sizes), generator=generator(seed, "test")).split(sizes))
+    train_parts, val_parts = hold_out(parts, share, generator(seed, "validation"))
+    for part, train, val in zip(parts, train_parts, val_parts, strict=True):
+        assert sorted([*train.tolist(), *val.tolist()]) == sorted(part.tolist())
+        assert len(val) == min(round(share * len(part)), len(part) - 1)
+        assert [index for index in part.tolist() if index in set(train.tolist())] == train.tolist()
+
+
+CLIENT_LABELS = st.lists(st.integers(0, 3), max_size=30)  # a client may have no samples
+
+
+@given(
+    train=st.lists(CLIENT_LABELS, min_size=1, max_size=6).filter(any),
+    test=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+)
+def test_clients_get_test_samples_in_proportion_to_their_classes(train: list[list[int]], test: list[int]) -> None:
+    train_labels, test_labels = [torch.tensor(part, dtype=torch.int64) for part in train], torch.tensor(test)
+    parts = split_test_samples(train_labels, test_labels, generator(0, "test"))
+    trained = torch.isin(test_labels, torch.cat(train_labels))
+    assert sorted(torch.cat(parts).tolist()) == trained.nonzero().squeeze(1).tolist()
+    for label in range(5):
+        trains = torch.tensor([int((part == label).sum()) for part in train_labels]).double()
+        tests = torch.tensor([int((test_labels[part] == label).sum()) for part in parts])
+        if trains.sum():
+            assert bool(((tests - trains / trains.sum() * (test_labels == label).sum()).abs() <= 1).all())

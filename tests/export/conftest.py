@@ -1,4 +1,4 @@
-"""Finished runs, whose checkpoints are exported."""
+"""Finished runs with checkpoints to export."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ TINY = ["clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
 TINY += ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.threads=1"]
 CNN = ["model=digits_cnn", "model.hidden=16"]
 
-# Networks of a user: with counters, a buffer that is not saved and a weight under two names; modules of Lightning.
+# Networks of a user with integer buffers, a non-persistent buffer and a shared weight, and LightningModules.
 NETS = '''
 import torch
 import lightning as L
@@ -41,7 +41,7 @@ class Larger(Net):
 
 
 class Shapeless(FederatedDataModule):
-    """Data that do not know the shape of their images."""
+    """Data without the attribute ``shape``."""
 
     classes = 4
 
@@ -79,7 +79,7 @@ class Branching(Net):
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """Checkpoints by name; the folder is where the networks' file lies."""
+    """The checkpoint of each run by name; the file with the networks is in the same folder."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "export_nets.py").write_text(NETS)
     commands = {
@@ -104,6 +104,6 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """Where the commands of a test are run."""
+    """The folder in which a test runs its commands."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -138,7 +138,7 @@ def test_stage_1_skips_clients_too_and_fails_only_without_any(unaware, tiny_data
 
 def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
     tiny_data.setup()
-    tiny_data._parts[3] = tiny_data._parts[3][:0]
+    tiny_data._train_parts[3] = tiny_data._train_parts[3][:0]
     with pytest.raises(ClientError, match="client 3 in round .: it has no samples"):
         trainer().fit(unaware(), tiny_data)
     assert trainer(FaultPolicy("skip")).fit(unaware(), tiny_data).failed > 0

@@ -1,4 +1,4 @@
-"""What cannot be exported or looked into is one line and exit code 2, and leaves the folder as it was."""
+"""``flash-pl export`` and ``inspect`` refuse with one line and exit code 2, and do not change the folder."""
 
 import os
 import shutil
@@ -20,58 +20,43 @@ def refusal(capsys, *arguments: object) -> str:
     return err.removeprefix("flash-pl: error: ")
 
 
-# Run, options, a part of the message.
+# Run, options, the key and a part of the message.
 EXPORTS = [
-    (
-        "jmwst",
-        ["model.pt"],
-        "--to: 'model.pt' is not allowed; expected a file that ends in one of",
-    ),
-    ("jmwst", ["model"], "--to: 'model'"),
-    (
-        "jmwst",
-        ["nowhere/model.flash"],
-        "expected a file that can be written (No such file",
-    ),
-    (
-        "jmwst",
-        ["taken.flash"],
-        "--to: 'taken.flash' is not allowed; expected a file that can be written",
-    ),
-    ("jmwst", ["model.flash", "--sparse"], "--sparse: 'model.flash' is not allowed; expected a .safetensors file"),
-    ("jmwst", ["m.safetensors", "--values", "fp16"], "--values: 'm.safetensors'"),
-    ("jmwst", ["m.onnx", "--compress"], "--compress: 'm.onnx'"),
-    ("jmwst", ["model.flash", "--values", "int8"], "--values: 'int8' is not allowed; expected one of fp32, fp16, bf16"),
-    (
-        "jmwst",
-        ["model.flash", "--density", "0.1"],
-        "--density: 0.1 is not allowed; expected the density",
-    ),
-    ("hetero", ["model.flash", "--density", "0.3"], "a tier of this run: 0.1, 0.15, 0.2"),
-    ("nowhere", ["model.flash"], "ckpt_path: 'nowhere' is not allowed; expected a checkpoint file that can be read"),
-    ("torn", ["model.flash"], "torn, altered or foreign"),
+    ("jmwst", ["model.pt"], "--to", "'model.pt'"),
+    ("jmwst", ["model"], "--to", ".safetensors, .flash, .onnx"),
+    ("jmwst", ["nowhere/model.flash"], "--to", "'nowhere/model.flash' cannot be written (No such file"),
+    ("jmwst", ["taken.flash"], "--to", "'taken.flash' cannot be written"),
+    ("jmwst", ["model.flash", "--sparse"], "--sparse", "'model.flash' is not a .safetensors file"),
+    ("jmwst", ["m.safetensors", "--values", "fp16"], "--values", "'m.safetensors' is not a .flash file"),
+    ("jmwst", ["m.onnx", "--compress"], "--compress", "'m.onnx' is not a .flash file"),
+    ("jmwst", ["model.flash", "--values", "int8"], "--values", "'int8' is not one of fp32, fp16, bf16"),
+    ("jmwst", ["model.flash", "--density", "0.1"], "--density", "0.1 is not the density of a tier"),
+    ("hetero", ["model.flash", "--density", "0.3"], "--density", "0.1, 0.15, 0.2"),
+    ("nowhere", ["model.flash"], "ckpt_path", "nowhere"),
+    ("torn", ["model.flash"], "ckpt_path", "torn"),
 ]
 
 
-@pytest.mark.parametrize("run, options, expected", EXPORTS)
-def test_exports(run, options, expected, runs, folder, capsys):
+@pytest.mark.parametrize("run, options, key, expected", EXPORTS)
+def test_exports(run, options, key, expected, runs, folder, capsys):
     (folder / "torn").write_bytes(runs["jmwst"].read_bytes()[:-100])
     (folder / "taken.flash").mkdir()
     before = sorted(os.listdir(folder))
-    assert expected in refusal(capsys, "export", runs.get(run, run), "--to", *options)
+    line = refusal(capsys, "export", runs.get(run, run), "--to", *options)
+    assert line.startswith(f"{key}: ") and expected in line
     assert sorted(os.listdir(folder)) == before
 
 
-# What is changed in a checkpoint's state, a part of the message.
+# A change of the checkpoint's state, and a part of the message.
 STATES = [
-    (lambda state: state.update(has_mask=False), "a checkpoint with a mask"),
-    (lambda state: state.update(extra={}), "a checkpoint that flash-pl fit wrote, with its config"),
+    (lambda state: state.update(has_mask=False), "x.ckpt' has no mask"),
+    (lambda state: state.update(extra={}), "config"),
     (lambda state: state["extra"]["config"]["model"].update(class_path="no_such_file.Net"), "No module named 'no_such"),
 ]
 
 
 @pytest.mark.parametrize("change, expected", STATES)
-def test_checkpoints_without_what_an_export_needs(change, expected, runs, folder, capsys):
+def test_checkpoints_without_mask_config_or_network(change, expected, runs, folder, capsys):
     state = read_checkpoint(runs["jmwst"])
     change(state["flash_pl"])
     write_checkpoint(folder / "x.ckpt", state)
@@ -80,8 +65,8 @@ def test_checkpoints_without_what_an_export_needs(change, expected, runs, folder
     assert os.listdir(folder) == ["x.ckpt"]
 
 
-def test_a_folder_that_may_not_be_written(runs, folder, capsys, monkeypatch):
-    def locked(path, mode):  # root may write everywhere, so the system's answer is given here
+def test_a_folder_without_write_permission(runs, folder, capsys, monkeypatch):
+    def locked(path, mode):  # root may write everywhere, so the test raises the error itself
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("flash_pl.checkpoint.open", locked, raising=False)
@@ -89,7 +74,7 @@ def test_a_folder_that_may_not_be_written(runs, folder, capsys, monkeypatch):
     assert os.listdir(folder) == []
 
 
-def test_a_failed_export_keeps_the_file_that_was_there(runs, folder, capsys, monkeypatch):
+def test_a_failed_export_keeps_the_old_file(runs, folder, capsys, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
@@ -99,7 +84,7 @@ def test_a_failed_export_keeps_the_file_that_was_there(runs, folder, capsys, mon
     assert os.listdir(folder) == ["model.flash"] and (folder / "model.flash").read_bytes() == b"the old one"
 
 
-def test_without_the_extra_one_line_says_what_to_install(runs, folder, capsys, monkeypatch):
+def test_missing_packages_are_named(runs, folder, capsys, monkeypatch):
     monkeypatch.setattr("flash_pl.commands.export.missing_packages", lambda: ["onnxruntime"])
     assert 'pip install "flash-pl[onnx]"' in refusal(capsys, "export", runs["jmwst"], "--to", "model.onnx")
     monkeypatch.setattr("flash_pl.export.readers.missing_packages", lambda: ["onnx"])
@@ -114,43 +99,39 @@ needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="no onnx")
 @pytest.mark.parametrize(
     "run, expected", [("silent", "it has no forward"), ("branching", "torch cannot export its forward to ONNX")]
 )
-def test_networks_that_onnx_cannot_have(run, expected, runs, folder, capsys):
+def test_networks_that_cannot_be_exported_to_onnx(run, expected, runs, folder, capsys):
     assert expected in refusal(capsys, "export", runs[run], "--to", "model.onnx")
     assert not os.listdir(folder)
 
 
 @needs_onnx
-def test_another_result_is_refused(runs, folder, capsys, monkeypatch):
+def test_different_outputs_are_refused(runs, folder, capsys, monkeypatch):
     monkeypatch.setattr("flash_pl.export.writers.TOLERANCE", -1.0)
     assert "ONNX and torch differ by " in refusal(capsys, "export", runs["jmwst"], "--to", "model.onnx")
     assert not os.listdir(folder)
 
 
 @needs_onnx
-def test_a_network_that_has_changed_since(runs, folder, capsys, monkeypatch):
+def test_a_network_with_changed_code_is_refused(runs, folder, capsys, monkeypatch):
     nets = sys.modules["export_nets"]
     monkeypatch.setattr(nets, "Net", nets.Larger)
-    assert "a checkpoint of what its config builds" in refusal(capsys, "export", runs["net"], "--to", "m.onnx")
+    assert "does not fit the network" in refusal(capsys, "export", runs["net"], "--to", "m.onnx")
 
 
-# Name, how the file comes from a good one, a part of the message.
+# Name of a file, its damage, and a part of the message.
 FILES = [
-    (
-        "x.flash",
-        lambda good: good[:-1],
-        "file: 'x.flash' is not allowed; expected a whole .flash file (",
-    ),
-    ("x.flash", lambda good: b"", "a whole .flash file"),
-    ("x.safetensors", lambda good: good[: len(good) // 2], "a whole .safetensors file"),
-    ("x.safetensors", lambda good: b"", "a whole .safetensors file"),
-    ("x.onnx", lambda good: b"no model", "a whole ONNX model"),
-    ("x.onnx", lambda good: b"", "a whole ONNX model"),
-    ("x.ckpt", lambda good: good[:-1], "torn, altered or foreign"),
+    ("x.flash", lambda content: content[:-1], "x.flash' is not a complete .flash file ("),
+    ("x.flash", lambda content: b"", "is not a complete .flash file"),
+    ("x.safetensors", lambda content: content[: len(content) // 2], "is not a complete .safetensors file"),
+    ("x.safetensors", lambda content: b"", "is not a complete .safetensors file"),
+    ("x.onnx", lambda content: b"no model", "is not a complete ONNX model"),
+    ("x.onnx", lambda content: b"", "is not a complete ONNX model"),
+    ("x.ckpt", lambda content: content[:-1], "torn"),
 ]
 
 
 @pytest.mark.parametrize("name, damage, expected", FILES)
-def test_files(name, damage, expected, runs, folder, capsys):
+def test_damaged_files(name, damage, expected, runs, folder, capsys):
     if name.endswith(".ckpt"):
         shutil.copy(runs["jmwst"], folder / name)
     elif not name.endswith(".onnx"):
@@ -162,6 +143,7 @@ def test_files(name, damage, expected, runs, folder, capsys):
 def test_another_suffix_a_missing_file_and_a_folder(folder, capsys):
     (folder / "a.txt").write_text("a")
     (folder / "d.flash").mkdir()
-    assert "ends in one of .flash, .safetensors, .onnx, .ckpt" in refusal(capsys, "inspect", "a.txt")
+    line = refusal(capsys, "inspect", "a.txt")
+    assert line.startswith("file: ") and "a.txt" in line and ".flash, .safetensors, .onnx, .ckpt" in line
     for name in ("nowhere.flash", "d.flash"):
-        assert "a file that exists" in refusal(capsys, "inspect", name)
+        assert f"'{name}' is not an existing file" in refusal(capsys, "inspect", name)

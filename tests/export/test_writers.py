@@ -1,6 +1,5 @@
-"""What flash-pl export writes is the model that was trained, for programs that do not know flash_pl."""
+"""Exported files contain the trained model, for programs that do not use flash_pl."""
 
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, compose
 from flash_pl.errors import ModuleError
 from flash_pl.export import SavedRun, missing_packages, to_onnx
-from flash_pl.sparsity import Layout, nested_masks
 from flash_pl.wire import decode_flash, load_flash
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="no onnx")
@@ -50,17 +48,17 @@ def joined(path: Path) -> dict:
     return stored
 
 
-def equal(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_all_formats_hold_the_checkpoints_state_dict(runs, folder):
+def test_all_formats_contain_the_state_dict_of_the_checkpoint(runs, folder):
     saved = read_checkpoint(runs["jmwst"])
     expected = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
     dense, sparse = export(runs["jmwst"], "dense.safetensors"), export(runs["jmwst"], "s.safetensors", "--sparse")
     flash = export(runs["jmwst"], "model.flash")
-    for found in (load_file(dense), joined(sparse), load_flash(flash)):
-        assert equal(found, expected) and all(tensor.is_contiguous() for tensor in found.values())
+    for tensors in (load_file(dense), joined(sparse), load_flash(flash)):
+        assert equal(tensors, expected) and all(tensor.is_contiguous() for tensor in tensors.values())
     masks = decode_flash(flash.read_bytes()).model.masks
     assert sum(int(mask.sum()) for mask in masks.values()) == int(saved["flash_pl"]["server"]["mask"].sum())
     assert all(not expected[name][~mask].any() for name, mask in masks.items())
@@ -78,14 +76,14 @@ def test_the_loaded_model_has_the_validated_accuracy(runs, folder, capsys):
         assert f"{accuracy(net, data):.4f}" == validated
 
 
-def test_the_metadata_say_what_it_is(runs, folder, capsys):
+def test_the_metadata_describe_the_run(runs, folder, capsys):
     with safe_open(export(runs["jmwst"], "model.safetensors"), "pt") as file:
         facts = file.metadata()
-    assert facts["method"] == "jmwst" and facts["density"] == "0.2" and facts["data"] == "synthetic"
+    assert facts["scheduler"] == "jmwst" and facts["density"] == "0.2" and facts["data"] == "synthetic"
     assert facts["model"] == "flash_pl.models.LeafCNN" and facts["round"] == "2" and facts["format_version"] == "1"
     assert '"conv1.weight":' in facts["layer_density"] and facts["layout"] == "dense" and "flash_pl" in facts
-    said = capsys.readouterr().out
-    assert "model.safetensors: " in said and "weights active, d = 0.2" in said and said.count("\n") == 2
+    out = capsys.readouterr().out
+    assert "model.safetensors: " in out and "weights active, d = 0.2" in out and out.count("\n") == 2
 
 
 @pytest.mark.parametrize("to", ["m.safetensors", "m.flash"])
@@ -94,37 +92,7 @@ def test_the_same_model_gives_the_same_bytes(to, runs, folder):
     assert len(contents) == 1
 
 
-def test_a_tier_of_any_method_gets_the_model_that_was_evaluated_for_it(runs, folder):
-    """FIARSE does not nest its tiers layer by layer."""
-    net, data = network(runs["fiarse"])
-    for tier in json.loads((runs["fiarse"].parents[1] / "result.json").read_text())["tiers"]:
-        model = decode_flash(export(runs["fiarse"], "m.flash", "--density", f"{tier['density']:g}").read_bytes()).model
-        net.load_state_dict(model.tensors)
-        assert accuracy(net, data) == pytest.approx(tier["accuracy"])
-
-
-def test_a_tier_gets_the_model_that_was_evaluated_for_it(runs, folder):
-    server = read_checkpoint(runs["hetero"])["flash_pl"]["server"]
-    layout = Layout.from_plan(server["layout"])
-    tiers = json.loads((runs["hetero"].parents[1] / "result.json").read_text())["tiers"]
-    masks = nested_masks(layout, server["mask"], server["weights"], [tier["density"] / 0.2 for tier in tiers])
-    net, data = network(runs["hetero"])
-    active = []
-    for tier, mask in zip(tiers, masks, strict=True):
-        density = f"{tier['density']:g}"
-        model = decode_flash(export(runs["hetero"], "m.flash", "--density", density).read_bytes()).model
-        weights = server["weights"].clone()
-        weights[: layout.maskable] *= mask
-        expected = {slot.name.removeprefix("model."): slot.view(weights) for slot in layout.slots}
-        assert equal(model.tensors, expected) and model.facts["density"] == f"{model.density:.4g}"
-        net.load_state_dict(model.tensors)
-        assert accuracy(net, data) == pytest.approx(tier["accuracy"])
-        active.append(model.active)
-    assert active == [int(mask.sum()) for mask in masks] and active[0] < active[1] < active[2]
-    assert SavedRun(runs["hetero"]).model().active == active[2]
-
-
-def test_counters_shared_weights_and_lost_buffers(runs, folder):
+def test_integer_buffers_shared_weights_and_non_persistent_buffers(runs, folder):
     net, _ = network(runs["net"])
     for load, options in (
         (load_file, ["x.safetensors"]),
@@ -132,7 +100,7 @@ def test_counters_shared_weights_and_lost_buffers(runs, folder):
         (load_flash, ["x.flash"]),
     ):
         state = load(export(runs["net"], options[0], *options[1:]))
-        net.load_state_dict(state)  # strict: neither more nor less than the network has
+        net.load_state_dict(state)  # strict: exactly the keys of the network
         assert "scratch" not in state and torch.equal(state["twin.weight"], state["fc.weight"])
         assert state["norm.num_batches_tracked"].dtype == torch.int64
 
@@ -152,41 +120,41 @@ def test_a_dense_model_is_exported_too(runs, folder):
 
 @needs_onnx
 @pytest.mark.parametrize("name, prefix", [("jmwst", "model"), ("shapeless", "model"), ("own", "")])
-def test_onnx_computes_what_torch_does(name, prefix, runs, folder, capsys):
+def test_onnx_computes_the_same_outputs_as_torch(name, prefix, runs, folder, capsys):
     import onnxruntime
 
     path = export(runs[name], "model.onnx")
-    said = capsys.readouterr()
-    assert "onnxruntime and torch differ by at most" in said.out and said.out.count("\n") == 3 and not said.err
+    out, err = capsys.readouterr()
+    assert "onnxruntime and torch differ by at most" in out and out.count("\n") == 3 and not err
     net, data = network(runs[name], prefix)
     net.load_state_dict(SavedRun(runs[name]).model().tensors)
     session = onnxruntime.InferenceSession(path)
     for size in (1, 3, 5):
         images = data.normalize(data.test.images[:size])
-        (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), net(images), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(torch.from_numpy(output), net(images), rtol=1e-5, atol=1e-5)
 
 
 @needs_onnx
-def test_onnx_leaves_every_part_in_its_mode():
+def test_to_onnx_leaves_each_module_in_its_mode():
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3).eval(), torch.nn.Dropout())
     to_onnx(net, torch.ones(7, 3), {})
     assert [part.training for part in net] == [True, False, True]
 
 
-class Closed(torch.nn.Linear):
-    """Rules out its last class."""
+class Constant(torch.nn.Linear):
+    """A linear layer whose last output is the constant ``value``."""
 
     def forward(self, inputs):
-        return super().forward(inputs).index_fill(1, torch.tensor([2]), self.never)
+        return super().forward(inputs).index_fill(1, torch.tensor([2]), self.value)
 
 
 @needs_onnx
-@pytest.mark.parametrize("never, refused", [(-torch.inf, False), (torch.nan, True)])
-def test_onnx_outputs_may_hold_equal_infinities_but_nothing_that_is_no_number(never, refused):
-    net = Closed(3, 3)
-    net.never = never
+@pytest.mark.parametrize("value, refused", [(-torch.inf, False), (torch.nan, True)])
+def test_onnx_outputs_may_have_equal_infinities_but_no_nan(value, refused):
+    net = Constant(3, 3)
+    net.value = value
     if refused:
         with pytest.raises(ModuleError, match="differ by nan"):
             to_onnx(net, torch.ones(7, 3), {})
