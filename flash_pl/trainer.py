@@ -218,7 +218,7 @@ class FederatedTrainer:
         ranks.broadcast(data.prepare_data)
         data.setup("fit")
         try:
-            members = self.budget.members(data.clients, self.seed)
+            members = self.budget.assign_tiers(data.clients, self.seed)
         except ConfigError as error:
             raise error.within("budget") from error
         plan = Plan(

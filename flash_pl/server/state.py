@@ -70,7 +70,7 @@ class ServerState:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
         tensors |= {} if self.round_average is None else {"round_average": self.round_average}
-        return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        return {"layout": self.layout.specification} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
@@ -78,8 +78,8 @@ class ServerState:
         Raises:
             ConfigError: it belongs to another layout: another model, other excluded layers or another memory format.
         """
-        if state["layout"] != self.layout.plan:
-            ours = f"{self.layout.elements} values in {len(self.layout.plan)} tensors"
+        if state["layout"] != self.layout.specification:
+            ours = f"{self.layout.elements} values in {len(self.layout.specification)} tensors"
             raise ConfigError("model", ours, "the same model, excluded layers and memory format as in the checkpoint")
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
