@@ -22,7 +22,6 @@ from flash_pl.data import FashionMNIST
 from flash_pl.loops import FederatedLoop
 from flash_pl.models import MNISTNet
 from flash_pl.schedulers import JMWST, NST, PDST, SparseScheduler
-from flash_pl.server.updates import ClientUpdate
 
 METHODS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
 

@@ -147,7 +147,10 @@ def advance(loop: FederatedLoop) -> None:
     """A round without its evaluation."""
     loop.on_advance_start()
     loop.advance()
-    loop.round, loop.evaluation_pending = loop.round + 1, False  # on_advance_end, which would evaluate the round, is left out
+    loop.round, loop.evaluation_pending = (
+        loop.round + 1,
+        False,
+    )  # on_advance_end, which would evaluate the round, is left out
 
 
 def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:

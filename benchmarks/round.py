@@ -48,7 +48,6 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.loops import FederatedLoop
 from flash_pl.schedulers import SparseScheduler
-from flash_pl.server.updates import ClientUpdate
 
 COHORT = 4
 CONTENDERS = [("dense", 0.05), *(("auto", density) for density in DENSITIES)]

@@ -327,7 +327,7 @@ class FederatedTrainer:
 
     def _plan(self, data: FederatedData) -> Plan:
         try:
-            tiers = self.budget.members(data.clients, self.seed)
+            tiers = self.budget.assign_tiers(data.clients, self.seed)
         except ConfigError as error:
             raise error.within("budget") from error
         return Plan(

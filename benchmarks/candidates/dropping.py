@@ -8,7 +8,6 @@ from torch import Tensor
 
 from flash_pl.schedulers import STEAD
 from flash_pl.server import ServerState
-from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import top_k_by_layer
 
 

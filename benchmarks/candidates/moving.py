@@ -9,7 +9,6 @@ from candidates.fixed import Formula, Largest, rates_of
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers import FIARSE
 from flash_pl.server import ServerState
-from flash_pl.server.updates import ClientUpdate
 from flash_pl.sparsity import BySize, Gradient, KeepLayers, Move, Random, top_k_by_layer
 from flash_pl.sparsity.first_mask import layer_counts
 

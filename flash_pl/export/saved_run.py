@@ -41,7 +41,7 @@ class SavedRun:
         self.round: int = state["flash_pl"]["round"]
         self._state_dict: dict[str, Tensor] = state["state_dict"]
         server = state["flash_pl"]["server"]
-        self._layout, self._mask = Layout.from_plan(server["layout"]), server["mask"]
+        self._layout, self._mask = Layout.from_specification(server["layout"]), server["mask"]
         self._weights: Tensor = server.get("average", server["weights"])
         self._tier_masks: list[Tensor] = state["flash_pl"]["tier_masks"]
         self._prefix = network_prefix(self.config)

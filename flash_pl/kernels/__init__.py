@@ -1,17 +1,15 @@
-"""Layers whose time follows the density of a mask, compiled for CPUs; torch takes over where they are not installed."""
+"""Layers for CPUs in time proportional to the number of active weights; torch computes them without a compiler."""
 
-from flash_pl.kernels.conv import sparse_conv2d
-from flash_pl.kernels.geometry import Plan
+from flash_pl.kernels.conv import sparse_conv2d, sparse_linear
+from flash_pl.kernels.geometry import Packing
 from flash_pl.kernels.library import available
-from flash_pl.kernels.linear import sparse_linear
 from flash_pl.kernels.norm import batch_norm
-from flash_pl.kernels.pattern import SparsePattern
+from flash_pl.kernels.pattern import Sink, SparsePattern
 from flash_pl.kernels.pool import max_pool2d
-from flash_pl.kernels.sink import Sink
 from flash_pl.kernels.support import computes, reaches, worthwhile
 
 __all__ = [
-    "Plan",
+    "Packing",
     "Sink",
     "SparsePattern",
     "available",

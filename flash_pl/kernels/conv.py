@@ -1,4 +1,4 @@
-"""Convolution whose time follows the number of active weights."""
+"""Convolutions and linear layers whose time is proportional to the number of active weights."""
 
 from typing import Any
 
@@ -7,20 +7,150 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from flash_pl.kernels.geometry import ConvShape, Geometry, Pair, Plan, geometry, pair
-from flash_pl.kernels.library import Library, available, check_layer, library, scratch, shares, spread, warn_missing
-from flash_pl.kernels.pattern import SparsePattern
-from flash_pl.kernels.plan import best_plan
-from flash_pl.kernels.sink import Sink
+from flash_pl.kernels.geometry import ConvShape, Geometry, Packing, Pair, choose_packing, geometry, pair
+from flash_pl.kernels.library import (
+    Library,
+    address,
+    available,
+    check_tensors,
+    compiled,
+    run_in_threads,
+    scratch,
+    split_range,
+    warn_missing,
+)
+from flash_pl.kernels.pattern import Sink, SparsePattern
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """Of the first element; None for no tensor."""
-    return None if tensor is None else tensor.data_ptr()
+def sparse_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: SparsePattern,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    packing: Packing | None = None,
+    sink: Sink | None = None,
+) -> Tensor:
+    """Convolve with the active weights: zero padding, no dilation, one group.
+
+    Inactive weights count as 0 whatever their value, even if the input is infinite, and their gradient is 0. If the
+    input contains an infinity or NaN, gradients of other active weights of the layer can be NaN.
+
+    Args:
+        x: float32 ``[B, inputs, H, W]`` on the CPU; a memory format other than contiguous costs a copy.
+        weight: float32 ``[outputs, inputs, kernel_h, kernel_w]`` in any memory format; its gradient has the same one.
+        bias: float32 ``[outputs]`` or None.
+        pattern: the active weights, of the weight's shape.
+        stride, padding: one number, or one number for the height and one for the width.
+        packing: how images share vectors; the fastest way by default.
+        sink: takes the gradient of the weight instead of autograd.
+
+    Returns:
+        ``[B, outputs, OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or the kernels do not support the shapes, dtypes or devices.
+
+    >>> x, weight = torch.ones(1, 1, 2, 2), torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]])
+    >>> sparse_conv2d(x, weight, None, SparsePattern(weight > 3)).item()
+    12.0
+    """
+    if torch.is_autocast_enabled("cpu"):
+        x = x.float()
+    _check_layer(x, weight, bias, pattern, dimensions=4)
+    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"images {list(x.shape)} are not [B, {weight.shape[1]}, H, W]")
+    stride, padding = pair(stride), pair(padding)
+    if not available():
+        warn_missing()
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x, pattern.masked(weight), bias, stride, padding)
+    height, width, kernel_h, kernel_w = *x.shape[2:], *weight.shape[2:]
+    shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
+    if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
+        raise ValueError(f"{shape} has no output")
+    return _convolve(x, weight, bias, pattern, shape, packing, sink)
 
 
-class SparseConv(torch.autograd.Function):
-    """``[B, C, H, W]`` -> ``[B, O, OH, OW]`` in C; its arguments have been checked."""
+def sparse_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: SparsePattern,
+    packing: Packing | None = None,
+    sink: Sink | None = None,
+) -> Tensor:
+    """Return ``x @ weight.T + bias`` with the active weights; the kernels compute a 1x1 convolution of 1x1 images.
+
+    Inactive weights count as 0 whatever their value, and their gradient is 0.
+
+    Args:
+        x: float32 ``[..., inputs]`` on the CPU.
+        weight: float32 ``[outputs, inputs]`` in any memory format.
+        bias: float32 ``[outputs]`` or None.
+        pattern: the active weights, of the weight's shape.
+        packing: how rows of ``x`` share vectors; the fastest way by default.
+        sink: takes the gradient of the weight instead of autograd.
+
+    Returns:
+        ``[..., outputs]``, contiguous.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or the kernels do not support the shapes, dtypes or devices.
+
+    >>> weight = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
+    >>> sparse_linear(torch.ones(1, 2), weight, None, SparsePattern(weight != 2))
+    tensor([[ 1., 12.]])
+    """
+    if torch.is_autocast_enabled("cpu"):
+        x = x.float()
+    _check_layer(x, weight, bias, pattern, dimensions=2)
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x {list(x.shape)} does not end with the weight's {weight.shape[1]} inputs")
+    if not available():
+        warn_missing()
+        with torch.autocast("cpu", enabled=False):
+            return F.linear(x, pattern.masked(weight), bias)
+    if min(weight.shape) < 1:
+        raise ValueError(f"a weight {list(weight.shape)} has no elements")
+    rows = x.reshape(-1, x.shape[-1], 1, 1)
+    shape = ConvShape(x.shape[-1], (1, 1), weight.shape[0], (1, 1), (1, 1), (0, 0))
+    y = _convolve(rows, weight, bias, pattern, shape, packing, sink)
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int) -> None:
+    """Check the dtypes and devices of all tensors and the shapes of the parameters.
+
+    Raises:
+        ValueError: a tensor is not float32 on the CPU, or the shapes do not fit each other.
+    """
+    check_tensors(x, weight, *(() if bias is None else (bias,)))
+    if weight.dim() != dimensions or tuple(weight.shape) != pattern.shape:
+        raise ValueError(f"the weight is {list(weight.shape)}, but its pattern is {list(pattern.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"the bias is {list(bias.shape)}, but there are {weight.shape[0]} outputs")
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pattern: SparsePattern,
+    shape: ConvShape,
+    packing: Packing | None,
+    sink: Sink | None,
+) -> Tensor:
+    packing = packing or choose_packing(shape, len(x))
+    if not geometry(shape, packing).addressable:
+        raise ValueError(f"{shape} needs offsets beyond the kernels' 32 bits")
+    y: Tensor = _SparseConv.apply(x, weight, bias, pattern, shape, packing, sink)
+    return y
+
+
+class _SparseConv(torch.autograd.Function):
+    """``[B, C, H, W]`` -> ``[B, O, OH, OW]`` by the kernels; the arguments have been checked."""
 
     @staticmethod
     def forward(
@@ -30,12 +160,12 @@ class SparseConv(torch.autograd.Function):
         bias: Tensor | None,
         pattern: SparsePattern,
         shape: ConvShape,
-        plan: Plan,
+        packing: Packing,
         sink: Sink | None,
     ) -> Tensor:
         native = compiled()
-        g, x = geometry(shape, plan), x.contiguous()
-        value = gathered(native, weight, pattern.index(weight.stride()))
+        g, x = geometry(shape, packing), x.contiguous()
+        value = _gather(native, weight, pattern.index(weight.stride()))
         y = torch.empty(len(x), shape.outputs, *shape.out_size)
         offsets = bias.contiguous() if bias is not None else None
         rows, batch = pattern.rows(g).address, len(x)
@@ -47,7 +177,7 @@ class SparseConv(torch.autograd.Function):
                 *(y.data_ptr(), work),
             )
 
-        spread(compute, shares(groups(g, batch), torch.get_num_threads()))
+        run_in_threads(compute, split_range(_groups(g, batch), torch.get_num_threads()))
         ctx.save_for_backward(x, weight, value)
         ctx.pattern, ctx.g, ctx.sink = pattern, g, sink
         return y
@@ -61,109 +191,43 @@ class SparseConv(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         value = dx = dvalue = None
         if needs_x:
-            # From the gathered weights, not from the weight: they lie together.
+            # Read the gathered weights, which are adjacent in memory, rather than the weight tensor.
             order = pattern.order_by_input((g.stride_h, g.stride_w))
-            value, dx = gathered(native, by_output, order), torch.empty_like(x)
+            value, dx = _gather(native, by_output, order), torch.empty_like(x)
         if needs_weight:
             dvalue = torch.empty(pattern.count)
         dbias = torch.empty(g.outputs) if needs_bias else None
         rows, rows_t = pattern.rows(g).address, pattern.rows_by_input(g).address if needs_x else None
-        work_groups, channels = shares(groups(g, batch), threads), pattern.shares(threads) if threads > 1 else None
+        # A thread computes the gradient of the input for some groups of images, and the gradients of the weights and
+        # biases for some output channels over all images: so no sum depends on the number of threads.
+        groups = split_range(_groups(g, batch), threads)
+        channels = pattern.output_ranges(threads) if threads > 1 else None
 
         def compute(part: int, _: int) -> None:
-            first, last = work_groups[part] if part < len(work_groups) else (0, 0)
+            first, last = groups[part] if part < len(groups) else (0, 0)
             row, end = (0, g.outputs) if channels is None else channels[part] if part < len(channels) else (0, 0)
             native.backward(
                 *(g.address, rows, rows_t, address(value), x.data_ptr(), dy.data_ptr(), batch, first, last, row, end),
                 *(address(dx), address(dvalue), address(dbias), scratch(g.backward_floats)),
             )
 
-        spread(compute, [(part, part + 1) for part in range(max(len(work_groups), len(channels or ()), 1))])
+        run_in_threads(compute, [(part, part + 1) for part in range(max(len(groups), len(channels or ()), 1))])
         dweight = None
         if dvalue is not None and ctx.sink is not None:
             ctx.sink.add(pattern, dvalue)
         elif dvalue is not None:
-            dweight = torch.zeros_like(weight)  # in the weight's own memory format
+            dweight = torch.zeros_like(weight)  # in the memory format of the weight
             index = pattern.index(dweight.stride())
             native.scatter(dvalue.data_ptr(), index.data_ptr(), pattern.count, dweight.data_ptr())
         return dx, dweight, dbias, None, None, None, None
 
 
-def compiled() -> Library:
-    native = library()
-    assert native is not None, "the caller checks available()"
-    return native
-
-
-def gathered(native: Library, weight: Tensor, index: Tensor) -> Tensor:
+def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:
     value = torch.empty(len(index))
     native.gather(weight.data_ptr(), index.data_ptr(), len(index), value.data_ptr())
     return value
 
 
-def groups(g: Geometry, batch: int) -> int:
+def _groups(g: Geometry, batch: int) -> int:
+    """Return how many groups of images that share planes a batch has."""
     return -(-batch // g.group)
-
-
-def sparse_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pattern: SparsePattern,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    plan: Plan | None = None,
-    sink: Sink | None = None,
-) -> Tensor:
-    """A convolution over the active weights: zero padding, no dilation, one group.
-
-    Weights outside of the pattern count as zero, whatever they hold, even against an infinite input; their gradient is
-    zero. Where the input is infinite or NaN, gradients of other weights of the same layer may be NaN too.
-
-    Args:
-        x: float32 ``[B, inputs, H, W]`` on the CPU; another memory format than contiguous costs a copy.
-        weight: float32 ``[outputs, inputs, kernel_h, kernel_w]``, of any memory format; its gradient has the same.
-        bias: float32 ``[outputs]`` or None.
-        pattern: of the weight's shape.
-        stride, padding: one number, or one for height and one for width.
-        plan: how images share vectors; by default the fastest.
-        sink: takes the gradient of the weight in place of autograd.
-
-    Returns:
-        ``[B, outputs, OH, OW]``, contiguous.
-
-    Raises:
-        ValueError: shapes, types or devices that the kernels do not support.
-    """
-    if torch.is_autocast_enabled("cpu"):
-        x = x.float()
-    check_layer(x, weight, bias, pattern, dimensions=4)
-    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"images {list(x.shape)} are not [B, {weight.shape[1]}, H, W]")
-    stride, padding = pair(stride), pair(padding)
-    if not available():
-        warn_missing()
-        with torch.autocast("cpu", enabled=False):
-            return F.conv2d(x, pattern.masked(weight), bias, stride, padding)
-    height, width, kernel_h, kernel_w = *x.shape[2:], *weight.shape[2:]
-    shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
-    if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
-        raise ValueError(f"{shape} has no output")
-    return convolved(x, weight, bias, pattern, shape, plan, sink)
-
-
-def convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pattern: SparsePattern,
-    shape: ConvShape,
-    plan: Plan | None,
-    sink: Sink | None,
-) -> Tensor:
-    """Whatever is left to check, then the kernels."""
-    plan = plan or best_plan(shape, len(x))
-    if not geometry(shape, plan).addressable:
-        raise ValueError(f"{shape} is beyond the kernels' offsets of 32 bits")
-    y: Tensor = SparseConv.apply(x, weight, bias, pattern, shape, plan, sink)
-    return y

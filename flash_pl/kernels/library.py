@@ -1,4 +1,4 @@
-"""The compiled kernels, loaded once; without them everything here still imports."""
+"""The compiled kernels: how they are loaded, called from several threads, and given tensors and scratch memory."""
 
 import ctypes
 import importlib.util
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, float32
 
 from flash_pl.errors import ConfigError
-from flash_pl.kernels.pattern import SparsePattern
 
-ISAS = ("avx512", "avx2", "baseline")  # widest first
-VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 2  # of csrc/native.c: an editable install may have been compiled from older sources
+ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
+ISA_VARIABLE = "FLASH_PL_ISA"
+INTERFACE = 2  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -35,7 +34,11 @@ _ARGUMENTS = {
 
 
 class Library:
-    """The functions of ``csrc/native.c``; pointers are addresses, None is NULL."""
+    """The functions of ``csrc/native.c``. Pointers are addresses; None is NULL.
+
+    Raises:
+        ConfigError: the environment variable FLASH_PL_ISA names an instruction set that this machine does not have.
+    """
 
     def __init__(self, native: ctypes.CDLL) -> None:
         self._use = native.flash_pl_use
@@ -44,12 +47,13 @@ class Library:
             function = getattr(native, f"flash_pl_{name}")
             function.argtypes, function.restype = arguments, None
             setattr(self, name, function)
-        asked = os.environ.get(VARIABLE)
+        requested = os.environ.get(ISA_VARIABLE)
         self.isa = ""
-        for isa in (asked,) if asked else ISAS:
+        for isa in (requested,) if requested else ISAS:
             if self.use(isa):
                 return
-        raise ConfigError(VARIABLE, asked, "an instruction set of this machine: " + ", ".join(self.isas()))
+        problem = f"{requested!r} is not an instruction set of this machine"
+        raise ConfigError(ISA_VARIABLE, problem, f"use one of {', '.join(self.isas())}")
 
     gather: Any
     scatter: Any
@@ -62,26 +66,26 @@ class Library:
     norm_backward: Any
 
     def use(self, isa: str) -> bool:
-        """Compute with this instruction set from now on; False, and nothing changes, if the machine lacks it."""
+        """Use this instruction set from now on. Return False and change nothing if the machine does not have it."""
         if not self._use(isa.encode()):
             return False
         self.isa = isa
         return True
 
     def isas(self) -> tuple[str, ...]:
-        """The instruction sets of this machine, widest first."""
-        before = self.isa or ISAS[-1]
-        found = tuple(isa for isa in ISAS if self._use(isa.encode()))
-        self._use(before.encode())
-        return found
+        """Return the instruction sets of this machine, widest first."""
+        current = self.isa or ISAS[-1]
+        isas = tuple(isa for isa in ISAS if self._use(isa.encode()))
+        self._use(current.encode())
+        return isas
 
 
 @cache
 def library() -> Library | None:
-    """The compiled kernels, or None where the package was installed without a compiler or from other sources.
+    """Return the compiled kernels, or None if they are missing or were compiled from other sources.
 
     Raises:
-        ConfigError: the environment asks for an instruction set that this machine lacks.
+        ConfigError: the environment variable FLASH_PL_ISA names an instruction set that this machine does not have.
     """
     spec = importlib.util.find_spec("flash_pl.kernels._native")
     if spec is None or spec.origin is None:
@@ -94,71 +98,82 @@ def library() -> Library | None:
 
 
 def available() -> bool:
-    """Whether the compiled kernels are here; without them every layer is computed by torch."""
+    """Return whether the compiled kernels are installed. Without them torch computes every layer."""
     return library() is not None
+
+
+def compiled() -> Library:
+    """Return the compiled kernels; the caller has checked that they are available."""
+    native = library()
+    assert native is not None, "the caller must check available()"
+    return native
 
 
 @cache
 def warn_missing() -> None:
-    """Say once that sparse kernels were asked for and are not here."""
+    """Warn once that sparse kernels are requested but not installed."""
     warnings.warn(
-        "flash_pl was installed without its compiled kernels, or these are out of date; layers are computed by torch "
-        "(install a C compiler, then flash_pl again)",
+        "the compiled kernels of flash_pl are missing or out of date, so torch computes the layers "
+        "(install a C compiler, then reinstall flash_pl)",
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def check_tensors(*tensors: Tensor) -> None:
+    """Check that the kernels can compute with all tensors.
+
+    Raises:
+        ValueError: a tensor is not float32 on the CPU.
+    """
+    for tensor in tensors:
+        if tensor.dtype != float32 or tensor.device.type != "cpu":
+            raise ValueError(f"the kernels need float32 on the CPU, not {tensor.dtype} on {tensor.device.type}")
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Return the address of the first element, or None for None."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 _scratch = threading.local()
 
 
 def scratch(floats: int) -> int:
-    """The address of this thread's scratch memory, at least ``floats`` long; what it holds is lost at the next call."""
+    """Return the address of this thread's scratch memory of at least ``floats`` floats.
+
+    The next call of the same thread may overwrite or free it.
+    """
     memory = getattr(_scratch, "memory", None)
     if memory is None or len(memory) < floats:
-        _scratch.memory = None  # let go of the old one first
+        _scratch.memory = None  # free the old memory first
         memory = _scratch.memory = torch.empty(floats, dtype=torch.float32)
     return int(memory.data_ptr())
 
 
 @cache
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="flash_pl")  # a forked process has none of its parent's
+def _thread_pool(process: int, workers: int) -> ThreadPoolExecutor:
+    # The process is part of the cache key because a forked process does not have the threads of its parent.
+    return ThreadPoolExecutor(workers, thread_name_prefix="flash_pl")
 
 
-def spread(work: Callable[[int, int], None], ranges: Sequence[tuple[int, int]]) -> None:
-    """Call ``work(first, last)`` for each range at the same time; the calling thread does its share."""
+def run_in_threads(work: Callable[[int, int], None], ranges: Sequence[tuple[int, int]]) -> None:
+    """Call ``work(first, last)`` for each range at the same time; the calling thread takes the first range."""
     if len(ranges) > 1:
-        pool = _pool(os.getpid(), torch.get_num_threads())
-        others = [pool.submit(work, *each) for each in ranges[1:]]
+        pool = _thread_pool(os.getpid(), torch.get_num_threads())
+        futures = [pool.submit(work, *each) for each in ranges[1:]]
         work(*ranges[0])
-        for other in others:
-            other.result()
+        for future in futures:
+            future.result()
     elif ranges:
         work(*ranges[0])
 
 
-def shares(count: int, parts: int) -> list[tuple[int, int]]:
-    """``count`` things in at most ``parts`` ranges of about the same length.
+def split_range(count: int, parts: int) -> list[tuple[int, int]]:
+    """Split ``range(count)`` into at most ``parts`` ranges of about the same length, none of them empty.
 
-    >>> shares(5, 2), shares(1, 4)
+    >>> split_range(5, 2), split_range(1, 4)
     ([(0, 2), (2, 5)], [(0, 1)])
     """
     ends = [count * part // parts for part in range(parts + 1)]
     return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
-
-
-def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int) -> None:
-    """Raise ValueError unless all are float32 on the CPU and fit each other."""
-    check_tensors(x, weight, *(() if bias is None else (bias,)))
-    if weight.dim() != dimensions or tuple(weight.shape) != pattern.shape:
-        raise ValueError(f"the weight is {list(weight.shape)}, its pattern {list(pattern.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"the bias is {list(bias.shape)} for {weight.shape[0]} outputs")
-
-
-def check_tensors(*tensors: Tensor) -> None:
-    """Raise ValueError unless all are float32 on the CPU."""
-    for tensor in tensors:
-        if tensor.dtype != float32 or tensor.device.type != "cpu":
-            raise ValueError(f"the kernels compute float32 on the CPU, not {tensor.dtype} on {tensor.device.type}")

@@ -1,4 +1,4 @@
-"""Batch normalization of training in the layout that the sparse convolutions leave."""
+"""Batch normalization in training, for contiguous images as the sparse convolutions return them."""
 
 import ctypes
 from typing import Any
@@ -7,8 +7,48 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from flash_pl.kernels.conv import address, compiled
-from flash_pl.kernels.library import available, check_tensors, shares, spread, warn_missing
+from flash_pl.kernels.library import (
+    address,
+    available,
+    check_tensors,
+    compiled,
+    run_in_threads,
+    split_range,
+    warn_missing,
+)
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize every channel over the batch, then scale and shift it (Ioffe and Szegedy, ICML 2015, algorithm 1).
+
+    Args:
+        x: float32 ``[B, C, ...]`` on the CPU; a memory format other than contiguous costs a copy.
+        weight, bias: float32 ``[C]``.
+        epsilon: added to the variance.
+
+    Returns:
+        The normalized ``x``, contiguous; and each channel's mean and biased variance over the batch, both ``[C]``. Only
+        the normalized ``x`` is differentiable.
+
+    Raises:
+        ValueError: the shapes do not fit each other, a channel has only one value, or a dtype or device is wrong.
+
+    >>> x = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    >>> y, mean, variance = batch_norm(x, torch.ones(1), torch.zeros(1), epsilon=0)
+    >>> y.flatten().tolist(), mean.item(), variance.item()
+    ([-1.0, 1.0], 2.0, 1.0)
+    """
+    check_tensors(x, weight, bias)
+    if x.dim() < 2 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
+        raise ValueError(f"weight {list(weight.shape)} and bias {list(bias.shape)} do not fit images {list(x.shape)}")
+    if x.numel() <= x.shape[1]:
+        raise ValueError(f"a batch of shape {list(x.shape)} has less than two values per channel")
+    if not available():
+        warn_missing()
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, epsilon)
+        return y, mean, inverse.pow(-2) - epsilon
+    results: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon)
+    return results
 
 
 class _Norm(ctypes.Structure):
@@ -33,7 +73,7 @@ class _BatchNorm(torch.autograd.Function):
                 *(y.data_ptr(), mean.data_ptr(), variance.data_ptr()),
             )
 
-        spread(compute, shares(norm.channels, torch.get_num_threads()))
+        run_in_threads(compute, split_range(norm.channels, torch.get_num_threads()))
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
         ctx.norm = norm
@@ -54,32 +94,5 @@ class _BatchNorm(torch.autograd.Function):
                 *(variance.data_ptr(), first, last, address(dx), dweight.data_ptr(), dbias.data_ptr()),
             )
 
-        spread(compute, shares(norm.channels, torch.get_num_threads()))
+        run_in_threads(compute, split_range(norm.channels, torch.get_num_threads()))
         return dx, dweight, dbias, None
-
-
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize every channel over the batch, then scale and shift it (Ioffe and Szegedy, ICML 2015, algorithm 1).
-
-    Args:
-        x: float32 ``[B, C, ...]`` on the CPU; another memory format than contiguous costs a copy.
-        weight, bias: float32 ``[C]``.
-        epsilon: added to the variance.
-
-    Returns:
-        The normalized ``x``, contiguous, with its gradients; the channels' means and biased variances ``[C]``, without.
-
-    Raises:
-        ValueError: what the kernels do not support, or a single value a channel.
-    """
-    check_tensors(x, weight, bias)
-    if x.dim() < 2 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
-        raise ValueError(f"weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {list(x.shape)}")
-    if x.numel() <= x.shape[1]:
-        raise ValueError(f"a batch of shape {list(x.shape)} has less than two values a channel")
-    if not available():
-        warn_missing()
-        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, epsilon)
-        return y, mean, inverse.pow(-2) - epsilon
-    found: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon)
-    return found

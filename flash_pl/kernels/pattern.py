@@ -1,4 +1,4 @@
-"""Which weights of a layer are active, as the index lists that the kernels walk."""
+"""The active weights of a layer: the index lists that the kernels read, and a gradient of the active weights alone."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.kernels.geometry import Geometry
+from flash_pl.kernels.library import library
 
 
 class _Lists(ctypes.Structure):
@@ -15,7 +16,12 @@ class _Lists(ctypes.Structure):
 
 
 class Rows:
-    """Active weights by row, and where each finds its input; ``start`` int32 ``[rows + 1]``, ``offset`` ``[count]``."""
+    """The active weights by row: weights ``start[r]`` to ``start[r + 1]`` belong to row r (``lists`` in ``kernels.h``).
+
+    Args:
+        start: int32 ``[rows + 1]``.
+        offset: where each weight finds its input, int32 ``[count]``.
+    """
 
     def __init__(self, start: Tensor, offset: Tensor) -> None:
         self.start, self.offset = start, offset
@@ -24,17 +30,26 @@ class Rows:
 
 
 class SparsePattern:
-    """The active weights of one layer; immutable, to be made anew when the mask moves.
+    """The active weights of one layer. It never changes; when the mask moves, make a new one.
 
     Args:
-        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]``, on the CPU; a copy is not kept.
+        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]`` on the CPU. The tensor itself is
+            not kept.
+
+    Raises:
+        ValueError: ``mask`` has another dtype, number of dimensions or device.
+
+    >>> pattern = SparsePattern(torch.tensor([[True, False, False], [True, False, True]]))
+    >>> pattern.shape, pattern.count, pattern.density
+    ((2, 3), 3, 0.5)
     """
 
     def __init__(self, mask: Tensor) -> None:
         if mask.dtype != torch.bool or mask.dim() not in (2, 4) or mask.device.type != "cpu":
-            raise ValueError(f"a mask is a bool tensor of 2 or 4 dimensions on the CPU, not {_described(mask)}")
+            described = f"{mask.dtype} {list(mask.shape)} on {mask.device.type}"
+            raise ValueError(f"a mask must be a bool tensor of 2 or 4 dimensions on the CPU, not {described}")
         self.shape: tuple[int, ...] = tuple(mask.shape)
-        self._active = mask.nonzero().t().int()  # by output, input, row, column: as the weights lie
+        self._active = mask.nonzero().t().int()  # by output, input, row, column: the order of contiguous weights
         self._active_t: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.count = self._active.shape[1]
         self.density = self.count / max(1, mask.numel())
@@ -45,33 +60,28 @@ class SparsePattern:
         self._order_t: dict[tuple[int, int], Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SparsePattern, (self._mask(),)  # the lists hold addresses
+        return SparsePattern, (self._mask(),)  # the lists contain addresses of this process
 
     def masked(self, weight: Tensor) -> Tensor:
-        """``weight`` with zeros in place of what is not active; differentiable."""
+        """Return ``weight`` with 0 in place of inactive weights; differentiable."""
         return weight * self._mask().to(weight.dtype)
 
     def index(self, strides: Sequence[int]) -> Tensor:
-        """Where the active weights lie in a tensor of these strides: int32 ``[count]``, by output channel.
+        """Return the places of the active weights in a tensor with these strides, int32 ``[count]``, by output channel.
 
         Raises:
-            ValueError: such a tensor has places beyond 32 bits.
+            ValueError: a place does not fit into 32 bits.
         """
         key = tuple(strides)
         if key not in self._index:
             if sum((length - 1) * step for length, step in zip(self.shape, key, strict=True)) >= 2**31:
                 raise ValueError(f"a weight {list(self.shape)} of strides {list(key)} has places beyond 32 bits")
-            self._index[key] = _flat(self._active, key)
+            steps = zip(self._active, key, strict=True)
+            self._index[key] = sum((place * step for place, step in steps), torch.zeros_like(self._active[0]))
         return self._index[key]
 
-    def order_by_input(self, stride: tuple[int, int]) -> Tensor:
-        """The order of ``rows_by_input``, as places in that of ``rows``; int32 ``[count]``."""
-        if stride not in self._order_t:
-            self._order_t[stride] = self._by_input(stride)[0].int()
-        return self._order_t[stride]
-
     def rows(self, geometry: Geometry) -> Rows:
-        """By output channel, reading the planes of the input."""
+        """Return the weights by output channel, with offsets into the planes of the input."""
         if geometry not in self._rows:
             _, channel, kh, kw = self._taps()
             sh, sw = geometry.stride_h, geometry.stride_w
@@ -81,7 +91,7 @@ class SparsePattern:
         return self._rows[geometry]
 
     def rows_by_input(self, geometry: Geometry) -> Rows:
-        """By phase of input channel, reading the planes of the output's gradient."""
+        """Return the weights by phase of input channel, with offsets into the planes of the output's gradient."""
         if geometry not in self._rows_t:
             sh, sw = geometry.stride_h, geometry.stride_w
             order, start = self._by_input((sh, sw))
@@ -90,9 +100,15 @@ class SparsePattern:
             self._rows_t[geometry] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
         return self._rows_t[geometry]
 
-    def shares(self, parts: int) -> list[tuple[int, int]]:
-        """The output channels in at most ``parts`` ranges of about as many active weights each."""
-        bounds = (torch.arange(1, parts) * self.count // parts).int()  # the products do not fit 32 bits
+    def order_by_input(self, stride: tuple[int, int]) -> Tensor:
+        """Return the order of ``rows_by_input`` as places in the order of ``rows``, int32 ``[count]``."""
+        if stride not in self._order_t:
+            self._order_t[stride] = self._by_input(stride)[0].int()
+        return self._order_t[stride]
+
+    def output_ranges(self, parts: int) -> list[tuple[int, int]]:
+        """Split the output channels into at most ``parts`` ranges with about the same number of active weights."""
+        bounds = (torch.arange(1, parts) * self.count // parts).int()  # the products need 64 bits
         cuts = torch.searchsorted(self._start, bounds).tolist()
         ends = [0, *cuts, self.shape[0]]
         return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
@@ -103,12 +119,14 @@ class SparsePattern:
         return mask
 
     def _taps(self) -> Sequence[Tensor]:
+        """Return output, input, kernel row and kernel column of each active weight."""
         if len(self._active) == 4:
             return self._active.unbind()
         zero = torch.zeros_like(self._active[0])
         return (*self._active.unbind(), zero, zero)
 
     def _by_input(self, stride: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the order of the weights by phase of input channel, and where each phase starts in that order."""
         if stride not in self._active_t:
             _, channel, kh, kw = self._taps()
             row = (channel * stride[0] + kh % stride[0]) * stride[1] + kw % stride[1]
@@ -117,14 +135,43 @@ class SparsePattern:
         return self._active_t[stride]
 
 
-def _flat(active: Tensor, strides: Sequence[int]) -> Tensor:
-    return sum((place * step for place, step in zip(active, strides, strict=True)), torch.zeros_like(active[0]))
-
-
 def _starts(rows: Tensor, count: int) -> Tensor:
-    """Where each of ``count`` rows begins in an ascending list of row numbers."""
+    """Return where each of ``count`` rows starts in an ascending list of row numbers, and the end of the last row."""
     return torch.searchsorted(rows.contiguous(), torch.arange(count + 1, dtype=torch.int32)).int()
 
 
-def _described(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device.type}"
+class Sink:
+    """Takes the gradient of a layer's active weights from the kernels, so that no dense gradient is made.
+
+    Attributes:
+        pattern: the pattern of the last gradient; None if there is no gradient.
+        gradient: float32 ``[pattern.count]``, summed over all uses of the layer since ``clear``.
+    """
+
+    def __init__(self) -> None:
+        self.pattern: SparsePattern | None = None
+        self.gradient: Tensor | None = None
+
+    def add(self, pattern: SparsePattern, gradient: Tensor) -> None:
+        """Add the gradient of one use of the layer."""
+        self.pattern = pattern
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+
+    def step_(self, weight: Tensor, rate: float, decay: float) -> None:
+        """Take a step of SGD at the active weights: w <- w - rate (g + decay w)."""
+        native = library()
+        if native is not None and self.pattern is not None and self.gradient is not None:
+            index = self.pattern.index(weight.stride())
+            native.update(
+                weight.data_ptr(), index.data_ptr(), self.gradient.data_ptr(), self.pattern.count, rate, decay
+            )
+
+    def add_to_(self, gradient: Tensor) -> None:
+        """Add the gradient to a dense ``gradient`` of the weight's shape, in any memory format without gaps."""
+        if self.pattern is not None and self.gradient is not None:
+            flat = gradient.as_strided((gradient.numel(),), (1,))
+            flat.index_add_(0, self.pattern.index(gradient.stride()), self.gradient)
+
+    def clear(self) -> None:
+        """Forget the gradient."""
+        self.pattern = self.gradient = None

@@ -1,4 +1,4 @@
-"""Max-pooling that is vectorized in both directions."""
+"""Max-pooling with vectorized forward and backward passes, for contiguous images."""
 
 import ctypes
 from typing import Any
@@ -8,11 +8,58 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from flash_pl.kernels.conv import compiled
 from flash_pl.kernels.geometry import VECTOR, Pair, pair
-from flash_pl.kernels.library import available, check_tensors, scratch, shares, spread, warn_missing
+from flash_pl.kernels.library import (
+    available,
+    check_tensors,
+    compiled,
+    run_in_threads,
+    scratch,
+    split_range,
+    warn_missing,
+)
 
-LARGEST_WINDOW = 255  # positions of a window, whose numbers fit a byte
+LARGEST_WINDOW = 255  # positions of a window; the kernels number them in one byte
+
+
+def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
+    """Return the result of ``torch.nn.functional.max_pool2d``, bit for bit.
+
+    Ties, NaN and the gradient are equal too.
+
+    Args:
+        x: float32 ``[..., H, W]`` on the CPU.
+        kernel: height and width of a window, of at most 255 positions.
+        stride: distance of windows; the kernel by default.
+        padding: border around the images, at most half the kernel.
+
+    Returns:
+        ``[..., OH, OW]``, contiguous.
+
+    Raises:
+        ValueError: the window does not fit the images, or the kernels do not support it or the tensor.
+
+    >>> max_pool2d(torch.arange(16.0).view(4, 4), 2)
+    tensor([[ 5.,  7.],
+            [13., 15.]])
+    """
+    check_tensors(x)
+    kernel, padding = pair(kernel), pair(padding)
+    stride = kernel if stride is None else pair(stride)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
+    if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
+        raise ValueError(
+            f"window {kernel} at stride {stride} with padding {padding} is not supported; "
+            f"a window has 1 to {LARGEST_WINDOW} positions, a stride is at least 1, a padding at least 0"
+        )
+    if any(2 * p > k or n + 2 * p < k for n, k, p in zip(x.shape[-2:], kernel, padding, strict=True)):
+        raise ValueError(f"window {kernel} with padding {padding} does not fit images of shape {list(x.shape)}")
+    if not available():
+        warn_missing()
+        return F.max_pool2d(x, kernel, stride, padding)
+    y: Tensor = _MaxPool.apply(x, kernel, stride, padding)
+    return y
 
 
 class _Window(ctypes.Structure):
@@ -42,7 +89,7 @@ class _MaxPool(torch.autograd.Function):
                 ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr(), scratch(floats)
             )
 
-        spread(compute, shares(planes, torch.get_num_threads()))
+        run_in_threads(compute, split_range(planes, torch.get_num_threads()))
         ctx.save_for_backward(source)
         ctx.window, ctx.shape = window, x.shape
         return y
@@ -57,38 +104,5 @@ class _MaxPool(torch.autograd.Function):
         def compute(first: int, last: int) -> None:
             native.pool_backward(ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr())
 
-        spread(compute, shares(window.planes, torch.get_num_threads()))
+        run_in_threads(compute, split_range(window.planes, torch.get_num_threads()))
         return dx, None, None, None
-
-
-def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
-    """``torch.nn.functional.max_pool2d`` bit for bit, ties, NaN and the gradient included.
-
-    Args:
-        x: float32 ``[..., H, W]`` on the CPU.
-        kernel: of at most 255 positions.
-        stride: by default the kernel.
-        padding: at most half the kernel.
-
-    Returns:
-        ``[..., OH, OW]``, contiguous.
-
-    Raises:
-        ValueError: what the kernels do not support.
-    """
-    check_tensors(x)
-    kernel, padding = pair(kernel), pair(padding)
-    stride = kernel if stride is None else pair(stride)
-    if x.dim() < 2 or 0 in x.shape:
-        raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
-    if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
-        raise ValueError(
-            f"window {kernel} at stride {stride}, padding {padding}: the kernels take at most 255 positions"
-        )
-    if any(2 * p > k or n + 2 * p < k for n, k, p in zip(x.shape[-2:], kernel, padding, strict=True)):
-        raise ValueError(f"window {kernel} with padding {padding} does not fit images of shape {list(x.shape)}")
-    if not available():
-        warn_missing()
-        return F.max_pool2d(x, kernel, stride, padding)
-    y: Tensor = _MaxPool.apply(x, kernel, stride, padding)
-    return y

@@ -1,4 +1,4 @@
-"""Which layers the kernels compute, and from which density on that is faster than torch."""
+"""Which layers the kernels can compute, and when they are faster than torch."""
 
 import torch
 from torch import Tensor, nn
@@ -6,15 +6,21 @@ from torch import Tensor, nn
 from flash_pl.kernels.geometry import pair
 from flash_pl.kernels.pool import LARGEST_WINDOW
 
-# Where sparse and dense torch take the same time, with a margin, by benchmarks/layers.py at batch 32.
+# Densities up to which the kernels are faster than dense torch, with a margin; benchmarks/layers.py at batch 32.
 CONV = 0.4
-FEW = (32, 16)  # outputs and inputs below which torch's convolutions are slow enough for any density
-LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # at least so many weights, up to this density
-SMALLEST_BATCH = 8  # rows of a linear layer; fewer leave most of a vector empty
+FEW = (32, 16)  # with fewer outputs and inputs torch's convolution is so slow that the kernels win at any density
+LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # (smallest number of weights, largest density)
+SMALLEST_BATCH = 8  # rows of a linear layer's input; fewer rows leave most of a vector empty
 
 
 def computes(module: nn.Module) -> bool:
-    """Whether the kernels have this layer, whatever its input: a Conv2d, Linear, MaxPool2d or BatchNorm2d itself."""
+    """Return whether the kernels have this layer, whatever its input.
+
+    They have Conv2d, Linear, MaxPool2d and BatchNorm2d themselves, but no subclasses and not all of their options.
+
+    >>> computes(nn.Conv2d(3, 8, 3)), computes(nn.Conv2d(3, 8, 3, dilation=2))
+    (True, False)
+    """
     if type(module) is nn.Conv2d:
         plain = module.groups == 1 and tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
         return plain and not isinstance(module.padding, str)
@@ -28,17 +34,21 @@ def computes(module: nn.Module) -> bool:
 
 
 def reaches(x: Tensor) -> bool:
-    """Whether the kernels can read this input: float32 on the CPU, not under autocast."""
+    """Return whether the kernels can read this input: float32 on the CPU, outside of autocast.
+
+    >>> reaches(torch.zeros(2)), reaches(torch.zeros(2, dtype=torch.float64))
+    (True, False)
+    """
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:
-    """Whether the kernels beat dense torch, forward and backward together.
+    """Return whether forward and backward pass together are faster with the kernels than with dense torch.
 
     Args:
-        weight: of a convolution ``[outputs, inputs, kernel_h, kernel_w]`` or a linear layer ``[outputs, inputs]``.
-        density: of its mask.
-        batch: images, or rows of a linear layer's input.
+        weight: shape of the weight, ``[outputs, inputs, kernel_h, kernel_w]`` or ``[outputs, inputs]``.
+        density: density of the weight's mask.
+        batch: number of images, or of rows of a linear layer's input.
 
     >>> worthwhile(torch.Size([64, 64, 3, 3]), 0.1, batch=32), worthwhile(torch.Size([50, 5120]), 0.5, batch=32)
     (True, False)

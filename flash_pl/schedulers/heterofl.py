@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flash_pl.client import ClientState
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, layers_of, widest
+from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, largest_channel_ratio, layers_of
 
 
 class HeteroFL(SparseScheduler):
@@ -44,7 +44,7 @@ class HeteroFL(SparseScheduler):
         return MaskedAverage(by_samples=False)
 
     def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
-        self.ratios = [widest(server.layout, ratio * server.density) for ratio in ratios]
+        self.ratios = [largest_channel_ratio(server.layout, ratio * server.density) for ratio in ratios]
         return [self._mask(server, ratio * server.density) for ratio in ratios]
 
     @contextmanager
@@ -67,4 +67,4 @@ class HeteroFL(SparseScheduler):
         server.prune_()
 
     def _mask(self, server: ServerState, density: float) -> Tensor:
-        return channel_mask(server.layout, widest(server.layout, density)).to(server.weights.device)
+        return channel_mask(server.layout, largest_channel_ratio(server.layout, density)).to(server.weights.device)

@@ -77,7 +77,7 @@ class ServerState(Stateful):
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
         tensors |= {} if self.round_average is None else {"round_average": self.round_average}
-        return {"layout": self.layout.plan} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        return {"layout": self.layout.specification} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
@@ -85,8 +85,8 @@ class ServerState(Stateful):
         Raises:
             ConfigError: it belongs to another model, to other excluded layers or to another memory format.
         """
-        if state["layout"] != self.layout.plan:
-            tensors = len(self.layout.plan)
+        if state["layout"] != self.layout.specification:
+            tensors = len(self.layout.specification)
             problem = f"its {self.layout.elements} values in {tensors} tensors are not those of the checkpoint"
             raise ConfigError("model", problem, "use the same model, excluded layers and memory format")
         self.weights.copy_(state["weights"])

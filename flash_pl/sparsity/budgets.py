@@ -1,4 +1,4 @@
-"""One mask a tier, each inside the next larger one."""
+"""Density budgets of heterogeneous devices: tiers of clients, and one nested mask per tier."""
 
 import csv
 from collections.abc import Sequence
@@ -18,152 +18,175 @@ from flash_pl.sparsity.select import top_k_by_layer
 
 @dataclass(frozen=True)
 class Tier:
-    """A class of devices: the density they can afford and their share of all clients."""
+    """A class of devices: the density that they can afford, and their share of all clients."""
 
     density: float
     share: float
 
 
 class SparsityBudget:
-    """Tiers of devices (hetero-FLASH). A client belongs to one tier for life, drawn by the seed.
+    """Tiers of devices (hetero-FLASH). A client stays in its tier for the whole run; the seed decides which tier.
 
     Args:
-        tiers: by increasing density; the last one's is the server's own.
+        tiers: the tiers by increasing density. The density of the last tier is the server's.
 
     Raises:
-        ConfigError: densities that do not increase or leave (0, 1], shares that are not positive or do not sum to 1.
+        ConfigError: the densities do not increase or are not in (0, 1], or the shares are not above 0 with the sum 1.
+
+    >>> budget = SparsityBudget([Tier(density=0.05, share=0.25), Tier(density=0.1, share=0.75)])
+    >>> budget.density, budget.ratios
+    (0.1, [0.5, 1.0])
+    >>> tiers = budget.assign_tiers(clients=8, seed=1)
+    >>> tiers.count(0), tiers.count(1)
+    (2, 6)
+    >>> budget.tiers_of([5, 3], tiers, round=0) == [tiers[5], tiers[3]]
+    True
     """
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         tiers = [Tier(float(tier.density), float(tier.share)) for tier in tiers]
-        densities = [tier.density for tier in tiers]
-        if not tiers or not all(0 < d <= 1 for d in densities):
-            raise ConfigError("tiers", densities, "densities in (0, 1]")
+        densities, shares = [tier.density for tier in tiers], [tier.share for tier in tiers]
+        if not tiers:
+            raise ConfigError("tiers", "the list is empty", "give at least one tier with a density and a share")
+        if not all(0 < density <= 1 for density in densities):
+            raise ConfigError("tiers", f"the densities {densities} are not all in (0, 1]")
         if any(a >= b for a, b in zip(densities, densities[1:], strict=False)):
-            raise ConfigError("tiers", densities, "densities that increase")
-        shares = torch.tensor([tier.share for tier in tiers], dtype=torch.float64)
-        if (shares <= 0).any() or abs(float(shares.sum()) - 1) > 1e-6:
-            raise ConfigError("tiers", shares.tolist(), "shares above 0 that sum to 1")
+            raise ConfigError("tiers", f"the densities {densities} do not increase", "list the tiers by density")
+        if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError("tiers", f"the shares {shares} are not all above 0 with the sum 1")
         self.tiers = tuple(tiers)
 
     @classmethod
     def of(cls, density: float, budget: "SparsityBudget | None") -> "SparsityBudget":
-        """The budget of a server of some ``density``; None gives every client that.
+        """Return ``budget``, or the budget that gives every client the server's ``density`` if ``budget`` is None.
 
         Raises:
-            ConfigError: no density, or another one than the ``budget``'s largest.
+            ConfigError: ``density`` is not in (0, 1], or it differs from the largest density of ``budget``.
         """
-        check_numbers(density=density)
-        if not 0 < density <= 1:
-            raise ConfigError("density", density, "a number in (0, 1]")
+        check_numbers("(0, 1]", density=density)
         if budget is not None and budget.density != density:
-            raise ConfigError("budget", budget.density, f"a largest density of {density}, the server's")
+            problem = f"its largest density {budget.density} is not the server's density {density}"
+            raise ConfigError("budget", problem, "set density to the largest density of the tiers")
         return budget or cls([Tier(density, 1.0)])
 
     @property
     def density(self) -> float:
-        """The server's density, that of the largest tier."""
+        """Density of the server: the density of the largest tier."""
         return self.tiers[-1].density
 
     @property
     def ratios(self) -> list[float]:
-        """The tiers' densities over the server's, increasing to 1."""
+        """Density of each tier divided by the server's density, increasing to 1."""
         return [tier.density / self.density for tier in self.tiers]
 
-    def members(self, clients: int, seed: int) -> list[int] | None:
-        """The tier of every client 0..N-1 for life, 0 for the smallest; None if clients have none.
+    def assign_tiers(self, clients: int, seed: int) -> list[int] | None:
+        """Return the tier of each client 0..N-1, 0 for the smallest, or None if clients have no fixed tier.
 
-        round(share * N) clients belong to each tier, but at least one as long as there are enough.
+        A tier gets round(share * N) clients, but at least one if there are enough clients.
         """
-        return self.deal(clients)[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
+        return self.tiers_in_order(clients)[torch.randperm(clients, generator=generator(seed, "tiers"))].tolist()
 
-    def tiers_of(self, cohort: Sequence[int], members: Sequence[int] | None, round: int) -> list[int]:
-        """The tier of each client of a round's ``cohort``, given what ``members`` returned."""
-        assert members is not None
-        return [members[client] for client in cohort]
+    def tiers_of(self, cohort: Sequence[int], client_tiers: Sequence[int] | None, round: int) -> list[int]:
+        """Return the tier of each client of a round's cohort; ``client_tiers`` is the result of ``assign_tiers``."""
+        assert client_tiers is not None
+        return [client_tiers[client] for client in cohort]
 
-    def deal(self, places: int) -> torch.Tensor:
-        """Tiers for ``places`` in increasing order, each as often as its share says, int64 ``[places]``."""
+    def tiers_in_order(self, clients: int) -> Tensor:
+        """Return tiers for ``clients`` places in increasing order, each as often as its share, int64 ``[clients]``."""
         shares = torch.tensor([tier.share for tier in self.tiers], dtype=torch.float64)
-        counts = allot(shares * places, torch.full((len(shares),), places), places)
+        counts = allot(shares * clients, torch.full((len(shares),), clients), clients)
         return torch.arange(len(shares)).repeat_interleave(counts)
 
 
 class PositionBudget(SparsityBudget):
-    """The authors' code: a client's tier is its place in the cohort, the first ones get the smallest.
+    """Tiers by position in the cohort: the first clients of a cohort get the smallest tier, as in the authors' code.
 
-    Their three tiers of ten clients become shares of a cohort of any size. In round 0 everybody trains at full density.
+    The authors' three tiers of ten clients are shares of a cohort of any size here. In round 0 all clients train at the
+    server's density.
+
+    >>> budget = PositionBudget([Tier(density=0.05, share=0.5), Tier(density=0.1, share=0.5)])
+    >>> budget.tiers_of([7, 3, 8, 1], None, round=0), budget.tiers_of([7, 3, 8, 1], None, round=1)
+    ([1, 1, 1, 1], [0, 0, 1, 1])
     """
 
-    def members(self, clients: int, seed: int) -> None:
+    def assign_tiers(self, clients: int, seed: int) -> None:
         return None
 
-    def tiers_of(self, cohort: Sequence[int], members: Sequence[int] | None, round: int) -> list[int]:
-        return [len(self.tiers) - 1] * len(cohort) if round == 0 else self.deal(len(cohort)).tolist()
+    def tiers_of(self, cohort: Sequence[int], client_tiers: Sequence[int] | None, round: int) -> list[int]:
+        return [len(self.tiers) - 1] * len(cohort) if round == 0 else self.tiers_in_order(len(cohort)).tolist()
 
 
 class FileBudget(SparsityBudget):
-    """Every client's density from a CSV file: a header ``client,density``, then a line for each client 0..N-1.
+    """The density of each client from a CSV file: the header ``client,density``, then one line for each client 0..N-1.
 
-    The densities that occur are the tiers.
+    Each density of the file is one tier.
 
     Raises:
-        ConfigError: a file that cannot be read, or a line that is no client and density.
+        ConfigError: the file cannot be read, or a line is not a client and its density.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self.density_of = self._read()
-        values = list(self.density_of.values())
-        super().__init__([Tier(d, values.count(d) / len(values)) for d in sorted(set(values))])
+        densities = list(self.density_of.values())
+        super().__init__([Tier(d, densities.count(d) / len(densities)) for d in sorted(set(densities))])
 
-    def members(self, clients: int, seed: int) -> list[int]:
-        """The tier of every client, as the file has it.
+    def assign_tiers(self, clients: int, seed: int) -> list[int]:
+        """Return the tier of each client according to the file.
 
         Raises:
-            ConfigError: a client that the file lacks, or one more than there are.
+            ConfigError: a client has no line, or a line has no client.
         """
-        if odd := set(range(clients)) ^ self.density_of.keys():
-            raise ConfigError("path", self.path, f"a line for each of the clients 0 to {clients - 1}; see {min(odd)}")
+        if unmatched := set(range(clients)) ^ self.density_of.keys():
+            client = min(unmatched)
+            extra = client in self.density_of
+            problem = f"a line for client {client}, which does not exist" if extra else f"no line for client {client}"
+            hint = f"give one line for each of the clients 0 to {clients - 1}"
+            raise ConfigError("path", f"{self.path!r} has {problem}", hint)
         tier = {tier.density: index for index, tier in enumerate(self.tiers)}
         return [tier[self.density_of[client]] for client in range(clients)]
 
     def _read(self) -> dict[int, float]:
-        found: dict[int, float] = {}
+        hint = "after the header client,density give one line for each client with a density in (0, 1]"
+        densities: dict[int, float] = {}
         try:
             with open(Path(self.path).expanduser(), newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 for row in reader:
                     client, density = int(row["client"]), float(row["density"])
-                    if client in found or not 0 < density <= 1:
+                    if client in densities or not 0 < density <= 1:
                         raise ValueError
-                    found[client] = density
+                    densities[client] = density
         except OSError as error:
-            raise ConfigError("path", self.path, "a CSV file that can be read") from error
+            raise ConfigError("path", f"{self.path!r} cannot be read", "give a CSV file") from error
         except (ValueError, KeyError, TypeError) as error:
-            allowed = (
-                f"a new client and a density in (0, 1] under the header client,density; see line {reader.line_num}"
-            )
-            raise ConfigError("path", self.path, allowed) from error
-        if not found:
-            raise ConfigError("path", self.path, "a line for each client under the header client,density")
-        return found
+            raise ConfigError("path", f"line {reader.line_num} of {self.path!r} is not valid", hint) from error
+        if not densities:
+            raise ConfigError("path", f"{self.path!r} has no clients", hint)
+        return densities
 
 
 def nested_masks(layout: Layout, mask: Tensor, weights: Tensor, ratios: Sequence[float]) -> list[Tensor]:
-    """Nested masks of ``ratios`` times the active weights of ``mask`` (hetero-FLASH): the last one is ``mask`` itself.
+    """Return masks with ``ratios`` times the active weights of ``mask``, each mask inside the next one (hetero-FLASH).
 
-    Each layer's budget is the largest mask's in proportion, rounded so that the total is exact, and none is left empty
-    while the total allows one weight for each. Inside it the weights of largest magnitude are kept, ties by position.
+    Every layer shrinks in proportion, rounded so that the total is exact; each layer keeps at least one weight if the
+    total allows it. The weights of largest magnitude are kept, and of equal magnitudes the first.
 
     Args:
-        layout: the plan of the arena.
-        mask: of the largest tier, bool ``[layout.maskable]``.
-        weights: the server's arena ``[layout.size]``, by whose magnitude weights are kept.
-        ratios: increasing, in (0, 1], the last one 1.
+        layout: the layout of the arena.
+        mask: mask of the largest tier, bool ``[layout.maskable]``.
+        weights: arena of the server, ``[layout.size]``.
+        ratios: increasing numbers in (0, 1], the last one is 1.
 
     Returns:
-        bool ``[layout.maskable]`` for each of the ratios.
+        A mask, bool ``[layout.maskable]``, for each ratio. The last one is ``mask`` itself.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 2, bias=False))
+    >>> weights = torch.tensor([0.1, -0.8, 0.3, 0.0, 0.5, 0.0, 0.0, 0.2])
+    >>> smaller, larger = nested_masks(layout, weights != 0, weights, [0.4, 1.0])
+    >>> smaller.nonzero().flatten().tolist(), larger.nonzero().flatten().tolist()
+    ([1, 4], [0, 1, 2, 4, 7])
     """
     masks, largest = [mask], layout.counts(mask)
     counts, magnitude = largest, weights.abs()

@@ -1,6 +1,5 @@
-"""How a density budget is spread over the layers: distributions, rescaling to the budget, whole numbers."""
+"""Layer densities: how a budget of active weights is spread over the layers, rescaled, and rounded to whole numbers."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,19 +7,28 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_numbers
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.sparsity.layout import Layout
 
 
 class Distribution(Protocol):
-    """Spreads a target density d over the layers: float64 ``[layers]`` with sum_l d_l n_l = d n."""
+    """Spreads a target density d over the layers of a model with n maskable weights, n_l of them in layer l."""
 
-    def __call__(self, layout: Layout, density: float) -> Tensor: ...
+    def __call__(self, layout: Layout, density: float) -> Tensor:
+        """Return layer densities d_l with sum_l d_l n_l = d n, float64 ``[layers]``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every layer has the target density."""
+    """Gives every layer the target density.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> Uniform()(layout, 0.1).tolist()
+    [0.1, 0.1]
+    """
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
         return torch.full((len(layout.layers),), density, dtype=torch.float64)
@@ -28,76 +36,110 @@ class Uniform:
 
 @dataclass(frozen=True)
 class ERK:
-    """Erdos-Renyi-Kernel: d_l proportional to (sum of the weight's dimensions) / (their product).
+    """Erdos-Renyi-Kernel: d_l is proportional to (sum of the weight's dimensions) / (product of the dimensions).
 
-    Source: Evci et al., Rigging the Lottery (ICML 2020), section 3.
+    Small layers are denser than large ones. Source: Evci et al., Rigging the Lottery (ICML 2020), section 3.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))  # 30 / 200 and 25 / 100
+    >>> ERK()(layout, 0.11)
+    tensor([0.0900, 0.1500], dtype=torch.float64)
     """
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
         shapes = [torch.tensor(layer.shape, dtype=torch.float64) for layer in layout.layers]
-        found = torch.stack([shape.sum() / shape.prod() for shape in shapes])
-        return water_fill(_of_weights(found, layout.sizes), layout.sizes, density)
+        densities = torch.stack([shape.sum() / shape.prod() for shape in shapes])
+        return water_fill(_replace_undefined(densities, layout.sizes), layout.sizes, density)
 
 
 @dataclass(frozen=True)
 class BySize:
-    """d_l proportional to n_l^-power, the number of a layer's weights.
+    """d_l is proportional to n_l^-power, where n_l is the number of weights of layer l.
 
     Args:
-        power: 0 for uniform densities, 1 for as many active weights in every layer that has so many.
+        power: 0 gives uniform densities; 1 gives every layer the same number of active weights, as far as the layer has
+            so many.
+
+    Raises:
+        ConfigError: ``power`` is not in [0, 1].
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> (BySize()(layout, 0.1) * layout.sizes).tolist()
+    [15.0, 15.0]
     """
 
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.power <= 1:
-            raise ConfigError("power", self.power, "a number in [0, 1]")
+        check_numbers("[0, 1]", power=self.power)
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
-        return water_fill(_of_weights(layout.sizes.double() ** -self.power, layout.sizes), layout.sizes, density)
+        densities = _replace_undefined(layout.sizes.double() ** -self.power, layout.sizes)
+        return water_fill(densities, layout.sizes, density)
 
 
-def _of_weights(densities: Tensor, sizes: Tensor) -> Tensor:
-    """1 for a layer without weights, of which there is no density: any number that lets the others have theirs."""
+def _replace_undefined(densities: Tensor, sizes: Tensor) -> Tensor:
+    """Set the density of layers without weights, which is not finite, to 1. The other layers do not depend on it."""
     return densities.masked_fill(sizes == 0, 1.0)
 
 
 @dataclass(frozen=True)
-class Given:
-    """Relative layer densities by layer name (``{"conv2": 1.0, "fc1": 0.03}``), scaled to the target.
+class GivenDensities:
+    """Relative layer densities from the user, scaled to the target density.
 
-    A name may leave out what stands before a dot, as ``conv2`` for ``model.conv2``, where that is clear.
+    Args:
+        densities: a number for each layer by its name, such as ``{"conv2": 1.0, "fc1": 0.03}``. The part of a name
+            before a dot can be left out (``conv2`` for ``model.conv2``) if only one layer matches.
+
+    Raises:
+        ConfigError: a number is negative or not finite, all numbers are 0, or (when called) the names do not fit the
+            layers.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> GivenDensities({"0": 1, "1": 4})(layout, 0.1).tolist()
+    [0.05, 0.2]
     """
 
     densities: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        values = list(self.densities.values())
-        if not all(0 <= value < math.inf for value in values) or not any(values):
-            raise ConfigError("densities", dict(self.densities), "numbers of at least 0, not all 0")
+        for name, value in self.densities.items():
+            check_numbers("[0, inf)", False, **{f"densities.{name}": value})
+        if not any(self.densities.values()):
+            raise ConfigError("densities", f"{as_yaml(dict(self.densities))} has no number above 0")
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
-        names = [layer.name.removesuffix(".weight") for layer in layout.layers]
-        keys = [[key for key in self.densities if f".{name}".endswith(f".{key}")] for name in names]
-        if any(len(found) != 1 for found in keys) or sorted(sum(keys, [])) != sorted(self.densities):
+        layers = [layer.name.removesuffix(".weight") for layer in layout.layers]
+        keys = [[key for key in self.densities if f".{layer}".endswith(f".{key}")] for layer in layers]
+        if any(len(matches) != 1 for matches in keys) or sorted(sum(keys, [])) != sorted(self.densities):
             raise ConfigError(
-                "densities", dict(self.densities), f"one number for each of the layers {', '.join(names)}"
+                "densities",
+                f"the names {', '.join(self.densities)} do not match the layers one to one",
+                f"give one number for each of the layers {', '.join(layers)}",
             )
         values = torch.tensor([self.densities[key] for (key,) in keys], dtype=torch.float64)
         return water_fill(values, layout.sizes, density)
 
 
 class Rescale(Protocol):
-    """Brings layer densities to a target: (densities ``[layers]``, sizes ``[layers]``, target d) -> densities."""
+    """Rescales layer densities to a target density of the model."""
 
-    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor: ...
+    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
+        """Return the new densities (float64 ``[layers]``) of layers with ``sizes`` weights (int64 ``[layers]``)."""
+        ...
 
 
 def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-    """d_l = min(1, r * dbar_l) with the r that solves sum_l d_l n_l = d n exactly (FLASH stage 1, step 3).
+    """Return d_l = min(1, r * densities_l) with the factor r that meets the target exactly: sum_l d_l n_l = d n.
 
-    What the clip at 1 removes raises r, so the other layers take it in proportion. Only when every layer with a
-    positive density is full do the layers of density 0 share the rest, equally.
+    A layer that reaches density 1 leaves the rest of its share to the other layers, in proportion to their densities.
+    Layers of density 0 stay empty unless all other layers are full; then they share the rest equally. This is step 3 of
+    FLASH's stage 1.
+
+    >>> water_fill(torch.tensor([0.9, 0.1]), torch.tensor([100, 1000]), 0.2)
+    tensor([1.0000, 0.1200], dtype=torch.float64)
     """
     densities, sizes = densities.double(), sizes.double()
     budget = target * float(sizes.sum())
@@ -117,7 +159,7 @@ def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
 
 @dataclass(frozen=True)
 class WaterFill:
-    """The exact solution, ``water_fill``."""
+    """Meets the target exactly, see ``water_fill``."""
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return water_fill(densities, sizes, target)
@@ -125,7 +167,11 @@ class WaterFill:
 
 @dataclass(frozen=True)
 class ScaleOnce:
-    """One scaling and one clip at 1, what the clip removes is lost (the authors' code)."""
+    """Scales once and clips at 1. The weights that the clip removes are lost, as in the authors' code.
+
+    >>> ScaleOnce()(torch.tensor([0.9, 0.1]), torch.tensor([100, 1000]), 0.2)  # 205 active weights, not 220
+    tensor([1.0000, 0.1158])
+    """
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         ratio = target * float(sizes.sum()) / float((densities * sizes).sum())
@@ -134,40 +180,52 @@ class ScaleOnce:
 
 @dataclass(frozen=True)
 class ScaleDown:
-    """As ``ScaleOnce``, but never upwards: a server under its budget stays there (the authors' vote)."""
+    """Scales once, but never upwards: densities under the target stay as they are, as in the authors' vote."""
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return densities * min(1.0, target * float(sizes.sum()) / float((densities * sizes).sum()))
 
 
 def total_count(sizes: Tensor, density: float) -> int:
-    """Active weights of a model of ``density``: d n, rounded."""
+    """Return the number of active weights of a model with this density: d n, rounded.
+
+    >>> total_count(torch.tensor([200, 100]), 0.1)
+    30
+    """
     return round(density * int(sizes.sum()))
 
 
-def allot(ideal: Tensor, capacity: Tensor, total: int, least: Tensor | None = None) -> Tensor:
-    """Whole numbers near ``ideal`` (float64 ``[layers]``) that sum to ``total`` exactly, none above its capacity.
+def allot(ideal: Tensor, capacity: Tensor, total: int, minimum: Tensor | None = None) -> Tensor:
+    """Round ``ideal`` (float64 ``[layers]``) to whole numbers that sum to ``total``, none above its capacity.
 
-    Largest remainder, ties by position. ``least`` are the smallest numbers allowed (int64 ``[layers]``); by default no
-    layer is left empty while the total allows one weight for each. Where the total is less than they are together, they
-    are given up.
+    The numbers are rounded by largest remainder; of equal remainders the first layer's comes first.
+
+    Args:
+        ideal: wished numbers.
+        capacity: largest allowed numbers, int64 ``[layers]``.
+        total: their sum.
+        minimum: smallest allowed numbers, int64 ``[layers]``; 1 per layer by default. The minimum is ignored if it sums
+            to more than ``total``.
 
     Raises:
-        ValueError: the capacities together are less than the total.
+        ValueError: ``total`` is larger than the sum of the capacities.
+
+    >>> allot(torch.tensor([2.6, 3.4, 0.0]), torch.tensor([10, 10, 10]), 6)
+    tensor([2, 3, 1])
     """
     if total > int(capacity.sum()):
-        raise ValueError(f"{total} weights do not fit into layers of {capacity.tolist()}")
-    least = torch.minimum(capacity, torch.ones_like(capacity) if least is None else least)
-    if total < int(least.sum()):
-        least = torch.zeros_like(capacity)
-    counts = torch.minimum(torch.maximum(ideal.floor().long(), least), capacity)
+        raise ValueError(f"{total} weights do not fit into layers of {capacity.tolist()} weights")
+    minimum = torch.minimum(capacity, torch.ones_like(capacity) if minimum is None else minimum)
+    if total < int(minimum.sum()):
+        minimum = torch.zeros_like(capacity)
+    counts = torch.minimum(torch.maximum(ideal.floor().long(), minimum), capacity)
     while (missing := total - int(counts.sum())) != 0:
         step = 1 if missing > 0 else -1
-        possible = counts < capacity if missing > 0 else counts > least
-        wish = ((ideal - counts) * step).masked_fill(~possible, -torch.inf)
-        # Rounding leaves less than one weight a layer; a larger gap (an ideal far from the total) is closed in bulk.
+        possible = counts < capacity if missing > 0 else counts > minimum
+        remainder = ((ideal - counts) * step).masked_fill(~possible, -torch.inf)
+        # Rounding leaves less than one weight per layer. A larger gap (``ideal`` far from ``total``) is closed in bulk.
         bulk = max(1, abs(missing) // len(counts))
-        index = int(wish.argmax())
-        room = int(capacity[index] - counts[index] if missing > 0 else counts[index] - least[index])
-        counts[index] += step * min(bulk, room)
+        index = int(remainder.argmax())
+        limit = int(capacity[index] - counts[index] if missing > 0 else counts[index] - minimum[index])
+        counts[index] += step * min(bulk, limit)
     return counts

@@ -1,4 +1,4 @@
-"""The first mask of a run: from layer densities to a mask and weights that fit it."""
+"""The first mask of a run: from layer densities to a mask, and initial weights that fit the mask."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,23 +11,46 @@ from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import random_k, top_k_by_layer
 
 
-def layer_counts(layout: Layout, densities: Tensor) -> Tensor:
-    """Whole numbers of weights with these layer densities: round(d n) in all, d_l n_l rounded up or down in each."""
-    ideal = densities * layout.sizes
-    target = round(float(ideal.sum()) / int(layout.sizes.sum()), 12)  # d again, whatever digits the sum has lost
-    return allot(ideal, layout.sizes, total_count(layout.sizes, target))
-
-
 class Draw(Protocol):
-    """Draws a mask (bool ``[layout.maskable]``) with layer densities float64 ``[layers]`` for the initial ``weights``
-    ``[layout.size]``."""
+    """Draws a mask with given layer densities."""
 
-    def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor: ...
+    def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a mask, bool ``[layout.maskable]``.
+
+        Args:
+            layout: the layout of the arena.
+            weights: the arena with the initial weights, ``[layout.size]``.
+            densities: layer densities, float64 ``[layers]``.
+            generator: source of random numbers.
+        """
+        ...
+
+
+class Initialization(Protocol):
+    """Adapts initial weights to a mask."""
+
+    def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
+        """Change the arena ``weights`` (``[layout.size]``) in place to fit ``mask`` (bool ``[layout.maskable]``)."""
+        ...
+
+
+def layer_counts(layout: Layout, densities: Tensor) -> Tensor:
+    """Return the number of active weights of each layer, int64 ``[layers]``: d_l n_l rounded, round(d n) in total."""
+    ideal = densities * layout.sizes
+    target = round(float(ideal.sum()) / int(layout.sizes.sum()), 12)  # d without the rounding error of the sum
+    return allot(ideal, layout.sizes, total_count(layout.sizes, target))
 
 
 @dataclass(frozen=True)
 class ExactDraw:
-    """Exactly round(d n) ones in all, d_l n_l rounded up or down in every layer."""
+    """Draws exactly round(d n) weights, d_l n_l rounded up or down in each layer.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> mask = ExactDraw()(layout, torch.zeros(layout.size), torch.tensor([0.1, 0.5]), torch.Generator())
+    >>> layout.counts(mask).tolist()
+    [20, 50]
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         counts = layer_counts(layout, densities)
@@ -37,7 +60,10 @@ class ExactDraw:
 
 @dataclass(frozen=True)
 class BernoulliDraw:
-    """Each weight on its own with probability d_l; the density is met in expectation only (the authors' code)."""
+    """Draws each weight independently with probability d_l, as the authors' code does.
+
+    The density of the model is met in expectation only.
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(layout.maskable, generator=generator) < densities.float().repeat_interleave(layout.sizes)
@@ -45,21 +71,15 @@ class BernoulliDraw:
 
 @dataclass(frozen=True)
 class LargestDraw:
-    """No draw: of every layer the largest |w|, exactly as many as ``ExactDraw`` has."""
+    """Takes the initial weights of largest magnitude in each layer, as many as ``ExactDraw``. Nothing is random."""
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         return top_k_by_layer(layout, weights.abs(), layer_counts(layout, densities))
 
 
-class Initialization(Protocol):
-    """Adapts the arena's initial ``weights`` (``[layout.size]``, in place) to a mask (bool ``[layout.maskable]``)."""
-
-    def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None: ...
-
-
 @dataclass(frozen=True)
 class AsDrawn:
-    """The kept weights stay as they are, initialized for a dense layer (the authors' code)."""
+    """Leaves the weights as they were drawn for dense layers, as the authors' code does."""
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         pass
@@ -67,9 +87,17 @@ class AsDrawn:
 
 @dataclass(frozen=True)
 class VariancePreserving:
-    """Layer l times 1 / sqrt(d_l): a unit sums d_l as many inputs, this keeps the variance of the sum.
+    """Scales layer l by 1 / sqrt(d_l), so that the outputs keep the variance that they have in the dense layer.
 
-    The argument of He et al. (ICCV 2015), section 2.2, with the fan-in that the mask leaves on average.
+    An output is a sum over inputs, and the mask leaves the fraction d_l of these inputs on average. The derivation is
+    that of He et al. (ICCV 2015), section 2.2.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> weights = torch.ones(4)
+    >>> VariancePreserving()(layout, weights, torch.tensor([True, False, False, False]))
+    >>> weights
+    tensor([2., 2., 2., 2.])
     """
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
@@ -80,26 +108,39 @@ class VariancePreserving:
 
 @dataclass(frozen=True)
 class FanInPreserving:
-    """As ``VariancePreserving`` with the inputs that the mask leaves a unit which it leaves any: of masks of whole
-    channels the units that are gone do not count."""
+    """Like ``VariancePreserving``, but averages the density only over outputs that keep at least one input.
+
+    Use it for masks of whole channels, where the removed outputs would lower the average.
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         for slot in layout.layers:
             inputs = slot.view(mask).flatten(1)
-            left = inputs[inputs.any(dim=1)]
-            if len(left):
-                slot.view(weights).mul_(float(left.double().mean()) ** -0.5)
+            kept = inputs[inputs.any(dim=1)]
+            if len(kept):
+                slot.view(weights).mul_(float(kept.double().mean()) ** -0.5)
 
 
 @dataclass(frozen=True)
 class FirstMask:
-    """How a method makes its first mask.
+    """How a scheduler makes the first mask of a run.
 
     Args:
-        distribution: layer densities where no stage 1 finds them, and of the mask with which stage 1 starts.
-        rescale: how layer densities that stage 1 found are brought to the target.
-        draw: how a mask is drawn from layer densities.
-        initialize: what the mask does to the initial weights.
+        distribution: gives the layer densities if stage 1 does not measure them; also gives the densities of the mask
+            with which stage 1 starts.
+        rescale: rescales the layer densities measured in stage 1 to the target density.
+        draw: draws a mask with these layer densities.
+        initialize: adapts the initial weights to the mask. The scheduler calls it, not the first mask.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> weights, generator = torch.randn(layout.size), torch.Generator().manual_seed(0)
+    >>> mask = FirstMask()(layout, weights, 0.1, None, generator)
+    >>> layout.densities(mask).tolist()
+    [0.1, 0.1]
+    >>> mask = FirstMask()(layout, weights, 0.1, torch.tensor([0.2, 0.8]), generator)
+    >>> layout.densities(mask).tolist()
+    [0.05, 0.2]
     """
 
     distribution: Distribution = field(default_factory=Uniform)
@@ -108,14 +149,24 @@ class FirstMask:
     initialize: Initialization = field(default_factory=VariancePreserving)
 
     def __call__(
-        self, layout: Layout, weights: Tensor, density: float, found: Tensor | None, generator: torch.Generator
+        self,
+        layout: Layout,
+        weights: Tensor,
+        density: float,
+        measured_densities: Tensor | None,
+        generator: torch.Generator,
     ) -> Tensor:
-        """A mask, bool ``[layout.maskable]``, of target ``density`` for the initial ``weights`` (``[layout.size]``).
+        """Return a mask, bool ``[layout.maskable]``.
 
-        ``found`` are the layer densities of stage 1 (float64 ``[layers]``) or None.
+        Args:
+            layout: the layout of the arena.
+            weights: the arena with the initial weights, ``[layout.size]``.
+            density: target density of the mask.
+            measured_densities: the layer densities measured in stage 1, float64 ``[layers]``; None without stage 1.
+            generator: source of random numbers.
         """
-        if found is None:
+        if measured_densities is None:
             densities = self.distribution(layout, density)
         else:
-            densities = self.rescale(found, layout.sizes, density)
+            densities = self.rescale(measured_densities, layout.sizes, density)
         return self.draw(layout, weights, densities, generator)

@@ -1,4 +1,4 @@
-"""Where each tensor of a module lives in one flat vector, the arena."""
+"""The layout of a model in one flat vector, the arena, and which of its weights can be masked."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ConfigError, ModuleError, as_yaml
 
-KINDS = ["maskable", "parameter", "buffer"]  # of tensors, in the order in which they stand in the arena
-ALIGNMENT = 8  # elements: 16 bytes of the smallest floating type, what cuDNN's batch normalization expects of a pointer
+KINDS = ["maskable", "parameter", "buffer"]  # kinds of tensors, in their order in the arena
+ALIGNMENT = 8  # elements; 16 bytes of the smallest floating-point type, as cuDNN's batch normalization requires
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one tensor in the arena: ``arena[start:stop]`` seen with the tensor's own shape and strides."""
+    """The place of one tensor in the arena: ``arena[start:stop]``, viewed with the tensor's shape and strides."""
 
     name: str
     start: int
@@ -28,94 +28,120 @@ class Slot:
     stride: tuple[int, ...]
 
     def view(self, flat: Tensor) -> Tensor:
-        """The tensor inside ``flat``; writing to it writes to ``flat``."""
+        """Return the tensor as a view of ``flat``; writing to the view writes to ``flat``."""
         return flat.as_strided(self.shape, self.stride, flat.storage_offset() + self.start)
 
 
 class Layout:
-    """The plan of the arena: maskable weights first, then all other parameters, then floating-point buffers.
+    """Where each tensor of a model lies in the arena: maskable weights first, then all other parameters, then buffers.
 
-    Keeping a model in one vector makes sending, averaging and saving it a single operation, and lets a mask be one flat
-    tensor over ``[0, maskable)``. Strides are kept, so a ``channels_last`` weight stays one. Integer buffers and those
-    that are not persistent are not part of it: they stay with the module and are neither sent nor averaged.
+    With the whole model in one vector, sending, averaging and saving it are single operations, and a mask is one flat
+    tensor over ``[0, maskable)``. Each tensor keeps its strides, so a ``channels_last`` weight stays ``channels_last``.
+    Only persistent floating-point buffers are included. Other buffers stay in the module; they are neither sent nor
+    averaged.
 
-    The arena has ``size`` elements, the first ``trainable`` of them are parameters, and of these the first ``maskable``
-    have masks. Those follow each other without gaps; every tensor behind them starts at a multiple of ``ALIGNMENT``.
-    The gaps are 0 and no part of the model, which has ``elements`` elements. ``groups`` are those of each maskable
-    layer's convolution, ``behind`` the parameters that the module has after its last maskable weight. A ``plan`` does
-    not say; for a layout made from one they are 1, and all that have no mask.
+    The maskable weights follow each other without gaps. Every other tensor starts at a multiple of ``ALIGNMENT``
+    elements; the gaps before these tensors hold 0 and do not count as elements of the model.
 
     Args:
-        module: the model whose tensors are laid out.
-        exclude: layer names or globs (``"fc"``, ``"layer4.*"``) whose weights are never masked.
-        exclude_first_last: also leave out the first and the last maskable layer.
+        module: the model.
+        exclude: names or glob patterns of layers (``"fc"``, ``"layer4.*"``) whose weights are never masked.
+        exclude_first_last: whether the first and the last maskable layer are never masked either.
+
+    Attributes:
+        slots: the slots of all tensors, in the order of the arena.
+        layers: the slots of the maskable weights, one per maskable layer.
+        others: the slots of all other tensors.
+        sizes: number of weights of each maskable layer, int64 ``[layers]``.
+        groups: ``groups`` of each maskable layer (1 if the layer is not a convolution).
+        after_last_layer: the slots of the parameters that the module defines after its last maskable weight.
+        maskable: number of maskable weights; they are ``arena[:maskable]``.
+        trainable: end of the parameters; they are ``arena[:trainable]``, gaps included.
+        size: length of the arena, gaps included.
+        elements: number of elements of the model, gaps excluded.
 
     Raises:
-        ConfigError: a pattern matches no layer, or nothing is left to mask.
-        ModuleError: tensors without a shape yet, of different dtypes or devices, or with elements that overlap or have
-            gaps.
+        ConfigError: a pattern matches no layer, or no layer is left to mask.
+        ModuleError: a tensor has no shape yet, has elements that overlap or have gaps in memory, or differs from
+            another tensor in dtype or device.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    >>> layout = Layout(model, exclude=["2"])
+    >>> [layer.name for layer in layout.layers], layout.maskable, layout.elements
+    (['0.weight'], 108, 146)
+    >>> arena = layout.flatten_(model)  # from now on the model's tensors are views of the arena
+    >>> mask = torch.arange(layout.maskable) < 27
+    >>> arena[: layout.maskable] *= mask
+    >>> int(model[0].weight.count_nonzero()), layout.densities(mask).tolist()
+    (27, [0.25])
     """
 
     def __init__(self, module: nn.Module, exclude: Sequence[str] = (), exclude_first_last: bool = False) -> None:
         lazy = [name for name, tensor in module.named_parameters() if is_lazy(tensor)]
         if lazy:
-            raise ModuleError(f"{lazy[0]} has no shape yet; run the module once on a batch before it is trained")
+            raise ModuleError(f"{lazy[0]} has no shape yet; run the module once on a batch before training")
         maskable = _maskable_names(module, exclude, exclude_first_last)
         parameters = dict(module.named_parameters())
-        own = _not_persistent(module)
-        buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point() and name not in own}
+        not_persistent = _not_persistent(module)
+        buffers = {n: b for n, b in module.named_buffers() if b.is_floating_point() and n not in not_persistent}
         kinds = dict.fromkeys(maskable, "maskable")
         kinds |= {name: "parameter" for name in parameters if name not in kinds} | dict.fromkeys(buffers, "buffer")
         tensors = parameters | buffers
         if len(types := {f"{t.dtype} on {t.device}" for t in tensors.values()}) > 1:
-            raise ModuleError(f"parameters and float buffers of {', '.join(sorted(types))}: they must be of one kind")
+            raise ModuleError(
+                f"parameters and floating-point buffers are {', '.join(sorted(types))}; "
+                "they must have one dtype and be on one device"
+            )
         try:
             self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
         except ValueError as error:
             raise ModuleError(str(error)) from error
         owners = [module.get_submodule(layer.name.rpartition(".")[0]) for layer in self.layers]
         self.groups = tuple(getattr(owner, "groups", 1) for owner in owners)
-        order = list(parameters)
-        after = set(order[order.index(self.layers[-1].name) + 1 :])
-        self.behind = tuple(slot for slot in self.others if slot.name in after)
+        names = list(parameters)
+        after = set(names[names.index(self.layers[-1].name) + 1 :])
+        self.after_last_layer = tuple(slot for slot in self.others if slot.name in after)
 
     @classmethod
-    def from_plan(cls, plan: Sequence[Sequence[Any]]) -> "Layout":
-        """The layout whose ``plan`` this is, without its module.
+    def from_specification(cls, specification: Sequence[Sequence[Any]]) -> "Layout":
+        """Return the layout with this ``specification``, without its module.
+
+        A specification knows nothing of convolution groups and of the module's own order of parameters: ``groups`` are
+        all 1, and ``after_last_layer`` holds every parameter and buffer without a mask.
 
         Raises:
-            ValueError: no maskable tensor, kinds in another order, a name that comes twice, elements that overlap or
-                have gaps.
+            ValueError: there is no maskable tensor, the kinds are in another order, two tensors have one name, or the
+                elements of a tensor overlap or have gaps.
         """
-        kinds = [kind for _, kind, _, _ in plan]
+        kinds = [kind for _, kind, _, _ in specification]
         if kinds[:1] != KINDS[:1] or kinds != sorted(kinds, key=KINDS.index):
-            raise ValueError("a layout has maskable tensors, and they come first, then parameters, then buffers")
-        if len({name for name, _, _, _ in plan}) < len(plan):
-            raise ValueError("two tensors of one name")
+            raise ValueError("a layout must have maskable tensors; they come first, then parameters, then buffers")
+        if len({name for name, _, _, _ in specification}) < len(specification):
+            raise ValueError("two tensors have the same name")
         layout = cls.__new__(cls)
-        layout._place(plan)
+        layout._place(specification)
         return layout
 
     @property
-    def plan(self) -> list[list[Any]]:
-        """Of each slot ``[name, kind, shape, stride]``, in plain values; kinds are those of ``KINDS``."""
+    def specification(self) -> list[list[Any]]:
+        """``[name, kind, shape, stride]`` of each slot, in plain values; ``kind`` is one of ``KINDS``."""
         rows = zip(self.slots, self._kinds, strict=True)
         return [[slot.name, kind, list(slot.shape), list(slot.stride)] for slot, kind in rows]
 
-    def _place(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Put the tensors of a plan's ``rows`` one behind the other."""
+    def _place(self, specification: Sequence[Sequence[Any]]) -> None:
+        """Place the tensors of a specification one after the other."""
         slots, start = [], 0
-        for name, kind, shape, stride in rows:
+        for name, kind, shape, stride in specification:
             if not _is_dense(shape, stride):
                 raise ValueError(f"{name}: its elements overlap or have gaps in memory; make it contiguous first")
             if kind != "maskable":
                 start += -start % ALIGNMENT
             slots.append(Slot(name, start, start + prod(shape), torch.Size(shape), tuple(stride)))
             start = slots[-1].stop
-        self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in rows]
+        self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in specification]
         self.layers = self.slots[: self._kinds.count("maskable")]
         self.others = self.slots[len(self.layers) :]
-        self.groups, self.behind = (1,) * len(self.layers), self.others
+        self.groups, self.after_last_layer = (1,) * len(self.layers), self.others
         self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
         self.size = start
         self.maskable = self.layers[-1].stop
@@ -123,7 +149,10 @@ class Layout:
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
 
     def flatten_(self, module: nn.Module) -> Tensor:
-        """Move the module's tensors into a new arena, re-point them there and return it (1-d, ``size`` elements)."""
+        """Move the module's tensors into a new arena and return the arena (``[size]``).
+
+        Afterwards the module's tensors are views of the arena.
+        """
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         first = tensors[self.slots[0].name]
         arena = torch.zeros(self.size, dtype=first.dtype, device=first.device)
@@ -133,31 +162,31 @@ class Layout:
         return arena
 
     def slot_of_largest(self, arena: Tensor) -> str:
-        """The name of the tensor that holds the arena's largest magnitude, or its first NaN."""
-        place = int(arena.abs().nan_to_num(nan=float("inf")).argmax())
-        return next(slot.name for slot in self.slots if place < slot.stop)
+        """Return the name of the tensor with the arena's largest magnitude; NaN counts as the largest."""
+        index = int(arena.abs().nan_to_num(nan=float("inf")).argmax())
+        return next(slot.name for slot in self.slots if index < slot.stop)
 
     def split(self, flat: Tensor) -> Iterator[Tensor]:
-        """The maskable layers of an arena or a mask, each as a flat view."""
+        """Return the maskable layers of an arena or a mask, each as a flat view."""
         return (flat[layer.start : layer.stop] for layer in self.layers)
 
     def read_others(self, flat: Tensor) -> Tensor:
-        """All that is not maskable, without the gaps, ``[elements - maskable]``."""
+        """Return a copy of all elements that are not maskable, without the gaps, ``[elements - maskable]``."""
         parts = [flat[slot.start : slot.stop] for slot in self.others]
         return torch.cat(parts) if parts else flat[:0]
 
     def write_others_(self, flat: Tensor, values: Tensor) -> None:
-        """Put what ``read_others`` returned into ``flat``."""
+        """Write ``values``, as ``read_others`` returns them, into the arena ``flat``."""
         parts = values.split([slot.stop - slot.start for slot in self.others])
         for slot, part in zip(self.others, parts, strict=True):
             flat[slot.start : slot.stop] = part
 
     def counts(self, mask: Tensor) -> Tensor:
-        """Active weights per layer, int64 ``[layers]``, on the CPU."""
+        """Return the number of active weights in each layer, int64 ``[layers]`` on the CPU."""
         return torch.stack([part.count_nonzero() for part in self.split(mask)]).cpu()
 
     def densities(self, mask: Tensor) -> Tensor:
-        """Layer densities d_l = nnz(M_l) / n_l, float64 ``[layers]``, on the CPU."""
+        """Return the layer densities d_l = nnz(M_l) / n_l, float64 ``[layers]`` on the CPU."""
         return self.counts(mask).double() / self.sizes
 
 
@@ -165,21 +194,27 @@ def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_las
     layers = [name for name, layer in module.named_modules() if isinstance(layer, MASKABLE)]
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in layers):
-            raise ConfigError("exclude", pattern, f"a name or glob of one of the layers {', '.join(layers)}")
+            raise ConfigError(
+                "exclude",
+                f"{as_yaml(pattern)} matches no Linear or Conv layer",
+                f"use a name or a glob pattern of the layers {', '.join(layers)}",
+            )
     if exclude_first_last:
         layers = layers[1:-1]
-    kept = [name for name in layers if not any(fnmatchcase(name, pattern) for pattern in exclude)]
-    # A weight that two layers share appears once among the parameters; a frozen one does not train, so it stays whole.
-    parameters = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    weights = [name for name in (f"{layer}.weight".lstrip(".") for layer in kept) if name in parameters]
+    layers = [name for name in layers if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+    # A weight that two layers share is one parameter. A frozen weight is not trained and therefore never masked.
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    weights = [name for name in (f"{layer}.weight".lstrip(".") for layer in layers) if name in trained]
     if not weights:
         key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
-        raise ConfigError(key, value, "a choice that leaves at least one Linear or Conv layer to mask")
+        raise ConfigError(
+            key, f"{as_yaml(value)} leaves no layer to mask", "at least one trainable Linear or Conv layer must be left"
+        )
     return weights
 
 
 def _not_persistent(module: nn.Module) -> set[str]:
-    """The names of buffers that the module does not save either: masks of attention, tables that it computes."""
+    """Return the names of buffers that the module does not save, such as attention masks and precomputed tables."""
     return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, part in module.named_modules()
@@ -188,7 +223,7 @@ def _not_persistent(module: nn.Module) -> set[str]:
 
 
 def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements fill one block of memory exactly once, in whatever order of dimensions."""
+    """Return whether the elements fill one block of memory exactly once, in any order of the dimensions."""
     expected = 1
     for stride, size in sorted((st, sz) for st, sz in zip(strides, shape, strict=True) if sz > 1):
         if stride != expected:
@@ -198,16 +233,18 @@ def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def layers_of(module: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Module]]:
-    """The layers of a module whose weight is the parameter of a name: several where they share it.
+    """Return for each parameter name the layers that have this parameter as their weight.
+
+    Layers that share a weight are all in the list of its name.
 
     >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     >>> tied[1].weight = tied[0].weight
-    >>> len(layers_of(tied, ["0.weight"])["0.weight"])
-    2
+    >>> layers_of(tied, ["0.weight"])
+    {'0.weight': [Linear(in_features=2, out_features=2, bias=True), Linear(in_features=2, out_features=2, bias=True)]}
     """
-    found: dict[str, list[nn.Module]] = {name: [] for name in names}
-    by_weight = {id(module.get_parameter(name)): layers for name, layers in found.items()}
+    layers: dict[str, list[nn.Module]] = {name: [] for name in names}
+    by_weight = {id(module.get_parameter(name)): layers[name] for name in layers}
     for layer in module.modules():
-        if (layers := by_weight.get(id(getattr(layer, "weight", None)))) is not None:
-            layers.append(layer)
-    return found
+        if (sharing := by_weight.get(id(getattr(layer, "weight", None)))) is not None:
+            sharing.append(layer)
+    return layers

@@ -1,4 +1,4 @@
-"""One move of dynamic sparse training: some active weights are dropped, as many others grow."""
+"""One move of dynamic sparse training: some active weights are dropped, and as many inactive weights grow."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,20 +8,24 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_numbers
 from flash_pl.sparsity.density import allot
 from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import random_k, top_k_by_layer
 
+MAX_FILL = 0.99  # a layer grows into at most this fraction of its free places (FLASH authors' code)
+NEARLY_DENSE = 0.2  # sparsity below which a growing layer drops at most its sparsity (FLASH authors' code)
+
 
 @dataclass(frozen=True)
 class CriterionInput:
-    """What a criterion may look at.
+    """The tensors from which a criterion computes.
 
     Args:
-        layout: the plan of the arena.
-        weights: the arena, or its head ``[layout.maskable]``.
-        gradient: of all maskable weights, pruned ones included, ``[layout.maskable]``; None if no criterion needs it.
+        layout: the layout of the arena.
+        weights: the arena, or its first part ``[layout.maskable]``.
+        gradient: gradient of all maskable weights, pruned weights included, ``[layout.maskable]``; None if no criterion
+            needs it.
     """
 
     layout: Layout
@@ -30,47 +34,57 @@ class CriterionInput:
 
 
 class Criterion(ABC):
-    """Chooses weights: the ones to keep where a mask drops some, the ones to add where it grows.
+    """Chooses weights: which active weights a move keeps, or which inactive weights it grows.
 
     Attributes:
-        needs_gradient: whether it looks at the gradient, which costs a dense backward pass.
+        needs_gradient: whether the criterion uses the gradient, which costs a dense backward pass.
     """
 
     needs_gradient: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """``counts[l]`` weights of each layer among the ``candidates``, bool ``[layout.maskable]`` both."""
+    def __call__(
+        self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return ``counts[l]`` of the ``candidates`` in each layer l; both masks are bool ``[layout.maskable]``."""
 
 
 class Scored(Criterion):
-    """The highest scores, ties by position."""
+    """Chooses the weights with the highest scores; equal scores go by position."""
 
     @abstractmethod
-    def scores(self, seen: CriterionInput) -> Tensor:
-        """One score a weight, ``[layout.maskable]``."""
+    def scores(self, inputs: CriterionInput) -> Tensor:
+        """Return a score for each weight, ``[layout.maskable]``."""
 
-    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        return top_k_by_layer(seen.layout, self.scores(seen), counts, within=candidates)
+    def __call__(
+        self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        return top_k_by_layer(inputs.layout, self.scores(inputs), counts, within=candidates)
 
 
 @dataclass(frozen=True)
 class Magnitude(Scored):
-    """The largest |w|."""
+    """The largest |w|.
 
-    def scores(self, seen: CriterionInput) -> Tensor:
-        return seen.weights[: seen.layout.maskable].abs()
+    >>> from torch import nn
+    >>> inputs = CriterionInput(Layout(nn.Linear(4, 1, bias=False)), torch.tensor([0.1, -0.9, 0.5, 0.0]))
+    >>> Magnitude()(inputs, torch.ones(4, dtype=torch.bool), torch.tensor([2]), torch.Generator())
+    tensor([False,  True,  True, False])
+    """
+
+    def scores(self, inputs: CriterionInput) -> Tensor:
+        return inputs.weights[: inputs.layout.maskable].abs()
 
 
 @dataclass(frozen=True)
 class Saliency(Scored):
-    """The largest |g w|: by how much the loss would change, to first order (Lee et al., SNIP, ICLR 2019)."""
+    """The largest |g w|, the change of the loss to first order if w is removed (Lee et al., SNIP, ICLR 2019)."""
 
     needs_gradient: ClassVar[bool] = True
 
-    def scores(self, seen: CriterionInput) -> Tensor:
-        assert seen.gradient is not None
-        return (seen.gradient * seen.weights[: seen.layout.maskable]).abs()
+    def scores(self, inputs: CriterionInput) -> Tensor:
+        assert inputs.gradient is not None
+        return (inputs.gradient * inputs.weights[: inputs.layout.maskable]).abs()
 
 
 @dataclass(frozen=True)
@@ -79,47 +93,52 @@ class Gradient(Scored):
 
     needs_gradient: ClassVar[bool] = True
 
-    def scores(self, seen: CriterionInput) -> Tensor:
-        assert seen.gradient is not None
-        return seen.gradient.abs()
+    def scores(self, inputs: CriterionInput) -> Tensor:
+        assert inputs.gradient is not None
+        return inputs.gradient.abs()
 
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """At random without replacement (Mocanu et al., SET, Nature Communications 2018)."""
+    """Random weights, drawn without replacement (Mocanu et al., SET, Nature Communications 2018)."""
 
-    def __call__(self, seen: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        parts = zip(seen.layout.split(candidates), counts.tolist(), strict=True)
+    def __call__(
+        self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        parts = zip(inputs.layout.split(candidates), counts.tolist(), strict=True)
         return torch.cat([random_k(part, k, generator) for part, k in parts])
 
 
-MAX_FILL = 0.99  # of a layer's free places, the FLASH authors' limit
-NEARLY_DENSE = 0.2  # sparsity under which a growing layer is not pruned beyond its sparsity, theirs too
-
-
 class Redistribution(ABC):
-    """A rule of how a move changes the layers' densities; the number of active weights of the model stays."""
+    """Decides how many weights each layer drops and grows. The number of active weights of the model stays the same."""
 
     @abstractmethod
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """Numbers of weights to drop (int64 ``[layers]``) and to grow (float64 ``[layers]``, of the same sum).
+        """Return how many weights to drop (int64 ``[layers]``) and to grow (float64 ``[layers]``, the same sum).
 
         Args:
-            layout: the plan of the arena.
-            magnitude: |w| of the active weights, 0 elsewhere, ``[layout.maskable]``.
-            active: numbers of active weights, int64 ``[layers]``.
-            rate: the fraction of a layer's active weights to drop.
+            layout: the layout of the arena.
+            magnitude: |w| of the active weights and 0 elsewhere, ``[layout.maskable]``.
+            active: number of active weights of each layer, int64 ``[layers]``.
+            rate: fraction of a layer's active weights to drop.
 
         Raises:
-            ValueError: the rule needs magnitudes, and some are not finite.
+            ValueError: the magnitudes are needed, and some of them are not finite.
         """
 
 
 @dataclass(frozen=True)
 class KeepLayers(Redistribution):
-    """Every layer grows what it drops, ceil(rate nnz_l): layer densities stay (RigL, SET, FedDST).
+    """Every layer grows as many weights as it drops, ceil(rate * nnz_l): layer densities stay (RigL, SET, FedDST).
 
-    A layer with fewer free places drops no more than these: it could only grow again, from 0, what it has dropped.
+    A layer drops at most as many weights as it has free places: with more, it would regrow weights that it has just
+    dropped.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+    >>> dropped, grown = KeepLayers()(layout, torch.ones(300), torch.tensor([40, 80]), rate=0.25)
+    >>> dropped.tolist(), grown.tolist()
+    ([10, 20], [10.0, 20.0])
     """
 
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
@@ -129,9 +148,9 @@ class KeepLayers(Redistribution):
 
 @dataclass(frozen=True)
 class MeanMagnitude(Redistribution):
-    """FLASH: what all layers drop goes back in proportion to the layers' mean |w|.
+    """FLASH: the weights that all layers drop grow again in proportion to the layers' mean |w|.
 
-    A layer takes at most 99 % of its free places, the excess goes evenly to the others.
+    A layer grows into at most 99 % of its free places; the other layers share the rest equally.
     """
 
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
@@ -141,21 +160,25 @@ class MeanMagnitude(Redistribution):
         return dropped, redistribute(shares, free, int(dropped.sum()))
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
-        """Each layer's share of the growth: its mean |w| over the sum of all layers' means, float64 ``[layers]``."""
-        return _normalized(_sums(layout, magnitude) / active.clamp(min=1))
+        """Return each layer's share of the growth: its mean |w| over the sum of these means, float64 ``[layers]``."""
+        return _normalized(_layer_sums(layout, magnitude) / active.clamp(min=1))
 
 
 @dataclass(frozen=True)
 class TotalMagnitude(MeanMagnitude):
-    """Growth in proportion to a layer's total |w|, so that a small layer is not flooded by a large one's losses."""
+    """Like ``MeanMagnitude``, but in proportion to the layers' total |w|.
+
+    A small layer then does not receive most of the weights that a large layer drops.
+    """
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
-        return _normalized(_sums(layout, magnitude))
+        return _normalized(_layer_sums(layout, magnitude))
 
 
-def _sums(layout: Layout, magnitude: Tensor) -> Tensor:
+def _layer_sums(layout: Layout, magnitude: Tensor) -> Tensor:
+    """Return the sum of ``magnitude`` over each layer, float64 ``[layers]``."""
     sums = torch.stack([part.sum() for part in layout.split(magnitude)]).cpu().double()
-    if not sums.isfinite().all():  # finite weights can have a sum that only double precision holds
+    if not sums.isfinite().all():  # the sum of finite float32 weights can exceed float32
         sums = torch.stack([part.cpu().double().sum() for part in layout.split(magnitude)])
     for layer, total in zip(layout.layers, sums.tolist(), strict=True):
         if not math.isfinite(total):
@@ -168,7 +191,10 @@ def _normalized(values: Tensor) -> Tensor:
 
 
 def drop_counts(active: Tensor, sizes: Tensor, shares: Tensor, rate: float) -> Tensor:
-    """ceil(p_l nnz_l) with p_l = rate, but at most the layer's sparsity for a nearly dense layer that will grow."""
+    """Return how many weights each layer drops, int64 ``[layers]``: ceil(p_l nnz_l) with p_l = ``rate``.
+
+    A nearly dense layer whose share of the growth is above average drops at most the fraction p_l = its sparsity.
+    """
     sparsity = 1 - active.double() / sizes
     guarded = (sparsity < NEARLY_DENSE) & (shares > 1 / len(shares))
     rates = torch.where(guarded, sparsity.clamp(max=rate), rate)
@@ -176,9 +202,11 @@ def drop_counts(active: Tensor, sizes: Tensor, shares: Tensor, rate: float) -> T
 
 
 def redistribute(shares: Tensor, free: Tensor, total: int) -> Tensor:
-    """Spread ``total`` new weights by ``shares``, no layer beyond 99 % of its free places, the excess evenly.
+    """Return how many weights each layer grows, float64 ``[layers]`` with the sum ``total``.
 
-    Returns float64 ``[layers]``, summing to ``total``; in proportion to the free places if 99 % of them do not suffice.
+    The weights are spread by ``shares``. A layer grows into at most 99 % of its ``free`` places; the layers below that
+    limit share the excess equally. If the limits together are below ``total``, layers grow in proportion to their free
+    places instead.
     """
     limit = (free.double() * MAX_FILL).floor()
     if total >= float(limit.sum()):
@@ -195,11 +223,11 @@ def redistribute(shares: Tensor, free: Tensor, total: int) -> Tensor:
 
 
 class MoveResult(NamedTuple):
-    """A move's result.
+    """The result of a move.
 
     Attributes:
-        mask: after the move, bool ``[maskable]``.
-        survivors: the weights that keep their value and optimizer state, bool ``[maskable]``; the others are 0.
+        mask: the mask after the move, bool ``[maskable]``.
+        survivors: weights that keep their value and optimizer state, bool ``[maskable]``; all other weights become 0.
     """
 
     mask: Tensor
@@ -208,19 +236,27 @@ class MoveResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Move:
-    """A move with exact counts: the number of active weights never changes. By default it is FLASH's.
+    """A move that keeps the number of active weights exactly. The defaults are those of FLASH.
 
-    Grown places are chosen among the inactive ones, those just dropped included, and start at 0.
+    Grown weights are chosen among all inactive weights, those just dropped included, and start at 0.
 
     Args:
-        drop: says which weights of a layer are kept.
-        growth: says which inactive weights become active.
-        redistribution: how many of each every layer drops and grows.
-        memory: m of the gradient that criteria see: g of the last step plus m times what was seen before; 0 for the
-            last gradient alone, 0.9 to grow by momentum (Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019).
+        drop: chooses the weights that a layer keeps.
+        growth: chooses the inactive weights that become active.
+        redistribution: decides how many weights each layer drops and grows.
+        memory: m in the gradient that the criteria use: g of the last step + m * (the gradient used before). 0 uses the
+            last gradient alone; 0.9 grows by momentum (Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019).
 
     Raises:
         ConfigError: ``memory`` is not in [0, 1).
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> move = Move(growth=Gradient(), redistribution=KeepLayers())  # RigL
+    >>> weights, gradient = torch.tensor([0.9, 0.1, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.2, -0.5])
+    >>> mask, survivors = move(layout, weights, weights != 0, 0.5, torch.Generator(), gradient)
+    >>> mask.tolist(), survivors.tolist()
+    ([True, False, False, True], [True, False, False, False])
     """
 
     drop: Criterion = field(default_factory=Magnitude)
@@ -229,12 +265,11 @@ class Move:
     memory: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.memory < 1:
-            raise ConfigError("memory", self.memory, "a number in [0, 1)")
+        check_numbers("[0, 1)", memory=self.memory)
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether a criterion looks at the gradients of pruned weights."""
+        """Whether a criterion uses the gradient of pruned weights."""
         return self.drop.needs_gradient or self.growth.needs_gradient
 
     def __call__(
@@ -246,53 +281,63 @@ class Move:
         generator: torch.Generator,
         gradient: Tensor | None = None,
     ) -> MoveResult:
-        """Move ``mask`` by the fraction ``rate``; changes none of its arguments.
+        """Return the moved mask and the weights that survive. The arguments are not changed.
 
         Args:
-            layout: the plan of the arena.
-            weights: the arena, or its head ``[layout.maskable]``, 0 outside the mask.
+            layout: the layout of the arena.
+            weights: the arena, or its first part ``[layout.maskable]``, 0 outside the mask.
             mask: bool ``[layout.maskable]``.
-            rate: the fraction of a layer's active weights to drop, in [0, 1].
-            generator: of random choices.
-            gradient: ``[layout.maskable]``, if the criteria need it.
+            rate: fraction of a layer's active weights to drop, in [0, 1].
+            generator: source of random numbers.
+            gradient: gradient of all maskable weights, ``[layout.maskable]``, if ``needs_gradient``.
 
         Raises:
-            ValueError: ``rate`` is no fraction.
+            ValueError: ``rate`` is not in [0, 1], or weights that the redistribution needs are not finite.
         """
         if not 0 <= rate <= 1:
-            raise ValueError(f"a move drops a fraction in [0, 1], not {rate}")
-        seen, active = CriterionInput(layout, weights, gradient), layout.counts(mask)
+            raise ValueError(f"rate {rate} of a move is not in [0, 1]")
+        inputs, active = CriterionInput(layout, weights, gradient), layout.counts(mask)
         dropped, wished = self.redistribution(layout, weights[: layout.maskable].abs() * mask, active, rate)
-        kept = self.drop(seen, mask, active - dropped, generator)
-        grown = self.grow(seen, kept, wished, active, generator)
+        kept = self.drop(inputs, mask, active - dropped, generator)
+        grown = self.grow(inputs, kept, wished, active, generator)
         return MoveResult(kept | grown, self.survivors(mask, kept, grown))
 
     def grow(
-        self, seen: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
+        self, inputs: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """New places outside ``kept``; ``wished`` are their numbers, float64 ``[layers]``, their sum whole, ``active``
-        the layers' numbers of weights before the move."""
-        layout = seen.layout
-        left = layout.counts(kept)
-        emptied = ((left == 0) & (active > 0)).long()  # only a layer that lost all its weights must grow one
-        counts = allot(wished, layout.sizes - left, round(float(wished.sum())), least=emptied)
-        return self.growth(seen, ~kept, counts, generator)
+        """Return the weights that grow, bool ``[layout.maskable]``, all outside ``kept``.
+
+        Args:
+            inputs: the tensors from which the criterion computes.
+            kept: mask of the weights that are not dropped.
+            wished: number of weights to grow in each layer, float64 ``[layers]`` with a whole sum.
+            active: number of active weights of each layer before the move, int64 ``[layers]``.
+            generator: source of random numbers.
+        """
+        layout = inputs.layout
+        remaining = layout.counts(kept)
+        emptied = ((remaining == 0) & (active > 0)).long()  # only a layer that lost all its weights must grow one
+        counts = allot(wished, layout.sizes - remaining, round(float(wished.sum())), minimum=emptied)
+        return self.growth(inputs, ~kept, counts, generator)
 
     def survivors(self, mask: Tensor, kept: Tensor, grown: Tensor) -> Tensor:
-        """The weights that keep their value."""
+        """Return the weights that keep their value and optimizer state."""
         return kept
 
 
 class BernoulliMove(Move):
-    """The FLASH authors' code: growth by a coin toss per free place; what is dropped and regrown keeps its value."""
+    """The move of the FLASH authors' code: each free place of a layer grows with the same probability, independently.
+
+    The number of active weights is kept in expectation only. A weight that is dropped and grown again keeps its value.
+    """
 
     def grow(
-        self, seen: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
+        self, inputs: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
     ) -> Tensor:
-        layout = seen.layout
+        layout = inputs.layout
         free = (layout.sizes - layout.counts(kept)).clamp(min=1)
-        chance = (wished / free).float().repeat_interleave(layout.sizes)
-        return (torch.rand(layout.maskable, generator=generator) < chance).to(kept.device) & ~kept
+        probability = (wished / free).float().repeat_interleave(layout.sizes)
+        return (torch.rand(layout.maskable, generator=generator) < probability).to(kept.device) & ~kept
 
     def survivors(self, mask: Tensor, kept: Tensor, grown: Tensor) -> Tensor:
         return mask & (kept | grown)

@@ -1,51 +1,57 @@
-"""The beginning of a random permutation, without the rest of it."""
+"""The first numbers of a random permutation, without drawing the rest of it."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LARGE = 1 / 8  # from this share of it on the whole permutation is drawn
-LIMIT = 2**32 // 20  # of so many torch.randperm would take other random numbers
+LARGE = 1 / 8  # for k of at least this share of n, drawing the whole permutation is faster
+LIMIT = 2**32 // 20  # from this n on, torch.randperm draws its random numbers in another way
 
 
 def first_of_permutation(n: int, k: int, generator: torch.Generator) -> Tensor:
-    """The first ``k`` of ``torch.randperm(n)``, int64 ``[k]``; the generator ends where that would leave it.
+    """Return the first ``k`` numbers of ``torch.randperm(n, generator=generator)``, int64 ``[k]``.
 
-    ``torch.randperm`` exchanges place i with one of the n - i places from there on, for i = 0 to n - 2 (Fisher and
-    Yates), each with the next number of the generator. After k exchanges the first k places are final. In a permutation
-    of millions the others take most of the time, since each goes to another place of the memory; here only their
-    numbers are drawn.
+    torch.randperm exchanges place i of 0, 1, ..., n - 1 with a random place >= i, for i = 0 to n - 2 (Fisher, Yates).
+    After k exchanges the first k places are final. This function stops there, which saves time if k is much below n.
+    It also draws the random numbers of the other exchanges, so the generator ends in the same state as for randperm.
+    Random masks are drawn this way. Any other way of drawing would change the results of every published run.
+
+    >>> first_of_permutation(1000, 3, torch.Generator().manual_seed(0)).tolist()
+    [44, 37, 675]
+    >>> torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:3].tolist()
+    [44, 37, 675]
     """
     if k >= LARGE * n or n >= LIMIT:
         return torch.randperm(n, generator=generator)[:k]
     steps = np.arange(k)
-    partners = steps + _numbers(k, n - 1, generator) % (n - steps)
-    return torch.from_numpy(_after_exchanges(partners))
+    partners = steps + _random_numbers(k, n - 1, generator) % (n - steps)
+    return torch.from_numpy(_exchange(partners))
 
 
-def _numbers(k: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """The first ``k`` < ``count`` of the generator's next ``count`` numbers of 32 bits, uint32."""
+def _random_numbers(k: int, count: int, generator: torch.Generator) -> np.ndarray:
+    """Draw ``count`` > k numbers of 32 bits from the generator and return the first ``k``, uint32."""
     pairs = torch.empty(count // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     if count % 2:
         torch.empty(1, dtype=torch.int32).random_(generator=generator)
-    read = pairs[: -(-k // 2)].numpy()  # the high half of each was drawn first
-    return np.stack([read >> 32, read], axis=1).astype(np.uint32).reshape(-1)[:k]
+    used = pairs[: -(-k // 2)].numpy()  # the upper half of each pair is the earlier number
+    return np.stack([used >> 32, used], axis=1).astype(np.uint32).reshape(-1)[:k]
 
 
-def _after_exchanges(partners: np.ndarray) -> np.ndarray:
-    """What is at place i of 0, 1, 2, ... after it was exchanged with place ``partners[i]`` >= i, for i = 0, 1, ...
+def _exchange(partners: np.ndarray) -> np.ndarray:
+    """Exchange place i of the list 0, 1, 2, ... with place ``partners[i]`` >= i, for each i; return the first places.
 
-    Before step i place p holds p, unless an earlier step had it as its partner: then what the place of that step, the
-    last of them, held before that.
+    The list is never built. Step i moves the number at place p = ``partners[i]`` to place i, where it stays. Before the
+    step, place p holds p, unless p was the partner of earlier steps. In that case it holds the number that the last of
+    these steps, j, found at its own place j, and the same question must be answered for place j before step j.
     """
     shift = len(partners).bit_length()
-    steps = np.sort(partners << shift | np.arange(len(partners)))  # by partner, then by step
-    found, mask = partners.copy(), (1 << shift) - 1
-    again = np.flatnonzero(steps[1:] >> shift == steps[:-1] >> shift)  # the same partner as the step before it
-    asking, step = steps[again + 1] & mask, steps[again] & mask
-    while len(asking):  # what did the place of ``step`` hold before that step?
-        found[asking] = step
+    steps = np.sort(partners << shift | np.arange(len(partners)))  # (partner, step) in one integer, sorted
+    result, mask = partners.copy(), (1 << shift) - 1
+    repeated = np.flatnonzero(steps[1:] >> shift == steps[:-1] >> shift)  # the same partner as in an earlier step
+    target, step = steps[repeated + 1] & mask, steps[repeated] & mask
+    while len(target):  # which number was at place ``step`` before that step?
+        result[target] = step
         before = steps[np.searchsorted(steps, step << shift | step) - 1]
         exchanged = (before >> shift == step) & (before & mask < step)
-        asking, step = asking[exchanged], before[exchanged] & mask
-    return found
+        target, step = target[exchanged], before[exchanged] & mask
+    return result

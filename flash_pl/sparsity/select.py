@@ -1,4 +1,4 @@
-"""Exact choices among the weights of a layer: the k largest, or k at random."""
+"""Exact choices among weights: the k largest scores, or k weights at random."""
 
 from itertools import repeat
 
@@ -10,12 +10,17 @@ from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.permutation import first_of_permutation
 
 
-def top_k(scores: Tensor, k: int, among_equals: Tensor | None = None) -> Tensor:
-    """A bool mask with exactly ``k`` ones at the largest of the 1-d ``scores``.
+def top_k(scores: Tensor, k: int, tie_breaker: Tensor | None = None) -> Tensor:
+    """Return a bool mask with exactly ``k`` ones, at the largest of the 1-d ``scores``.
 
-    Equal scores go by ``among_equals``, further scores of the same shape, and in the end by position: ``torch.topk``
-    promises no order among equals, which would let two devices disagree on a mask. Scores that are not a number count
-    as -1, less than any magnitude.
+    Of equal scores the ones with a larger ``tie_breaker`` (scores of the same shape) come first, then the ones at
+    earlier positions. ``torch.topk`` defines no order of equal scores, so two devices could disagree on a mask.
+    NaN counts as -1, which is below every magnitude.
+
+    >>> top_k(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
+    tensor([False,  True,  True, False])
+    >>> top_k(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2, tie_breaker=torch.tensor([0.0, 0.0, 0.1, 0.2]))
+    tensor([False,  True, False,  True])
     """
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -27,22 +32,27 @@ def top_k(scores: Tensor, k: int, among_equals: Tensor | None = None) -> Tensor:
     if int(chosen.count_nonzero()) == k:
         return chosen
     chosen = scores > threshold
-    ties, missing = _places(scores == threshold), k - int(chosen.count_nonzero())
-    chosen[ties[:missing] if among_equals is None else ties[top_k(among_equals[ties], missing)]] = True
+    ties, missing = _indices(scores == threshold), k - int(chosen.count_nonzero())
+    chosen[ties[:missing] if tie_breaker is None else ties[top_k(tie_breaker[ties], missing)]] = True
     return chosen
 
 
 def kth_largest(values: Tensor, k: int) -> Tensor:
-    """The ``k``-th largest (from 1) of the 1-d ``values``, none of them NaN, as a tensor without dimensions."""
+    """Return the ``k``-th largest (k = 1 is the largest) of the 1-d ``values`` as a 0-d tensor. No value may be NaN.
+
+    >>> kth_largest(torch.tensor([1.0, 4.0, 3.0]), 2)
+    tensor(3.)
+    """
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         return torch.tensor(_kth_largest(values.detach().numpy(), k))
     return values.topk(k, sorted=False).values.min()
 
 
 def _kth_largest(values: np.ndarray, k: int) -> np.generic:
-    """By numpy's partition, a fifth of the time of torch.topk or torch.kthvalue, and less for large k.
+    """Return the same by numpy's partition, which takes a fifth of the time of torch.topk, and less for large k.
 
-    It degenerates where many values are equal, such as zeros after a ReLU: those stay out.
+    Partition is slow if many values are equal, such as the zeros after a ReLU. These are the smallest values, so they
+    are left out unless the result is one of them.
     """
     least = values.min()
     above = values > least
@@ -55,15 +65,20 @@ def _kth_largest(values: np.ndarray, k: int) -> np.generic:
 
 
 def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """A bool mask with exactly ``k`` ones drawn without replacement among the ones of the 1-d bool ``candidates``."""
-    places = _places(candidates)
+    """Return a bool mask with exactly ``k`` ones, drawn without replacement among the ones of the 1-d ``candidates``.
+
+    >>> mask = random_k(torch.tensor([True, True, False, True]), 2, torch.Generator().manual_seed(0))
+    >>> int(mask.sum()), bool(mask[2])
+    (2, False)
+    """
+    indices = _indices(candidates)
     chosen = torch.zeros_like(candidates)
-    chosen[places[first_of_permutation(len(places), k, generator).to(places.device)]] = True
+    chosen[indices[first_of_permutation(len(indices), k, generator).to(indices.device)]] = True
     return chosen
 
 
-def _places(mask: Tensor) -> Tensor:
-    """Where a 1-d mask is true, int64; numpy takes a quarter of torch's time on a CPU."""
+def _indices(mask: Tensor) -> Tensor:
+    """Return the indices of the ones of a 1-d mask, int64. On a CPU numpy takes a quarter of torch's time."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.nonzero().squeeze(1)
@@ -74,14 +89,27 @@ def top_k_by_layer(
     scores: Tensor,
     counts: Tensor,
     within: Tensor | None = None,
-    among_equals: Tensor | None = None,
+    tie_breaker: Tensor | None = None,
 ) -> Tensor:
-    """In every layer the ``counts[l]`` largest scores, among the ones of the mask ``within`` if it is given.
+    """Return a mask with the ``counts[l]`` largest scores of each layer l.
 
-    Equal scores go as in ``top_k``.
+    Args:
+        layout: the layout of the arena.
+        scores: a score for each weight, ``[layout.maskable]`` or longer.
+        counts: number of weights of each layer, int64 ``[layers]``.
+        within: a mask; only its weights are chosen.
+        tie_breaker: decides between equal scores, see ``top_k``.
+
+    Returns:
+        bool ``[layout.maskable]``.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)))
+    >>> top_k_by_layer(layout, torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0, 9.0]), torch.tensor([2, 1]))
+    tensor([ True,  True, False, False, False,  True])
     """
     if within is not None:
         scores = torch.where(within, scores[: layout.maskable], -torch.inf)
-    equals = repeat(None) if among_equals is None else layout.split(among_equals)
-    parts = zip(layout.split(scores), counts.tolist(), equals, strict=False)
-    return torch.cat([top_k(part, k, equal) for part, k, equal in parts])
+    breakers = repeat(None) if tie_breaker is None else layout.split(tie_breaker)
+    parts = zip(layout.split(scores), counts.tolist(), breakers, strict=False)
+    return torch.cat([top_k(part, k, breaker) for part, k, breaker in parts])

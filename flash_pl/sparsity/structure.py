@@ -1,4 +1,4 @@
-"""Which patterns a mask may have: single weights, N of M, whole output channels."""
+"""Structures of masks: single weights, N of every M weights, whole output channels; and masks of nested submodels."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,40 +15,57 @@ from flash_pl.sparsity.select import top_k, top_k_by_layer
 
 
 class Structure(ABC):
-    """Chooses weights of high score in patterns that hardware likes."""
+    """A pattern that masks must have, such as one that hardware computes fast."""
 
     @abstractmethod
-    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
-        """A mask, bool ``[layout.maskable]``, of ``counts[l]`` weights of each layer, or as near as the pattern allows.
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
+        """Return the mask of highest scores with this structure, bool ``[layout.maskable]``.
+
+        Each layer l has ``counts[l]`` weights, or the nearest number that the structure allows.
 
         Args:
-            layout: the plan of the arena.
-            scores: one a weight, ``[layout.maskable]`` or longer.
-            counts: int64 ``[layers]``.
-            among_equals: decides among equal scores where single weights are chosen.
+            layout: the layout of the arena.
+            scores: a score for each weight, ``[layout.maskable]`` or longer.
+            counts: wished number of weights of each layer, int64 ``[layers]``.
+            tie_breaker: decides between equal scores of single weights, see ``top_k``. Other structures ignore it.
         """
 
 
 @dataclass(frozen=True)
 class Unstructured(Structure):
-    """The highest scores of each layer, wherever they are."""
+    """The highest scores of each layer, at any position.
 
-    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
-        return top_k_by_layer(layout, scores, counts, among_equals=among_equals)
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 2, bias=False))
+    >>> scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0])
+    >>> Unstructured()(layout, scores, torch.tensor([4])).view(2, 4).int()
+    tensor([[1, 1, 1, 1],
+            [0, 0, 0, 0]], dtype=torch.int32)
+    """
+
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
+        return top_k_by_layer(layout, scores, counts, tie_breaker=tie_breaker)
 
 
 @dataclass(frozen=True)
 class NM(Structure):
-    """N of every ``group`` weights that follow each other among the inputs of an output (N:M sparsity).
+    """N:M sparsity: N of every M = ``group`` successive inputs of an output are active.
 
-    Counts stay exact: where N = d_l M is no whole number, some groups have one weight more than others. Source: Zhou et
-    al., Learning N:M fine-grained structured sparse neural networks from scratch, ICLR 2021.
+    Every layer has exactly its count of weights. If N = d_l M is not a whole number, some groups have one weight more
+    than others. Source: Zhou et al., Learning N:M fine-grained structured sparse neural networks (ICLR 2021).
 
     Args:
         group: M.
 
     Raises:
-        ConfigError: M is less than 2.
+        ConfigError: M is not an integer of at least 2.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 2, bias=False))
+    >>> scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0])
+    >>> NM(group=4)(layout, scores, torch.tensor([4])).view(2, 4).int()
+    tensor([[1, 1, 0, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
     """
 
     group: int = 4
@@ -56,32 +73,40 @@ class NM(Structure):
     def __post_init__(self) -> None:
         check_integers(2, group=self.group)
 
-    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
         for slot, count in zip(layout.layers, counts.tolist(), strict=True):
             slot.view(mask).copy_(self._layer(slot.view(scores).flatten(1).cpu(), count).view(slot.shape))
         return mask
 
     def _layer(self, scores: Tensor, count: int) -> Tensor:
-        """The mask of a layer with scores ``[outputs, inputs]`` on the CPU."""
+        """Return the mask of a layer with scores ``[outputs, inputs]`` on the CPU."""
         outputs, inputs = scores.shape
-        filled = torch.nn.functional.pad(scores, (0, -inputs % self.group), value=-torch.inf)
-        groups = filled.reshape(-1, self.group)
-        place = groups.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True).float()
-        # A weight's place in its group comes first, its score decides within a place.
+        padded = torch.nn.functional.pad(scores, (0, -inputs % self.group), value=-torch.inf)
+        groups = padded.reshape(-1, self.group)
+        rank = groups.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True).float()
+        # Order the weights by their rank in their group; of equal ranks the higher score comes first.
         order = torch.empty(groups.numel(), dtype=torch.float64)
         by_score = groups.flatten().argsort(descending=True, stable=True)
-        by_place = place.flatten()[by_score].argsort(stable=True)
-        order[by_score[by_place]] = torch.arange(groups.numel(), 0, -1, dtype=torch.float64)
+        by_rank = rank.flatten()[by_score].argsort(stable=True)
+        order[by_score[by_rank]] = torch.arange(groups.numel(), 0, -1, dtype=torch.float64)
         order = order.masked_fill(groups.flatten().isneginf(), -torch.inf)
         return top_k(order, count).view(outputs, -1)[:, :inputs]
 
 
 @dataclass(frozen=True)
 class Channels(Structure):
-    """Whole output channels, those of the highest mean score; at least one a layer."""
+    """Whole output channels: the channels of highest mean score, at least one per layer.
 
-    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, among_equals: Tensor | None = None) -> Tensor:
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 2, bias=False))
+    >>> scores = torch.tensor([9.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> Channels()(layout, scores, torch.tensor([4])).view(2, 4).int()
+    tensor([[0, 0, 0, 0],
+            [1, 1, 1, 1]], dtype=torch.int32)
+    """
+
+    def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
         for slot, count in zip(layout.layers, counts.tolist(), strict=True):
             means = slot.view(scores).flatten(1).mean(dim=1)
@@ -89,64 +114,78 @@ class Channels(Structure):
         return mask
 
     def channels(self, slot: Slot, count: int) -> int:
-        """How many output channels come nearest to ``count`` weights."""
+        """Return the number of output channels that comes nearest to ``count`` weights, at least 1."""
         return max(1, round(count * slot.shape[0] / slot.shape.numel()))
 
 
 @dataclass(frozen=True)
 class StructuredDraw:
-    """A random mask of a structure.
+    """Draws a random mask with a structure, for ``FirstMask``.
 
     Args:
-        structure: of the mask.
+        structure: the structure of the mask.
     """
 
     structure: Structure
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
-        """A mask, bool ``[layout.maskable]``, with layer densities float64 ``[layers]``; ``weights`` do not act."""
+        """Return a mask, bool ``[layout.maskable]``, with layer densities float64 ``[layers]``; ignores ``weights``."""
         scores = torch.rand(layout.maskable, generator=generator)
         return self.structure(layout, scores, layer_counts(layout, densities))
 
 
 def channel_mask(layout: Layout, ratio: Fraction | float) -> Tensor:
-    """The first ceil(ratio C) output channels of every layer, fed by the first ceil(ratio C) of the layer before.
+    """Return the mask of a narrow submodel: the first ceil(ratio C) of the C output channels of every layer.
 
-    Inputs of the first layer and the classes that the last one tells apart are all there. Where a layer's inputs are a
-    multiple of the outputs before it (a linear layer behind flattened images), those of a channel stay together.
-    Outputs and inputs of a grouped convolution are counted over all its groups.
+    A channel keeps the inputs that come from kept channels of the layer before. The inputs of the first layer and the
+    outputs of the last layer (the classes) are all kept. A linear layer after flattened images has several inputs per
+    channel; they are kept or removed together. In a grouped convolution, channels are counted over all groups.
 
     Args:
-        layout: the plan of the arena; its layers follow each other in this order.
-        ratio: in (0, 1]; as a float j / C may be a little more, and one channel too many.
+        layout: the layout of the arena; each layer must feed the next one.
+        ratio: in (0, 1]. Use a Fraction for j / C: as a float it can be rounded up, which gives one channel too many.
 
     Returns:
         bool ``[layout.maskable]`` on the CPU.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)))
+    >>> first, second = layout.split(channel_mask(layout, Fraction(1, 2)))
+    >>> first.view(4, 3).all(dim=1).tolist(), second.view(2, 4).all(dim=0).tolist()
+    ([True, True, False, False], [True, True, False, False])
     """
     mask = torch.zeros(layout.maskable, dtype=torch.bool)
-    before = 0
+    previous = 0  # output channels of the layer before
     for slot, groups in zip(layout.layers, layout.groups, strict=True):
         outputs, inputs = slot.shape[0], slot.shape[1] * groups
-        wide = math.ceil(ratio * outputs) if feeds_another(layout, slot) else outputs
-        block = inputs // before if before and inputs % before == 0 else 1
-        fed = math.ceil(ratio * (inputs // block)) * block if before else inputs
-        for group, part in enumerate(slot.view(mask).chunk(groups)):  # of the outputs, each with inputs of its own
-            first, start = group * outputs // groups, group * slot.shape[1]
-            part[: max(0, wide - first), : max(0, fed - start)] = True
-        before = outputs
+        kept_outputs = math.ceil(ratio * outputs) if feeds_another(layout, slot) else outputs
+        block = inputs // previous if previous and inputs % previous == 0 else 1  # inputs per channel
+        kept_inputs = math.ceil(ratio * (inputs // block)) * block if previous else inputs
+        for group, part in enumerate(slot.view(mask).chunk(groups)):  # each group has its own outputs and inputs
+            first_output, first_input = group * outputs // groups, group * slot.shape[1]
+            part[: max(0, kept_outputs - first_output), : max(0, kept_inputs - first_input)] = True
+        previous = outputs
     return mask
 
 
 def feeds_another(layout: Layout, slot: Slot) -> bool:
-    """Whether a layer's outputs are inputs of another one: of the next, or of one that is never masked."""
+    """Return whether the outputs of a maskable layer are inputs of another layer, which may itself be never masked."""
     if slot != layout.layers[-1]:
         return True
-    return any(len(other.shape) > 1 and other.shape[1] % slot.shape[0] == 0 for other in layout.behind)
+    return any(len(s.shape) > 1 and s.shape[1] % slot.shape[0] == 0 for s in layout.after_last_layer)
 
 
-def widest(layout: Layout, density: float) -> Fraction:
-    """The largest ratio j / C, C being the largest number of output channels, whose ``channel_mask`` has at most
-    ``density`` n weights; 1 / C where none has."""
+def largest_channel_ratio(layout: Layout, density: float) -> Fraction:
+    """Return the largest ratio for which ``channel_mask`` has at most ``density`` * n weights.
+
+    The ratio is j / C, where C is the largest number of output channels of a layer. The smallest result is 1 / C, even
+    if its mask has more weights.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)))
+    >>> largest_channel_ratio(layout, 0.6)
+    Fraction(1, 2)
+    """
     channels = max(slot.shape[0] for slot in layout.layers)
     low, high = 1, channels
     while low < high:

@@ -216,7 +216,7 @@ class _Header:
         plan = [[name, "maskable", shape, _row_major(shape)] for name, shape in self.layers]
         plan += [[name, "parameter", shape, _row_major(shape)] for name, shape in self.rest]
         try:
-            return Layout.from_plan(plan)
+            return Layout.from_specification(plan)
         except ValueError as error:
             raise PayloadError(str(error)) from error
 

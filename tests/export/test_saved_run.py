@@ -40,7 +40,7 @@ def test_a_tier_without_nested_layers_gets_its_evaluated_model(runs):
 
 def test_a_tier_gets_its_evaluated_model(runs):
     server = read_checkpoint(runs["hetero"])["flash_pl"]["server"]
-    layout = Layout.from_plan(server["layout"])
+    layout = Layout.from_specification(server["layout"])
     tiers = json.loads((runs["hetero"].parents[1] / "result.json").read_text())["tiers"]
     masks = nested_masks(layout, server["mask"], server["weights"], [tier["density"] / 0.2 for tier in tiers])
     net, data = network(runs["hetero"])

@@ -1,4 +1,4 @@
-"""Tests of the compiled kernels skip where there are none."""
+"""Tests of the compiled kernels skip if the kernels are not installed."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,11 @@ from flash_pl.kernels.library import Library, library
 
 @pytest.fixture
 def native() -> Iterator[Library]:
-    """The compiled kernels; the instruction set and the number of threads are put back."""
-    found = library()
-    if found is None:
+    """Return the compiled kernels; restore the instruction set and the number of threads afterwards."""
+    native = library()
+    if native is None:
         pytest.skip("flash_pl was installed without its compiled kernels")
-    isa, threads = found.isa, torch.get_num_threads()
-    yield found
-    found.use(isa)
+    isa, threads = native.isa, torch.get_num_threads()
+    yield native
+    native.use(isa)
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The sparse convolution against float64 torch with masked weights, over shapes, plans and instruction sets."""
+"""Sparse convolutions and linear layers against float64 torch with masked weights, for all instruction sets."""
 
 import random
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.kernels import Plan, SparsePattern, sparse_conv2d
+from flash_pl.kernels import Packing, SparsePattern, sparse_conv2d, sparse_linear
 from flash_pl.kernels.geometry import Pair
 from flash_pl.kernels.library import Library
 
-PLANS = (None, Plan(), Plan(stack=3), Plan(lanes=16), Plan(lanes=32))
+PACKINGS = (None, Packing(), Packing(stack=3), Packing(lanes=16), Packing(lanes=32))
 
 
 @dataclass
@@ -37,14 +37,14 @@ class Case:
             leaf.grad = None
         return grads
 
-    def sparse(self, plan: Plan | None) -> list[Tensor]:
-        """Output and gradients of the kernels."""
-        y = sparse_conv2d(self.x, self.weight, self.bias, SparsePattern(self.mask), self.stride, self.padding, plan)
+    def sparse(self, packing: Packing | None) -> list[Tensor]:
+        """Return output and gradients of the kernels."""
+        y = sparse_conv2d(self.x, self.weight, self.bias, SparsePattern(self.mask), self.stride, self.padding, packing)
         y.backward(self.dy)
         return [y.detach(), *self.grads()]
 
     def dense(self) -> list[Tensor]:
-        """The same of torch in float64; the weight's gradient masked."""
+        """Return the same from torch in float64; the gradient of the weight is masked."""
         leaves = [each.detach().double().requires_grad_() for each in self.leaves]
         bias = leaves[2] if self.bias is not None else None
         y = F.conv2d(leaves[0], leaves[1] * self.mask, bias, self.stride, self.padding)
@@ -52,7 +52,7 @@ class Case:
         return [y.detach(), *(each.grad for each in leaves if each.grad is not None)]
 
 
-def drawn(seed: int) -> Case:
+def random_case(seed: int) -> Case:
     draw, rng = random.Random(seed), torch.Generator().manual_seed(seed)
     batch, inputs, outputs = draw.choice([1, 2, 3, 5, 16, 17, 33, 65]), draw.randint(1, 6), draw.randint(1, 9)
     kernel, stride, padding = (
@@ -76,24 +76,24 @@ def drawn(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_output_and_gradients_are_those_of_masked_dense_torch(native: Library, seed: int) -> None:
-    case = drawn(seed)
+def test_output_and_gradients_equal_masked_dense_torch(native: Library, seed: int) -> None:
+    case = random_case(seed)
     assert native.use(native.isas()[seed % len(native.isas())])
-    expected, found = case.dense(), case.sparse(PLANS[seed % len(PLANS)])
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours - theirs).abs().max() <= 2e-6 * (1 + theirs.abs().max())
-    assert not found[2][~case.mask].any()
-    assert found[2].stride() == case.weight.stride()
+    expected, results = case.dense(), case.sparse(PACKINGS[seed % len(PACKINGS)])
+    for result, reference in zip(results, expected, strict=True):
+        assert (result - reference).abs().max() <= 2e-6 * (1 + reference.abs().max())
+    assert not results[2][~case.mask].any()
+    assert results[2].stride() == case.weight.stride()
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("batch", [1, 32])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "side"),
     [(4, 4, 1, (28, 28)), (3, 3, 1, (6, 6)), (3, 3, 1, (12, 12)), (3, 4, 1, (28, 28)), (2, 2, 0, (4, 17))],
 )
-def test_padding_is_zero_where_a_stride_passes_over_as_many_pixels(native, kernel, stride, padding, side, batch, plan):
-    """And not what the convolution before has left in the same memory."""
+def test_padding_is_zero_if_strides_skip_pixels(native, kernel, stride, padding, side, batch, packing):
+    """As many pixels are skipped as there are padding places, which still hold values of the previous convolution."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, *side, generator=rng, requires_grad=True)
     weight = torch.randn(4, 3, kernel, kernel, generator=rng, requires_grad=True)
@@ -102,30 +102,30 @@ def test_padding_is_zero_where_a_stride_passes_over_as_many_pixels(native, kerne
     case = Case(x, weight, None, mask, (stride, stride), (padding, padding), dy)
     for isa in native.isas():
         native.use(isa)
-        drawn(7).sparse(plan)
-        for ours, theirs in zip(case.sparse(plan), case.dense(), strict=True):
-            assert (ours - theirs).abs().max() <= 2e-6 * (1 + theirs.abs().max())
+        random_case(7).sparse(packing)
+        for result, reference in zip(case.sparse(packing), case.dense(), strict=True):
+            assert (result - reference).abs().max() <= 2e-6 * (1 + reference.abs().max())
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 3))
 @pytest.mark.parametrize("threads", [2, 3])
 def test_bits_do_not_depend_on_the_number_of_threads(native: Library, seed: int, threads: int) -> None:
-    case = drawn(seed)
+    case = random_case(seed)
     torch.set_num_threads(1)
-    alone = case.sparse(PLANS[seed % len(PLANS)])
+    single = case.sparse(PACKINGS[seed % len(PACKINGS)])
     torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(alone, case.sparse(PLANS[seed % len(PLANS)]), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(single, case.sparse(PACKINGS[seed % len(PACKINGS)]), strict=True))
 
 
-def test_weights_outside_of_the_pattern_count_as_zero(native: Library) -> None:
-    case = drawn(4)
-    whole = case.sparse(None)[0]
+def test_inactive_weights_count_as_zero(native: Library) -> None:
+    case = random_case(4)
+    expected = case.sparse(None)[0]
     with torch.no_grad():
         case.weight[~case.mask] = float("nan")
-    assert torch.equal(case.sparse(None)[0], whole)
+    assert torch.equal(case.sparse(None)[0], expected)
 
 
-def test_a_slope_is_the_gradient(native: Library) -> None:
+def test_gradients_equal_finite_differences(native: Library) -> None:
     torch.manual_seed(0)
     x, weight, mask = torch.randn(2, 2, 5, 4), torch.randn(3, 2, 3, 2), torch.rand(3, 2, 3, 2) < 0.5
     pattern, dy, h = SparsePattern(mask), torch.randn(2, 3, 3, 2), 1e-2
@@ -146,8 +146,8 @@ def test_a_slope_is_the_gradient(native: Library) -> None:
             assert (ahead - behind) / (2 * h) == pytest.approx(leaf.grad.flatten()[at].item(), abs=2e-3)
 
 
-def test_only_the_gradients_that_are_asked_for(native: Library) -> None:
-    case = drawn(8)
+def test_only_requested_gradients_are_computed(native: Library) -> None:
+    case = random_case(8)
     full = case.sparse(None)
     case.x.requires_grad_(False)
     y = sparse_conv2d(case.x, case.weight, None, SparsePattern(case.mask), case.stride, case.padding)
@@ -156,7 +156,7 @@ def test_only_the_gradients_that_are_asked_for(native: Library) -> None:
     assert case.x.grad is None
 
 
-def test_a_gradient_has_no_gradient(native: Library) -> None:
+def test_second_derivatives_are_refused(native: Library) -> None:
     weight = torch.randn(1, 1, 1, 1, requires_grad=True)
     x = torch.randn(1, 1, 2, 2, requires_grad=True)
     y = sparse_conv2d(x, weight, None, SparsePattern(torch.ones(1, 1, 1, 1, dtype=torch.bool)))
@@ -165,8 +165,8 @@ def test_a_gradient_has_no_gradient(native: Library) -> None:
         dx.sum().backward()
 
 
-def test_autocast_is_left_outside(native: Library) -> None:
-    case = drawn(5)
+def test_autocast_does_not_change_the_result(native: Library) -> None:
+    case = random_case(5)
     plain = case.sparse(None)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(case.sparse(None)[0], plain)
@@ -180,7 +180,7 @@ def test_an_empty_batch_has_an_empty_output(native: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "said"),
+    ("x", "weight", "words"),
     [
         (torch.randn(1, 2, 4, 4).double(), torch.randn(3, 2, 3, 3), "float64"),
         (torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 2), "pattern"),
@@ -188,6 +188,54 @@ def test_an_empty_batch_has_an_empty_output(native: Library) -> None:
         (torch.randn(1, 2, 2, 4), torch.randn(3, 2, 3, 3), "no output"),
     ],
 )
-def test_what_the_kernels_do_not_take_is_one_line(native: Library, x: Tensor, weight: Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_unsupported_convolutions_are_refused(native: Library, x: Tensor, weight: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         sparse_conv2d(x, weight, None, SparsePattern(torch.ones(3, 2, 3, 3, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("batch", [(1,), (7,), (16,), (32,), (33,), (65,), (3, 5), (), (0,)])
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+def test_linear_output_and_gradients_equal_masked_dense_torch(
+    native: Library, batch: tuple[int, ...], density: float
+) -> None:
+    torch.manual_seed(len(batch))
+    x, weight, bias = torch.randn(*batch, 37), torch.randn(11, 37), torch.randn(11)
+    mask = torch.rand(11, 37) < density
+    dy = torch.randn(*batch, 11)
+    for isa in native.isas():
+        native.use(isa)
+        leaves = [each.clone().requires_grad_() for each in (x, weight, bias)]
+        references = [each.double().requires_grad_() for each in (x, weight, bias)]
+        y = sparse_linear(*leaves, SparsePattern(mask))
+        expected = F.linear(references[0], references[1] * mask, references[2])
+        y.backward(dy)
+        expected.backward(dy.double())
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+        for a, b in zip(leaves, references, strict=True):
+            assert a.grad is not None
+            torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_transposed_weight_has_its_strides(native: Library) -> None:
+    weight = torch.randn(5, 4).t().requires_grad_()
+    sparse_linear(torch.randn(3, 5), weight, None, SparsePattern(torch.ones(4, 5, dtype=torch.bool))).sum().backward()
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()
+
+
+def test_inputs_that_do_not_fit_are_refused(native: Library) -> None:
+    with pytest.raises(ValueError, match="4 inputs"):
+        sparse_linear(torch.randn(2, 5), torch.randn(3, 4), None, SparsePattern(torch.ones(3, 4, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4)])
+def test_a_weight_without_elements_is_refused(native: Library, shape: tuple[int, int]) -> None:
+    pattern = SparsePattern(torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no elements"):
+        sparse_linear(torch.randn(2, shape[1]), torch.randn(shape), None, pattern)
+
+
+def test_inputs_beyond_32_bit_offsets_are_refused(native: Library) -> None:
+    inputs = 1 << 16
+    pattern = SparsePattern(torch.ones(1, inputs, dtype=torch.bool))
+    with pytest.raises(ValueError, match="32 bits"):
+        sparse_linear(torch.randn(1, inputs), torch.randn(1, inputs), None, pattern, Packing(lanes=1 << 15))

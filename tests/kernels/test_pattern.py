@@ -1,4 +1,4 @@
-"""The index lists of a mask."""
+"""The index lists of a pattern, and the sink of its gradient."""
 
 import copy
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from flash_pl.kernels import Plan, SparsePattern
+from flash_pl.kernels import Packing, SparsePattern
 from flash_pl.kernels.geometry import ConvShape, geometry
 
 SHAPE = ConvShape(channels=4, size=(8, 8), outputs=5, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
@@ -19,11 +19,11 @@ def test_a_pattern_knows_its_mask() -> None:
     assert torch.equal(pattern.masked(weight), weight * mask)
 
 
-def test_a_copy_of_a_pattern_has_lists_of_its_own() -> None:
+def test_a_copy_of_a_pattern_has_its_own_lists() -> None:
     pattern = SparsePattern(torch.rand(5, 4, 3, 3) < 0.3)
-    before = pattern.rows(geometry(SHAPE, Plan()))
-    for other in (copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
-        rows = other.rows(geometry(SHAPE, Plan()))
+    before = pattern.rows(geometry(SHAPE, Packing()))
+    for duplicate in (copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+        rows = duplicate.rows(geometry(SHAPE, Packing()))
         assert rows.address != before.address and torch.equal(rows.offset, before.offset)
 
 
@@ -43,20 +43,20 @@ def test_places_beyond_32_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
-def test_shares_cover_the_outputs_once(parts: int) -> None:
-    shares = SparsePattern(torch.rand(6, 50) < 0.2).shares(parts)
-    assert [row for first, last in shares for row in range(first, last)] == list(range(6))
+def test_output_ranges_cover_each_output_once(parts: int) -> None:
+    ranges = SparsePattern(torch.rand(6, 50) < 0.2).output_ranges(parts)
+    assert [row for first, last in ranges for row in range(first, last)] == list(range(6))
 
 
-def test_shares_of_many_weights_in_many_parts_do_not_overlap() -> None:
-    pattern, row = SparsePattern(torch.ones(4096, 1, dtype=torch.bool)), 4200  # as if every output had so many weights
+def test_output_ranges_do_not_overflow_with_many_weights_and_parts() -> None:
+    pattern, row = SparsePattern(torch.ones(4096, 1, dtype=torch.bool)), 4200  # as if every output had 4200 weights
     pattern.count, pattern._start = pattern.count * row, pattern._start * row
-    shares = pattern.shares(128)
-    assert [first for first, _ in shares] == [0, *(last for _, last in shares[:-1])] and shares[-1][1] == 4096
-    assert max(last - first for first, last in shares) == 32
+    ranges = pattern.output_ranges(128)
+    assert [first for first, _ in ranges] == [0, *(last for _, last in ranges[:-1])] and ranges[-1][1] == 4096
+    assert max(last - first for first, last in ranges) == 32
 
 
 @pytest.mark.parametrize("mask", [torch.ones(3, 2), torch.ones(3, dtype=torch.bool)])
-def test_what_is_no_mask_is_refused(mask: torch.Tensor) -> None:
+def test_an_invalid_mask_is_refused(mask: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="bool tensor"):
         SparsePattern(mask)

@@ -1,4 +1,4 @@
-"""Max-pooling against torch's, bit for bit."""
+"""Max-pooling against torch, bit for bit."""
 
 import random
 
@@ -16,7 +16,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_output_and_gradient_have_the_bits_of_torch(native: Library, seed: int) -> None:
+def test_output_and_gradient_equal_torch_bit_for_bit(native: Library, seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     native.use(draw.choice(native.isas()))
@@ -32,23 +32,24 @@ def test_output_and_gradient_have_the_bits_of_torch(native: Library, seed: int) 
         x[torch.rand(shape) < 0.6] = -float("inf")
     if seed % 7 == 0:
         x = x.to(memory_format=torch.channels_last)
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y, expected = max_pool2d(ours, kernel, stride, padding), F.max_pool2d(theirs.contiguous(), kernel, stride, padding)
+    leaf, reference = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = max_pool2d(leaf, kernel, stride, padding)
+    expected = F.max_pool2d(reference.contiguous(), kernel, stride, padding)
     dy = torch.randn_like(y)
     y.backward(dy)
     expected.backward(dy)
-    assert ours.grad is not None and theirs.grad is not None
+    assert leaf.grad is not None and reference.grad is not None
     assert torch.equal(bits(y), bits(expected))
-    assert torch.equal(bits(ours.grad), bits(theirs.grad))
+    assert torch.equal(bits(leaf.grad), bits(reference.grad))
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
-def test_leading_dimensions_are_free(native: Library, shape: tuple[int, ...]) -> None:
+def test_any_leading_dimensions(native: Library, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     assert torch.equal(max_pool2d(x, 2), F.max_pool2d(x.view(1, -1, 5, 6), 2).view(*shape[:-2], 2, 3))
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(16, 0), (3, 2), (0, 0), (9, 1)])
-def test_what_the_kernels_do_not_take_is_one_line(native: Library, kernel: int, padding: int) -> None:
+def test_unsupported_windows_are_refused(native: Library, kernel: int, padding: int) -> None:
     with pytest.raises(ValueError, match="window"):
         max_pool2d(torch.randn(1, 1, 6, 6), kernel, 1, padding)

@@ -46,9 +46,9 @@ from flash_pl.sparsity import (
     SparsityBudget,
     Tier,
     channel_mask,
+    largest_channel_ratio,
     top_k,
     total_count,
-    widest,
 )
 from flash_pl.testing.setting import Network, train
 from flash_pl.trainer import FederatedTrainer
@@ -411,16 +411,16 @@ def test_channels_by_hand():
     assert fc1.nonzero().tolist() == [[o, i] for o in range(5) for i in range(8)]  # two channels of four pixels
     assert fc2.nonzero().tolist() == [[o, i] for o in range(6) for i in range(5)]  # all classes
     for density in (0.05, 0.3, 0.9):
-        held = int(channel_mask(layout, widest(layout, density)).sum())
-        assert held <= density * layout.maskable or widest(layout, density) == Fraction(1, 10)
-    assert widest(layout, 1.0) == 1
+        held = int(channel_mask(layout, largest_channel_ratio(layout, density)).sum())
+        assert held <= density * layout.maskable or largest_channel_ratio(layout, density) == Fraction(1, 10)
+    assert largest_channel_ratio(layout, 1.0) == 1
 
 
 @pytest.mark.parametrize("channels", range(1, 131))
 def test_a_ratio_of_whole_channels_is_that_many(channels):
     layout = Layout(nn.Sequential(nn.Linear(1, channels), nn.Linear(channels, 1)))
     for density in (0.1, 0.37, 0.62, 0.93):
-        ratio = widest(layout, density)
+        ratio = largest_channel_ratio(layout, density)
         held = layout.layers[0].view(channel_mask(layout, ratio))
         assert int(held.count_nonzero()) == ratio * channels == max(1, int(density * channels))
 

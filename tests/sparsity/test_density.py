@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flash_pl.errors import ConfigError
-from flash_pl.sparsity import ERK, BySize, Given, Layout, ScaleDown, ScaleOnce, Uniform, allot, total_count, water_fill
+from flash_pl.sparsity import (
+    ERK,
+    BySize,
+    GivenDensities,
+    Layout,
+    ScaleDown,
+    ScaleOnce,
+    Uniform,
+    allot,
+    total_count,
+    water_fill,
+)
 
 layers = st.lists(st.tuples(st.integers(1, 5000), st.just(0.0) | st.floats(1e-6, 1)), min_size=1, max_size=8)
 
@@ -56,14 +67,14 @@ def test_allot_copes_with_an_ideal_far_from_the_total(sizes, data):
 
 
 @pytest.mark.parametrize("distribution", [ERK(), BySize(), BySize(0.5), Uniform()], ids=repr)
-def test_a_layer_without_weights_leaves_the_others_what_they_have_without_it(distribution):
+def test_a_layer_without_weights_does_not_change_the_other_layers(distribution):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that it initializes nothing
+        warnings.simplefilter("ignore")  # torch warns that there is nothing to initialize
         with_it = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(0, 5), nn.Linear(8, 4)))
     without = Layout(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
     for density in (0.1, 0.3, 0.9):
-        found = distribution(with_it, density)
-        assert found.isfinite().all() and torch.equal(found[[0, 2]], distribution(without, density))
+        densities = distribution(with_it, density)
+        assert densities.isfinite().all() and torch.equal(densities[[0, 2]], distribution(without, density))
 
 
 def test_allot_refuses_more_than_fits():
@@ -76,7 +87,7 @@ def layout():
     return Layout(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(400, 10)))
 
 
-DISTRIBUTIONS = [Uniform(), ERK(), BySize(0.5), BySize(), Given({"0": 1.0, "1": 0.5, "2": 0.01})]
+DISTRIBUTIONS = [Uniform(), ERK(), BySize(0.5), BySize(), GivenDensities({"0": 1.0, "1": 0.5, "2": 0.01})]
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -105,37 +116,49 @@ def test_by_size_gives_every_layer_as_many_weights_and_a_small_one_all_of_its_ow
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
 def test_by_size_refuses_powers_outside_0_to_1(power):
-    with pytest.raises(ConfigError, match=r"power.*\[0, 1\]"):
+    with pytest.raises(ConfigError, match=str(power)) as error:
         BySize(power)
+    assert error.value.key == "power"
 
 
-def test_given_names_the_layers(layout):
-    with pytest.raises(ConfigError, match="one number for each of the layers 0, 1, 2"):
-        Given({"0": 1.0})(layout, 0.5)
+def test_an_error_of_given_densities_names_the_layers(layout):
+    with pytest.raises(ConfigError, match="layers 0, 1, 2") as error:
+        GivenDensities({"0": 1.0})(layout, 0.5)
+    assert error.value.key == "densities"
 
 
-def test_given_names_may_leave_out_what_stands_before_them():
+def test_a_name_of_given_densities_can_be_the_end_of_the_layer_name():
     module = nn.ModuleDict({"model": nn.ModuleDict({"one": nn.Linear(10, 10), "two": nn.Linear(10, 20)})})
     layout = Layout(module)
-    found = Given({"model.one": 0.2, "two": 0.1})(layout, 0.1)
-    assert float(found[0]) == pytest.approx(2 * float(found[1]))
+    densities = GivenDensities({"model.one": 0.2, "two": 0.1})(layout, 0.1)
+    assert float(densities[0]) == pytest.approx(2 * float(densities[1]))
     for unclear in ({"one": 1.0}, {"one": 1.0, "model.one": 1.0}, {"one": 1.0, "wo": 1.0}):
         with pytest.raises(ConfigError, match="layers model.one, model.two"):
-            Given(unclear)(layout, 0.1)
+            GivenDensities(unclear)(layout, 0.1)
     twins = Layout(
         nn.ModuleDict({"a": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "b": nn.ModuleDict({"fc": nn.Linear(2, 2)})})
     )
     with pytest.raises(ConfigError, match="layers a.fc, b.fc"):
-        Given({"fc": 1.0, "other": 1.0})(twins, 0.1)
+        GivenDensities({"fc": 1.0, "other": 1.0})(twins, 0.1)
 
 
-@pytest.mark.parametrize("values", [{}, {"a": -1.0, "b": 1.0}, {"a": 0.0}, {"a": float("nan")}, {"a": float("inf")}])
-def test_given_refuses_what_is_no_density(values):
-    with pytest.raises(ConfigError, match="numbers of at least 0, not all 0"):
-        Given(values)
+@pytest.mark.parametrize(
+    ("densities", "key", "value"),
+    [
+        ({}, "densities", "{}"),
+        ({"a": 0.0}, "densities", "{a: 0.0}"),
+        ({"a": -1.0, "b": 1.0}, "densities.a", "-1.0"),
+        ({"a": float("nan")}, "densities.a", "nan"),
+        ({"a": float("inf")}, "densities.a", "inf"),
+    ],
+)
+def test_given_densities_are_finite_and_at_least_one_is_above_0(densities, key, value):
+    with pytest.raises(ConfigError, match=value) as error:
+        GivenDensities(densities)
+    assert error.value.key == key
 
 
-def test_authors_rescaling_loses_what_it_clips_and_never_fills_up():
+def test_the_authors_rescaling_loses_the_clipped_weights_and_scale_down_never_scales_up():
     sizes, densities = torch.tensor([100, 1000]), torch.tensor([0.9, 0.01], dtype=torch.float64)
     once = ScaleOnce()(densities, sizes, 0.2)
     assert once[0] == 1 and float((once * sizes).sum()) < 0.2 * 1100

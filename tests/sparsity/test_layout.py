@@ -1,4 +1,4 @@
-"""The arena: views, order, what is masked, what is refused."""
+"""The arena: views, order, which weights are maskable, and which modules are refused."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_maskable_weights_come_first_and_buffers_last():
     assert layout.elements == sum(value.numel() for value in network().state_dict().values()) - 1  # a counter
 
 
-def test_tensors_that_have_no_mask_are_aligned():
+def test_tensors_without_a_mask_are_aligned():
     module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(5, 3), nn.BatchNorm1d(3))
     layout = Layout(module, exclude=["3"])
     arena = layout.flatten_(module)
@@ -36,14 +36,14 @@ def test_tensors_that_have_no_mask_are_aligned():
     assert gaps.sum() == layout.size - layout.elements > 0 and not arena[gaps.bool()].any()
 
 
-def test_what_has_no_mask_is_read_and_written_without_gaps():
+def test_other_tensors_are_read_and_written_without_gaps():
     module = network()
     layout = Layout(module)
     arena, again = layout.flatten_(module), torch.zeros(layout.size)
-    found = layout.read_others(arena)
-    assert len(found) == layout.elements - layout.maskable
-    assert torch.equal(found, torch.cat([slot.view(arena).flatten() for slot in layout.others]))
-    layout.write_others_(again, found)
+    values = layout.read_others(arena)
+    assert len(values) == layout.elements - layout.maskable
+    assert torch.equal(values, torch.cat([slot.view(arena).flatten() for slot in layout.others]))
+    layout.write_others_(again, values)
     assert torch.equal(again[layout.maskable :], arena[layout.maskable :])
 
 
@@ -81,10 +81,12 @@ def test_exclude_by_name_glob_and_position():
 
 
 def test_a_pattern_without_a_layer_is_an_error_that_names_the_layers():
-    with pytest.raises(ConfigError, match="'head' is not allowed.*0, 4, 5"):
+    with pytest.raises(ConfigError, match="'head'.*0, 4, 5") as error:
         Layout(network(), exclude=["head"])
-    with pytest.raises(ConfigError, match="at least one"):
+    assert error.value.key == "exclude"
+    with pytest.raises(ConfigError, match=r"\['\*'\]") as error:
         Layout(network(), exclude=["*"])
+    assert error.value.key == "exclude"
 
 
 def test_tied_weights_appear_once():
@@ -93,37 +95,38 @@ def test_tied_weights_appear_once():
     assert Layout(module).size == 16
 
 
-def test_what_cannot_lie_in_one_arena_is_refused():
-    with pytest.raises(ModuleError, match=r"of torch\.float32 on cpu, torch\.float64 on cpu: they must be of one kind"):
+def test_modules_that_do_not_fit_in_one_arena_are_refused():
+    with pytest.raises(ModuleError, match=r"torch\.float32 on cpu, torch\.float64 on cpu"):
         Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
     with pytest.raises(ModuleError, match=r"1\.weight has no shape yet"):
         Layout(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
-    with pytest.raises(ConfigError, match="exclude_first_last: True is not allowed"):
+    with pytest.raises(ConfigError, match="true") as error:
         Layout(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), exclude_first_last=True)
+    assert error.value.key == "exclude_first_last"
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_plan_gives_the_layout_back_without_the_module(memory_format):
+def test_a_specification_gives_the_layout_back_without_the_module(memory_format):
     layout = Layout(network().to(memory_format=memory_format))
-    again = Layout.from_plan(layout.plan)
-    assert again.slots == layout.slots and again.layers == layout.layers and again.plan == layout.plan
+    again = Layout.from_specification(layout.specification)
+    assert again.slots == layout.slots and again.layers == layout.layers and again.specification == layout.specification
     assert (again.size, again.maskable, again.trainable) == (layout.size, layout.maskable, layout.trainable)
     assert torch.equal(again.sizes, layout.sizes)
 
 
-# Rows of a plan, a part of the message.
-PLANS = [
-    ([], "has maskable tensors"),
-    ([["bias", "parameter", [2], [1]]], "has maskable tensors"),
+# A specification, and a part of the error message.
+SPECIFICATIONS = [
+    ([], "must have maskable tensors"),
+    ([["bias", "parameter", [2], [1]]], "must have maskable tensors"),
     ([["bias", "parameter", [2], [1]], ["weight", "maskable", [2], [1]]], "they come first"),
     ([["weight", "maskable", [2], [1]], ["mean", "buffer", [2], [1]], ["bias", "parameter", [2], [1]]], "then buffers"),
-    ([["weight", "maskable", [2], [1]], ["weight", "parameter", [2], [1]]], "two tensors of one name"),
+    ([["weight", "maskable", [2], [1]], ["weight", "parameter", [2], [1]]], "two tensors have the same name"),
     ([["weight", "maskable", [2, 3], [1, 1]]], "weight: its elements overlap or have gaps"),
     ([["weight", "maskable", [2, 3], [6, 2]]], "weight: its elements overlap or have gaps"),
 ]
 
 
-@pytest.mark.parametrize("plan, expected", PLANS)
-def test_a_plan_that_cannot_be_is_refused(plan, expected):
-    with pytest.raises(ValueError, match=expected):
-        Layout.from_plan(plan)
+@pytest.mark.parametrize("specification, words", SPECIFICATIONS)
+def test_an_invalid_specification_is_refused(specification, words):
+    with pytest.raises(ValueError, match=words):
+        Layout.from_specification(specification)

@@ -1,38 +1,57 @@
-"""A store gives back what was put there last, keeps equal masks once, and saves the same whatever came before."""
+"""Packing loses no bit. The store returns the last mask of each client, shares equal masks, and saves no history."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flash_pl.sparsity import MaskStore
+from flash_pl.sparsity import MaskStore, pack_bits, unpack_bits
+from flash_pl.sparsity.mask_store import pack_bits_on_device
 
 SIZE = 11
 puts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**SIZE - 1) | st.integers(0, 2)), max_size=40)
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_packing_loses_nothing(flags):
+    mask = torch.tensor(flags, dtype=torch.bool)
+    bits = pack_bits(mask)
+    assert bits.dtype == torch.uint8 and len(bits) == -(-len(flags) // 8)
+    assert torch.equal(unpack_bits(bits, len(flags)), mask)
+    assert torch.equal(pack_bits_on_device(mask), bits)  # the path of a GPU, here on the CPU
 
 
 def mask_of(number):
     return torch.tensor([bool(number >> place & 1) for place in range(SIZE)])
 
 
-def same(one, other):
-    return one["of"] == other["of"] and torch.equal(one["masks"], other["masks"]) and one["size"] == other["size"]
+def equal(a, b):
+    return a["of"] == b["of"] and torch.equal(a["masks"], b["masks"]) and a["size"] == b["size"]
 
 
 @given(puts)
-def test_it_is_a_dictionary_that_shares(pairs):
+def test_the_store_is_a_dictionary_that_shares_equal_masks(pairs):
     store, expected = MaskStore(), {}
     for client, number in pairs:
         store.put(client, mask_of(number))
         expected[client] = number
     assert len(store) == len(expected) and store.nbytes == 2 * len(set(expected.values()))
     for client in range(6):
-        found = store.get(client)
-        assert (client in store) == (client in expected) == (found is not None)
-        assert found is None or torch.equal(found, mask_of(expected[client]))
+        mask = store.get(client)
+        assert (client in store) == (client in expected) == (mask is not None)
+        assert mask is None or torch.equal(mask, mask_of(expected[client]))
     fresh = MaskStore()
     for client in reversed(sorted(expected)):
         fresh.put(client, mask_of(expected[client]))
-    again = MaskStore()
-    again.load_state_dict(store.state_dict())
-    assert same(store.state_dict(), fresh.state_dict()) if expected else not len(fresh)
-    assert same(store.state_dict(), again.state_dict()) if expected else not len(again)
+    loaded = MaskStore()
+    loaded.load_state_dict(store.state_dict())
+    assert equal(store.state_dict(), fresh.state_dict())
+    assert equal(store.state_dict(), loaded.state_dict())
+
+
+def test_a_loaded_store_does_not_keep_the_tensor_of_the_state():
+    store, loaded = MaskStore(), MaskStore()
+    store.put(0, mask_of(5))
+    state = store.state_dict()
+    loaded.load_state_dict(state)
+    state["masks"].zero_()
+    assert torch.equal(loaded.get(0), mask_of(5))

@@ -1,4 +1,4 @@
-"""Structured masks have their pattern, their counts, and the best scores that it allows."""
+"""Structured masks have their pattern, their counts, and the highest scores that the pattern allows."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def test_groups_of_m_share_their_weights_evenly(density, group, seed, layout):
     assert int(mask.sum()) == total_count(layout.sizes, density)
     for slot in layout.layers:
         rows = slot.view(mask).flatten(1)
-        whole = rows[:, : rows.shape[1] // group * group].reshape(len(rows), -1, group).sum(-1)
-        if whole.numel():
-            # The last group of a row may be shorter; what does not fit there goes to others.
+        full_groups = rows[:, : rows.shape[1] // group * group].reshape(len(rows), -1, group).sum(-1)
+        if full_groups.numel():
+            # The last group of a row can be shorter; the weights that do not fit there go to other groups.
             spare = rows.shape[1] % group != 0
-            assert whole.max() - whole.min() <= 1 + spare
+            assert full_groups.max() - full_groups.min() <= 1 + spare
 
 
 def test_two_of_four_keeps_the_two_largest_of_every_group():
@@ -54,12 +54,13 @@ def test_channels_are_whole_and_the_best(density, seed):
 def test_unstructured_is_the_top_k_of_every_layer():
     scores = torch.rand(LAYOUT.maskable, generator=generator(0, "scores"))
     counts = LAYOUT.sizes // 10
-    for part, found, count in zip(
+    for part, mask, count in zip(
         LAYOUT.split(scores), LAYOUT.split(Unstructured()(LAYOUT, scores, counts)), counts.tolist(), strict=True
     ):
-        assert found.sum() == count and part[found].min() > part[~found].max()
+        assert mask.sum() == count and part[mask].min() > part[~mask].max()
 
 
 def test_a_group_of_one_is_refused():
-    with pytest.raises(ConfigError, match="group"):
+    with pytest.raises(ConfigError, match="1") as error:
         NM(1)
+    assert error.value.key == "group"
