@@ -140,7 +140,7 @@ def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict
         rounds=warmup + rounds,
         cohort=cohort,
         sampler=RoundRobinSampler(),
-        evaluate=EvaluationSchedule(every=10**9),
+        evaluate=EvaluationSchedule(eval_every=10**9),
         accelerator="cpu",
         callbacks=[Clock()],
     )

@@ -207,7 +207,7 @@ class RoundEvaluation:
 
     def __init__(self, federation: Federation, schedule: EvaluationSchedule) -> None:
         data = federation.data
-        if schedule.clients_every is not None and not isinstance(data, ClientTestData):
+        if schedule.eval_clients_every is not None and not isinstance(data, ClientTestData):
             raise ConfigError("data", type(data).__name__, "data with client_val_batches, to evaluate every client")
         self.parts, self.schedule = federation, schedule
         self.evaluation = EvaluationLoop(federation.fabric, federation.plan.seed)

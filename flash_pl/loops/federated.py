@@ -81,7 +81,7 @@ class RoundTraining:
             Interrupted: a signal came.
         """
         faults, wasted = self.parts.cohorts.faults, list[list[Ballot]]()
-        for attempt in range(faults.attempts):
+        for attempt in range(faults.round_attempts):
             cohort = self.parts.plan.draw(round, attempt)
             trained, failed = self._attempt(cohort, masks, round)
             if not failed or len(trained.ballots) >= faults.min_clients:
@@ -90,7 +90,7 @@ class RoundTraining:
             wasted.append([*trained.ballots, *trained.late])
         raise ClientError(
             f"round {round + 1}: {len(trained.ballots)} of {len(cohort)} clients remained, min_clients is "
-            f"{faults.min_clients}, after {faults.attempts} attempts; {failed[-1]}",
+            f"{faults.min_clients}, after {faults.round_attempts} attempts; {failed[-1]}",
             failed[-1].trace,
         )
 
@@ -276,7 +276,7 @@ class FederatedLoop(Loop):
         self.metrics, self.layer_mismatch = round_metrics(
             trained, server, previous, self.votes, self.masks, self.plan, self.ledger, self.round
         )
-        if self.parts.cohorts.faults.on_error == "skip":
+        if self.parts.cohorts.faults.on_client_error == "skip":
             self.metrics["failed"] = self.failed - failed
         self.metrics["seconds_train"] = time.perf_counter() - self.started
         self.pending = self.whole = True

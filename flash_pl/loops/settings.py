@@ -39,33 +39,35 @@ class EvaluationSchedule:
     """When the server's model is evaluated, and when every client on its own test samples.
 
     Args:
-        every, last: the server after every ``every``-th round and after each of the ``last`` ones.
-        clients_every: the clients after every ``clients_every``-th round and at the end; 0 for the end only, None for
-            never.
-        finetune_epochs: also evaluate the clients after so many epochs on their own training samples; 0 for not.
+        eval_every: rounds between two evaluations of the server's model.
+        eval_last: rounds at the end of the run after each of which the server's model is evaluated.
+        eval_clients_every: rounds between two evaluations on every client's own test samples; 0 evaluates the clients
+            only at the end of the run, None never.
+        finetune_epochs: epochs that a client trains on its own samples before it is evaluated a second time; 0 skips
+            this second evaluation.
     """
 
-    every: int = 1
-    last: int = 1
-    clients_every: int | None = None
+    eval_every: int = 1
+    eval_last: int = 1
+    eval_clients_every: int | None = None
     finetune_epochs: int = 0
 
     def __post_init__(self) -> None:
-        check_integers(eval_every=self.every, eval_last=self.last)
-        check_integers(0, optional=True, eval_clients_every=self.clients_every)
+        check_integers(eval_every=self.eval_every, eval_last=self.eval_last)
+        check_integers(0, optional=True, eval_clients_every=self.eval_clients_every)
         check_integers(0, finetune_epochs=self.finetune_epochs)
-        if self.finetune_epochs and self.clients_every is None:
-            raise ConfigError("finetune_epochs", self.finetune_epochs, "0 while eval_clients_every is null")
+        if self.finetune_epochs and self.eval_clients_every is None:
+            raise ConfigError("finetune_epochs", f"{self.finetune_epochs} needs eval_clients_every, which is null")
 
     def due(self, done: int, rounds: int) -> bool:
         """Whether to evaluate the server when ``done`` of ``rounds`` rounds are done."""
-        return done % self.every == 0 or done > rounds - self.last
+        return done % self.eval_every == 0 or done > rounds - self.eval_last
 
     def clients_due(self, done: int, rounds: int) -> bool:
         """Whether to evaluate the clients when ``done`` of ``rounds`` rounds are done."""
-        if self.clients_every is None:
+        if self.eval_clients_every is None:
             return False
-        return done == rounds or (self.clients_every > 0 and done % self.clients_every == 0)
+        return done == rounds or (self.eval_clients_every > 0 and done % self.eval_clients_every == 0)
 
 
 @dataclass(frozen=True)

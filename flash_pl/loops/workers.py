@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_choice, check_integers
 from flash_pl.errors import ClientError, ConfigError, ModuleError, RankError, RunError, SchedulerError
 from flash_pl.launch import StopSignals
 from flash_pl.ranks import Ranks
@@ -22,23 +22,22 @@ class FaultPolicy:
     """Whether a round survives a client that fails: by an exception, a loss or weights that are not finite, no samples.
 
     Args:
-        on_error: "raise" ends the run; "skip" goes on without the client.
-        min_clients: with "skip", a round in which clients failed and fewer than these remain is repeated with a new
-            cohort ...
-        attempts: ... until it has been tried so many times; then the run ends.
+        on_client_error: "raise" ends the run; "skip" goes on without the client.
+        min_clients: with "skip", a round is repeated with a new cohort if clients failed and fewer than this number
+            remain.
+        round_attempts: with "skip", how often a round is tried before the run ends.
 
     Raises:
         ConfigError: by the key, what is not allowed.
     """
 
-    on_error: str = "raise"
+    on_client_error: str = "raise"
     min_clients: int = 1
-    attempts: int = 3
+    round_attempts: int = 3
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ConfigError("on_client_error", self.on_error, "raise or skip")
-        check_integers(min_clients=self.min_clients, round_attempts=self.attempts)
+        check_choice("raise", "skip", on_client_error=self.on_client_error)
+        check_integers(min_clients=self.min_clients, round_attempts=self.round_attempts)
 
 
 class Fault(Exception):
@@ -172,7 +171,7 @@ class CohortLoop:
                 raise  # a setting or a module that cannot work is not one client's fault
             except Exception as error:
                 mine[position] = Failure.of(error, clients[position], round)
-                if self.faults.on_error == "raise":
+                if self.faults.on_client_error == "raise":
                     break
             else:
                 mine[position] = keep(trained)
@@ -185,7 +184,7 @@ class CohortLoop:
         signal = next((signal for _, signal, _ in met if signal is not None), None)
         for result in done.values():
             if isinstance(result, Failure):
-                if self.faults.on_error == "raise":
+                if self.faults.on_client_error == "raise":
                     raise ClientError(str(result), result.trace)
                 if signal is None:  # otherwise the client is asked again when the run goes on
                     self.on_failure(result)

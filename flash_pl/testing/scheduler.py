@@ -171,7 +171,7 @@ class _Run:
 
     def __init__(self, what: str, make: Make, density: float, *callbacks: Any, **settings: Any) -> None:
         self.what, self.rows = what, {}  # type: str, dict[int, dict[str, float]]
-        evaluate = EvaluationSchedule(clients_every=1)
+        evaluate = EvaluationSchedule(eval_clients_every=1)
         try:
             self.loop = train(make(), density, callbacks=[self, *callbacks], evaluate=evaluate, **settings)
         except Interrupted:

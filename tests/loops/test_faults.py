@@ -94,7 +94,7 @@ def test_a_skipped_client_leaves_no_trace_in_the_server(fail, words, unaware, ti
 
 def test_a_round_with_too_few_clients_is_repeated_with_others(unaware, tiny_data):
     """Half of the clients fail; three of four must remain, which another cohort may do."""
-    policy = FaultPolicy("skip", min_clients=3, attempts=50)
+    policy = FaultPolicy("skip", min_clients=3, round_attempts=50)
     loop = trainer(policy).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert loop.round == 4 and loop.failed > 4
     assert loop.metrics["participants"] >= 3
@@ -112,14 +112,14 @@ def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
         def on_round_end(self, loop, row):
             sent["counted"] += row["participants"]
 
-    policy = FaultPolicy("skip", min_clients=3, attempts=50)
+    policy = FaultPolicy("skip", min_clients=3, round_attempts=50)
     loop = trainer(policy, callbacks=[Sum()]).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert sent["reports"] > sent["counted"], "some attempt must have been repeated"
     assert loop.ledger.totals["bytes_up"] == sent["bytes_up"]
 
 
 def test_a_round_that_never_succeeds_ends_the_run(unaware, tiny_data):
-    policy = FaultPolicy("skip", min_clients=2, attempts=3)
+    policy = FaultPolicy("skip", min_clients=2, round_attempts=3)
     with pytest.raises(ClientError, match="0 of 4 clients remained, min_clients is 2, after 3 attempts; client"):
         trainer(policy).fit(fragile(unaware, raising, clients=range(8)), tiny_data)
 
@@ -146,7 +146,7 @@ def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
 
 @pytest.mark.parametrize(
     "settings, key",
-    [({"on_error": "ignore"}, "on_client_error"), ({"min_clients": 0}, "min_clients"), ({"attempts": 0}, "attempts")],
+    [({"on_client_error": "ignore"}, "on_client_error"), ({"min_clients": 0}, "min_clients"), ({"round_attempts": 0}, "round_attempts")],
 )
 def test_impossible_policies_are_named(settings, key):
     with pytest.raises(ConfigError, match=key):
@@ -160,7 +160,7 @@ def test_faults_of_a_fine_tuning_follow_the_policy(unaware, tiny_data):
                 raise ValueError("cannot")
             return super().training_step(batch, batch_idx)
 
-    schedule = EvaluationSchedule(clients_every=2, finetune_epochs=1)
+    schedule = EvaluationSchedule(eval_clients_every=2, finetune_epochs=1)
     with pytest.raises(ClientError, match="client 3 in round 2: ValueError"):
         trainer(evaluate=schedule).fit(Overfit(), tiny_data)
     loop = trainer(FaultPolicy("skip"), evaluate=schedule).fit(Overfit(), tiny_data)
@@ -184,7 +184,7 @@ def test_a_client_that_cannot_be_evaluated_leaves_the_module_training(unaware, t
         def on_round_end(self, loop, row):
             rows.append(row["failed"])
 
-    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(every=4, clients_every=1)
+    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(eval_every=4, eval_clients_every=1)
     loop = trainer(policy, evaluate=evaluate, callbacks=[Watch()]).fit(Fragile(), tiny_data)
     assert modes and all(modes)
     assert rows[0] > 0 and sum(rows) == loop.failed

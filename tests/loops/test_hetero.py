@@ -176,7 +176,7 @@ def test_the_server_starts_with_nothing_outside_its_mask(unaware, tiny_data):
 
 
 def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
-    evaluate = EvaluationSchedule(clients_every=2, finetune_epochs=3)
+    evaluate = EvaluationSchedule(eval_clients_every=2, finetune_epochs=3)
     loop, watch = run("spdst", unaware, tiny_data, evaluate=evaluate, rounds=3)
     assert ["val_acc_clients" in row for row in watch.rows] == [False, True, True]
     server, expected, sizes = loop.server, [], []
@@ -208,7 +208,7 @@ def test_a_client_is_evaluated_with_what_its_device_gets(method, unaware, tiny_d
 
 def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):
     plain, _ = run("jmwst", unaware, tiny_data)
-    watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(clients_every=1, finetune_epochs=1))
+    watched, _ = run("jmwst", unaware, tiny_data, evaluate=EvaluationSchedule(eval_clients_every=1, finetune_epochs=1))
     assert torch.equal(plain.server.weights, watched.server.weights)
     assert torch.equal(plain.server.mask, watched.server.mask)
 

@@ -42,7 +42,7 @@ def trainer(folder):
         rounds=4,
         cohort=4,
         accelerator="cpu",
-        evaluate=EvaluationSchedule(clients_every=2, finetune_epochs=1),
+        evaluate=EvaluationSchedule(eval_clients_every=2, finetune_epochs=1),
         callbacks=[MetricsCSV(folder), Checkpoint(folder, every=0)],
     )
 

@@ -27,6 +27,6 @@ def test_impossible_decays_are_named():
 
 
 def test_evaluation_comes_every_so_often_and_in_the_last_rounds():
-    schedule = EvaluationSchedule(every=4, last=2)
+    schedule = EvaluationSchedule(eval_every=4, eval_last=2)
     assert [done for done in range(1, 12) if schedule.due(done, 11)] == [4, 8, 10, 11]
-    assert [done for done in range(1, 4) if EvaluationSchedule(every=10).due(done, 3)] == [3]
+    assert [done for done in range(1, 4) if EvaluationSchedule(eval_every=10).due(done, 3)] == [3]
