@@ -26,9 +26,7 @@ def composed(*arguments, config="jmwst"):
         ("scheduler.sensitivity.epochs=2", "scheduler.init_args.sensitivity.init_args.epochs=2"),
         ("scheduler.voter=keep", "scheduler.voter.class_path=flash_pl.server.Keep"),
         ("data.partition=iid", "data.init_args.partition.class_path=flash_pl.data.IID"),
-        ("method=nst", "scheduler=nst"),
         ("scheduler=flash_pl.NST", "scheduler.class_path=flash_pl.NST"),
-        ("method=flash_pl.NST", "scheduler.class_path=flash_pl.NST"),
         ("aggregator=flash_pl.server.MaskedAverage", "aggregator.class_path=flash_pl.server.MaskedAverage"),
     ],
 )
@@ -67,7 +65,7 @@ def test_a_data_set_brings_defaults_that_the_user_overrides():
 
 
 def test_composing_is_pure_and_idempotent():
-    config = {"method": "jmwst", "scheduler": {"prune_rate": 0.5}, "data": {"name": "mnist", "partition": "iid"}}
+    config = {"scheduler": {"name": "jmwst", "prune_rate": 0.5}, "data": {"name": "mnist", "partition": "iid"}}
     before = deepcopy(config)
     first = compose(config, ["density=0.2", "compat=official"])
     assert config == before
@@ -76,14 +74,14 @@ def test_composing_is_pure_and_idempotent():
 
 def test_a_name_in_a_later_layer_replaces_the_whole_component():
     saved = composed("data=fashion_mnist", "data.root=/x", "scheduler.interval.rounds=3")
-    again = compose(saved, ["data=digits", "method=pdst"])
+    again = compose(saved, ["data=digits", "scheduler=pdst"])
     assert "root" not in again["data"]["init_args"]
-    assert again["scheduler"] == composed(config="pdst")["scheduler"] and again["method"] == "pdst"
+    assert again["scheduler"] == composed(config="pdst")["scheduler"] and again["scheduler"]["name"] == "pdst"
 
 
 def test_another_class_keeps_the_init_args_that_it_takes():
     config = composed("scheduler.class_path=flash_pl.schedulers.NST", "scheduler.prune_rate=0.1")
-    assert config["method"] is None
+    assert "name" not in config["scheduler"]
     assert set(config["scheduler"]["init_args"]) == {"prune_rate", "move", "decay", "interval", "voter", "first_mask"}
     model = composed("model.class_path=torchvision.models.resnet18")["model"]
     assert model == {
@@ -142,10 +140,10 @@ def test_official_starts_from_torchs_weights():
 
 
 @pytest.mark.parametrize(
-    "method, taken", [("dense", set()), ("pdst", {"first_mask"}), ("spdst", {"sensitivity", "first_mask"})]
+    "scheduler, taken", [("dense", set()), ("pdst", {"first_mask"}), ("spdst", {"sensitivity", "first_mask"})]
 )
-def test_official_leaves_out_what_a_method_does_not_have(method, taken):
-    config = composed("compat=official", config=method)
+def test_official_sets_only_what_the_scheduler_has(scheduler, taken):
+    config = composed("compat=official", config=scheduler)
     assert set(config["scheduler"]["init_args"]) == taken
     build_trainer(config)
 
@@ -198,7 +196,7 @@ def test_init_args_become_objects_to_any_depth():
     scheduler = build_trainer(config).scheduler
     assert type(scheduler) is JMWST and scheduler.prune_rate == 1
     assert type(scheduler.voter.rescale).__name__ == "ScaleDown"
-    assert type(scheduler.first_stage.move.layers).__name__ == "TotalMagnitude"
+    assert type(scheduler.first_stage.move.redistribution).__name__ == "TotalMagnitude"
 
 
 def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():
@@ -276,8 +274,9 @@ def test_classes_of_the_users_own_inherit_nothing_from_what_they_replace(tmp_pat
         len(set(data.client_batches(c).labels.tolist())) == 1 for c in range(12)
     )
     assert build_module(config, data).fc.out_features == 4
-    with pytest.raises(ConfigError, match="^model: None"):
+    with pytest.raises(ConfigError) as error:
         composed("data=own_file.Sensors", "clients=12")
+    assert error.value.key == "model"
 
 
 def test_torchvisions_functions_are_models():
@@ -315,26 +314,27 @@ def test_values_fit_hints(value, hint, fine):
 def test_keys_are_converted_to_their_types():
     assert composed("lr=1")["lr"] == 1.0 and isinstance(composed("lr=1")["lr"], float)
     assert composed("rounds=${cohort}")["rounds"] == 5
-    with pytest.raises(ConfigError, match="rounds: 'ten' is not allowed; expected an integer"):
+    with pytest.raises(ConfigError) as error:
         composed("rounds=ten")
+    assert error.value.key == "rounds" and "'ten'" in str(error.value) and "an integer" in str(error.value)
 
 
 @pytest.mark.parametrize("tiers", [[], ["budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"]])
 @pytest.mark.parametrize(
     ("first", "then"), [("jmwst", "dense"), ("dense", "jmwst"), ("jmwst", "feddst"), ("fiarse", "nst")]
 )
-def test_another_method_in_a_runs_own_config_is_that_method_as_shipped(first, then, tiers):
-    """What the first one has brought, initial weights and an aggregator, is no choice of the user's; the rest is."""
+def test_another_scheduler_in_a_runs_own_config_is_that_scheduler_as_shipped(first, then, tiers):
+    """The first scheduler's initial weights and aggregator are not the user's choice; the other values are."""
     chosen = [*tiers, "model.hidden=64", "lr=0.2", "round_average=polynomial"]
     file = to_repeat(read_config(first), chosen)
-    found, expected = compose(file, [f"scheduler={then}"]), composed(*chosen, config=then)
-    assert found == expected
+    assert compose(file, [f"scheduler={then}"]) == composed(*chosen, config=then)
     assert compose(file, ["model.init=torch", f"scheduler={then}"])["model"]["init_args"]["init"] == "torch"
 
 
 def test_an_alpha_that_nothing_takes_is_refused():
-    with pytest.raises(ConfigError, match="alpha: 0.1 is not allowed; expected the default, 1.0"):
+    with pytest.raises(ConfigError) as error:
         composed("data.partition=iid", "alpha=0.1")
+    assert error.value.key == "alpha" and "0.1" in str(error.value)
     assert composed("data.partition=unbalanced_dirichlet", "alpha=0.1")["alpha"] == 0.1
     again = composed("alpha=0.1")
     assert compose(again) == again

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.utilities import rank_zero_warn
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback as LightningCallback
 
 from flash_pl.callbacks.tensorboard import Board
 from flash_pl.checkpoint import CheckpointFolder
@@ -27,6 +27,10 @@ HOOKS = (
 )
 
 
+class Callback:
+    """The base class of a user's callbacks; a subclass overrides the hooks that it needs."""
+
+
 def refuse_other_callbacks(callbacks: Sequence[Any]) -> None:
     """Callbacks have at least one of the hooks, and none that looks like one; a class, or a callback of Lightning's own
     Trainer, is none.
@@ -37,10 +41,10 @@ def refuse_other_callbacks(callbacks: Sequence[Any]) -> None:
     if not isinstance(callbacks, Sequence):
         raise ConfigError("callbacks", callbacks, "a list")
     for one in callbacks:
-        if isinstance(one, Callback | type) or not any(callable(getattr(one, hook, None)) for hook in HOOKS):
+        if isinstance(one, LightningCallback | type) or not any(callable(getattr(one, hook, None)) for hook in HOOKS):
             usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set loop.should_stop"
             raise ConfigError("callbacks", one, f"{usable}; Lightning's Trainer calls other hooks")
-        for name in sorted(set(dir(one)) - {*HOOKS, *dir(Callback)}):
+        for name in sorted(set(dir(one)) - {*HOOKS, *dir(LightningCallback)}):
             if name.startswith("on_") and (near := get_close_matches(name, HOOKS, 1, 0.8)):
                 raise ConfigError("callbacks", one, f"no {name}, which is never called; did you mean {near[0]}?")
 

@@ -146,7 +146,11 @@ def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
 
 @pytest.mark.parametrize(
     "settings, key",
-    [({"on_client_error": "ignore"}, "on_client_error"), ({"min_clients": 0}, "min_clients"), ({"round_attempts": 0}, "round_attempts")],
+    [
+        ({"on_client_error": "ignore"}, "on_client_error"),
+        ({"min_clients": 0}, "min_clients"),
+        ({"round_attempts": 0}, "round_attempts"),
+    ],
 )
 def test_impossible_policies_are_named(settings, key):
     with pytest.raises(ConfigError, match=key):
