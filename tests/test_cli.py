@@ -41,9 +41,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_data_of_another_kind_and_no_model_for_unknown_data(capsys):
     line = refusal(capsys, "jmwst", "data.class_path=torch.nn.Linear", "model=lenet5")
-    assert line.startswith("data.class_path: 'torch.nn.Linear'") and "the path of a FederatedData" in line
+    assert line.startswith("data.class_path: 'torch.nn.Linear'") and "FederatedData" in line
     line = refusal(capsys, "jmwst", "data.class_path=flash_pl.data.TensorData")
-    assert line.startswith("model: None") and "lenet5" in line
+    assert line.startswith("model: ") and "lenet5" in line
 
 
 def test_a_network_that_does_not_fit_the_data_is_one_line_and_leaves_nothing(capsys, tmp_path):
@@ -57,15 +57,15 @@ def test_a_fleet_is_not_added_to_a_checkpoint(capsys):
     assert main(["fit", "pdst", *TINY, "run_dir=run"]) == 0
     capsys.readouterr()
     line = refusal(capsys, "run/checkpoints/last.ckpt", "fleet=mixed", command="validate")
-    assert line.startswith("fleet: ") and "none, as in the checkpoint" in line
+    assert line.startswith("fleet: ") and "the checkpoint" in line
 
 
 def test_a_state_that_could_not_be_read_again_is_refused_at_once(capsys, tmp_path):
-    method = "from flash_pl import PDST\nimport numpy\n"
-    method += "class Counts(PDST):\n    def state_dict(self):\n        return {'seen': numpy.zeros(3)}\n"
-    (tmp_path / "counting.py").write_text(method)
+    code = "from flash_pl import PDST\nimport numpy\n"
+    code += "class Counts(PDST):\n    def state_dict(self):\n        return {'seen': numpy.zeros(3)}\n"
+    (tmp_path / "counting.py").write_text(code)
     line = refusal(capsys, "pdst", *TINY, "scheduler=counting.Counts")
-    assert line.startswith("scheduler: 'Counts' is not allowed; expected a state_dict() of tensors and plain values")
+    assert line.startswith("scheduler: ") and "Counts" in line and "state_dict()" in line
 
 
 def test_a_missing_data_folder_names_its_key(capsys):
@@ -94,7 +94,8 @@ def test_arguments_may_stand_around_options(tmp_path, capsys):
     err = capsys.readouterr().err
     assert all(str(run) in err for run in runs)
     assert main(["sweep", "pdst", "seed=1", "--workers", "2", "roundz=3"]) == 2
-    assert "roundz: 3 is not allowed; expected a known key (did you mean rounds?)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "error: roundz: " in err and "did you mean rounds?" in err
 
 
 def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
@@ -109,7 +110,7 @@ def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
 
 def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(tmp_path):
     cost = {"bytes_up": 1e6, "bytes_down": 1e6}
-    result = {"method": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
+    result = {"scheduler": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
     result |= {"cost": cost, "seconds": 1.0, "seconds_per_round": 0.5, "accuracy_union": None}
 
     def shown(accuracy, monitor, highest):
@@ -122,7 +123,7 @@ def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(t
     assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
 
 
-@pytest.mark.parametrize("deadline, end", [(1e-9, ": no client had a say, see fleet.deadline"), (1e9, "")])
+@pytest.mark.parametrize("deadline, end", [(1e-9, ": no report was used, see fleet.deadline"), (1e9, "")])
 def test_the_end_of_a_run_tells_how_many_reports_were_late(deadline, end, capsys, tmp_path):
     arguments = ["fit", "pdst", *TINY, "fleet=mixed", f"fleet.deadline={deadline}", "cohort=3", "run_dir=here"]
     assert main([*arguments, "rounds=2"]) == 0
@@ -168,9 +169,10 @@ def test_validate_repeats_the_last_metrics(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     assert main(["validate", "here/checkpoints/last.ckpt"]) == 0
     assert capsys.readouterr().out.startswith("here/checkpoints/last.ckpt\n")
-    assert refusal(capsys, "nowhere.ckpt", command="validate").startswith("ckpt_path: 'nowhere.ckpt'")
+    assert "nowhere.ckpt" in refusal(capsys, "nowhere.ckpt", command="validate")
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "a whole checkpoint of flash_pl" in refusal(capsys, "foreign.ckpt", command="validate")
+    line = refusal(capsys, "foreign.ckpt", command="validate")
+    assert line.startswith("ckpt_path: ") and "foreign.ckpt" in line
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path):
@@ -183,13 +185,10 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path)
     with open("parts/metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     capsys.readouterr()
-    assert refusal(capsys, "parts/config.yaml", *more, "model.hidden=8").startswith(
-        "model.init_args.hidden: 8 is not allowed"
-    )
-    assert refusal(capsys, "parts/config.yaml", *more, "seed=9") == (
-        "data.init_args.seed, seed: [9, 9] is not allowed; expected as in the checkpoint: "
-        "data.init_args.seed=1, seed=1\n"
-    )
+    line = refusal(capsys, "parts/config.yaml", *more, "model.hidden=8")
+    assert line.startswith("model.init_args.hidden: 8 differs") and "model.init_args.hidden=16" in line
+    line = refusal(capsys, "parts/config.yaml", *more, "seed=9")
+    assert line.startswith("data.init_args.seed, seed: 9, 9 differ") and "data.init_args.seed=1, seed=1" in line
     assert OmegaConf.load("parts/config.yaml").rounds == 3
 
 
@@ -200,7 +199,7 @@ def test_a_table_that_cannot_be_read_ends_a_resume_before_anything_is_removed(ca
     capsys.readouterr()
     assert main(["fit", "pdst", *TINY, "run_dir=here", "ckpt_path=last", "rounds=3"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flash-pl: error: run_dir: 'here/metrics.csv' is not allowed") and "no column round" in last
+    assert last.startswith("flash-pl: error: run_dir: ") and "here/metrics.csv" in last and "column round" in last
     assert (tmp_path / "here" / "result.json").exists()
 
 
@@ -271,10 +270,8 @@ def test_sigterm_ends_with_143_and_the_run_goes_on(tmp_path):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and said.splitlines()[-1].startswith(
-        "flash-pl: stopped by SIGTERM; the same command"
-    )
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and err.splitlines()[-1].startswith("flash-pl: stopped by SIGTERM; ")
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["flash_pl"]
     with open("run/metrics.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == saved["round"]
@@ -295,12 +292,13 @@ def test_a_client_that_fails_ends_with_3_and_a_traceback_in_a_file(capsys, tmp_p
     )
     arguments = [argument for argument in TINY if not argument.startswith("model")]
     assert main(["fit", "pdst", *arguments, "model.class_path=fragile.Net", "run_dir=run"]) == 3
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "round 1: AssertionError: tired" in said and "fragile.py:8" in said
-    assert "run/errors.log" in said and "Traceback" in (tmp_path / "run" / "errors.log").read_text()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "round 1: AssertionError: tired" in err and "fragile.py:8" in err
+    assert "run/errors.log" in err and "Traceback" in (tmp_path / "run" / "errors.log").read_text()
     assert read_checkpoint("run/checkpoints/last.ckpt")["flash_pl"]["round"] == 0
 
 
 def test_too_little_disk_is_known_before_anything_is_trained(capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    assert "MiB of free disk; it has 0 MiB" in refusal(capsys, "pdst", *TINY)
+    line = refusal(capsys, "pdst", *TINY)
+    assert line.startswith("run_dir: ") and "0 MiB free" in line

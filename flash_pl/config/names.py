@@ -41,14 +41,13 @@ def unknown_key(key: str, known: Iterable[str]) -> ConfigError:
 
     >>> str(unknown_key("trainer.eval_evry", ["eval_every", "eval_last"]))
     'trainer.eval_evry: there is no such key; choose one of eval_every, eval_last (did you mean eval_every?)'
-    >>> str(unknown_key("cost.values", []))
-    'cost.values: this key was renamed; use wire.values'
+    >>> str(unknown_key("average", ["rounds"]))
+    'average: this key was renamed; use round_average'
     """
     known = list(known)
     section, _, name = key.rpartition(".")
-    top, dot, rest = key.partition(".")
-    if top in RENAMED_KEYS:
-        return ConfigError(key, "this key was renamed", f"use {RENAMED_KEYS[top]}{dot}{rest}")
+    if key in RENAMED_KEYS:
+        return ConfigError(key, "this key was renamed", f"use {RENAMED_KEYS[key]}")
     if RENAMED_INIT_ARGS.get(name) in known:
         return ConfigError(key, "this key was renamed", f"use {section}.{RENAMED_INIT_ARGS[name]}")
     if not known:

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.config.docstrings import parameter_help
@@ -264,11 +264,12 @@ def _converted(values: Mapping[str, Any], resolve: bool) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         problem = f"${{...}} does not refer to a key with a fitting value ({reason})"
         raise ConfigError(str(error.full_key), problem) from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(str(error.full_key), "??? stands for a missing value", "give a value") from error
     except OmegaConfBaseException as error:
-        name = str(error.full_key)
-        name = name if name in KEYS else name.partition(".")[0]  # it may be inside a component
-        problem = f"{as_yaml(getattr(error, 'value', None))} is not {describe(KEYS[name].hint)}"
-        raise ConfigError(name, problem) from error
+        name, value = str(error.full_key), getattr(error, "value", None)
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}") from error
     return {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
 
 
