@@ -288,20 +288,20 @@ def idx(array) -> bytes:
 
 GOOD = [np.zeros((40, 28, 28)), np.arange(40) % 10, np.zeros((20, 28, 28)), np.arange(20) % 10]
 # Which of the four files of Fashion-MNIST is replaced, by what, a part of the message.
-IDX_FILES = [(file, lambda good: good[: len(good) // 2], "no complete idx file") for file in range(4)]
-IDX_FILES += [(file, lambda good: b"", "no complete idx file") for file in range(4)]
+IDX_FILES = [(file, lambda good: good[: len(good) // 2], "idx") for file in range(4)]
+IDX_FILES += [(file, lambda good: b"", "idx") for file in range(4)]
 IDX_FILES += [
-    (0, lambda good: b"\1" + good[1:], "no complete idx file"),
-    (0, lambda good: good[:2] + b"\x0d" + good[3:], "no complete idx file"),
-    (0, lambda good: good + b"\0", "no complete idx file"),
-    (0, lambda good: b"<html>not found</html>", "no complete idx file"),
-    (0, lambda good: idx(np.zeros((40, 20, 20))), "images are (1, 20, 20), not (1, 28, 28)"),
-    (0, lambda good: idx(np.zeros((39, 28, 28))), "expected images [n, C, H, W], labels [n]"),
-    (0, lambda good: idx(np.zeros((40, 28))), "expected images [n, C, H, W]"),
-    (1, lambda good: idx(np.arange(40)), "labels go from 0 to 39, not within 0 to 9"),
-    (1, lambda good: idx(np.zeros((40, 2))), "expected images [n, C, H, W], labels [n]"),
-    (2, lambda good: idx(np.zeros((0, 28, 28))), "expected images [n, C, H, W], labels [n]"),
-    (3, lambda good: idx(np.full(20, 10)), "labels go from 10 to 10"),
+    (0, lambda good: b"\1" + good[1:], "idx"),
+    (0, lambda good: good[:2] + b"\x0d" + good[3:], "idx"),
+    (0, lambda good: good + b"\0", "idx"),
+    (0, lambda good: b"<html>not found</html>", "idx"),
+    (0, lambda good: idx(np.zeros((40, 20, 20))), "(1, 20, 20)"),
+    (0, lambda good: idx(np.zeros((39, 28, 28))), "(39, 1, 28, 28)"),
+    (0, lambda good: idx(np.zeros((40, 28))), "(40, 1, 28)"),
+    (1, lambda good: idx(np.arange(40)), "0 to 39"),
+    (1, lambda good: idx(np.zeros((40, 2))), "(40, 2)"),
+    (2, lambda good: idx(np.zeros((0, 28, 28))), "(0, 1, 28, 28)"),
+    (3, lambda good: idx(np.full(20, 10)), "10 to 10"),
 ]
 
 
@@ -311,7 +311,7 @@ def test_fashion_mnist_files(file, change, expected, capsys, tmp_path):
     for number, (name, array) in enumerate(zip(FILES, GOOD, strict=True)):
         (tmp_path / "root" / name).write_bytes(change(idx(array)) if number == file else idx(array))
     line = refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
-    assert line.startswith("FashionMNIST: the files in root are damaged: ") and expected in line
+    assert "FashionMNIST" in line and "root" in line and "damaged" in line and expected in line
 
 
 PACKED = [
@@ -326,7 +326,7 @@ def test_packed_files(change, capsys, tmp_path):
     (tmp_path / "root").mkdir()
     for name, array in zip(FILES, GOOD, strict=True):
         (tmp_path / "root" / f"{name}.gz").write_bytes(change(gzip.compress(idx(array))))
-    assert "are damaged" in refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
+    assert "damaged" in refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
 
 
 WRITER = {"x": [[0.5] * 784] * 2, "y": [1, 2]}
@@ -335,13 +335,13 @@ FEMNIST_FILES = [
     ("{", "Expecting property name"),
     ("[]", "list indices"),
     ("{}", "user_data"),
-    (json.dumps({"user_data": {}}), "are damaged"),
+    (json.dumps({"user_data": {}}), "damaged"),
     (json.dumps({"user_data": {"a": {"x": WRITER["x"]}}}), "'y'"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "labels go from 1 to 62"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "expected images [n, C, H, W], labels [n]"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "1 to 62"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "(2, 1, 28, 28)"),
     (json.dumps({"user_data": {"a": WRITER | {"x": [[0.5] * 783] * 2}}}), "reshape"),
-    (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "are damaged"),
-    (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "a pixel is not finite"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "damaged"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "finite"),
 ]
 
 
@@ -351,20 +351,20 @@ def test_femnist_files(content, expected, capsys, tmp_path):
         (tmp_path / "root" / split).mkdir(parents=True)
         (tmp_path / "root" / split / "all.json").write_text(content)
     line = refusal(capsys, "pdst", "data=femnist", "data.root=root", "clients=1", "cohort=1")
-    assert line.startswith("FEMNIST: the files in root are damaged: ") and expected in line
+    assert "FEMNIST" in line and "root" in line and "damaged" in line and expected in line
 
 
 # The six clients' budgets, a part of the message.
 BUDGETS = [
-    ("", "under the header client,density"),
-    ("client,density\n", "a line for each client"),
-    ("client;density\n0;0.2\n", "see line 2"),
-    ("client,density\n0,high\n", "see line 2"),
-    ("client,density\n0,0.2\n0,0.2\n", "see line 3"),
-    ("client,density\n0,1.5\n", "see line 2"),
-    ("client,density\n0,0.2\n1,0.2\n", "a line for each of the clients 0 to 5; see 2"),
-    ("client,density\n" + "".join(f"{client},0.1\n" for client in range(6)), "a largest density of 0.2"),
-    ("client,density\n0,0.2,0.3,x\n1\n", "see line 3"),
+    ("", "client,density"),
+    ("client,density\n", "fleet.csv"),
+    ("client;density\n0;0.2\n", "line 2"),
+    ("client,density\n0,high\n", "line 2"),
+    ("client,density\n0,0.2\n0,0.2\n", "line 3"),
+    ("client,density\n0,1.5\n", "line 2"),
+    ("client,density\n0,0.2\n1,0.2\n", "0 to 5"),
+    ("client,density\n" + "".join(f"{client},0.1\n" for client in range(6)), "0.2"),
+    ("client,density\n0,0.2,0.3,x\n1\n", "line 3"),
 ]
 
 
@@ -376,13 +376,13 @@ def test_budget_files(content, expected, capsys, tmp_path):
 
 
 TRACES = [
-    ("", "a line for each of the 2 rounds; it has 0"),
-    ("0 1\n", "a line for each of the 2 rounds; it has 1"),
-    ("0 1\n0 six\n", "see line 2"),
-    ("0 0\n1 2\n", "see line 1"),
-    ("1 01\n1 2\n", "see line 1"),
-    ("0 -1\n1 2\n", "see line 1"),
-    ("0 1\n1 6\n", "clients 0 to 5; see line 2"),
+    ("", "2 rounds"),
+    ("0 1\n", "2 rounds"),
+    ("0 1\n0 six\n", "line 2"),
+    ("0 0\n1 2\n", "line 1"),
+    ("1 01\n1 2\n", "line 1"),
+    ("0 -1\n1 2\n", "line 1"),
+    ("0 1\n1 6\n", "0 to 5"),
 ]
 
 
@@ -390,4 +390,4 @@ TRACES = [
 def test_trace_files(content, expected, capsys, tmp_path):
     (tmp_path / "trace.txt").write_text(content)
     line = refusal(capsys, "pdst", *TINY, "sampler=trace", "sampler.path=trace.txt")
-    assert line.startswith("sampler.path: 'trace.txt'") and expected in line
+    assert line.startswith("sampler.path: ") and "trace.txt" in line and expected in line

@@ -80,8 +80,13 @@ def given_layer(config: Mapping[str, Any], arguments: Sequence[str]) -> tuple[di
     given = file.pop("given", file)
     if not isinstance(given, dict):
         raise ConfigError("given", f"{as_yaml(given)} is not a mapping of keys to values")
-    given = overlay(_normal(given), line)
-    return (given if _names_another_scheduler(line, file) else overlay(file, line)), given
+    given = _normal(given)
+    if not _names_another_scheduler(line, file):
+        return overlay(file, line), overlay(given, line)
+    if "scheduler" in file:
+        given["scheduler"] = file["scheduler"]  # a new name replaces it; a new class keeps the arguments that it takes
+    layer = overlay(given, line)
+    return layer, layer
 
 
 def _names_another_scheduler(line: Mapping[str, Any], file: Mapping[str, Any]) -> bool:

@@ -183,7 +183,7 @@ def test_another_scheduler_is_composed_from_the_given_values_only():
     nst = compose(saved, ["scheduler=nst"])
     assert nst == composed("scheduler=nst", "lr=0.2", config="stead") and nst["lr_horizon"] == 1000
     assert compose(saved, ["scheduler=stead"])["lr_horizon"] == 7  # the same scheduler again
-    by_class = compose(saved, ["scheduler=flash_pl.schedulers.PDST"])
+    by_class = compose(saved, ["scheduler=flash_pl.schedulers.PDST"])  # it keeps the first mask, PDST has no prune_rate
     assert by_class == composed("scheduler=flash_pl.schedulers.PDST", "lr=0.2", config="stead")
 
 
