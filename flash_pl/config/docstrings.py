@@ -78,10 +78,10 @@ def read_args(docstring: str | None) -> dict[str, str]:
 def first_sentence(text: str) -> str:
     """The first sentence of a help text, without its full stop.
 
-    >>> first_sentence("rounds between two checkpoints; 0 for none. A checkpoint is large.")
-    'rounds between two checkpoints; 0 for none'
+    >>> first_sentence("rounds between two checkpoints, e.g. 10. A checkpoint is large.")
+    'rounds between two checkpoints, e.g. 10'
     """
-    return re.split(r"\.(?:\s|$)", text, maxsplit=1)[0]
+    return re.split(r"\.(?=\s+[A-Z]|$)", text, maxsplit=1)[0]
 
 
 def _indent(line: str) -> int:

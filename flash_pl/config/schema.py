@@ -4,6 +4,7 @@ The keys under ``trainer.`` and ``wire.`` are declared by the classes that take 
 ``FederatedTrainer`` with a line in its docstring's ``Args:`` is a new key.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
@@ -44,7 +45,7 @@ class Keys:
         compat: official makes the choices of the FLASH authors' code.
         run_dir: directory of the run; it gets a number if it is taken.
         ckpt_path: checkpoint to resume from; last is the newest one in run_dir.
-        scheduler: sparse scheduler and its settings, e.g. scheduler.prune_rate=0.3.
+        scheduler: sparse scheduler and its settings, such as scheduler.prune_rate=0.3.
         budget: densities that the clients can afford; budget.tiers lists classes of devices.
         aggregator: how the clients' weights are averaged; null takes the scheduler's own average.
         server_optimizer: optimizer of the server; null takes the clients' mean as it is.
@@ -148,10 +149,20 @@ def options_of(target: type) -> dict[str, Key]:
     takes, texts, top = signature(target).parameters, parameter_help(target), signature(Keys).parameters
     others = {*SET_OTHERWISE, *top} if target is FederatedTrainer else set()
     return {
-        name: Key(parameter.hint, parameter.default, texts.get(name, ""))
+        name: Key(parameter.hint, parameter.default, _in_yaml(texts.get(name, "")))
         for name, parameter in takes.items()
         if name not in others
     }
+
+
+def _in_yaml(text: str) -> str:
+    """A help text with values as YAML has them, and without the marks of reStructuredText.
+
+    >>> _in_yaml("None skips ``validate``; True does not.")
+    'null skips validate; true does not.'
+    """
+    words = {"None": "null", "True": "true", "False": "false", "``": ""}
+    return re.sub(r"\b(?:None|True|False)\b|``", lambda match: words[match[0]], text)
 
 
 def _all_keys() -> Iterator[tuple[str, Key]]:
