@@ -1,4 +1,4 @@
-"""Everything a user can get wrong is one clear line and exit code 2: never a traceback, never a hang, nothing lost.
+"""A wrong input is answered with one clear line and exit code 2: never a traceback, never a hang, no file lost.
 
 The tables of this file are the list: arguments, config files, damaged checkpoints, data files, budgets, traces.
 """
@@ -249,7 +249,7 @@ def test_checkpoints(how, seed, finished, capsys, tmp_path):
         line = refusal(capsys, *arguments, command=command)
         assert line.startswith("ckpt_path: ") and str(path) in line
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
-    # The one before is whole, so going on from the last one still works, and says so.
+    # The checkpoint before it is intact, so ckpt_path=last still works, with a warning.
     assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last"]) == 0
     err = capsys.readouterr().err
     assert "last.ckpt" in err and "going on from run/checkpoints/" in err
@@ -287,7 +287,7 @@ def idx(array) -> bytes:
 
 
 GOOD = [np.zeros((40, 28, 28)), np.arange(40) % 10, np.zeros((20, 28, 28)), np.arange(20) % 10]
-# Which of the four files of Fashion-MNIST is replaced, by what, a part of the message.
+# The file of Fashion-MNIST that is replaced, its new content, a part of the message.
 IDX_FILES = [(file, lambda good: good[: len(good) // 2], "idx") for file in range(4)]
 IDX_FILES += [(file, lambda good: b"", "idx") for file in range(4)]
 IDX_FILES += [

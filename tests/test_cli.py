@@ -1,4 +1,4 @@
-"""The command line: what it refuses and how, what a run leaves, validate, resume, listings."""
+"""The command line: refusals, run directories, validate, resume, listings."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_data_of_another_kind_and_no_model_for_unknown_data(capsys):
+def test_a_class_that_is_no_data_set_and_data_without_a_default_model(capsys):
     line = refusal(capsys, "jmwst", "data.class_path=torch.nn.Linear", "model=lenet5")
     assert line.startswith("data.class_path: 'torch.nn.Linear'") and "FederatedData" in line
     line = refusal(capsys, "jmwst", "data.class_path=flash_pl.data.TensorData")
@@ -74,7 +74,7 @@ def test_a_missing_data_folder_names_its_key(capsys):
     assert line.startswith("data.root: ") and "nowhere" in line
 
 
-def test_missing_data_are_one_line_with_the_remedies(capsys, monkeypatch, tmp_path):
+def test_missing_data_are_one_line_with_a_remedy(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FLASH_PL_DATA", str(tmp_path / "cache"))
     assert "give root" in refusal(capsys, "jmwst", "data=femnist")
 
@@ -91,7 +91,7 @@ def test_arguments_may_stand_around_options(tmp_path, capsys):
     runs = [tmp_path / name for name in ("a", "b")]
     with pytest.raises(SystemExit):
         main(["validate"])
-    assert capsys.readouterr().err.endswith("required: CKPT\n")  # not what may be left out
+    assert capsys.readouterr().err.endswith("required: CKPT\n")  # optional arguments are not listed
     assert main(["compare", str(runs[0]), "--last", "3", str(runs[1])]) == 2
     err = capsys.readouterr().err
     assert all(str(run) in err for run in runs)
@@ -100,7 +100,7 @@ def test_arguments_may_stand_around_options(tmp_path, capsys):
     assert "error: roundz: " in err and "did you mean rounds?" in err
 
 
-def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
+def test_the_commands_that_a_run_prints_at_its_end_work(capsys, tmp_path):
     assert main(["fit", "pdst", *TINY, f"run_dir={tmp_path / 'runs' / 'of mine'}"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if " flash-pl " in line]
     for line in lines:
@@ -110,7 +110,7 @@ def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
     assert json.loads((tmp_path / "runs" / "of mine" / "result.json").read_text())["rounds"] == 4
 
 
-def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(tmp_path):
+def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_path):
     cost = {"bytes_up": 1e6, "bytes_down": 1e6}
     result = {"scheduler": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
     result |= {"cost": cost, "seconds": 1.0, "seconds_per_round": 0.5, "accuracy_union": None}
@@ -126,11 +126,13 @@ def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(t
 
 
 @pytest.mark.parametrize("deadline, end", [(1e-9, ": no report was used, see fleet.deadline"), (1e9, "")])
-def test_the_end_of_a_run_tells_how_many_reports_were_late(deadline, end, capsys, tmp_path):
+def test_the_end_of_a_run_reports_how_many_reports_were_late(deadline, end, capsys, tmp_path):
     arguments = ["fit", "pdst", *TINY, "fleet=mixed", f"fleet.deadline={deadline}", "cohort=3", "run_dir=here"]
     assert main([*arguments, "rounds=2"]) == 0
     table = tmp_path / "here" / "metrics.csv"
-    numbers = re.sub(r",(\d+)(?=,|$)", r",\1.0", table.read_text(), flags=re.MULTILINE)  # as a spreadsheet saves them
+    numbers = re.sub(
+        r",(\d+)(?=,|$)", r",\1.0", table.read_text(), flags=re.MULTILINE
+    )  # a spreadsheet saves integers like this
     table.write_text(numbers)
     assert main([*arguments, "rounds=3", "ckpt_path=last"]) == 0
     late = 9 if end else 0
@@ -152,9 +154,10 @@ def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(ca
     assert main(["fit", str(first / "config.yaml")]) == 0
     second = first.with_name(first.name + "-2")
     assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
-    one, two = (json.loads((run / "result.json").read_text()) for run in (first, second))
+    results = [json.loads((run / "result.json").read_text()) for run in (first, second)]
     timing = {"seconds", "seconds_per_round"}
-    assert {key: one[key] for key in one.keys() - timing} == {key: two[key] for key in two.keys() - timing}
+    without_times = [{key: value for key, value in result.items() if key not in timing} for result in results]
+    assert without_times[0] == without_times[1]
     weights = [
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (first, second)
     ]
@@ -178,11 +181,13 @@ def test_validate_repeats_the_last_metrics(capsys, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path):
-    assert main(["fit", "nst", *TINY, "run_dir=whole", "rounds=3"]) == 0
+    assert main(["fit", "nst", *TINY, "run_dir=uninterrupted", "rounds=3"]) == 0
     assert main(["fit", "nst", *TINY, "run_dir=parts"]) == 0
     more = ["ckpt_path=parts/checkpoints/last.ckpt", "run_dir=parts", "rounds=3"]
     assert main(["fit", "parts/config.yaml", *more]) == 0
-    states = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["flash_pl"] for run in ("whole", "parts")]
+    states = [
+        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["flash_pl"] for run in ("uninterrupted", "parts")
+    ]
     assert torch.equal(states[0]["server"]["weights"], states[1]["server"]["weights"])
     with open("parts/metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]
@@ -205,7 +210,7 @@ def test_a_table_that_cannot_be_read_ends_a_resume_before_anything_is_removed(ca
     assert (tmp_path / "here" / "result.json").exists()
 
 
-def test_a_class_beside_the_user_and_what_it_does_not_log(capsys, tmp_path):
+def test_a_class_in_the_working_directory_that_logs_no_accuracy(capsys, tmp_path):
     (tmp_path / "beside_me.py").write_text(
         "import torch\nimport lightning as L\n"
         "class Mine(L.LightningModule):\n"
@@ -278,9 +283,9 @@ def test_sigterm_ends_with_143_and_the_run_goes_on(tmp_path):
     with open("run/metrics.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == saved["round"]
     rounds = saved["round"] + 2
-    for run in ("run", "whole"):
+    for run in ("run", "uninterrupted"):
         assert main(["fit", "nst", *TINY, f"run_dir={run}", f"rounds={rounds}", "ckpt_path=last"]) == 0
-    ends = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["server"] for run in ("run", "whole")]
+    ends = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["server"] for run in ("run", "uninterrupted")]
     assert torch.equal(ends[0]["weights"], ends[1]["weights"]) and torch.equal(ends[0]["mask"], ends[1]["mask"])
 
 
@@ -300,7 +305,7 @@ def test_a_client_that_fails_ends_with_3_and_a_traceback_in_a_file(capsys, tmp_p
     assert read_checkpoint("run/checkpoints/last.ckpt")["flash_pl"]["round"] == 0
 
 
-def test_too_little_disk_is_known_before_anything_is_trained(capsys, monkeypatch):
+def test_too_little_disk_is_refused_before_anything_is_trained(capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     line = refusal(capsys, "pdst", *TINY)
     assert line.startswith("run_dir: ") and "0 MiB free" in line

@@ -1,4 +1,4 @@
-"""Every shipped config runs a round and leaves a whole run directory."""
+"""Every shipped config runs a round and leaves a complete run directory."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ RESULT = {
     "scheduler", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
     "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
 }  # fmt: skip
-HETERO = {"tiers", "accuracy_clients"}  # what the shipped configs with tiers add
+HETERO = {"tiers", "accuracy_clients"}  # only in the results of the shipped configs with tiers
 
 
 def test_every_scheduler_has_a_config_and_its_own_aggregator():

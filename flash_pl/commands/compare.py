@@ -18,7 +18,7 @@ from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
 
 ABOUT_SWEEP = """
 Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
-and an unfinished one is resumed: the same command can be stopped and repeated.
+and an unfinished run is resumed: the same command can be stopped and repeated.
 Commas inside brackets and quotes do not separate values.
 
 examples:

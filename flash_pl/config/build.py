@@ -37,10 +37,10 @@ def build_data(config: Config) -> FederatedData:
 
 
 def prepare(data: FederatedData, ranks: Ranks) -> None:
-    """Fetch the data, in one process, and load them.
+    """Fetch the data in one process, and load them in all.
 
     Raises:
-        ConfigError: the data cannot have these settings; by the key in the config.
+        ConfigError: a setting that does not fit the data, by its key in the config.
         DataNotFoundError: the data are in none of the folders searched.
     """
     try:
@@ -53,9 +53,9 @@ def prepare(data: FederatedData, ranks: Ranks) -> None:
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """The LightningModule to train: the config's own class, or a ``Classifier`` around the network it names.
 
-    The initial weights depend on the seed and the model alone, so all sparse schedulers start from the same ones;
-    torch's global generator is left as it was. Number of classes and image size come from the data, where the class
-    asks for them.
+    The initial weights depend on the seed and the model alone, so they are the same for all sparse schedulers; torch's
+    global generator is left as it was. If the class has arguments for the number of classes and the image size, the
+    data set them.
     """
     if not _takes_lr(config):
         _refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
@@ -68,7 +68,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
         torch.default_generator.manual_seed(derive_seed(config["seed"], "weights"))
         model = instantiate("model", _component(config["model"]), nn.Module, fill=facts)
     if isinstance(model, L.LightningModule):
-        model.configure_model()  # it may make its layers there
+        model.configure_model()  # Lightning's hook to make layers
     try:
         Layout(model, exclude, first_last)  # an error here names layers as the config does
     except ConfigError as error:

@@ -46,8 +46,8 @@ def overlay(base: dict[str, Any], over: dict[str, Any], key: str = "") -> dict[s
 def merge(base: Any, over: Any, key: str) -> Any:
     """The node ``over`` on top of ``base``; neither is changed.
 
-    A component that ``over`` names anew replaces the one in ``base``. With another ``class_path`` only those init args
-    of ``base`` are kept that the new class takes, as in Lightning's command line.
+    A component with a ``name`` in ``over`` replaces the one in ``base``. With another ``class_path`` only those init
+    args of ``base`` are kept that the new class takes, as in Lightning's command line.
     """
     if isinstance(base, str) and isinstance(over, dict):
         base = as_component(base)

@@ -56,8 +56,8 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
 def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The config that repeats a run, for its config.yaml.
 
-    It is the result of ``compose``, but with the interpolations as they are, so that a value that follows another key
-    follows a new one too. Its section ``given`` holds the part that the user's file and the arguments have set.
+    Like the result of ``compose``, but interpolations stay: ``${density}`` follows a new density. The section ``given``
+    holds the values that the user's file and the arguments have set.
     """
     layer, given = given_layer(config, arguments)
     return referring(_expanded(layer)) | {"given": given}
@@ -70,11 +70,11 @@ def label(config: Mapping[str, Any], section: str) -> str:
 
 
 def given_layer(config: Mapping[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The layer to compose, and what the user has set of it.
+    """The layer to compose, and the values in it that the user has set.
 
-    Both are the same for a config that a user wrote. The config of a run is complete: it holds all values of its
-    scheduler, and what the scheduler has set of the model and the aggregator. Where the arguments name another
-    scheduler, only the section ``given`` of such a config is used, so that the new scheduler brings its own values.
+    For a config that a user wrote both are the same. The config.yaml of a run is complete: it also holds the defaults
+    of its scheduler, for the model and the aggregator too. If the arguments name another scheduler, only the section
+    ``given`` of such a config is used, so that the defaults of the new scheduler apply.
     """
     file, line = _normal(config), _normal(read_dotlist(arguments))
     given = file.pop("given", file)

@@ -66,7 +66,7 @@ def read_args(docstring: str | None) -> dict[str, str]:
     texts: dict[str, str] = {}
     names: list[str] = []
     for line in section:
-        # An entry begins at the indentation of the first one; deeper lines go on with the entry before them.
+        # All entries have the indentation of the first one; a deeper line continues the entry before it.
         entry = ENTRY.fullmatch(line.strip()) if _indent(line) == _indent(section[0]) else None
         if entry:
             names = [name.lstrip("*") for name in entry[1].split(", ")]

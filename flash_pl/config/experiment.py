@@ -6,15 +6,15 @@ from typing import Any
 
 from flash_pl.errors import ConfigError, as_yaml
 
-# A resumed run may change these keys and all keys below them. They say how long it trains, on which machine, what is
-# watched and where files are: the rounds that were trained before stay valid. Every other key is part of the
-# experiment, a new option of the trainer as well, until it is listed here.
+# A resumed run may change these keys, and all keys below them. They set the length of the run, the machine, the
+# evaluation and the paths: the rounds that were trained before stay valid. Every other key is part of the experiment; a
+# new option of the trainer is, too, until it is listed here.
 FREE = {
     "rounds",
     "run_dir",
     "ckpt_path",
     "callbacks",
-    "given",  # repeats what the user has set of the other keys
+    "given",  # repeats other keys
     "wire.verify",
     "trainer.accelerator",
     "trainer.devices",
@@ -42,9 +42,9 @@ def experiment(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
     A component is its class and init args; the name of its fragment is left out.
     """
-    # Where a data set lies does not matter. Of a user's class we do not know what `root` means.
-    ours = str(config["data"].get("class_path")).startswith("flash_pl.")
-    free = FREE | ({"data.init_args.root"} if ours else set())
+    # The root of our data sets is only a folder; in a user's class it may mean anything.
+    is_ours = str(config["data"].get("class_path")).startswith("flash_pl.")
+    free = FREE | ({"data.init_args.root"} if is_ours else set())
     yield from _leaves(config, free)
 
 

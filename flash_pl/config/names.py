@@ -1,11 +1,11 @@
-"""Errors about unknown keys and names: they name the nearest known one, or the new one where it was renamed."""
+"""Errors about unknown keys and names; the hint is the nearest known name, or the new name of a renamed one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from flash_pl.errors import ConfigError, as_yaml
 
-# Old names and what they are called now: keys of the top level, init args, fragments by their folder, classes.
+# Old names and their new names: keys of the top level, init args, fragments by folder, classes.
 RENAMED_KEYS = {"method": "scheduler", "average": "round_average", "cost": "wire"}
 RENAMED_INIT_ARGS = {"initialise": "initialize", "layers": "redistribution"}
 RENAMED_FRAGMENTS = {

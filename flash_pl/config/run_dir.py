@@ -18,7 +18,7 @@ from flash_pl.config.schema import KEYS
 from flash_pl.errors import ConfigError, as_yaml
 
 HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
-GIVEN = "# What the config file and the command line had set; another scheduler=NAME starts from these values alone.\n"
+GIVEN = "# The values from the config file and the command line; scheduler=OTHER starts from these values alone.\n"
 # A path that YAML reads as it stands.
 PLAIN = re.compile(r"[\w./-]*[^\W\d][\w./=+-]*/[\w./,=+-]*")
 
@@ -104,7 +104,7 @@ class RunDir:
         before = self.path
         for path in self._numbers():
             if not self._is_taken(path):
-                # The process that died may not have come to its directory: then the newest one, finished, is not its.
+                # The process that died may not have made its directory; then the newest one is a finished run's.
                 finished = restarted and (before / "result.json").exists()
                 return before if resumes and self._is_taken(before) and not finished else path
             before = path

@@ -123,8 +123,8 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "trainer": (FederatedTrainer, EvaluationSchedule, FaultPolicy, RunOptions),
     "wire": (WireFormat,),
 }
-# Parameters of FederatedTrainer that are no keys, with the keys or the part of the program that set them; a parameter
-# called like a key of the top level is set by that key.
+# Parameters of FederatedTrainer that are not keys under trainer., each with its source. A parameter with the name of a
+# top-level key is set by that key and is not listed.
 SET_OTHERWISE = {
     "decay": "lr_end, lr_horizon and trainer.lr_delay",
     "exclude": "model.exclude",
@@ -145,7 +145,7 @@ class Key:
 
 
 def options_of(target: type) -> dict[str, Key]:
-    """The parameters of a class of ``SECTIONS`` that are keys of its section."""
+    """The keys that a class of ``SECTIONS`` declares: its parameters, by name."""
     takes, texts, top = signature(target).parameters, parameter_help(target), signature(Keys).parameters
     others = {*SET_OTHERWISE, *top} if target is FederatedTrainer else set()
     return {
@@ -243,7 +243,7 @@ OmegaConf.register_resolver("times", lambda factor, value: float(factor) * float
 
 
 def _structured(section: str = "") -> type:
-    """The keys of a section as a dataclass from which OmegaConf takes types and defaults."""
+    """A dataclass with the keys of a section, from which OmegaConf takes types and defaults."""
     fields: list[tuple[str, Any, Any]] = []
     for name in keys_of(section):
         key = KEYS[f"{section}.{name}".lstrip(".")]
@@ -273,7 +273,7 @@ def _converted(values: Mapping[str, Any], resolve: bool) -> dict[str, Any]:
         config = OmegaConf.to_container(merged, resolve=resolve, throw_on_missing=True)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
-        problem = f"${{...}} does not refer to a key with a fitting value ({reason})"
+        problem = f"a reference ${{...}} has no fitting value ({reason})"
         raise ConfigError(str(error.full_key), problem) from error
     except MissingMandatoryValue as error:
         raise ConfigError(str(error.full_key), "??? stands for a missing value", "give a value") from error

@@ -131,7 +131,7 @@ def signature(target: Callable[..., Any]) -> Signature:
         for parameter in own:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
                 hint, is_empty = hints.get(parameter.name, Any), parameter.default is parameter.empty
-                # The callable itself may supply what its base class requires.
+                # An argument that the base class requires may be supplied by the class itself.
                 known = Parameter(hint, depth == 0 and is_empty, None if is_empty else parameter.default)
                 parameters.setdefault(parameter.name, known)
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):
@@ -140,7 +140,7 @@ def signature(target: Callable[..., Any]) -> Signature:
 
 
 def _chain(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The functions that get the keyword arguments one after the other."""
+    """The functions that ``**kwargs`` are passed on to, from ``target`` to the last base class."""
     if not inspect.isclass(target):
         returned = _hints(target).get("return")
         return [target, *(_chain(returned) if inspect.isclass(returned) else [])]

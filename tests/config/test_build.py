@@ -14,7 +14,7 @@ def composed(*arguments, config="jmwst"):
     return compose(read_config(config), arguments)
 
 
-def test_official_tiers_go_by_position_and_zero_what_nobody_holds():
+def test_official_tiers_go_by_position_and_untrained_weights_become_zero():
     config = composed("compat=official", "density=0.2", config="hetero_jmwst")
     trainer = build_trainer(config)
     assert type(trainer.budget).__name__ == "PositionBudget"
@@ -36,14 +36,14 @@ def test_official_sets_only_what_the_scheduler_has(scheduler, taken):
     build_trainer(config)
 
 
-def test_tiers_average_by_mask_unless_asked_otherwise():
+def test_tiers_are_averaged_by_mask_unless_the_user_names_an_aggregator():
     tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
     assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed(tiers, "aggregator=fedavg")).aggregator, MaskedAverage)
     assert not isinstance(build_trainer(composed()).aggregator, MaskedAverage)
 
 
-def test_a_scheduler_of_a_users_own_brings_its_average():
+def test_a_scheduler_named_by_its_class_brings_its_aggregator():
     by_class = build_trainer(composed("scheduler=flash_pl.schedulers.FedDST"))
     assert type(by_class.aggregator).__name__ == "ZeroingMaskedAverage"
     assert isinstance(build_trainer(composed("aggregator=null", config="feddst")).aggregator, MaskedAverage)
@@ -77,7 +77,7 @@ def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("name", names("model"))
-def test_every_model_has_what_it_never_masks(name):
+def test_every_model_excludes_its_layers_from_the_mask(name):
     config = composed("data=cifar10", f"model={name}")
     module = build_module(config, build_data(config))
     layout = Layout(module, build_trainer(config).binding.exclude, config["model"]["exclude_first_last"])
@@ -112,8 +112,8 @@ def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
     assert build_trainer(rated).decay.ratio == 0.001 / 0.5
 
 
-def test_classes_of_the_users_own_inherit_nothing_from_what_they_replace(tmp_path, monkeypatch):
-    """Natural owners must not be dealt out anew by the digits' partition."""
+def test_a_users_class_inherits_no_init_args_from_the_class_it_replaces(tmp_path, monkeypatch):
+    """The digits' partition must not redistribute samples that have natural owners."""
     (tmp_path / "own_file.py").write_text(
         "import lightning as L\nimport torch\nfrom flash_pl.data import FederatedDataModule, Samples\n"
         "class Sensors(FederatedDataModule):\n"

@@ -65,7 +65,7 @@ def test_composing_is_pure_and_idempotent():
     assert compose(config, ["density=0.2", "compat=official"]) == first == compose(first)
 
 
-def test_a_name_in_a_later_layer_replaces_the_whole_component():
+def test_a_name_in_a_later_layer_replaces_the_component():
     saved = composed("data=fashion_mnist", "data.root=/x", "scheduler.interval.rounds=3")
     again = compose(saved, ["data=digits", "scheduler=pdst"])
     assert "root" not in again["data"]["init_args"]

@@ -14,7 +14,10 @@ DOCSTRINGS = {
         "D.\n\n    Args:\n        a: one\n            two: three\n              four.\n",
         {"a": "one two: three four."},
     ),
-    "a name that looks like one": ("D.\n\n    Args:\n        a: one\n            b: two.\n", {"a": "one b: two."}),
+    "a line like an entry": (
+        "D.\n\n    Args:\n        a: one\n            b: two.\n",
+        {"a": "one b: two."},
+    ),
     "text on the next line": ("D.\n\n    Args:\n        a:\n            text.\n", {"a": "text."}),
     "blank lines": (
         "D.\n\n    Args:\n        a: one\n\n            two.\n\n        b: x.\n",

@@ -1,4 +1,4 @@
-"""No command replaces a run that is there; the one that goes on finds its own."""
+"""Run directories: no command replaces a run, and a resumed run finds its own directory."""
 
 import json
 

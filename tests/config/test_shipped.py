@@ -24,7 +24,7 @@ def test_every_fragment_has_a_description_and_an_importable_class(folder):
             assert set(content.get("init_args", {})) <= set(parameters)
 
 
-def test_a_value_may_hold_what_yaml_takes_for_a_comment(tmp_path):
+def test_a_value_may_contain_a_hash_after_a_space(tmp_path):
     assert read_dotlist(["run_dir=runs/a #1", "data.root=/x #2", "seed=3"]) == {
         "run_dir": "runs/a #1",
         "data": {"root": "/x #2"},

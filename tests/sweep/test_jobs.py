@@ -43,7 +43,7 @@ def test_the_folder_is_taken_as_it_is_written(tmp_path):
     assert RunDir(compose(read_config("jmwst"), job.command[5:])).path == job.directory
 
 
-# Arguments, what the refusal starts with, a part of it.
+# Arguments, the key of the error, a part of the message.
 REFUSED = [
     (["seed=1,2", "seed=3"], "seed", "2 times"),
     (["run_dir=x"], "run_dir", "--out FOLDER"),

@@ -30,7 +30,7 @@ GOOD = "import pathlib, sys; pathlib.Path(sys.argv[1], 'result.json').write_text
 
 @dataclass(frozen=True)
 class Script:
-    """What Processes wants of a job."""
+    """The attributes of a job that Processes uses."""
 
     name: str
     directory: Path
@@ -63,11 +63,11 @@ def test_a_failure_is_reported_by_its_last_line_and_others_go_on(script):
     ]
     started, ended = [], []
     outcomes = Processes(2, started.append, ended.append).run(jobs)
-    assert started == jobs and sorted(one.job.name for one in ended) == list("abcd") and len(outcomes) == 4
-    found = {one.job.name: one for one in outcomes}
-    assert found["b"].result == {"accuracy": 0.5}
-    assert found["a"].result is None and found["a"].reason == "the cause (exit code 7)"
-    assert "result.json" in found["c"].reason and found["d"].reason == "it printed nothing (exit code -9)"
+    assert started == jobs and sorted(outcome.job.name for outcome in ended) == list("abcd") and len(outcomes) == 4
+    by_name = {outcome.job.name: outcome for outcome in outcomes}
+    assert by_name["b"].result == {"accuracy": 0.5}
+    assert by_name["a"].result is None and by_name["a"].reason == "the cause (exit code 7)"
+    assert "result.json" in by_name["c"].reason and by_name["d"].reason == "it printed nothing (exit code -9)"
 
 
 def test_no_more_than_the_workers_at_a_time(script):
@@ -94,7 +94,7 @@ def test_a_signal_is_passed_on_and_waited_for(script, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         processes.run(jobs)
     assert caught.value.signal == signal.SIGTERM and "goes on" in caught.value.remedy
-    assert [job.name for job in started] == ["a", "b", "c"] and [one.job.name for one in ended] == ["a"]
+    assert [job.name for job in started] == ["a", "b", "c"] and [outcome.job.name for outcome in ended] == ["a"]
     assert all((job.directory / "saved").exists() for job in jobs[1:3]) and not processes.running
 
 
@@ -110,7 +110,7 @@ def _kill_when_ready(files):
     return pause
 
 
-def test_a_child_that_starts_just_when_the_signal_comes_is_told_too(script):
+def test_a_child_that_starts_just_when_the_signal_comes_gets_it_too(script):
     job = script("a", PATIENT)
 
     def start(job):
