@@ -185,9 +185,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path)
     assert main(["fit", "nst", *TINY, "run_dir=parts"]) == 0
     more = ["ckpt_path=parts/checkpoints/last.ckpt", "run_dir=parts", "rounds=3"]
     assert main(["fit", "parts/config.yaml", *more]) == 0
-    states = [
-        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["flash_pl"] for run in ("uninterrupted", "parts")
-    ]
+    states = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"] for run in ("uninterrupted", "parts")]
     assert torch.equal(states[0]["server"]["weights"], states[1]["server"]["weights"])
     with open("parts/metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]

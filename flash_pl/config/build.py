@@ -153,8 +153,8 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
         raise
     except (MisconfigurationException, RuntimeError, ValueError) as error:  # of Lightning
         reason = " ".join(str(error).split())
-        wanted = f"{as_yaml(options['accelerator'])} with devices={as_yaml(options['devices'])}"
-        raise ConfigError("trainer.accelerator", f"this machine does not have {wanted} ({reason})") from error
+        machine = f"{as_yaml(options['accelerator'])} with devices={as_yaml(options['devices'])}"
+        raise ConfigError("trainer.accelerator", f"this machine cannot run {machine} ({reason})") from error
 
 
 def _options(target: type, section: Mapping[str, Any]) -> dict[str, Any]:

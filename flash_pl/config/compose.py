@@ -45,8 +45,8 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     """
     resolved = typed(_expanded(given_layer(config, arguments)[0]))
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
-        hint = f"give a cohort of at most {resolved['clients']}, the number of clients"
-        raise ConfigError("cohort", f"{resolved['cohort']} is more than all clients", hint)
+        problem = f"{resolved['cohort']} is more than the {resolved['clients']} clients"
+        raise ConfigError("cohort", problem, "give a smaller cohort or more clients")
     alpha, default = resolved["alpha"], KEYS["alpha"].default
     if alpha != default and not _has_init_arg(resolved["data"], "alpha", alpha):
         raise ConfigError("alpha", f"{alpha} would have no effect: no component of data takes alpha", "leave it out")

@@ -12,7 +12,12 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.config.docstrings import parameter_help
@@ -277,10 +282,13 @@ def _converted(values: Mapping[str, Any], resolve: bool) -> dict[str, Any]:
         raise ConfigError(str(error.full_key), problem) from error
     except MissingMandatoryValue as error:
         raise ConfigError(str(error.full_key), "??? stands for a missing value", "give a value") from error
-    except OmegaConfBaseException as error:
+    except ValidationError as error:
         name, value = str(error.full_key), getattr(error, "value", None)
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(str(error.full_key or "config"), f"a value cannot be read ({reason})") from error
     return {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from flash_pl.config.names import RENAMED_CLASSES, one_of
 from flash_pl.errors import ConfigError, as_yaml
 
-WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -57,6 +57,8 @@ def describe(hint: Any) -> str:
         return "a list"
     if inspect.isclass(kind) and issubclass(kind, Mapping):
         return "a mapping"
+    if inspect.isclass(kind) and issubclass(kind, PathLike):
+        return "a path"
     return f"a {getattr(kind, '__name__', kind)} ({{class_path: ..., init_args: ...}})"
 
 

@@ -142,7 +142,7 @@ class Job:
     def other_options(self, run: Run) -> str:
         """The trainer options of a finished ``run`` of this experiment that differ from this job's; "" if none do."""
         there, wanted = run.config["trainer"], self.config["trainer"]
-        return ", ".join(f"trainer.{key}={there.get(key)!r}" for key in wanted if there.get(key) != wanted[key])
+        return ", ".join(f"trainer.{key}={as_yaml(there.get(key))}" for key in wanted if there.get(key) != wanted[key])
 
 
 def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], folder: Path) -> list[Job]:
