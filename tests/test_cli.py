@@ -309,7 +309,7 @@ def test_too_little_disk_is_refused_before_anything_is_trained(capsys, monkeypat
     assert line.startswith("run_dir: ") and "0 MiB free" in line
 
 
-WATCHING = """
+NOTING = """
 from flash_pl.callbacks import Callback
 
 class Rounds(Callback):
@@ -323,16 +323,16 @@ class Rounds(Callback):
 
 
 def test_a_callback_in_the_working_directory_joins_a_run_and_a_resumed_run_may_have_others(tmp_path, capsys):
-    (tmp_path / "watching.py").write_text(WATCHING)
-    assert main(["fit", "pdst", *TINY, "run_dir=run", "callbacks=[watching.Rounds]"]) == 0
+    (tmp_path / "noting.py").write_text(NOTING)
+    assert main(["fit", "pdst", *TINY, "run_dir=run", "callbacks=[noting.Rounds]"]) == 0
     assert (tmp_path / "rounds.txt").read_text().split() == ["1", "2"]
-    other = "callbacks=[{class_path: watching.Rounds, init_args: {path: other.txt}}]"
+    other = "callbacks=[{class_path: noting.Rounds, init_args: {path: other.txt}}]"
     assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last", "rounds=3", other]) == 0
     assert (tmp_path / "other.txt").read_text().split() == ["3"]
     assert main(["validate", "run/checkpoints/last.ckpt"]) == 0
     capsys.readouterr()
-    assert refusal(capsys, "pdst", *TINY, "callbacks=[watching.Round]").startswith("callbacks[0].class_path: ")
-    assert main(["sweep", "pdst", *TINY, "callbacks=[watching.Rounds]", "--out", "sweep"]) == 0
+    assert refusal(capsys, "pdst", *TINY, "callbacks=[noting.Round]").startswith("callbacks[0].class_path: ")
+    assert main(["sweep", "pdst", *TINY, "callbacks=[noting.Rounds]", "--out", "sweep"]) == 0
     assert (tmp_path / "rounds.txt").read_text().split() == ["1", "2", "1", "2"]
 
 
