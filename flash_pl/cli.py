@@ -9,53 +9,52 @@ from collections.abc import Sequence
 from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
-from flash_pl.commands import compare, configs, export, fit, inspect, sweep, validate
-from flash_pl.commands.command import CommandParser
+from flash_pl.commands import compare, export, fit, help, inspect
+from flash_pl.commands.parser import CommandParser
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
-
-COMMANDS = (fit, validate, sweep, compare, export, inspect, configs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code, if not 0 after one line on stderr: 2 for a setting or data to correct, 3 for a run that could not
-        go on, 128 + n for a run that signal n has stopped after it had saved its state.
+        The exit code. 0: success. 2: a setting or the data must be corrected. 3: a run that had begun could not go on.
+        128 + n: signal n stopped a run, which saved its state. Every code but 0 comes with one line on stderr.
     """
     options = _parser().parse_args(arguments)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # how processes find each other interests nobody
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a class_path may name a file that lies where the command is run
+        sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
     try:
-        options.command(options)
+        options.run(options)
     except (ConfigError, DataNotFoundError, ModuleError) as error:
         return _end(2, f"error: {error}")
     except Interrupted as error:
         return _end(128 + error.signal, f"{error}; {error.remedy}")
     except RunError as error:
-        lonely = isinstance(error, RankError) and error.gone and error.rank == 0
-        return _end(3, f"error: {error}", everywhere=lonely)
+        # Other ranks report their own errors; if rank 0 is gone, nobody else can print that.
+        lost_rank_0 = isinstance(error, RankError) and error.gone and error.rank == 0
+        return _end(3, f"error: {error}", on_every_rank=lost_rank_0)
     except KeyboardInterrupt:
         return _end(130, "interrupted")
     return 0
 
 
-def _end(code: int, message: str, everywhere: bool = False) -> int:
-    """Say, on rank 0 or everywhere, in one line why the command ends; returns the exit code."""
-    if everywhere or getattr(rank_zero_only, "rank", 0) == 0:
-        print("flash-pl:", *message.split(), file=sys.stderr)  # one line, whatever the error quotes
+def _end(code: int, message: str, on_every_rank: bool = False) -> int:
+    """Print the reason why the command ends, by default on rank 0 only, and return the exit code."""
+    if on_every_rank or getattr(rank_zero_only, "rank", 0) == 0:
+        print("flash-pl:", *message.split(), file=sys.stderr)  # one line, even if the message quotes several
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flash-pl",
-        description="Federated sparse training: clients agree on one mask and train only that.",
+        description="Federated sparse training: clients agree on one mask and train only the weights under it.",
         epilog="First steps: flash-pl fit jmwst; flash-pl configs; flash-pl fit --help",
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for one in COMMANDS:
-        one.add(commands)
+    for module in (fit, compare, export, inspect, help):
+        module.add(commands)
     return parser

@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.checks import check_booleans, check_integers, check_numbers
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 
 # Each with the one by which a process passes it on to those that it has started: by that they only note it. Windows has
 # none to spare, there it is the same one.
@@ -188,6 +188,23 @@ class Launcher:
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
+def check_devices(devices: Any) -> None:
+    """Check the number of processes or the list of GPUs, in any form that Lightning's Trainer takes.
+
+    >>> check_devices(2), check_devices("auto"), check_devices([0, 1]), check_devices("0,1"), check_devices(-1)
+    (None, None, None, None, None)
+
+    Raises:
+        ConfigError: another value.
+    """
+    numbers = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
+    if isinstance(devices, int) and not isinstance(devices, bool) and (devices >= 1 or devices == -1):
+        return
+    if devices != "auto" and not (numbers and all(str(number).strip().isdecimal() for number in numbers)):
+        hint = "give an integer of at least 1, auto, or a list of GPU numbers"
+        raise ConfigError("devices", f"{as_yaml(devices)} is not a number of processes", hint)
+
+
 def make_fabric(
     accelerator: str,
     devices: Any,
@@ -205,6 +222,7 @@ def make_fabric(
     """
     check_integers(num_nodes=num_nodes)
     check_booleans(deterministic=deterministic)
+    check_devices(devices)
     check_numbers(timeout=timeout)
     if not timeout > 0:
         raise ConfigError("timeout", timeout, "a number of seconds above 0")

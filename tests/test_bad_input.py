@@ -1,4 +1,4 @@
-"""Everything a user can get wrong is one clear line and exit code 2: never a traceback, never a hang, nothing lost.
+"""A wrong input is answered with one clear line and exit code 2: never a traceback, never a hang, no file lost.
 
 The tables of this file are the list: arguments, config files, damaged checkpoints, data files, budgets, traces.
 """
@@ -37,135 +37,160 @@ def refusal(capsys, *arguments, command="fit"):
 # An accelerator that no machine of this system has.
 FOREIGN = "cuda" if sys.platform == "darwin" else "mps"
 
-# Argument, the key that the message starts with, a part of the message.
+# Argument, the key that the message starts with, a value or a name that the message must contain.
 ARGUMENTS = [
     ("rond=3", "rond", "did you mean rounds?"),
     ("trainer.eval_evry=1", "trainer.eval_evry", "did you mean eval_every?"),
-    ("cost.bytes=1", "cost.bytes", "one of values, compress, verify"),
-    ("wire.values=int8", "wire.values", "one of fp32, fp16, bf16"),
-    ("wire.verify=often", "wire.verify", "true or false"),
-    ("trainer=5", "trainer", "a mapping"),
-    ("rounds=ten", "rounds", "'ten' is not allowed; expected an integer"),
-    ("rounds=1.5", "rounds", "an integer"),
-    ("rounds=0", "rounds", "at least 1"),
-    ("local_epochs=-1", "local_epochs", "-1 is not allowed; expected an integer of at least 1"),
-    ("density=0", "density", "(0, 1]"),
-    ("density=1.5", "density", "1.5 is not allowed; expected a number in (0, 1]"),
-    ("density=nan", "density", "(0, 1]"),
-    ("cohort=21", "cohort", "at most the number of clients, 20"),
-    ("alpha=0", "alpha", "above 0"),
-    ("lr=-0.1", "lr", "above 0"),
-    ("lr_end=inf", "lr_end", "above 0"),
-    ("trainer.backend=fast", "trainer.backend", "one of auto, dense, sparse"),
-    ("trainer.devices=0", "trainer.devices", "at least 1, auto, or a list"),
-    ("trainer.precision=8", "trainer.precision", "one of 32-true"),
-    ("trainer.accelerator=abacus", "trainer.accelerator", "one of auto"),
+    ("wire.bytes=1", "wire.bytes", "values, compress, verify"),
+    ("wire.values=int8", "wire.values", "fp32, fp16, bf16"),
+    ("wire.verify=often", "wire.verify", "'often'"),
+    ("trainer=5", "trainer", "5 is not a mapping"),
+    ("rounds=ten", "rounds", "'ten' is not an integer"),
+    ("rounds=1.5", "rounds", "1.5 is not an integer"),
+    ("rounds=0", "rounds", "0 is not an integer of at least 1"),
+    ("local_epochs=-1", "local_epochs", "-1 is not an integer of at least 1"),
+    ("density=0", "density", "0.0 is not in (0, 1]"),
+    ("density=1.5", "density", "1.5 is not in (0, 1]"),
+    ("density=nan", "density", "nan"),
+    ("cohort=21", "cohort", "21 is more than the 20 clients"),
+    ("alpha=0", "alpha", "0.0"),
+    ("lr=-0.1", "lr", "-0.1"),
+    ("lr_end=inf", "lr_end", "inf"),
+    ("trainer.backend=fast", "trainer.backend", "'fast' is not one of auto, dense, sparse"),
+    ("trainer.devices=0", "trainer.devices", "0"),
+    ("trainer.precision=8", "trainer.precision", "32-true"),
+    ("trainer.accelerator=abacus", "trainer.accelerator", "'abacus'"),
     ("compat=offical", "compat", "did you mean official?"),
-    ("method=jmwts", "method", "did you mean jmwst?"),
+    ("scheduler=jmwts", "scheduler", "did you mean jmwst?"),
     ("data=digit", "data", "did you mean digits?"),
-    ("data=5", "data", "one of"),
-    ("data.rot=/x", "data.rot", "one of"),
-    ("data.batch_size=many", "data.batch_size", "an integer"),
+    ("data=5", "data", "5 is not a known name"),
+    ("data.rot=/x", "data.rot", "there is no such key"),
+    ("data.batch_size=many", "data.batch_size", "'many' is not an integer"),
     ("data.partition=idd", "data.partition", "did you mean iid?"),
-    ("data.partition.alpha=-1", "data.partition.alpha", "above 0"),
-    (
-        "data.partition={name: label_shards, shards_per_client: 72}",
-        "data.partition.shards_per_client",
-        "at most 71, a client's samples",
-    ),
+    ("data.partition.alpha=-1", "data.partition.alpha", "-1"),
+    ("data.partition={name: label_shards, shards_per_client: 72}", "data.partition.shards_per_client", "71"),
     ("model=lenet", "model", "did you mean lenet5?"),
-    ("model.hidden=x", "model.hidden", "an integer"),
+    ("model.hidden=x", "model.hidden", "'x' is not an integer"),
     ("model.exclude=[conv9]", "model.exclude", "conv1, conv2, fc1, fc2"),
-    ("model.exclude=conv1", "model.exclude", "a list"),
-    ("model.exclude_first_last=maybe", "model.exclude_first_last", "true or false"),
+    ("model.exclude=conv1", "model.exclude", "'conv1' is not a list"),
+    ("model.exclude_first_last=maybe", "model.exclude_first_last", "'maybe' is not true or false"),
     ("model.class_path=torch.nn.Linea", "model.class_path", "did you mean Linear?"),
     ("model.class_path=no_such_package.Net", "model.class_path", "No module named 'no_such_package'"),
-    ("model.class_path=torch.nn.Linear", "model.in_features", "Linear needs it"),
-    ("model.class_path=torch.optim.SGD", "model.class_path", "the path of a Module"),
-    ("model.class_path=torchvision.models.list_models", "model.class_path", "the path of a Module"),
+    ("model.class_path=torch.nn.Linear", "model.in_features", "Linear needs an integer"),
+    ("model.class_path=torch.optim.SGD", "model.class_path", "'torch.optim.SGD' is not a Module"),
+    ("model.class_path=torchvision.models.list_models", "model.class_path", "list_models' is not a Module"),
     ("scheduler.prune_rat=0.3", "scheduler.prune_rat", "did you mean prune_rate?"),
-    ("scheduler.prune_rate=high", "scheduler.prune_rate", "'high' is not allowed; expected a number"),
-    ("scheduler.prune_rate=2", "scheduler.prune_rate", "2 is not allowed; expected a number in (0, 1]"),
-    ("scheduler.sensitivity.epochs=0", "scheduler.sensitivity.epochs", "at least 1"),
-    ("scheduler.voter=agregate", "scheduler.voter", "did you mean aggregate?"),
-    ("scheduler.voter.class_path=flash_pl.sparsity.Move", "scheduler.voter.class_path", "the path of a Vote"),
+    ("scheduler.prune_rate=high", "scheduler.prune_rate", "'high' is not a number"),
+    ("scheduler.prune_rate=2", "scheduler.prune_rate", "2"),
+    ("scheduler.sensitivity.epochs=0", "scheduler.sensitivity.epochs", "0"),
+    ("scheduler.voter=majorty", "scheduler.voter", "did you mean majority?"),
+    ("scheduler.voter.class_path=flash_pl.sparsity.Move", "scheduler.voter.class_path", "is not a Vote"),
     ("scheduler.voter.rescal=scale_down", "scheduler.voter.rescal", "did you mean rescale?"),
-    ("scheduler.class_path=flash_pl.server.FedAvg", "scheduler.class_path", "the path of a SparseScheduler"),
-    ("scheduler.init_args=5", "scheduler.init_args", "a mapping"),
-    ("aggregator.class_path=flash_pl.PDST", "aggregator.class_path", "the path of a FedAvg"),
-    ("sampler.class_path=flash_pl.PDST", "sampler.class_path", "the path of a ClientSampler"),
-    ("budget.tiers=5", "budget.tiers", "a list"),
-    ("budget.tiers=[{density: 0.05}]", "budget.tiers[0].share", "a number"),
+    ("scheduler.class_path=flash_pl.server.FedAvg", "scheduler.class_path", "is not a SparseScheduler"),
+    ("scheduler.init_args=5", "scheduler.init_args", "5 is not a mapping"),
+    ("aggregator.class_path=flash_pl.PDST", "aggregator.class_path", "is not a FedAvg"),
+    ("sampler.class_path=flash_pl.PDST", "sampler.class_path", "is not a ClientSampler"),
+    ("budget.tiers=5", "budget.tiers", "5 is not a list"),
+    ("budget.tiers=[{density: 0.05}]", "budget.tiers[0].share", "Tier needs a number"),
     ("budget.tiers=[{density: 0.05, shar: 1}]", "budget.tiers[0].shar", "did you mean share?"),
-    ("budget.tiers=[{density: 0.06, share: 0.5}, {density: 0.05, share: 0.5}]", "budget.tiers", "increase"),
-    ("budget.tiers=[{density: 0.1, share: 1}]", "budget", "a largest density of 0.05, the server's"),
-    (
-        "budget.tiers=[{density: 0.05, share: all}]",
-        "budget.tiers[0].share",
-        "'all' is not allowed; expected a number",
-    ),
-    ("budget=file", "budget.path", "FileBudget needs it"),
-    ("budget=by_tier", "budget", "one of by_position, by_share, file"),
-    ("budget.class_path=flash_pl.PDST", "budget.class_path", "the path of a SparsityBudget"),
-    ("fleet=tablet", "fleet", "one of microcontroller, mixed, phone, raspberry_pi"),
-    ("fleet.deadline=0", "fleet.deadline", "a number of seconds above 0, or null"),
+    ("budget.tiers=[{density: 0.06, share: 0.5}, {density: 0.05, share: 0.5}]", "budget.tiers", "0.06"),
+    ("budget.tiers=[{density: 0.1, share: 1}]", "budget", "0.05"),
+    ("budget.tiers=[{density: 0.05, share: all}]", "budget.tiers[0].share", "'all' is not a number"),
+    ("budget=file", "budget.path", "FileBudget needs"),
+    ("budget=by_tier", "budget", "by_position, by_share, file"),
+    ("budget.class_path=flash_pl.PDST", "budget.class_path", "is not a SparsityBudget"),
+    ("fleet=tablet", "fleet", "microcontroller, mixed, phone, raspberry_pi"),
+    ("fleet.deadline=0", "fleet.deadline", "0"),
     ("fleet.deadlin=1", "fleet.deadlin", "did you mean deadline?"),
     ("fleet.devices=[{kind: a, downlink: 1, uplink: 1, flops: 1, share: 0.5}]", "fleet.devices", "sum to 1"),
-    ("fleet.devices=[{kind: a, downlink: fast, uplink: 1, flops: 1}]", "fleet.devices[0].downlink", "a number"),
-    ("fleet.class_path=flash_pl.PDST", "fleet.class_path", "the path of a Fleet"),
-    ("sampler=availability", "sampler.offline", "AvailabilitySampler needs it"),
-    ("sampler={name: availability, offline: [0.5, 0.5]}", "sampler.offline", "each of the 1 tiers"),
-    ("trainer.finetune_epochs=2", "trainer.finetune_epochs", "0 while eval_clients_every is null"),
-    ("clients=2000", "clients", "the number of training samples, 1437"),
-    ("ckpt_path=nowhere.ckpt", "ckpt_path", "a checkpoint file that can be read (No such file"),
-    ("run_dir=runs/{who}", "run_dir", "{method}"),
-    ("run_dir=taken/run", "run_dir", "a folder that can be written"),
+    (
+        "fleet.devices=[{kind: a, downlink: fast, uplink: 1, flops: 1}]",
+        "fleet.devices[0].downlink",
+        "'fast' is not a number",
+    ),
+    ("fleet.class_path=flash_pl.PDST", "fleet.class_path", "is not a Fleet"),
+    ("sampler=availability", "sampler.offline", "AvailabilitySampler needs"),
+    ("sampler={name: availability, offline: [0.5, 0.5]}", "sampler.offline", "[0.5, 0.5]"),
+    ("trainer.finetune_epochs=2", "trainer.finetune_epochs", "eval_clients_every"),
+    ("clients=2000", "clients", "1437"),
+    ("ckpt_path=nowhere.ckpt", "ckpt_path", "No such file"),
+    ("run_dir=runs/{who}", "run_dir", "{scheduler}"),
+    ("run_dir=taken/run", "run_dir", "'taken/run'"),
     ("lr=${speed}", "lr", "Interpolation key 'speed' not found"),
     ("rounds", "argument", "key=value"),
-    ("rounds=[1", "rounds", "a value in YAML"),
-    ("trainer.devices=two", "trainer.devices", "an integer of at least 1, auto, or a list"),
-    ("trainer.devices=[]", "trainer.devices", "an integer of at least 1, auto, or a list"),
-    ("trainer.devices=1.5", "trainer.devices", "an integer of at least 1, auto, or a list"),
-    ("trainer.num_nodes=0", "trainer.num_nodes", "at least 1"),
-    ("trainer.strategy=fsdp", "trainer.strategy", "one of auto, ddp"),
-    ("run_dir=runs/{data.name}", "run_dir", "a path; it may hold {data}"),
-    ("run_dir=runs/{seed[0]}", "run_dir", "a path; it may hold {data}"),
-    ("data.eval_batch_size=???", "data", "a"),
-    ("density=0.000001", "density", "at least one of"),
-    ("trainer.timeout=0", "trainer.timeout", "above 0"),
-    ("trainer.timeout=soon", "trainer.timeout", "a number"),
-    ("trainer.threads=0", "trainer.threads", "at least 1"),
-    ("trainer.on_client_error=ignore", "trainer.on_client_error", "one of raise, skip"),
-    ("trainer.min_clients=0", "trainer.min_clients", "at least 1"),
-    ("trainer.round_attempts=0", "trainer.round_attempts", "at least 1"),
-    ("trainer.monitor_mode=best", "trainer.monitor_mode", "one of max, min"),
-    ("trainer.checkpoint_every=-1", "trainer.checkpoint_every", "at least 0"),
-    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val", "above 0"),
-    ("trainer.gradient_clip_algorithm=sum", "trainer.gradient_clip_algorithm", "one of norm, value"),
-    ("trainer.eval_last=0", "trainer.eval_last", "at least 1"),
-    (f"trainer.accelerator={FOREIGN}", "trainer.accelerator", "what this machine has"),
-    ("seed=-1", "seed", "at least 0"),
-    ("seed=1e3", "seed", "an integer"),
-    ("clients=0", "clients", "at least 1"),
-    ("cohort=0", "cohort", "at least 1"),
-    ("batch_size=0", "batch_size", "at least 1"),
-    ("lr_horizon=0", "lr_horizon", "at least 1"),
-    ("density=true", "density", "a number"),
-    ("density=[0.1]", "density", "a number"),
-    ("data.root=nowhere", "data.root", "one of"),
-    ("scheduler.interval.rounds=0", "scheduler.interval.rounds", "at least 1"),
-    ("scheduler.sensitivity.init_fraction=0", "scheduler.sensitivity.init_fraction", "(0, 1]"),
-    ("ckpt_path=taken", "ckpt_path", "torn, altered or foreign"),
-    ("ckpt_path=.", "ckpt_path", "a checkpoint file that can be read (Is a directory"),
+    ("rounds=[1", "rounds", "'[1' is not YAML"),
+    ("trainer.devices=two", "trainer.devices", "'two'"),
+    ("trainer.devices=[]", "trainer.devices", "[]"),
+    ("trainer.devices=1.5", "trainer.devices", "1.5"),
+    ("trainer.num_nodes=0", "trainer.num_nodes", "0 is not an integer of at least 1"),
+    ("trainer.strategy=fsdp", "trainer.strategy", "'fsdp' is not one of auto, ddp"),
+    ("run_dir=runs/{data.name}", "run_dir", "'runs/{data.name}'"),
+    ("run_dir=runs/{seed[0]}", "run_dir", "'runs/{seed[0]}'"),
+    ("data.eval_batch_size=???", "data.init_args.eval_batch_size", "???"),
+    ("density=0.000001", "density", "1e-06"),
+    ("trainer.timeout=0", "trainer.timeout", "0"),
+    ("trainer.timeout=soon", "trainer.timeout", "'soon' is not a number"),
+    ("trainer.threads=0", "trainer.threads", "0 is not an integer of at least 1"),
+    ("trainer.on_client_error=ignore", "trainer.on_client_error", "'ignore' is not one of raise, skip"),
+    ("trainer.min_clients=0", "trainer.min_clients", "0 is not an integer of at least 1"),
+    ("trainer.round_attempts=0", "trainer.round_attempts", "0 is not an integer of at least 1"),
+    ("trainer.monitor_mode=best", "trainer.monitor_mode", "'best' is not one of max, min"),
+    ("trainer.checkpoint_every=-1", "trainer.checkpoint_every", "-1 is not an integer of at least 0"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val", "-1"),
+    ("trainer.gradient_clip_algorithm=sum", "trainer.gradient_clip_algorithm", "sum"),
+    ("trainer.eval_last=0", "trainer.eval_last", "0 is not an integer of at least 1"),
+    (f"trainer.accelerator={FOREIGN}", "trainer.accelerator", f"'{FOREIGN}'"),
+    ("seed=-1", "seed", "-1 is not an integer of at least 0"),
+    ("seed=1e3", "seed", "1000.0 is not an integer"),
+    ("clients=0", "clients", "0 is not an integer of at least 1"),
+    ("cohort=0", "cohort", "0 is not an integer of at least 1"),
+    ("batch_size=0", "batch_size", "0 is not an integer of at least 1"),
+    ("lr_horizon=0", "lr_horizon", "0 is not an integer of at least 1"),
+    ("density=true", "density", "true is not a number"),
+    ("density=[0.1]", "density", "[0.1] is not a number"),
+    ("data.root=nowhere", "data.root", "there is no such key"),
+    ("scheduler.interval.rounds=0", "scheduler.interval.rounds", "0"),
+    ("scheduler.sensitivity.init_fraction=0", "scheduler.sensitivity.init_fraction", "0"),
+    ("ckpt_path=taken", "ckpt_path", "taken"),
+    ("ckpt_path=.", "ckpt_path", "Is a directory"),
+    ("callbacks=my_file.MyCallback", "callbacks", "[my_file.MyCallback]"),
+    ("callbacks=[progress]", "callbacks[0]", "'progress'"),
+    ("callbacks=[no_such_file.MyCallback]", "callbacks[0].class_path", "No module named 'no_such_file'"),
+    ("callbacks=[flash_pl.PDST]", "callbacks[0].class_path", "'flash_pl.PDST' is not a Callback"),
+    ("given.lr=0.2", "given", "there is no such key"),
+    # Names of earlier versions.
+    ("method=nst", "method", "use scheduler"),
+    ("average=polynomial", "average", "use round_average"),
+    ("cost.values=fp16", "cost", "use wire"),
+    ("scheduler.first_mask.initialise=as_drawn", "scheduler.first_mask.initialise", "first_mask.initialize"),
+    ("scheduler.move.layers=keep", "scheduler.move.layers", "use scheduler.move.redistribution"),
+    ("scheduler.voter=average", "scheduler.voter", "use magnitude"),
+    ("scheduler.voter=aggregate", "scheduler.voter", "use magnitude_aggregate"),
+    ("scheduler.voter={name: average}", "scheduler.voter", "use magnitude"),
+    ("scheduler.voter.layer_budget=average", "scheduler.voter.layer_budget", "use mean"),
+    (
+        "scheduler.voter.layer_budget=flash_pl.server.AverageBudget",
+        "scheduler.voter.layer_budget.class_path",
+        "use flash_pl.server.MeanBudget",
+    ),
+    ("run_dir=runs/{method}", "run_dir", "use {scheduler}"),
 ]
 
 # Name of the config, its content, a part of the message.
 CONFIGS = [
     ("jmwts", None, "did you mean jmwst?"),
     ("data=digits", None, "one of dense, feddst"),
-    ("broken.yaml", "a: [1", "a readable YAML file"),
-    ("list.yaml", "- a", "a mapping of keys to values"),
-    ("unknown.yaml", "method: pdst\nname: x", "expected one of method"),
+    ("broken.yaml", "a: [1", "'broken.yaml' is not a readable YAML file"),
+    ("list.yaml", "- a", "'list.yaml' does not hold a mapping"),
+    ("unknown.yaml", "scheduler: pdst\nname: x", "name: there is no such key"),
+    ("old.yaml", "method: pdst\ndensity: 0.1", "method: this key was renamed; use scheduler"),
+    ("old_run.yaml", "method: pdst\nscheduler: {class_path: flash_pl.schedulers.PDST}", "use scheduler"),
+    (
+        "nested.yaml",
+        "scheduler: {name: pdst, first_mask: {initialise: as_drawn}}",
+        "use scheduler.first_mask.initialize",
+    ),
+    ("given.yaml", "scheduler: pdst\ngiven: 5", "given: 5 is not a mapping"),
     ("nothing.yaml", "", "one of dense, "),
 ]
 
@@ -174,14 +199,14 @@ CONFIGS = [
 def test_arguments(argument, key, expected, capsys, tmp_path):
     (tmp_path / "taken").write_text("a file, not a folder")
     line = refusal(capsys, "jmwst", argument)
-    assert line.startswith(f"{key}: ") and "is not allowed; expected " in line and expected in line
+    assert line.startswith(f"{key}: ") and expected in line
     assert not (tmp_path / "runs").exists()
 
 
 def test_two_arguments(capsys):
-    """Each is allowed, both together are not; the line names the key as the config does."""
+    """Each argument alone is fine, both together are not; the line names the key as the config does."""
     line = refusal(capsys, "jmwst", "trainer.backend=sparse", "trainer.compile=true")
-    assert line.startswith("trainer.backend: 'sparse' is not allowed; expected auto or dense")
+    assert line.startswith("trainer.backend: ") and "sparse" in line and "compile" in line
 
 
 @pytest.mark.parametrize("name, content, expected", CONFIGS)
@@ -221,12 +246,13 @@ def test_checkpoints(how, seed, finished, capsys, tmp_path):
     path.write_bytes(damage(path.read_bytes(), how, seed))
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     for command, arguments in (("validate", [str(path)]), ("fit", ["run/config.yaml", f"ckpt_path={path}"])):
-        assert refusal(capsys, *arguments, command=command).startswith(f"ckpt_path: '{path}' is not allowed")
+        line = refusal(capsys, *arguments, command=command)
+        assert line.startswith("ckpt_path: ") and str(path) in line
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
-    # The one before is whole, so going on from the last one still works, and says so.
+    # The checkpoint before it is intact, so ckpt_path=last still works, with a warning.
     assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last"]) == 0
-    said = capsys.readouterr().err
-    assert "torn, altered or foreign" in said and "going on from run/checkpoints/" in said
+    err = capsys.readouterr().err
+    assert "last.ckpt" in err and "going on from run/checkpoints/" in err
 
 
 RESUMES = [
@@ -261,21 +287,21 @@ def idx(array) -> bytes:
 
 
 GOOD = [np.zeros((40, 28, 28)), np.arange(40) % 10, np.zeros((20, 28, 28)), np.arange(20) % 10]
-# Which of the four files of Fashion-MNIST is replaced, by what, a part of the message.
-IDX_FILES = [(file, lambda good: good[: len(good) // 2], "no complete idx file") for file in range(4)]
-IDX_FILES += [(file, lambda good: b"", "no complete idx file") for file in range(4)]
+# The file of Fashion-MNIST that is replaced, its new content, a part of the message.
+IDX_FILES = [(file, lambda good: good[: len(good) // 2], "idx") for file in range(4)]
+IDX_FILES += [(file, lambda good: b"", "idx") for file in range(4)]
 IDX_FILES += [
-    (0, lambda good: b"\1" + good[1:], "no complete idx file"),
-    (0, lambda good: good[:2] + b"\x0d" + good[3:], "no complete idx file"),
-    (0, lambda good: good + b"\0", "no complete idx file"),
-    (0, lambda good: b"<html>not found</html>", "no complete idx file"),
-    (0, lambda good: idx(np.zeros((40, 20, 20))), "images are (1, 20, 20), not (1, 28, 28)"),
-    (0, lambda good: idx(np.zeros((39, 28, 28))), "expected images [n, C, H, W], labels [n]"),
-    (0, lambda good: idx(np.zeros((40, 28))), "expected images [n, C, H, W]"),
-    (1, lambda good: idx(np.arange(40)), "labels go from 0 to 39, not within 0 to 9"),
-    (1, lambda good: idx(np.zeros((40, 2))), "expected images [n, C, H, W], labels [n]"),
-    (2, lambda good: idx(np.zeros((0, 28, 28))), "expected images [n, C, H, W], labels [n]"),
-    (3, lambda good: idx(np.full(20, 10)), "labels go from 10 to 10"),
+    (0, lambda good: b"\1" + good[1:], "idx"),
+    (0, lambda good: good[:2] + b"\x0d" + good[3:], "idx"),
+    (0, lambda good: good + b"\0", "idx"),
+    (0, lambda good: b"<html>not found</html>", "idx"),
+    (0, lambda good: idx(np.zeros((40, 20, 20))), "(1, 20, 20)"),
+    (0, lambda good: idx(np.zeros((39, 28, 28))), "(39, 1, 28, 28)"),
+    (0, lambda good: idx(np.zeros((40, 28))), "(40, 1, 28)"),
+    (1, lambda good: idx(np.arange(40)), "0 to 39"),
+    (1, lambda good: idx(np.zeros((40, 2))), "(40, 2)"),
+    (2, lambda good: idx(np.zeros((0, 28, 28))), "(0, 1, 28, 28)"),
+    (3, lambda good: idx(np.full(20, 10)), "10 to 10"),
 ]
 
 
@@ -285,7 +311,7 @@ def test_fashion_mnist_files(file, change, expected, capsys, tmp_path):
     for number, (name, array) in enumerate(zip(FILES, GOOD, strict=True)):
         (tmp_path / "root" / name).write_bytes(change(idx(array)) if number == file else idx(array))
     line = refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
-    assert line.startswith("FashionMNIST: the files in root are damaged: ") and expected in line
+    assert "FashionMNIST" in line and "root" in line and "damaged" in line and expected in line
 
 
 PACKED = [
@@ -300,7 +326,7 @@ def test_packed_files(change, capsys, tmp_path):
     (tmp_path / "root").mkdir()
     for name, array in zip(FILES, GOOD, strict=True):
         (tmp_path / "root" / f"{name}.gz").write_bytes(change(gzip.compress(idx(array))))
-    assert "are damaged" in refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
+    assert "damaged" in refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
 
 
 WRITER = {"x": [[0.5] * 784] * 2, "y": [1, 2]}
@@ -309,13 +335,13 @@ FEMNIST_FILES = [
     ("{", "Expecting property name"),
     ("[]", "list indices"),
     ("{}", "user_data"),
-    (json.dumps({"user_data": {}}), "are damaged"),
+    (json.dumps({"user_data": {}}), "damaged"),
     (json.dumps({"user_data": {"a": {"x": WRITER["x"]}}}), "'y'"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "labels go from 1 to 62"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "expected images [n, C, H, W], labels [n]"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "1 to 62"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "(2, 1, 28, 28)"),
     (json.dumps({"user_data": {"a": WRITER | {"x": [[0.5] * 783] * 2}}}), "reshape"),
-    (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "are damaged"),
-    (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "a pixel is not finite"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "damaged"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "finite"),
 ]
 
 
@@ -325,20 +351,20 @@ def test_femnist_files(content, expected, capsys, tmp_path):
         (tmp_path / "root" / split).mkdir(parents=True)
         (tmp_path / "root" / split / "all.json").write_text(content)
     line = refusal(capsys, "pdst", "data=femnist", "data.root=root", "clients=1", "cohort=1")
-    assert line.startswith("FEMNIST: the files in root are damaged: ") and expected in line
+    assert "FEMNIST" in line and "root" in line and "damaged" in line and expected in line
 
 
 # The six clients' budgets, a part of the message.
 BUDGETS = [
-    ("", "under the header client,density"),
-    ("client,density\n", "a line for each client"),
-    ("client;density\n0;0.2\n", "see line 2"),
-    ("client,density\n0,high\n", "see line 2"),
-    ("client,density\n0,0.2\n0,0.2\n", "see line 3"),
-    ("client,density\n0,1.5\n", "see line 2"),
-    ("client,density\n0,0.2\n1,0.2\n", "a line for each of the clients 0 to 5; see 2"),
-    ("client,density\n" + "".join(f"{client},0.1\n" for client in range(6)), "a largest density of 0.2"),
-    ("client,density\n0,0.2,0.3,x\n1\n", "see line 3"),
+    ("", "client,density"),
+    ("client,density\n", "fleet.csv"),
+    ("client;density\n0;0.2\n", "line 2"),
+    ("client,density\n0,high\n", "line 2"),
+    ("client,density\n0,0.2\n0,0.2\n", "line 3"),
+    ("client,density\n0,1.5\n", "line 2"),
+    ("client,density\n0,0.2\n1,0.2\n", "0 to 5"),
+    ("client,density\n" + "".join(f"{client},0.1\n" for client in range(6)), "0.2"),
+    ("client,density\n0,0.2,0.3,x\n1\n", "line 3"),
 ]
 
 
@@ -350,13 +376,13 @@ def test_budget_files(content, expected, capsys, tmp_path):
 
 
 TRACES = [
-    ("", "a line for each of the 2 rounds; it has 0"),
-    ("0 1\n", "a line for each of the 2 rounds; it has 1"),
-    ("0 1\n0 six\n", "see line 2"),
-    ("0 0\n1 2\n", "see line 1"),
-    ("1 01\n1 2\n", "see line 1"),
-    ("0 -1\n1 2\n", "see line 1"),
-    ("0 1\n1 6\n", "clients 0 to 5; see line 2"),
+    ("", "2 rounds"),
+    ("0 1\n", "2 rounds"),
+    ("0 1\n0 six\n", "line 2"),
+    ("0 0\n1 2\n", "line 1"),
+    ("1 01\n1 2\n", "line 1"),
+    ("0 -1\n1 2\n", "line 1"),
+    ("0 1\n1 6\n", "0 to 5"),
 ]
 
 
@@ -364,4 +390,4 @@ TRACES = [
 def test_trace_files(content, expected, capsys, tmp_path):
     (tmp_path / "trace.txt").write_text(content)
     line = refusal(capsys, "pdst", *TINY, "sampler=trace", "sampler.path=trace.txt")
-    assert line.startswith("sampler.path: 'trace.txt'") and expected in line
+    assert line.startswith("sampler.path: ") and "trace.txt" in line and expected in line

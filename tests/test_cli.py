@@ -1,4 +1,4 @@
-"""The command line: what it refuses and how, what a run leaves, validate, resume, listings."""
+"""The command line: refusals, run directories, validate, resume, listings."""
 
 import csv
 import io
@@ -19,6 +19,7 @@ from rich.console import Console
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.commands.screen import metrics_table, result_table
+from flash_pl.config.schema import KEYS
 from flash_pl.errors import ConfigError
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
@@ -39,11 +40,11 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_data_of_another_kind_and_no_model_for_unknown_data(capsys):
+def test_a_class_that_is_no_data_set_and_data_without_a_default_model(capsys):
     line = refusal(capsys, "jmwst", "data.class_path=torch.nn.Linear", "model=lenet5")
-    assert line.startswith("data.class_path: 'torch.nn.Linear'") and "the path of a FederatedData" in line
+    assert line.startswith("data.class_path: 'torch.nn.Linear'") and "FederatedData" in line
     line = refusal(capsys, "jmwst", "data.class_path=flash_pl.data.TensorData")
-    assert line.startswith("model: None") and "lenet5" in line
+    assert line.startswith("model: ") and "lenet5" in line
 
 
 def test_a_network_that_does_not_fit_the_data_is_one_line_and_leaves_nothing(capsys, tmp_path):
@@ -57,22 +58,23 @@ def test_a_fleet_is_not_added_to_a_checkpoint(capsys):
     assert main(["fit", "pdst", *TINY, "run_dir=run"]) == 0
     capsys.readouterr()
     line = refusal(capsys, "run/checkpoints/last.ckpt", "fleet=mixed", command="validate")
-    assert line.startswith("fleet: ") and "none, as in the checkpoint" in line
+    assert line.startswith("fleet: ") and "the checkpoint" in line
 
 
 def test_a_state_that_could_not_be_read_again_is_refused_at_once(capsys, tmp_path):
-    method = "from flash_pl import PDST\nimport numpy\n"
-    method += "class Counts(PDST):\n    def state_dict(self):\n        return {'seen': numpy.zeros(3)}\n"
-    (tmp_path / "counting.py").write_text(method)
+    code = "from flash_pl import PDST\nimport numpy\n"
+    code += "class Counts(PDST):\n    def state_dict(self):\n        return {'seen': numpy.zeros(3)}\n"
+    (tmp_path / "counting.py").write_text(code)
     line = refusal(capsys, "pdst", *TINY, "scheduler=counting.Counts")
-    assert line.startswith("scheduler: 'Counts' is not allowed; expected a state_dict() of tensors and plain values")
+    assert line.startswith("scheduler: ") and "Counts" in line and "state_dict()" in line
 
 
 def test_a_missing_data_folder_names_its_key(capsys):
-    assert refusal(capsys, "jmwst", "data=fashion_mnist", "data.root=nowhere").startswith("data.root: 'nowhere'")
+    line = refusal(capsys, "jmwst", "data=fashion_mnist", "data.root=nowhere")
+    assert line.startswith("data.root: ") and "nowhere" in line
 
 
-def test_missing_data_are_one_line_with_the_remedies(capsys, monkeypatch, tmp_path):
+def test_missing_data_are_one_line_with_a_remedy(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FLASH_PL_DATA", str(tmp_path / "cache"))
     assert "set root to" in refusal(capsys, "jmwst", "data=femnist")
 
@@ -89,15 +91,16 @@ def test_arguments_may_stand_around_options(tmp_path, capsys):
     runs = [tmp_path / name for name in ("a", "b")]
     with pytest.raises(SystemExit):
         main(["validate"])
-    assert capsys.readouterr().err.endswith("required: CKPT\n")  # not what may be left out
+    assert capsys.readouterr().err.endswith("required: CKPT\n")  # optional arguments are not listed
     assert main(["compare", str(runs[0]), "--last", "3", str(runs[1])]) == 2
     err = capsys.readouterr().err
     assert all(str(run) in err for run in runs)
     assert main(["sweep", "pdst", "seed=1", "--workers", "2", "roundz=3"]) == 2
-    assert "roundz: 3 is not allowed; expected a known key (did you mean rounds?)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "error: roundz: " in err and "did you mean rounds?" in err
 
 
-def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
+def test_the_commands_that_a_run_prints_at_its_end_work(capsys, tmp_path):
     assert main(["fit", "pdst", *TINY, f"run_dir={tmp_path / 'runs' / 'of mine'}"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if " flash-pl " in line]
     for line in lines:
@@ -107,9 +110,9 @@ def test_what_a_run_proposes_at_its_end_works(capsys, tmp_path):
     assert json.loads((tmp_path / "runs" / "of mine" / "result.json").read_text())["rounds"] == 4
 
 
-def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(tmp_path):
+def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_path):
     cost = {"bytes_up": 1e6, "bytes_down": 1e6}
-    result = {"method": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
+    result = {"scheduler": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
     result |= {"cost": cost, "seconds": 1.0, "seconds_per_round": 0.5, "accuracy_union": None}
 
     def shown(accuracy, monitor, highest):
@@ -122,12 +125,14 @@ def test_the_table_at_the_end_names_the_metric_and_has_percent_only_for_shares(t
     assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
 
 
-@pytest.mark.parametrize("deadline, end", [(1e-9, ": no client had a say, see fleet.deadline"), (1e9, "")])
-def test_the_end_of_a_run_tells_how_many_reports_were_late(deadline, end, capsys, tmp_path):
+@pytest.mark.parametrize("deadline, end", [(1e-9, ": no report was used, see fleet.deadline"), (1e9, "")])
+def test_the_end_of_a_run_reports_how_many_reports_were_late(deadline, end, capsys, tmp_path):
     arguments = ["fit", "pdst", *TINY, "fleet=mixed", f"fleet.deadline={deadline}", "cohort=3", "run_dir=here"]
     assert main([*arguments, "rounds=2"]) == 0
     table = tmp_path / "here" / "metrics.csv"
-    numbers = re.sub(r",(\d+)(?=,|$)", r",\1.0", table.read_text(), flags=re.MULTILINE)  # as a spreadsheet saves them
+    numbers = re.sub(
+        r",(\d+)(?=,|$)", r",\1.0", table.read_text(), flags=re.MULTILINE
+    )  # a spreadsheet saves integers like this
     table.write_text(numbers)
     assert main([*arguments, "rounds=3", "ckpt_path=last"]) == 0
     late = 9 if end else 0
@@ -149,9 +154,10 @@ def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(ca
     assert main(["fit", str(first / "config.yaml")]) == 0
     second = first.with_name(first.name + "-2")
     assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
-    one, two = (json.loads((run / "result.json").read_text()) for run in (first, second))
+    results = [json.loads((run / "result.json").read_text()) for run in (first, second)]
     timing = {"seconds", "seconds_per_round"}
-    assert {key: one[key] for key in one.keys() - timing} == {key: two[key] for key in two.keys() - timing}
+    without_times = [{key: value for key, value in result.items() if key not in timing} for result in results]
+    assert without_times[0] == without_times[1]
     weights = [
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (first, second)
     ]
@@ -168,28 +174,26 @@ def test_validate_repeats_the_last_metrics(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     assert main(["validate", "here/checkpoints/last.ckpt"]) == 0
     assert capsys.readouterr().out.startswith("here/checkpoints/last.ckpt\n")
-    assert refusal(capsys, "nowhere.ckpt", command="validate").startswith("ckpt_path: 'nowhere.ckpt'")
+    assert "nowhere.ckpt" in refusal(capsys, "nowhere.ckpt", command="validate")
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "a whole checkpoint of flash_pl" in refusal(capsys, "foreign.ckpt", command="validate")
+    line = refusal(capsys, "foreign.ckpt", command="validate")
+    assert line.startswith("ckpt_path: ") and "foreign.ckpt" in line
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(capsys, tmp_path):
-    assert main(["fit", "nst", *TINY, "run_dir=whole", "rounds=3"]) == 0
+    assert main(["fit", "nst", *TINY, "run_dir=uninterrupted", "rounds=3"]) == 0
     assert main(["fit", "nst", *TINY, "run_dir=parts"]) == 0
     more = ["ckpt_path=parts/checkpoints/last.ckpt", "run_dir=parts", "rounds=3"]
     assert main(["fit", "parts/config.yaml", *more]) == 0
-    states = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["flash_pl"] for run in ("whole", "parts")]
+    states = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"] for run in ("uninterrupted", "parts")]
     assert torch.equal(states[0]["server"]["weights"], states[1]["server"]["weights"])
     with open("parts/metrics.csv", newline="") as file:
         assert [row["round"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     capsys.readouterr()
-    assert refusal(capsys, "parts/config.yaml", *more, "model.hidden=8").startswith(
-        "model.init_args.hidden: 8 is not allowed"
-    )
-    assert refusal(capsys, "parts/config.yaml", *more, "seed=9") == (
-        "data.init_args.seed, seed: [9, 9] is not allowed; expected as in the checkpoint: "
-        "data.init_args.seed=1, seed=1\n"
-    )
+    line = refusal(capsys, "parts/config.yaml", *more, "model.hidden=8")
+    assert line.startswith("model.init_args.hidden: 8 differs") and "model.init_args.hidden=16" in line
+    line = refusal(capsys, "parts/config.yaml", *more, "seed=9")
+    assert line.startswith("data.init_args.seed, seed: 9, 9 differ") and "data.init_args.seed=1, seed=1" in line
     assert OmegaConf.load("parts/config.yaml").rounds == 3
 
 
@@ -200,11 +204,11 @@ def test_a_table_that_cannot_be_read_ends_a_resume_before_anything_is_removed(ca
     capsys.readouterr()
     assert main(["fit", "pdst", *TINY, "run_dir=here", "ckpt_path=last", "rounds=3"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flash-pl: error: run_dir: 'here/metrics.csv' is not allowed") and "no column round" in last
+    assert last.startswith("flash-pl: error: run_dir: ") and "here/metrics.csv" in last and "column round" in last
     assert (tmp_path / "here" / "result.json").exists()
 
 
-def test_a_class_beside_the_user_and_what_it_does_not_log(capsys, tmp_path):
+def test_a_class_in_the_working_directory_that_logs_no_accuracy(capsys, tmp_path):
     (tmp_path / "beside_me.py").write_text(
         "import torch\nimport lightning as L\n"
         "class Mine(L.LightningModule):\n"
@@ -271,17 +275,15 @@ def test_sigterm_ends_with_143_and_the_run_goes_on(tmp_path):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and said.splitlines()[-1].startswith(
-        "flash-pl: stopped by SIGTERM; the same command"
-    )
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and err.splitlines()[-1].startswith("flash-pl: stopped by SIGTERM; ")
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["flash_pl"]
     with open("run/metrics.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == saved["round"]
     rounds = saved["round"] + 2
-    for run in ("run", "whole"):
+    for run in ("run", "uninterrupted"):
         assert main(["fit", "nst", *TINY, f"run_dir={run}", f"rounds={rounds}", "ckpt_path=last"]) == 0
-    ends = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["server"] for run in ("run", "whole")]
+    ends = [read_checkpoint(f"{run}/checkpoints/last.ckpt")["flash_pl"]["server"] for run in ("run", "uninterrupted")]
     assert torch.equal(ends[0]["weights"], ends[1]["weights"]) and torch.equal(ends[0]["mask"], ends[1]["mask"])
 
 
@@ -295,12 +297,62 @@ def test_a_client_that_fails_ends_with_3_and_a_traceback_in_a_file(capsys, tmp_p
     )
     arguments = [argument for argument in TINY if not argument.startswith("model")]
     assert main(["fit", "pdst", *arguments, "model.class_path=fragile.Net", "run_dir=run"]) == 3
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "round 1: AssertionError: tired" in said and "fragile.py:8" in said
-    assert "run/errors.log" in said and "Traceback" in (tmp_path / "run" / "errors.log").read_text()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "round 1: AssertionError: tired" in err and "fragile.py:8" in err
+    assert "run/errors.log" in err and "Traceback" in (tmp_path / "run" / "errors.log").read_text()
     assert read_checkpoint("run/checkpoints/last.ckpt")["flash_pl"]["round"] == 0
 
 
-def test_too_little_disk_is_known_before_anything_is_trained(capsys, monkeypatch):
+def test_too_little_disk_is_refused_before_anything_is_trained(capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    assert "MiB of free disk; it has 0 MiB" in refusal(capsys, "pdst", *TINY)
+    line = refusal(capsys, "pdst", *TINY)
+    assert line.startswith("run_dir: ") and "0 MiB free" in line
+
+
+NOTING = """
+from flash_pl.callbacks import Callback
+
+class Rounds(Callback):
+    def __init__(self, path: str = "rounds.txt"):
+        self.path = path
+
+    def on_round_end(self, loop, row):
+        with open(self.path, "a") as file:
+            file.write(f"{loop.round}\\n")
+"""
+
+
+def test_a_callback_in_the_working_directory_joins_a_run_and_a_resumed_run_may_have_others(tmp_path, capsys):
+    (tmp_path / "noting.py").write_text(NOTING)
+    assert main(["fit", "pdst", *TINY, "run_dir=run", "callbacks=[noting.Rounds]"]) == 0
+    assert (tmp_path / "rounds.txt").read_text().split() == ["1", "2"]
+    other = "callbacks=[{class_path: noting.Rounds, init_args: {path: other.txt}}]"
+    assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last", "rounds=3", other]) == 0
+    assert (tmp_path / "other.txt").read_text().split() == ["3"]
+    assert main(["validate", "run/checkpoints/last.ckpt"]) == 0
+    capsys.readouterr()
+    assert refusal(capsys, "pdst", *TINY, "callbacks=[noting.Round]").startswith("callbacks[0].class_path: ")
+    assert main(["sweep", "pdst", *TINY, "callbacks=[noting.Rounds]", "--out", "sweep"]) == 0
+    assert (tmp_path / "rounds.txt").read_text().split() == ["1", "2", "1", "2"]
+
+
+def test_the_config_of_a_run_ends_with_what_the_user_gave_and_starts_another_scheduler(tmp_path):
+    assert main(["fit", "dense", *TINY, "lr=0.2", "run_dir=run"]) == 0
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    comment, _, given = text.rpartition("\ngiven:\n")
+    assert comment.splitlines()[-1].startswith("# ") and "lr: 0.2" in given and "run_dir" not in given
+    assert "init: torch" in text and "init:" not in given  # dense.yaml brings it
+    assert main(["fit", "run/config.yaml", "scheduler=pdst", "run_dir=next"]) == 0
+    config = OmegaConf.load("next/config.yaml")
+    assert config.model.init_args.init == "lecun" and config.lr == 0.2 and config.given.scheduler.name == "pdst"
+    assert main(["fit", "next/config.yaml", "run_dir=again"]) == 0
+    assert (tmp_path / "again" / "config.yaml").read_text() == (tmp_path / "next" / "config.yaml").read_text()
+
+
+def test_every_key_is_in_the_help_of_fit(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in KEYS:
+        (line,) = (line for line in lines if line.startswith(f"  {name} "))
+        assert len(line.split()) > 2 and len(line) <= 120

@@ -1,4 +1,4 @@
-"""Every shipped config runs a round and leaves a whole run directory."""
+"""Every shipped config runs a round and leaves a complete run directory."""
 
 import csv
 import json
@@ -17,19 +17,19 @@ TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.class
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=4", "cohort=2", "batch_size=8", "rounds=1", "density=0.2"]
 TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
 RESULT = {
-    "method", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
+    "scheduler", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
     "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
 }  # fmt: skip
-HETERO = {"tiers", "accuracy_clients"}  # what the shipped configs with tiers add
+HETERO = {"tiers", "accuracy_clients"}  # only in the results of the shipped configs with tiers
 
 
-def test_every_method_has_a_config_and_its_own_average():
-    for method in names("method"):
-        assert method in {path.stem for path in CONFIGS}
+def test_every_scheduler_has_a_config_and_its_own_aggregator():
+    for scheduler in names("scheduler"):
+        assert scheduler in {path.stem for path in CONFIGS}
         two = "budget.tiers=[{density: 0.1, share: 0.5}, {density: 0.2, share: 0.5}]"
         for tiers, budget in ((1, []), (2, [two])):
-            trainer = build_trainer(compose(read_config(method), [*TINY, *budget]))
-            assert type(trainer.aggregator) is type(trainer.scheduler.aggregator(tiers)), (method, tiers)
+            trainer = build_trainer(compose(read_config(scheduler), [*TINY, *budget]))
+            assert type(trainer.aggregator) is type(trainer.scheduler.aggregator(tiers)), (scheduler, tiers)
             assert vars(trainer.aggregator) == vars(trainer.scheduler.aggregator(tiers))
 
 
@@ -47,7 +47,7 @@ def test_a_round_of_every_config(path, compat, tmp_path, monkeypatch):
     assert set(result["versions"]) == {"flash_pl", "python", "torch", "lightning"}
     assert 0 <= result["accuracy"] <= 1 and 0 <= result["accuracy_union"] <= 1
     assert (
-        result["method"] == path.stem.removeprefix("hetero_")
+        result["scheduler"] == path.stem.removeprefix("hetero_")
         and result["data"] == "synthetic"
         and result["model"] == "digits_cnn"
     )

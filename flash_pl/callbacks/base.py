@@ -32,6 +32,10 @@ HOOKS = (
 )
 
 
+class Callback:
+    """The base class of a user's callbacks; a subclass overrides the hooks that it needs."""
+
+
 def refuse_other_callbacks(callbacks: Sequence[Any]) -> None:
     """Callbacks have at least one of the hooks, and none that looks like one; a class, or a callback of Lightning's own
     Trainer, is none.

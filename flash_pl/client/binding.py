@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from flash_pl.checks import check_booleans
+from flash_pl.checks import check_booleans, check_choice
 from flash_pl.client.backend import Backend, Compiled
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
@@ -72,6 +72,7 @@ class Binding:
             raise ConfigError("exclude", self.exclude, "a list of layers' names or globs")
         flags = {name: getattr(self, name) for name in ("exclude_first_last", "channels_last", "compile")}
         check_booleans(**flags)
+        check_choice(*MODES, backend=self.backend)
 
     def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHook) -> ClientState:
         """Make ``module`` a ``ClientModule`` where it is none, on the device of ``fabric``, its tensors in an arena.

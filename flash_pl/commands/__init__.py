@@ -1,1 +1,1 @@
-"""The commands of ``flash-pl``, one file each: ``add`` declares its arguments, ``run`` does it."""
+"""The commands of ``flash-pl``: ``add`` declares the arguments of a file's commands, a function runs each of them."""

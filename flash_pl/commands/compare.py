@@ -1,4 +1,4 @@
-"""``flash-pl compare RUN ...``"""
+"""The commands ``flash-pl sweep CONFIG KEY=VALUE,VALUE ...`` and ``flash-pl compare RUN ...``."""
 
 import argparse
 import shlex
@@ -10,13 +10,31 @@ from typing import Any
 from rich.console import Console
 
 from flash_pl.checks import check_integers
-from flash_pl.commands.command import command
+from flash_pl.commands.parser import add_config, command
 from flash_pl.compare import Comparison, Table, read_runs, show, write_report
-from flash_pl.errors import ConfigError
+from flash_pl.config import read_config
+from flash_pl.errors import ConfigError, RunError, as_yaml
+from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
+
+ABOUT_SWEEP = """
+Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
+and an unfinished run is resumed: the same command can be stopped and repeated.
+Commas inside brackets and quotes do not separate values.
+
+examples:
+  flash-pl sweep jmwst scheduler=jmwst,spdst,nst seed=1,2,3 rounds=60
+  flash-pl sweep jmwst density=0.02,0.05,0.1 scheduler.prune_rate=0.2,0.3 --workers 2
+"""
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, run)
+    parser = command(commands, "sweep", sweep, epilog=ABOUT_SWEEP)
+    add_config(parser)
+    parser.add_argument("arguments", metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the runs [sweeps/CONFIG]")
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs that train at the same time [1]")
+
+    parser = command(commands, "compare", compare)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a folder with runs at any depth")
     parser.add_argument("--out", metavar="FOLDER", help="also write tables, figures and report.html there")
     parser.add_argument(
@@ -24,30 +42,64 @@ def add(commands: Any) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def sweep(options: argparse.Namespace) -> None:
+    """Train every combination of values and compare the runs."""
+    check_integers(workers=options.workers)
+    folder = Path(options.out or Path("sweeps") / Path(options.config).stem).expanduser()
+    choices = [Choice.read(argument) for argument in options.arguments]
+    jobs = make_jobs(options.config, read_config(options.config), choices, folder)
+    check_jobs(jobs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{as_yaml(str(folder))} is not a folder and cannot be made ({error.strerror})"
+        raise ConfigError("out", problem) from error
+    finished, failed = run_jobs(jobs, options.workers)
+    if finished:
+        command_line = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])
+        _compare(
+            [job.directory for job in finished],
+            last=5,
+            out=folder / "report",
+            command_line=command_line,
+            failed=[job.name for job in failed],
+        )
+    if failed:
+        names = ", ".join(job.name for job in failed)
+        raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {names}")
+
+
+def compare(options: argparse.Namespace) -> None:
     """Compare finished runs."""
     check_integers(last=options.last)
     out = [] if options.out is None else ["--out", options.out]
-    made_by = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
-    compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), made_by)
+    command_line = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
+    _compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), command_line)
 
 
-def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: str, failed: Sequence[str] = ()) -> None:
-    """Print the table of the finished runs at ``paths``, and a line on stderr for each of the others.
+def _compare(
+    paths: Iterable[str | Path], last: int, out: Path | None, command_line: str, failed: Sequence[str] = ()
+) -> None:
+    """Print the table of the finished runs at ``paths``, and on stderr a warning about each of the others.
 
-    ``failed`` are names of runs that should be among them.
+    Args:
+        paths: run directories, or folders with runs.
+        last: number of evaluated rounds over which the accuracy is averaged.
+        out: folder of the report; None writes no report.
+        command_line: named in the report.
+        failed: names of runs that are missing because they failed.
 
     Raises:
-        ConfigError: there is none, or ``out`` cannot be written.
+        ConfigError: no run is finished, or ``out`` cannot be written.
     """
     paths = list(paths)
     runs, errors = read_runs(paths)
     if not runs and len(errors) == 1:
         raise errors[0]
     for error in errors:
-        _warn(f"{error.value}: left out; expected {error.allowed}")
+        _warn(f"left out: {error}")
     if not runs:
-        raise ConfigError("run", ", ".join(map(str, paths)), "at least one finished run")
+        raise ConfigError("run", f"there is no finished run in {', '.join(map(str, paths))}")
     comparison, warnings = Comparison.of(runs, last, failed)
     for warning in warnings:
         _warn(warning)
@@ -56,7 +108,7 @@ def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: s
     if comparison.failed:
         print(comparison.about_failed)
     if out is not None:
-        write_report(comparison, out, made_by)
+        write_report(comparison, out, command_line)
         print(out / "report.html")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.checkpoint import write_whole
-from flash_pl.commands.command import command
+from flash_pl.commands.parser import command
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import BATCH_SIZES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
 from flash_pl.sparsity import SparseModel
@@ -23,7 +23,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, run, epilog=EPILOG)
+    parser = command(commands, "export", run, epilog=EPILOG)
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of a run, such as RUN/checkpoints/last.ckpt")
     parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"with suffix {', '.join(WRITERS)}")
     parser.add_argument("--density", metavar="D", type=float, help="density of a tier of devices (default: the server)")

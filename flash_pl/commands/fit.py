@@ -1,4 +1,4 @@
-"""``flash-pl fit CONFIG KEY=VALUE ...``"""
+"""The commands ``flash-pl fit CONFIG KEY=VALUE ...`` and ``flash-pl validate CKPT KEY=VALUE ...``."""
 
 import argparse
 import functools
@@ -9,10 +9,11 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
 from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
-from flash_pl.checkpoint import LAST, CheckpointFolder, starting_point
-from flash_pl.commands.command import add_overrides, command
+from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
+from flash_pl.commands.help import fit_help
+from flash_pl.commands.parser import add_config, add_overrides, command
 from flash_pl.commands.result import summarize, write_result
-from flash_pl.commands.screen import fit_help, result_table
+from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
     RunDir,
     build_data,
@@ -31,36 +32,38 @@ from flash_pl.launch import restarts
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, run, epilog=fit_help())
-    parser.add_argument("config", metavar="CONFIG", help="a shipped config (see flash-pl configs) or a YAML file")
+    parser = command(commands, "fit", fit, epilog=fit_help())
+    add_config(parser)
+    add_overrides(parser)
+    parser = command(commands, "validate", validate)
+    parser.add_argument("checkpoint", metavar="CKPT", help="a run's checkpoints/last.ckpt")
     add_overrides(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def fit(options: argparse.Namespace) -> None:
     """Train, and write a run directory."""
     content = read_config(options.config)
     config = compose(content, options.arguments)
     data = build_data(config)
     module = build_module(config, data)
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
+    monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
     metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
-    keys = config["trainer"]
-    extra, every = {"config": directory.to_repeat}, keys["checkpoint_every"]
-    checkpoint = Checkpoint(directory.checkpoints, every, extra, keys["monitor"], keys["monitor_mode"])
-    board = Board(directory.config, consensus, keys["monitor"])
+    extra, every = {"config": directory.to_repeat}, config["trainer"]["checkpoint_every"]
+    checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
+    board = Board(directory.config, consensus, monitor)
     callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
-    if keys["progress"]:
-        callbacks.append(ProgressBar((keys["monitor"], "val_loss", "density")))
+    if config["trainer"]["progress"]:
+        callbacks.append(ProgressBar((monitor, "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
     ranks = trainer.launch()
     with ranks.sharing_errors():
-        # All that can go wrong goes wrong before the directory is touched.
+        # Whatever can go wrong goes wrong before a file of the directory is touched.
         prepare(data, ranks)
         with by_config_key():
             loop = trainer.loop(module, data)
-        state = ranks.broadcast(
-            lambda: starting_point(origin(config["ckpt_path"], checkpoint.folder), checkpoint.folder)
-        )
+        ckpt_path = _resume_from(config["ckpt_path"], checkpoint.folder)
+        state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
         if state is not None:
             refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
             trainer.resume(loop, state)
@@ -82,10 +85,25 @@ def run(options: argparse.Namespace) -> None:
             seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
             result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)
-            highest = keys["monitor_mode"] == "max"
-            Console().print(result_table(result, directory.path, keys["monitor"], highest), crop=False)
+            Console().print(result_table(result, directory.path, monitor, highest=mode == "max"), crop=False)
 
 
-def origin(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
-    """What to go on from; a process that torchrun has restarted looks at what it has saved itself first."""
+def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
+    """The checkpoint to resume from; a process that torchrun has restarted takes its own, if it has saved one."""
     return LAST if restarts() and folder.files() else ckpt_path
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Evaluate a checkpoint."""
+    state = read_checkpoint(options.checkpoint)
+    config = compose(saved_config(state, options.checkpoint), options.arguments)
+    data = build_data(config)
+    module = build_module(config, data)
+    trainer = build_trainer(config)
+    ranks = trainer.launch()
+    with ranks.sharing_errors():
+        prepare(data, ranks)
+        with by_config_key():
+            metrics = trainer.validate(module, data, options.checkpoint)
+    if ranks.rank == 0:
+        Console().print(metrics_table(metrics, options.checkpoint), crop=False)

@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from flash_pl.commands.command import command
+from flash_pl.commands.parser import command
 from flash_pl.export import contents_table, read_contents
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, run)
+    parser = command(commands, "inspect", run)
     parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
 
 

@@ -1,4 +1,4 @@
-"""result.json: what a finished run found, in one small file."""
+"""result.json, the summary of a finished run."""
 
 import json
 import math
@@ -23,25 +23,29 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
-    ``accuracy`` is that of the model masked to the target density, ``accuracy_union`` that of the model before masking,
-    ``cost`` are the bytes sent and the FLOPs of training over the whole run, stage 1 included, the simulated seconds if
-    there is a fleet, and ``bytes_dense``, what the dense model takes once.
-    ``tiers`` lists those of the models masked to each tier; ``accuracy_clients`` tells how the accuracy on their own
-    test samples spreads over the clients, ``accuracy_finetuned`` the same after fine-tuning; ``reports`` are those that
-    came ``in_time`` for a round and after its deadline. The last four are there only where a run has them. What the
-    module does not log is None.
+    - ``accuracy``: the monitored metric of the model masked to the target density.
+    - ``accuracy_union``: the same of the model before masking.
+    - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
+      fleet; ``bytes_dense``, the size of the dense model.
+    - ``tiers``: the accuracy of the model masked to each tier, if there are several tiers.
+    - ``accuracy_clients``: how the accuracy on the clients' own test samples spreads over the clients, if the clients
+      are evaluated; ``accuracy_finetuned``: the same after fine-tuning.
+    - ``reports``: numbers of reports that came ``in_time`` and ``late``, if there is a deadline.
+    - ``failed_clients``: number of clients that failed, if failures are skipped.
+
+    A metric that the module does not log is None.
 
     Args:
         loop: the finished loop.
         config: the resolved config.
-        seconds: wall time of the training, stage 1 and evaluation included; of a run that went on, that of its rounds
-            before and of all since.
-        rows: the lines of metrics of its rounds; their mean wall time, evaluation included, is ``seconds_per_round``.
+        seconds: wall time of training, stage 1 and evaluation included. Of a resumed run: the time of the rounds before
+            it was resumed, and of everything since.
+        rows: the rows of metrics.csv; the mean of their wall times is ``seconds_per_round``, evaluation included.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
     densities = server.layout.densities(server.mask).tolist()
     tiers = loop.plan.budget.tiers if len(loop.plan.budget.tiers) > 1 else ()
-    waited = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    durations = [float(row["seconds"]) for row in rows if row.get("seconds")]
     result = {
         "scheduler": label(config, "scheduler"),
         "data": label(config, "data"),
@@ -57,7 +61,7 @@ def summarize(
         "cohort": config["cohort"],
         "seed": config["seed"],
         "seconds": seconds,
-        "seconds_per_round": fmean(waited) if waited else None,
+        "seconds_per_round": fmean(durations) if durations else None,
         "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.elements},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
@@ -68,12 +72,13 @@ def summarize(
         },
     }
     if tiers:
-        found = [{"density": t.density, "accuracy": metrics.get(monitor + tier_suffix(t.density))} for t in tiers]
-        result["tiers"] = found
+        result["tiers"] = [
+            {"density": tier.density, "accuracy": metrics.get(monitor + tier_suffix(tier.density))} for tier in tiers
+        ]
     for kind in ("clients", "finetuned"):
         if f"{monitor}_{kind}" in metrics:
-            parts = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
-            result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in parts.items()}
+            endings = {"mean": "", "lowest_tenth": "_lowest", "highest_tenth": "_highest"}
+            result[f"accuracy_{kind}"] = {name: metrics[f"{monitor}_{kind}{end}"] for name, end in endings.items()}
     if "late" in metrics:
         result["reports"] = {"in_time": _total(rows, "participants"), "late": _total(rows, "late")}
     if config["trainer"]["on_client_error"] == "skip":
@@ -82,12 +87,12 @@ def summarize(
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write it as JSON, where a number that is not finite becomes null; the file is there whole or not at all."""
+    """Write ``result`` as JSON, infinite numbers and NaN as null; after an error no file is left half written."""
     write_whole(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
 
 
 def _total(rows: Sequence[Mapping[str, Any]], column: str) -> int:
-    """Of counts, which are text where an earlier process has written them."""
+    """The sum of a column of counts; values that were read from the file of a resumed run are text."""
     return sum(int(float(row.get(column) or 0)) for row in rows)
 
 

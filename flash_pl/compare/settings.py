@@ -6,8 +6,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from flash_pl.compare.runs import Run
-from flash_pl.config import compose
-from flash_pl.config.run_dir import experiment
+from flash_pl.config import compose, experiment
 from flash_pl.errors import ConfigError
 
 Settings = dict[str, Any]

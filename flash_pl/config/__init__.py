@@ -2,6 +2,7 @@
 
 from flash_pl.config.build import (
     build_budget,
+    build_callbacks,
     build_data,
     build_module,
     build_trainer,
@@ -10,18 +11,21 @@ from flash_pl.config.build import (
     prepare,
 )
 from flash_pl.config.compose import compose, label, to_repeat
-from flash_pl.config.run_dir import RunDir, refuse_other, saved_config
+from flash_pl.config.experiment import experiment, refuse_other, saved_config
+from flash_pl.config.run_dir import RunDir
 from flash_pl.config.schema import resolve
-from flash_pl.config.shipped import config as read_config
+from flash_pl.config.shipped import read_config
 
 __all__ = [
     "RunDir",
     "build_budget",
+    "build_callbacks",
     "build_data",
     "build_module",
     "build_trainer",
     "by_config_key",
     "compose",
+    "experiment",
     "label",
     "network_prefix",
     "prepare",

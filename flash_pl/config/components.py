@@ -1,93 +1,104 @@
-"""From a component of the config to the object that it describes."""
+"""Components in a config: their short and full form, layers of them on top of each other, names of fragments.
 
-import inspect
-from collections.abc import Mapping
-from dataclasses import is_dataclass
-from typing import Any, get_args
+A component is ``{class_path: ..., init_args: {...}}``, as in Lightning's command line. In its short form it is the name
+of a fragment or the path of a class, and init args may stand directly beside ``name`` or ``class_path``.
+"""
+
+from typing import Any
 
 from flash_pl.config import shipped
-from flash_pl.config.compose import is_component
-from flash_pl.config.signature import Signature, conforms, describe, fits, locate, one_of, signature
-from flash_pl.errors import ConfigError
+from flash_pl.config.shipped import as_component
+from flash_pl.config.signature import locate, signature
+from flash_pl.errors import ConfigError, as_yaml
+
+# The keys of a component that are not init args: a fragment's name, and facts about a model or a data set.
+SIBLINGS = ("name", "class_path", "init_args", "exclude", "exclude_first_last", "defaults")
 
 
-def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | None = None) -> Any:
-    """Build a component in its full form, and all components among its init args.
+def is_component(node: object) -> bool:
+    """Whether a node of the config is a component rather than plain data."""
+    return isinstance(node, dict) and not {"name", "class_path", "init_args"}.isdisjoint(node)
 
-    Args:
-        key: where it stands in the config, for messages.
-        node: ``{class_path, init_args}``.
-        kind: class or protocol that the result must be of.
-        fill: init args to pass if the class names them and the config does not.
+
+def unfold(node: dict[str, Any], key: str = "") -> dict[str, Any]:
+    """A component in its full form, with all init args under ``init_args``.
+
+    >>> unfold({"class_path": "flash_pl.NST", "prune_rate": 0.3})
+    {'class_path': 'flash_pl.NST', 'init_args': {'prune_rate': 0.3}}
+    """
+    short = {name: value for name, value in node.items() if name not in SIBLINGS}
+    full = {name: value for name, value in node.items() if name in SIBLINGS}
+    init_args = full.get("init_args") or {}
+    if not isinstance(init_args, dict):
+        problem = f"{as_yaml(init_args)} is not a mapping of argument names to values"
+        raise ConfigError(f"{key}.init_args", problem)
+    return full | {"init_args": overlay(init_args, short, key)}
+
+
+def overlay(base: dict[str, Any], over: dict[str, Any], key: str = "") -> dict[str, Any]:
+    """Two mappings of keys to nodes, ``merge``\\ d key by key."""
+    return base | {
+        name: merge(base[name], node, f"{key}.{name}".lstrip(".")) if name in base else node
+        for name, node in over.items()
+    }
+
+
+def merge(base: Any, over: Any, key: str) -> Any:
+    """The node ``over`` on top of ``base``; neither is changed.
+
+    A component with a ``name`` in ``over`` replaces the one in ``base``. With another ``class_path`` only those init
+    args of ``base`` are kept that the new class takes, as in Lightning's command line.
+    """
+    if isinstance(base, str) and isinstance(over, dict):
+        base = as_component(base)
+    if not (isinstance(base, dict) and isinstance(over, dict)) or "name" in over:
+        return over
+    if not (is_component(base) or is_component(over)):
+        return overlay(base, over, key)
+    base, over = unfold(base, key), unfold(over, key)
+    if "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]:
+        takes = signature(locate(f"{key}.class_path", over["class_path"]))
+        base = {"init_args": {name: node for name, node in base["init_args"].items() if takes.accepts(name)}}
+    return base | over | {"init_args": overlay(base["init_args"], over["init_args"], key)}
+
+
+def accepted(layer: dict[str, Any], component: dict[str, Any], key: str) -> dict[str, Any]:
+    """The part of ``layer``, short keys for ``component``, that its class takes; nested components likewise."""
+    takes = signature(locate(f"{key}.class_path", component["class_path"]))
+    kept = {}
+    for name, value in layer.items():
+        inner = component["init_args"].get(name)
+        if isinstance(value, dict) and is_component(inner):
+            kept[name] = accepted(value, inner, f"{key}.{name}")
+        elif not isinstance(value, dict) and name in takes.parameters:
+            kept[name] = value
+    return kept
+
+
+def expand(node: Any, key: str, folder: str = "") -> Any:
+    """Put the content of every fragment in the place of its name, to any depth.
+
+    Inside a component a value is the name of a fragment if a folder is called like the init arg: ``partition: iid``.
 
     Raises:
-        ConfigError: not importable, of another kind, an init arg that is unknown, missing or of the wrong type, or what
-            the class itself refuses.
+        ConfigError: a name that no fragment in ``folder`` has.
     """
-    if not (isinstance(node, dict) and "class_path" in node):
-        raise ConfigError(key, node, describe(kind))
-    for name in node.keys() - {"name", "class_path", "init_args"}:
-        raise ConfigError(f"{key}.{name}", node[name], "no such key here")
-    class_path = node["class_path"]
-    target = locate(f"{key}.class_path", class_path)
-    if not conforms(target, kind):
-        raise ConfigError(f"{key}.class_path", class_path, f"the path of a {kind.__name__}")
-    built = _build(key, target, node.get("init_args", {}), fill)
-    if not conforms(type(built), kind):
-        raise ConfigError(f"{key}.class_path", class_path, f"the path of a {kind.__name__}")
-    return built
+    if not isinstance(node, dict):
+        return node
+    if folder and "name" in node:
+        refinement = {name: value for name, value in node.items() if name != "name"}
+        node = merge(shipped.fragment(key, node["name"], folder), unfold(refinement, key), key)
+    if is_component(node):
+        node = unfold(node, key)
+        return node | {"init_args": _expand_each(node["init_args"], key)}
+    return _expand_each(node, key)
 
 
-def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[str, Any] | None = None) -> Any:
-    """Call ``target`` with the ``init_args`` and those of ``fill`` that it names."""
-    takes = signature(target)
-    arguments = {name: value for name, value in (fill or {}).items() if name in takes.parameters}
-    arguments |= {name: _argument(f"{key}.{name}", name, value, takes) for name, value in init_args.items()}
-    for name, parameter in takes.parameters.items():
-        if parameter.required and name not in arguments:
-            raise ConfigError(f"{key}.{name}", None, f"{describe(parameter.hint)}; {target.__name__} needs it")
-    try:
-        return target(**arguments)
-    except ConfigError as error:
-        raise error.within(key) from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            key, target.__name__, f"init args with which it can be built ({' '.join(str(error).split())})"
-        ) from error
-
-
-def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
-    """The value of one init arg, checked against the hint of its parameter."""
-    if not takes.accepts(name):
-        raise ConfigError(key, value, one_of(name, takes.parameters) if takes.parameters else "no init args here")
-    hint = takes.parameters[name].hint if name in takes.parameters else Any
-    if is_component(value) and "class_path" in value:
-        return instantiate(key, value, _class_in(hint))
-    if isinstance(value, list):
-        kind = _item_class(hint)
-        value = [_item(f"{key}[{index}]", item, kind) for index, item in enumerate(value)]
-    if not fits(value, hint):
-        names = shipped.names(name) if name in shipped.folders() else []
-        raise ConfigError(key, value, one_of(value, names) if names else describe(hint))
-    return value
-
-
-def _item(key: str, item: Any, kind: Any) -> Any:
-    """An item of a list: a component, a mapping that holds the fields of the dataclass ``kind``, or plain data."""
-    if is_component(item):
-        return instantiate(key, item)
-    if isinstance(item, dict) and is_dataclass(kind):
-        return _build(key, kind, item)
-    return item
-
-
-def _item_class(hint: Any) -> Any:
-    """``Tier`` for ``Sequence[Tier]``."""
-    arguments = get_args(hint)
-    return arguments[0] if len(arguments) == 1 else Any
-
-
-def _class_in(hint: Any) -> Any:
-    """The class that a component for ``hint`` must be of: ``Vote`` for ``Vote | None``."""
-    classes = [choice for choice in get_args(hint) or [hint] if inspect.isclass(choice) and choice is not type(None)]
-    return classes[0] if len(classes) == 1 else Any
+def _expand_each(nodes: dict[str, Any], key: str) -> dict[str, Any]:
+    expanded = {}
+    for name, node in nodes.items():
+        folder = name if name in shipped.folders() else ""
+        if isinstance(node, str) and folder and ("." in node or node in shipped.names(folder)):
+            node = as_component(node)
+        expanded[name] = expand(node, f"{key}.{name}", folder)
+    return expanded

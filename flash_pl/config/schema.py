@@ -1,119 +1,143 @@
-"""The typed keys of an experiment: meaning, default and what is allowed."""
+"""The typed keys of a config: help text, default and type, and the check of a config against them.
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+The keys under ``trainer.`` and ``wire.`` are declared by the classes that take them: a new parameter of
+``FederatedTrainer`` with a line in its docstring's ``Args:`` is a new key.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from flash_pl.client import MODES
-from flash_pl.config.signature import describe, one_of
-from flash_pl.errors import ConfigError
-from flash_pl.launch import PRECISIONS
-from flash_pl.wire import VALUE_TYPES
-
-
-def _key(default: Any, help: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:
-    return field(default=default, metadata={"help": help, "allowed": allowed, "valid": valid})
-
-
-def _count(default: int | None, help: str, least: int = 1) -> Any:
-    return _key(default, help, f"an integer of at least {least}", lambda value: value >= least)
-
-
-def _positive(default: float, help: str) -> Any:
-    return _key(default, help, "a number above 0", lambda value: 0 < value < float("inf"))
-
-
-def _choice(default: str, help: str, *choices: str) -> Any:
-    return _key(default, help, f"one of {', '.join(choices)}", lambda value: value in choices)
-
-
-def _fraction(default: Any, help: str) -> Any:
-    return _key(default, help, "a number in (0, 1]", lambda value: 0 < value <= 1)
-
-
-def _are_devices(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(type(index) is int and index >= 0 for index in value)
-    return value == "auto" or (type(value) is int and value >= 1)
-
-
-DEVICES = "an integer of at least 1, auto, or a list of GPU numbers"
-
-
-@dataclass
-class TrainerKeys:
-    """How the machine trains; nothing here is part of the method."""
-
-    accelerator: str = _choice("auto", "where to compute", "auto", "cpu", "gpu", "cuda", "mps")
-    devices: Any = _key(1, "processes on this machine, one per device; auto, or a list of GPUs", DEVICES, _are_devices)
-    num_nodes: int = _count(1, "machines")
-    strategy: str = _choice("auto", "as in Lightning; both spread the clients over the processes", "auto", "ddp")
-    precision: str = _choice("32-true", "as in Lightning", *PRECISIONS)
-    eval_every: int = _count(1, "rounds between two evaluations")
-    eval_last: int = _count(1, "rounds at the end that are all evaluated")
-    eval_clients_every: int | None = _count(
-        None, "rounds between two evaluations of every client; 0 for one at the end, null for none", least=0
-    )
-    finetune_epochs: int = _count(0, "epochs for which a client trains on before it is evaluated once more", least=0)
-    checkpoint_every: int = _count(10, "rounds between two checkpoints; 0 for the best and the last only", least=0)
-    gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
-    gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
-    channels_last: bool = _key(True, "memory format of convolutions; usually faster")
-    backend: str = _choice("auto", "kernels of the layers: auto uses sparse ones where they are faster", *MODES)
-    compile: bool = _key(False, "let torch compile the dense layers; not with backend=sparse")
-    deterministic: bool = _key(True, "on CUDA, only kernels that repeat their bits, where torch has them")
-    threads: int | None = _count(1, "CPU threads of a process; other numbers, other last bits; null leaves it to torch")
-    timeout: float = _positive(1800.0, "seconds after which a process that does not answer ends the run")
-    on_client_error: str = _choice("raise", "what a client that fails does to the run", "raise", "skip")
-    min_clients: int = _count(1, "with skip: a round in which clients fail and fewer remain is repeated")
-    round_attempts: int = _count(3, "with skip: how often a round is tried before the run ends")
-    monitor: str = _key("val_acc", "the metric that result.json calls accuracy and best.ckpt goes by")
-    monitor_mode: str = _choice("max", "which of its values is the best", "max", "min")
-    lr_delay: int = _count(0, "rounds by which the learning rate's decay lags", least=0)
-    progress: bool = _key(True, "show a progress bar in a terminal")
-
-
-@dataclass
-class WireKeys:
-    """What is sent between server and clients, and counted; only ``values`` changes what is trained."""
-
-    values: str = _choice("fp32", "type of the active weights on the wire; shorter ones arrive rounded", *VALUE_TYPES)
-    compress: bool = _key(False, "also try a compressed bitmap for the mask; slower")
-    verify: bool = _key(False, "clients train on what was decoded from the bytes; the result is the same")
+from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
+from flash_pl.config.docstrings import parameter_help
+from flash_pl.config.names import unknown_key
+from flash_pl.config.signature import describe, fits, signature
+from flash_pl.costs import WireFormat
+from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.loops import EvaluationSchedule, FaultPolicy
+from flash_pl.trainer import FederatedTrainer
 
 
 @dataclass
 class Keys:
-    """A whole experiment. Components (``data``, ``model``, ...) are a shipped fragment's name or name a class."""
+    """The top-level keys of an experiment. A component is the name of a shipped fragment, or names a class.
 
-    data: Any = _key("digits", "data set; data.root=..., data.partition=iid and the like refine it")
-    model: Any = _key(None, "network; null for the data set's own")
-    density: float = _fraction(0.05, "share of weights that stay, over all that may be masked")
-    clients: int | None = _count(100, "number of clients N; null for the data's natural ones")
-    cohort: int = _count(10, "clients per round K")
-    rounds: int = _count(100, "communication rounds R")
-    local_epochs: int = _count(1, "epochs that a client trains in a round")
-    batch_size: int = _count(32, "of the clients' training")
-    lr: float = _positive(0.1, "learning rate of round 0")
-    lr_end: float = _positive(0.001, "learning rate after lr_horizon rounds, reached exponentially")
-    lr_horizon: int = _count(1000, "rounds of that decay, whatever rounds is")
-    alpha: float = _positive(1.0, "Dirichlet concentration of the partition; 1000 is nearly IID")
-    seed: int = _count(1, "names every random draw", least=0)
-    compat: str | None = _key(None, "official: the choices of the FLASH authors' code")
-    run_dir: str = _key("runs/{data}-{scheduler}-d{density}-s{seed}", "what a run writes; numbered if taken")
-    ckpt_path: str | None = _key(None, "checkpoint from which to go on; last for the newest whole one in run_dir")
-    scheduler: Any = _key(None, "the method's settings, e.g. scheduler.prune_rate=0.3")
-    budget: Any = _key("by_share", "what clients can afford; tiers for classes of devices, see budget.tiers")
-    aggregator: Any = _key(None, "how clients are averaged; null for the method's own, masked if there are tiers")
-    server_optimizer: Any = _key(None, "how the server moves on from the clients' mean; null takes the mean")
-    round_average: Any = _key(None, "what of the rounds is deployed; null for the last round's model")
-    sampler: Any = _key("uniform", "how a cohort is drawn")
-    fleet: Any = _key(None, "devices whose time is simulated, with a fleet.deadline; null for none")
-    trainer: TrainerKeys = field(default_factory=TrainerKeys, metadata={"help": "machine, evaluation, checkpoints"})
-    wire: WireKeys = field(default_factory=WireKeys, metadata={"help": "bytes on the wire"})
+    Args:
+        data: data set; data.root=..., data.partition=iid and the like refine it.
+        model: network; null takes the data set's own.
+        density: target share of active weights, over all weights that may be masked.
+        clients: number of clients N; null takes the data's natural clients.
+        cohort: clients per round K.
+        rounds: communication rounds R.
+        local_epochs: epochs that a client trains in a round.
+        batch_size: batch size of the clients' training.
+        lr: learning rate of round 0.
+        lr_end: learning rate after lr_horizon rounds, reached exponentially.
+        lr_horizon: rounds of the decay from lr to lr_end, whatever rounds is.
+        alpha: Dirichlet concentration of the partition; 1000 is nearly IID.
+        seed: seed of every random draw.
+        compat: official makes the choices of the FLASH authors' code.
+        run_dir: directory of the run; it gets a number if it is taken.
+        ckpt_path: checkpoint to resume from; last is the newest one in run_dir.
+        scheduler: sparse scheduler and its settings, such as scheduler.prune_rate=0.3.
+        budget: densities that the clients can afford; budget.tiers lists classes of devices.
+        aggregator: how the clients' weights are averaged; null takes the scheduler's own average.
+        server_optimizer: optimizer of the server; null takes the clients' mean as it is.
+        round_average: average over rounds that is deployed; null deploys the last round's model.
+        sampler: how the cohort of a round is drawn.
+        fleet: devices whose time is simulated, with a fleet.deadline; null simulates none.
+        callbacks: list of callbacks of your own, such as [my_file.MyCallback].
+        trainer: machine, evaluation, checkpoints.
+        wire: how models are sent, and which bytes are counted.
+    """
+
+    data: Any = "digits"
+    model: Any = None
+    density: float = 0.05
+    clients: int | None = 100
+    cohort: int = 10
+    rounds: int = 100
+    local_epochs: int = 1
+    batch_size: int = 32
+    lr: float = 0.1
+    lr_end: float = 0.001
+    lr_horizon: int = 1000
+    alpha: float = 1.0
+    seed: int = 1
+    compat: str | None = None
+    run_dir: str = "runs/{data}-{scheduler}-d{density}-s{seed}"
+    ckpt_path: str | None = None
+    scheduler: Any = None
+    budget: Any = "by_share"
+    aggregator: Any = None
+    server_optimizer: Any = None
+    round_average: Any = None
+    sampler: Any = "uniform"
+    fleet: Any = None
+    callbacks: list[Any] = ()  # type: ignore[assignment]  # a list in every config
+    trainer: Any = None
+    wire: Any = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run on the command line that ``FederatedTrainer`` does not have.
+
+    Args:
+        checkpoint_every: rounds between two checkpoints; 0 saves only the best and the last one.
+        monitor: the metric that result.json calls accuracy, and by which best.ckpt is chosen.
+        monitor_mode: max or min, the best value of that metric.
+        progress: show a progress bar in a terminal.
+        threads: CPU threads of a process; the last bits depend on it; null leaves the number to torch.
+        strategy: auto or ddp, as in Lightning; both spread the clients over the processes.
+        lr_delay: rounds by which the decay of the learning rate lags.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    checkpoint_every: int = 10
+    monitor: str = "val_acc"
+    monitor_mode: str = "max"
+    progress: bool = True
+    threads: int | None = 1
+    strategy: str = "auto"
+    lr_delay: int = 0
+
+    def __post_init__(self) -> None:
+        check_integers(0, checkpoint_every=self.checkpoint_every, lr_delay=self.lr_delay)
+        check_integers(optional=True, threads=self.threads)
+        check_choice("max", "min", monitor_mode=self.monitor_mode)
+        check_choice("auto", "ddp", strategy=self.strategy)
+        check_booleans(progress=self.progress)
+
+
+# The classes whose parameters are the keys of a section.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "trainer": (FederatedTrainer, EvaluationSchedule, FaultPolicy, RunOptions),
+    "wire": (WireFormat,),
+}
+# Parameters of FederatedTrainer that are not keys under trainer., each with its source. A parameter with the name of a
+# top-level key is set by that key and is not listed.
+SET_OTHERWISE = {
+    "decay": "lr_end, lr_horizon and trainer.lr_delay",
+    "exclude": "model.exclude",
+    "exclude_first_last": "model.exclude_first_last",
+    "evaluate": "the keys of EvaluationSchedule",
+    "faults": "the keys of FaultPolicy",
+    "logger": "flash-pl fit, which logs to the run directory",
+}
 
 
 @dataclass(frozen=True)
@@ -123,94 +147,155 @@ class Key:
     hint: Any
     default: Any
     help: str
-    allowed: str
-    valid: Callable[[Any], bool]
 
 
-def _flatten(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    hints = get_type_hints(cls)
-    for item in fields(cls):
-        name, hint, about = prefix + item.name, hints[item.name], item.metadata
-        default = None if item.default is MISSING else item.default
-        yield name, Key(hint, default, about["help"], about.get("allowed", ""), about.get("valid", lambda value: True))
-        if isinstance(hint, type) and is_dataclass(hint):
-            yield from _flatten(hint, f"{name}.")
+def options_of(target: type) -> dict[str, Key]:
+    """The keys that a class of ``SECTIONS`` declares: its parameters, by name."""
+    takes, texts, top = signature(target).parameters, parameter_help(target), signature(Keys).parameters
+    others = {*SET_OTHERWISE, *top} if target is FederatedTrainer else set()
+    return {
+        name: Key(parameter.hint, parameter.default, _in_yaml(texts.get(name, "")))
+        for name, parameter in takes.items()
+        if name not in others
+    }
 
 
-# Lets a fragment say a part of another key: ${times:0.5,${density}}.
-OmegaConf.register_resolver("times", lambda factor, value: float(factor) * float(value), replace=True)
+def _in_yaml(text: str) -> str:
+    """A help text with values as YAML has them, and without the marks of reStructuredText.
 
-KEYS: dict[str, Key] = dict(_flatten(Keys))  # by dotted name, such as "trainer.eval_every"
+    >>> _in_yaml("None skips ``validate``; True does not.")
+    'null skips validate; true does not.'
+    """
+    words = {"None": "null", "True": "true", "False": "false", "``": ""}
+    return re.sub(r"\b(?:None|True|False)\b|``", lambda match: words[match[0]], text)
+
+
+def _all_keys() -> Iterator[tuple[str, Key]]:
+    for name, key in options_of(Keys).items():
+        yield name, key
+        for target in SECTIONS.get(name, ()):
+            for option, option_key in options_of(target).items():
+                yield f"{name}.{option}", option_key
+
+
+KEYS: dict[str, Key] = dict(_all_keys())  # by dotted name, such as "trainer.eval_every"
+
+
+def keys_of(section: str) -> list[str]:
+    """The names of the keys of a section, or of the top level for ``""``."""
+    return [name.rpartition(".")[2] for name in KEYS if name.rpartition(".")[0] == section]
+
+
+def check_names(layer: Mapping[str, Any]) -> None:
+    """Check that every key of a layer of the config exists, and that every section is a mapping.
+
+    Raises:
+        ConfigError: an unknown key, by its dotted name.
+    """
+    for name, value in _leaves(layer):
+        if name not in KEYS:
+            raise unknown_key(name, keys_of(name.rpartition(".")[0]))
+        if name in SECTIONS:
+            raise ConfigError(name, f"{as_yaml(value)} is not a mapping", f"its keys are {', '.join(keys_of(name))}")
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults to ``values``, convert to the keys' types and resolve interpolations.
+    """Add the defaults to ``values``, convert them to the keys' types and resolve interpolations.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, an interpolation of a missing key.
     """
-    resolved = _converted(values, resolve=True)
-    for name, value in _leaves(resolved):
-        key = KEYS[name]
-        if value is not None and not key.valid(value):
-            raise ConfigError(name, value, key.allowed)
-    return resolved
+    config = _converted(values, resolve=True)
+    for name, value in _leaves(config):
+        if not fits(value, KEYS[name].hint):
+            raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}")
+    check_numbers("(0, 1]", density=config["density"])
+    check_numbers("(0, inf)", **{key: config[key] for key in ("lr", "lr_end", "alpha")})
+    check_integers(**{key: config[key] for key in ("cohort", "rounds", "local_epochs", "batch_size", "lr_horizon")})
+    check_integers(optional=True, clients=config["clients"])
+    check_integers(0, seed=config["seed"])
+    try:
+        RunOptions(**{name: config["trainer"][name] for name in options_of(RunOptions)})
+    except ConfigError as error:
+        raise error.within("trainer") from error
+    return config
 
 
 def referring(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the interpolations as they are, unchecked."""
+    """Like ``typed``, but with the interpolations as they are, and without a check of values."""
     return _converted(values, resolve=False)
 
 
 def resolve(config: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A complete config that was read from the file at ``path``, its interpolations resolved and nothing else.
+    """A complete config that was read from the file at ``path``, with its interpolations resolved.
+
+    The section ``given`` is left out.
 
     Raises:
-        ConfigError: one of them leads nowhere.
+        ConfigError: an interpolation of a missing key.
     """
+    values = {key: value for key, value in config.items() if key != "given"}
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError("config", path, f"references to keys that it has ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError("config", f"{path} refers to a key that it does not have ({reason})") from error
     return {str(name): value for name, value in dict(resolved).items()}  # type: ignore[arg-type]
 
 
+# Lets a fragment refer to a share of another key: ${times:0.5,${density}}.
+OmegaConf.register_resolver("times", lambda factor, value: float(factor) * float(value), replace=True)
+
+
+def _structured(section: str = "") -> type:
+    """A dataclass with the keys of a section, from which OmegaConf takes types and defaults."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name in keys_of(section):
+        key = KEYS[f"{section}.{name}".lstrip(".")]
+        if not section and name in SECTIONS:
+            nested = _structured(name)
+            fields.append((name, nested, field(default_factory=nested)))
+        elif isinstance(key.default, list | tuple):
+            fields.append((name, Any, field(default_factory=partial(list, key.default))))
+        else:
+            fields.append((name, _omegaconf_type(key.hint), field(default=key.default)))
+    return make_dataclass(section or "Config", fields)
+
+
+def _omegaconf_type(hint: Any) -> Any:
+    """The hint if OmegaConf can convert to it, else Any: then ``typed`` alone checks the value."""
+    choices = set(get_args(hint)) - {NoneType} if get_origin(hint) in (Union, UnionType) else {hint}
+    return hint if len(choices) == 1 and choices <= {int, float, bool, str} else Any
+
+
+STRUCTURE = _structured()
+
+
 def _converted(values: Mapping[str, Any], resolve: bool) -> dict[str, Any]:
-    for name, value in _leaves(values):
-        _refuse_unknown(name, value)
+    check_names(values)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Keys), values)
+        merged = OmegaConf.merge(OmegaConf.structured(STRUCTURE), values)
         config = OmegaConf.to_container(merged, resolve=resolve, throw_on_missing=True)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            str(error.full_key), "${...}", f"a reference to a key with a fitting value ({reason})"
-        ) from error
+        problem = f"a reference ${{...}} has no fitting value ({reason})"
+        raise ConfigError(str(error.full_key), problem) from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(str(error.full_key), "??? stands for a missing value", "give a value") from error
+    except ValidationError as error:
+        name, value = str(error.full_key), getattr(error, "value", None)
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}") from error
     except OmegaConfBaseException as error:
-        name = str(error.full_key)
-        name = name if name in KEYS else name.partition(".")[0]  # it may be inside a component
-        raise ConfigError(name, getattr(error, "value", None), describe(KEYS[name].hint)) from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(str(error.full_key or "config"), f"a value cannot be read ({reason})") from error
     return {str(name): value for name, value in dict(config).items()}  # type: ignore[arg-type]
-
-
-def _below(section: str) -> list[str]:
-    """The keys of a section; those of the top level for ``""``."""
-    return [name.rpartition(".")[2] for name in KEYS if name.rpartition(".")[0] == section]
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All (dotted name, value) of the sections; a component is one value."""
-    if isinstance(node, Mapping) and (not name or _below(name) or name == "wire"):
+    if isinstance(node, Mapping) and (not name or name in SECTIONS):
         for key, value in node.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, node
-
-
-def _refuse_unknown(name: str, value: Any) -> None:
-    section, _, key = name.rpartition(".")
-    if name not in KEYS:
-        known = _below(section)
-        raise ConfigError(name, value, one_of(key, known, "a known key") if known else "no keys here yet")
-    if is_dataclass(KEYS[name].hint):
-        raise ConfigError(name, value, f"a mapping with keys of {', '.join(_below(name))}")

@@ -6,70 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flash_pl.config.signature import one_of
-from flash_pl.errors import ConfigError
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, interpolations unresolved; an empty file is an empty mapping.
-
-    Raises:
-        ConfigError: not readable, no YAML, or no mapping.
-    """
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError("config", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ConfigError("config", str(path), "a YAML file with a mapping of keys to values")
-    return {str(key): value for key, value in content.items()}
-
-
-def named(name: object) -> dict[str, Any]:
-    """The component that a word stands for: a fragment's name, or the path of a class.
-
-    >>> named("jmwst"), named("my_file.MyMethod")
-    ({'name': 'jmwst'}, {'class_path': 'my_file.MyMethod'})
-    """
-    return {"class_path": name} if isinstance(name, str) and "." in name else {"name": name}
-
-
-def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
-    """``["data=mnist", "data.root=/x"]`` -> ``{"data": {"name": "mnist", "root": "/x"}}``, in whatever order they come.
-
-    Values are YAML. A component that is both named and refined becomes a mapping with ``name``.
-
-    Raises:
-        ConfigError: an argument without ``=`` or with a value that is no YAML.
-    """
-    tree: dict[str, Any] = {}
-    # Shorter keys first, so that a name never wipes out its refinements.
-    for argument in sorted(arguments, key=lambda argument: argument.partition("=")[0].count(".")):
-        dotted, equals, text = argument.partition("=")
-        if not (equals and all(dotted.split("."))):
-            raise ConfigError("argument", argument, "key=value, such as density=0.1 or data.root=FOLDER")
-        if " #" in text and text[0] not in "\"'[{":
-            text = json.dumps(text, ensure_ascii=False)  # on a command line nobody comments
-        try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(dotted, text, "a value in YAML, such as 0.1, null or [a, b]") from error
-        if dotted in ("run_dir", "ckpt_path") and isinstance(value, bool | int | float):
-            value = text  # a path like 007
-        *sections, last = dotted.split(".")
-        node = tree
-        for section in sections:
-            below = node.get(section)
-            if not isinstance(below, dict):
-                node[section] = named(below) if isinstance(below, str) else {}
-            node = node[section]
-        node[last] = value
-    return tree
-
+from flash_pl.config.names import one_of, unknown_fragment
+from flash_pl.errors import ConfigError, as_yaml
 
 _INSTALLED = Path(str(resources.files("flash_pl"))) / "conf"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "conf"  # the latter in a source checkout
@@ -81,7 +23,7 @@ def folders() -> list[str]:
 
 
 def names(folder: str = "") -> list[str]:
-    """What may be named in a ``folder`` of fragments; without one, the complete configs."""
+    """The names of the fragments in a ``folder``; without a folder, the names of the complete configs."""
     return sorted(path.stem for path in (SHIPPED / folder).glob("*.yaml"))
 
 
@@ -95,21 +37,82 @@ def fragment(key: str, name: object, folder: str) -> dict[str, Any]:
     """The content of the fragment that ``key`` names.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no fragment has this name.
     """
     if name not in names(folder):
-        raise ConfigError(key, name, one_of(name, names(folder)))
+        raise unknown_fragment(key, name, folder, names(folder))
     return read_yaml(SHIPPED / folder / f"{name}.yaml")
 
 
-def config(name_or_path: str) -> dict[str, Any]:
+def read_config(name_or_path: str) -> dict[str, Any]:
     """A complete config: a shipped one by its name, or any YAML file by its path.
 
     Raises:
-        ConfigError: neither, or no YAML mapping.
+        ConfigError: neither exists, or the file is not a YAML mapping.
     """
     if name_or_path in names():
         return read_yaml(SHIPPED / f"{name_or_path}.yaml")
     if not Path(name_or_path).is_file():
-        raise ConfigError("config", name_or_path, f"the path of a YAML file or {one_of(name_or_path, names())}")
+        hint = f"give the path of a YAML file, or {one_of(name_or_path, names())}"
+        raise ConfigError("config", f"{as_yaml(name_or_path)} is not a file or the name of a shipped config", hint)
     return read_yaml(Path(name_or_path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, interpolations unresolved; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a YAML mapping.
+    """
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        problem = f"{as_yaml(str(path))} is not a readable YAML file ({' '.join(str(error).split())})"
+        raise ConfigError("config", problem) from error
+    if not isinstance(content, dict):
+        raise ConfigError("config", f"{as_yaml(str(path))} does not hold a mapping of keys to values")
+    return {str(key): value for key, value in content.items()}
+
+
+def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
+    """``["data=mnist", "data.root=/x"]`` -> ``{"data": {"name": "mnist", "root": "/x"}}``, in any order.
+
+    Values are YAML. A component that is both named and refined becomes a mapping with ``name``.
+
+    Raises:
+        ConfigError: an argument without ``=``, or with a value that is not YAML.
+    """
+    tree: dict[str, Any] = {}
+    # Shorter keys first, so that a name never wipes out its refinements.
+    for argument in sorted(arguments, key=lambda argument: argument.partition("=")[0].count(".")):
+        dotted, equals, text = argument.partition("=")
+        if not (equals and all(dotted.split("."))):
+            hint = "write key=value, such as density=0.1 or data.root=FOLDER"
+            raise ConfigError("argument", f"{as_yaml(argument)} is not key=value", hint)
+        if " #" in text and text[0] not in "\"'[{":
+            text = json.dumps(text, ensure_ascii=False)  # YAML would take the rest for a comment
+        try:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            hint = "write a value in YAML, such as 0.1, null or [a, b]"
+            raise ConfigError(dotted, f"{as_yaml(text)} is not YAML", hint) from error
+        if dotted in ("run_dir", "ckpt_path") and isinstance(value, bool | int | float):
+            value = text  # a path like 007
+        *sections, last = dotted.split(".")
+        node = tree
+        for section in sections:
+            below = node.get(section)
+            if not isinstance(below, dict):
+                node[section] = as_component(below) if isinstance(below, str) else {}
+            node = node[section]
+        node[last] = value
+    return tree
+
+
+def as_component(name: object) -> dict[str, Any]:
+    """The component that a word stands for: a fragment's name, or the path of a class.
+
+    >>> as_component("jmwst"), as_component("my_file.MyScheduler")
+    ({'name': 'jmwst'}, {'class_path': 'my_file.MyScheduler'})
+    """
+    return {"class_path": name} if isinstance(name, str) and "." in name else {"name": name}

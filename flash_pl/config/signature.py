@@ -1,22 +1,22 @@
-"""What a class or function named in YAML takes."""
+"""The keyword arguments of a class or function that YAML names, and whether a plain value fits a type hint."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
 from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flash_pl.errors import ConfigError
+from flash_pl.config.names import RENAMED_CLASSES, one_of
+from flash_pl.errors import ConfigError, as_yaml
 
-WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value, as YAML has it, may be passed where ``hint`` stands.
+    """Whether a plain value, as YAML has it, may be passed to a parameter with the type ``hint``.
 
     >>> fits(1, float), fits(1.0, int), fits(True, int), fits("x", str | None), fits([1, "x"], tuple[int, int])
     (True, False, False, True, False)
@@ -36,12 +36,12 @@ def fits(value: Any, hint: Any) -> bool:
         return not issubclass(kind, str) and all(any(fits(item, choice) for choice in items) for item in value)
     if isinstance(value, str) and issubclass(kind, (Enum, PathLike)):
         return True
-    # A mapping for a mapping, a list for any iterable; a plain value is never an object of a class of its own.
+    # A mapping fits a mapping, a list fits any iterable; no plain value is an object of a user's class.
     return not getattr(kind, "_is_protocol", False) and isinstance(value, kind)
 
 
 def describe(hint: Any) -> str:
-    """What a value for ``hint`` should be, in words.
+    """The values that fit ``hint``, in words.
 
     >>> describe(int | None), describe(Literal["batch", "group"])
     ('an integer or null', "'batch' or 'group'")
@@ -57,13 +57,15 @@ def describe(hint: Any) -> str:
         return "a list"
     if inspect.isclass(kind) and issubclass(kind, Mapping):
         return "a mapping"
+    if inspect.isclass(kind) and issubclass(kind, PathLike):
+        return "a path"
     return f"a {getattr(kind, '__name__', kind)} ({{class_path: ..., init_args: ...}})"
 
 
 def conforms(target: Any, kind: Any) -> bool:
-    """Whether a class is a subclass of ``kind`` or has the members of the protocol ``kind``.
+    """Whether a class is a subclass of ``kind``, or has the members of the protocol ``kind``.
 
-    Functions are not judged: what they return is known only after the call.
+    A function conforms to everything: the class of its result is known only after the call.
     """
     if kind is Any or not (inspect.isclass(target) and inspect.isclass(kind)):
         return True
@@ -73,78 +75,74 @@ def conforms(target: Any, kind: Any) -> bool:
     return members <= {name for cls in target.__mro__ for name in vars(cls)}
 
 
-def one_of(value: object, names: Iterable[str], many: str = "a known name") -> str:
-    """The allowed names and the nearest one to a mistyped ``value``; of ``many`` names only the latter.
-
-    >>> one_of("digit", ["digits", "mnist"])
-    'one of digits, mnist (did you mean digits?)'
-    """
-    known = list(names)
-    nearest = get_close_matches(str(value), known, n=1)
-    allowed = f"one of {', '.join(known)}" if len(known) < (12 if nearest else 30) else many
-    return allowed + (f" (did you mean {nearest[0]}?)" if nearest else "")
-
-
 def locate(key: str, class_path: object) -> Callable[..., Any]:
     """Import the class or function ``package.module.Name``.
 
     Raises:
-        ConfigError: it cannot be imported or is not callable; a name nearby is suggested.
+        ConfigError: it cannot be imported or is not callable; the hint is a similar name of its module.
     """
+    if class_path in RENAMED_CLASSES:
+        raise ConfigError(key, f"{as_yaml(class_path)} was renamed", f"use {RENAMED_CLASSES[str(class_path)]}")
     module_path, _, name = str(class_path).rpartition(".")
     try:
         module = import_module(module_path)
     except (ImportError, ValueError) as error:
-        raise ConfigError(key, class_path, f"an importable class like package.module.Name ({error})") from error
+        hint = "give the path of a class that can be imported, like package.module.Name"
+        raise ConfigError(key, f"{as_yaml(class_path)} cannot be imported ({error})", hint) from error
     target = getattr(module, name, None)
     if not callable(target):
         public = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
-        raise ConfigError(key, class_path, one_of(name, public, f"a class or function of {module_path}"))
+        problem = f"{as_yaml(class_path)} is not a class or function of {module_path}"
+        raise ConfigError(key, problem, one_of(name, public))
     return target
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword argument."""
+    """One keyword argument; ``default`` is None where the argument is required."""
 
     hint: Any
     required: bool
+    default: Any = None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The keyword arguments of a callable; ``open`` if any others are taken too."""
+    """The keyword arguments of a callable; ``open`` if it takes any others too."""
 
     parameters: dict[str, Parameter]
     open: bool
 
     def accepts(self, name: str) -> bool:
-        """Whether ``name`` may be passed."""
+        """Whether the callable takes the keyword argument ``name``."""
         return self.open or name in self.parameters
 
 
 def signature(target: Callable[..., Any]) -> Signature:
-    """The arguments of a class or function. ``**kwargs`` are followed to the base class's ``__init__``, or to the class
-    that a function says it returns."""
-    found: dict[str, Parameter] = {}
+    """The keyword arguments of a class or function.
+
+    ``**kwargs`` stand for the arguments of the base class's ``__init__``, or of the class that a function returns.
+    """
+    parameters: dict[str, Parameter] = {}
     for depth, function in enumerate(_chain(target)):
         try:
-            parameters = inspect.signature(function).parameters.values()
+            own = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # implemented in C
-            return Signature(found, open=True)
+            return Signature(parameters, open=True)
         hints = _hints(function)
-        for parameter in parameters:
+        for parameter in own:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
-                hint = hints.get(parameter.name, Any)
-                # What is required further up, the callable itself may supply.
-                required = depth == 0 and parameter.default is parameter.empty
-                found.setdefault(parameter.name, Parameter(hint, required))
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            return Signature(found, open=False)
-    return Signature(found, open=True)
+                hint, is_empty = hints.get(parameter.name, Any), parameter.default is parameter.empty
+                # An argument that the base class requires may be supplied by the class itself.
+                known = Parameter(hint, depth == 0 and is_empty, None if is_empty else parameter.default)
+                parameters.setdefault(parameter.name, known)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):
+            return Signature(parameters, open=False)
+    return Signature(parameters, open=True)
 
 
 def _chain(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The functions that ``**kwargs`` are passed on to, from ``target`` to the last base class."""
     if not inspect.isclass(target):
         returned = _hints(target).get("return")
         return [target, *(_chain(returned) if inspect.isclass(returned) else [])]

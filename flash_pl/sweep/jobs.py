@@ -1,4 +1,4 @@
-"""The runs of a sweep."""
+"""The runs of a sweep: their names, folders and command lines."""
 
 import hashlib
 import itertools
@@ -11,23 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.compare import Run
-from flash_pl.config import build_data, build_module, build_trainer, compose
-from flash_pl.config.run_dir import as_argument, experiment
-from flash_pl.errors import ConfigError
+from flash_pl.config import build_data, build_module, build_trainer, compose, experiment
+from flash_pl.config.run_dir import as_argument
+from flash_pl.errors import ConfigError, as_yaml
 
+SINGLE = "run"  # the name of the only run where no key varies
+LONGEST = 120  # characters of a name
+# Keys that a sweep sets itself, each with a hint for the user.
+RESERVED = {
+    "run_dir": "use --out FOLDER",
+    "ckpt_path": "leave it out: each run of a sweep goes on from its own checkpoint",
+}
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A key and the texts of its values, one for all runs or several to vary."""
+    """A key and the texts of its values: one for all runs, or several to vary."""
 
     key: str
     values: tuple[str, ...]
 
     @classmethod
     def read(cls, argument: str) -> "Choice":
-        """
+        """The choice of an argument of the command line.
+
         >>> Choice.read("density=0.05,0.1")
         Choice(key='density', values=('0.05', '0.1'))
 
@@ -36,23 +44,26 @@ class Choice:
         """
         key, equals, text = argument.partition("=")
         if not (equals and key):
-            raise ConfigError("argument", argument, "KEY=VALUE or KEY=VALUE,VALUE,...")
+            raise ConfigError(
+                "argument", f"{as_yaml(argument)} is not KEY=VALUE", "write KEY=VALUE or KEY=VALUE,VALUE,..."
+            )
         values = tuple(value.strip() for value in split(key, text))
         if len(values) > 1 and not all(values):
-            raise ConfigError(key, text, "a value on both sides of each comma")
+            raise ConfigError(key, f"{as_yaml(text)} has a comma without a value on both sides")
         if len(set(values)) < len(values):
-            raise ConfigError(key, text, "values that differ")
+            raise ConfigError(key, f"{as_yaml(text)} has the same value twice")
         return cls(key, values)
 
     @property
     def varies(self) -> bool:
+        """Whether there are several values."""
         return len(self.values) > 1
 
 
 def split(key: str, text: str) -> list[str]:
-    """The parts of ``text`` between its commas; those inside brackets and quotes do not count.
+    """The parts of ``text`` between its commas; commas inside brackets and quotes do not separate parts.
 
-    Joined with commas the parts are ``text`` again.
+    The parts, joined with commas, are ``text`` again.
 
     >>> split("x", "[1, 2],{a: 'b,c'},d")
     ['[1, 2]', "{a: 'b,c'}", 'd']
@@ -65,35 +76,34 @@ def split(key: str, text: str) -> list[str]:
 
 
 def _commas(key: str, text: str) -> Iterator[int]:
-    open_ = ""  # the brackets and the quote that are to be closed, the innermost last
+    closing = ""  # the brackets and the quote that must still come, the next one last
     for index, character in enumerate(text):
-        if open_[-1:] in ("'", '"'):
-            open_ = open_[:-1] if character == open_[-1] else open_
+        if closing[-1:] in ("'", '"'):
+            closing = closing[:-1] if character == closing[-1] else closing
         elif character in "'\"":
-            open_ += character
+            closing += character
         elif character in BRACKETS:
-            open_ += BRACKETS[character]
+            closing += BRACKETS[character]
         elif character in BRACKETS.values():
-            if character != open_[-1:]:
-                raise ConfigError(key, text, f"brackets that are opened; {character} is not")
-            open_ = open_[:-1]
-        elif character == "," and not open_:
+            if character != closing[-1:]:
+                raise ConfigError(key, f"{as_yaml(text)} has a {character} that does not close a bracket")
+            closing = closing[:-1]
+        elif character == "," and not closing:
             yield index
-    if open_:
-        raise ConfigError(key, text, f"brackets and quotes that are closed; {open_[-1]} is missing")
-
-
-ALONE = "run"  # the name where nothing varies
-LONGEST = 120  # characters of a name
-OWN = {
-    "run_dir": "--out FOLDER instead",
-    "ckpt_path": "no such key in a sweep: each run goes on from its own checkpoint",
-}
+    if closing:
+        raise ConfigError(key, f"{as_yaml(text)} ends without {closing[-1]}", "close all brackets and quotes")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: where it goes, the command line that trains it, its resolved config."""
+    """One run of a sweep.
+
+    Args:
+        name: unique in the sweep.
+        directory: the run directory.
+        arguments: of ``flash-pl fit``, without those that a sweep sets itself.
+        config: the resolved config.
+    """
 
     name: str
     directory: Path
@@ -102,102 +112,106 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the training prints."""
+        """The file with the output of the process."""
         return self.directory.with_name(f"{self.name}.log")
 
     @property
     def command(self) -> list[str]:
-        """The training as a process of its own; it goes on from its last checkpoint, if there is one."""
+        """The command line of the process; it resumes from the last checkpoint, if there is one."""
         fit = [sys.executable, "-m", "flash_pl", "fit"]
         return [*fit, *self.arguments, f"run_dir={as_argument(self.directory)}", "ckpt_path=last"]
 
     def finished(self) -> Run | None:
-        """The run, if it is there, whole.
+        """The finished run in the job's directory, None if there is none.
 
         Raises:
             ConfigError: a finished run of another experiment is there, or one that cannot be read.
         """
         if not (self.directory / "result.json").exists():
             return None
-        found = Run.read(self.directory)
-        ours, theirs = ({"rounds": one["rounds"]} | dict(experiment(one)) for one in (self.config, found.config))
-        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-        if other:
-            what = ", ".join(f"{key}={theirs.get(key)!r}" for key in other)
-            raise ConfigError(
-                "out", str(self.directory), f"a folder without a finished run of another experiment ({what})"
-            )
-        return found
+        run = Run.read(self.directory)
+        wanted = dict(experiment(self.config)) | {"rounds": self.config["rounds"]}
+        there = dict(experiment(run.config)) | {"rounds": run.config["rounds"]}
+        differing = [key for key in wanted | there if wanted.get(key) != there.get(key)]
+        if differing:
+            values = ", ".join(f"{key}={as_yaml(there.get(key))}" for key in differing)
+            problem = f"{as_yaml(str(self.directory))} holds a finished run of another experiment ({values})"
+            raise ConfigError("out", problem, "give another folder")
+        return run
 
-    def otherwise(self, found: Run) -> str:
-        """How the ``found`` run of this experiment was watched, or on what machine, where this one would not be."""
-        was, would = found.config["trainer"], self.config["trainer"]
-        return ", ".join(f"trainer.{key}={was.get(key)!r}" for key in would if was.get(key) != would[key])
+    def other_options(self, run: Run) -> str:
+        """The trainer options of a finished ``run`` of this experiment that differ from this job's; "" if none do."""
+        there, wanted = run.config["trainer"], self.config["trainer"]
+        return ", ".join(f"trainer.{key}={as_yaml(there.get(key))}" for key in wanted if there.get(key) != wanted[key])
 
 
-def jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], folder: Path) -> list[Job]:
-    """One for each combination of values; seeds vary slowest, so that a sweep that is stopped has fewer seeds of all.
+def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice], folder: Path) -> list[Job]:
+    """A job for each combination of values; seeds vary slowest, so that a sweep that is stopped has fewer seeds of all.
 
     Args:
-        config: name or path of the config, and its ``content``.
+        config: name or path of the config.
+        content: its content.
+        choices: the arguments of the command line.
+        folder: the folder of all run directories.
 
     Raises:
-        ConfigError: a key given twice or reserved, or a combination of which no config can be made.
+        ConfigError: a key that is given twice or reserved, or a combination that is not a valid config.
     """
     keys = [choice.key for choice in choices]
     for choice in choices:
         if keys.count(choice.key) > 1:
-            raise ConfigError(
-                choice.key, f"{keys.count(choice.key)} times", "a key once, with commas between its values"
-            )
-        if choice.key in OWN:
-            raise ConfigError(choice.key, ",".join(choice.values), OWN[choice.key])
-    found = []
+            hint = "give the key once, with commas between its values"
+            raise ConfigError(choice.key, f"it is given {keys.count(choice.key)} times", hint)
+        if choice.key in RESERVED:
+            problem = f"{as_yaml(','.join(choice.values))} cannot be given to a sweep"
+            raise ConfigError(choice.key, problem, RESERVED[choice.key])
+    jobs = []
     order = sorted(choices, key=lambda choice: choice.key != "seed")
-    for values in itertools.product(*(choice.values for choice in order)):
-        value = dict(zip((choice.key for choice in order), values, strict=True))
-        overrides = [f"{key}={value[key]}" for key in keys]
-        name = name_of({choice.key: value[choice.key] for choice in choices if choice.varies})
+    for combination in itertools.product(*(choice.values for choice in order)):
+        values = dict(zip((choice.key for choice in order), combination, strict=True))
+        overrides = [f"{key}={values[key]}" for key in keys]
+        name = job_name({choice.key: values[choice.key] for choice in choices if choice.varies})
         with _naming(name):
-            found.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
-    return found
+            jobs.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
+    return jobs
 
 
-@contextmanager
-def _naming(job: str) -> Iterator[None]:
-    """What cannot work may do so in other combinations of the values."""
-    try:
-        yield
-    except ConfigError as error:
-        where = "" if job == ALONE else f" (in {job})"
-        raise ConfigError(error.key, error.value, error.allowed + where) from error
+def job_name(values: Mapping[str, str]) -> str:
+    """A file name that is different for each combination of values of the same keys; the seed comes last.
 
-
-def name_of(values: Mapping[str, str]) -> str:
-    """A name for a folder that tells a combination from others of the same keys; the seed comes last.
-
-    >>> name_of({"seed": "1", "scheduler": "jmwst", "density": "0.05"})
+    >>> job_name({"seed": "1", "scheduler": "jmwst", "density": "0.05"})
     'scheduler=jmwst,density=0.05,seed=1'
-    >>> name_of({"data.shape": "[1, 8]"})
+    >>> job_name({"data.shape": "[1, 8]"})
     'data.shape=_1,_8_-e3fcb2'
     """
     pairs = sorted(values.items(), key=lambda pair: pair[0] == "seed")
-    plain = ",".join(f"{key}={value}" for key, value in pairs) or ALONE
+    plain = ",".join(f"{key}={value}" for key, value in pairs) or SINGLE
     safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)[:LONGEST]
     return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
-def check(jobs: Sequence[Job]) -> None:
-    """Build what the jobs train, without data, so that a wrong setting of a component shows before anything is trained.
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Build everything that the jobs train, without data, to find wrong settings of components before any training.
 
     Raises:
         ConfigError: the first setting that cannot work.
     """
-    seen = set()
+    checked = set()
     for job in jobs:
         overrides = tuple(argument for argument in job.arguments if not argument.startswith("seed="))
-        if overrides not in seen:
-            seen.add(overrides)
+        if overrides not in checked:
+            checked.add(overrides)
             with _naming(job.name):
                 build_module(job.config, build_data(job.config))
                 build_trainer(job.config)
+
+
+@contextmanager
+def _naming(job: str) -> Iterator[None]:
+    """Errors name the job, since its settings may work in other jobs."""
+    try:
+        yield
+    except ConfigError as error:
+        if job == SINGLE:
+            raise
+        raise ConfigError(error.key, f"{error.problem} (in {job})", error.hint) from error

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, several at a time."""
+"""The child processes of a sweep: several runs at the same time, and a line on stderr about each."""
 
 import json
 import signal
@@ -18,12 +18,44 @@ from flash_pl.errors import ConfigError, Interrupted
 from flash_pl.launch import SIGNALS, StopSignals
 from flash_pl.sweep.jobs import Job
 
-PAUSE = 0.05  # seconds between two looks at the processes
+PAUSE = 0.05  # seconds between two polls of the processes
+
+
+def run_jobs(jobs: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
+    """Train the jobs that have no finished run yet; an unfinished run is resumed.
+
+    Returns:
+        The jobs with a finished run, in order, and the jobs that failed or whose directory has another run.
+
+    Raises:
+        Interrupted: a signal came; the same sweep, started again, goes on.
+    """
+    missing, failed = [], []
+    with SweepProgress(len(jobs)) as progress:
+        for job in jobs:
+            try:
+                if run := job.finished():
+                    progress.on_skip(job, job.other_options(run))
+                else:
+                    missing.append(job)
+            except ConfigError as error:
+                progress.on_refuse(job, error)
+                failed.append(job)
+        outcomes = Processes(workers, progress.on_start, progress.on_end).run(missing)
+    failed += [outcome.job for outcome in outcomes if outcome.result is None]
+    return [job for job in jobs if job not in failed], failed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: its summary, or the last line of its log."""
+    """The end of a job.
+
+    Args:
+        job: the job.
+        result: the content of result.json; None if the job failed.
+        reason: the last line of the log of a job that failed.
+        seconds: wall time.
+    """
 
     job: Job
     result: dict[str, Any] | None
@@ -34,25 +66,26 @@ class Outcome:
 class Processes:
     """Trains jobs in child processes.
 
-    A signal to stop is passed on to all of them, and waited for: each saves its state and ends.
+    A signal to stop is passed on to all children; each saves its state and ends.
 
     Args:
-        workers: how many at a time.
-        on_start, on_end: called when a job starts and when it has ended.
+        workers: number of processes at the same time.
+        on_start: called when a job has started.
+        on_end: called when a job has ended.
     """
 
     def __init__(self, workers: int, on_start: Callable[[Job], None], on_end: Callable[[Outcome], None]) -> None:
         self.workers, self.on_start, self.on_end = workers, on_start, on_end
         self.running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
-        self.told: set[subprocess.Popen[bytes]] = set()  # that they are to stop
+        self.signaled: set[subprocess.Popen[bytes]] = set()  # processes that got the signal to stop
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Train all jobs in their order; a failure does not keep the others.
+        """Train all jobs in their order; the failure of one does not stop the others.
 
         Raises:
-            Interrupted: a signal came; no child is left.
+            Interrupted: a signal came; all children have ended.
         """
-        queue, ended = list(reversed(jobs)), list[Outcome]()
+        queue, outcomes = list(reversed(jobs)), list[Outcome]()
         with StopSignals(self._forward) as signals:
             try:
                 while self.running or (queue and signals.received is None):
@@ -61,14 +94,14 @@ class Processes:
                     if signals.received is not None:
                         self._forward_late(signals.received)
                     time.sleep(PAUSE)
-                    ended += self._collect(stopping=signals.received is not None)
+                    outcomes += self._collect(stopping=signals.received is not None)
                 if signals.received is not None:
                     raise Interrupted(signals.received, "the same command goes on")
             finally:
-                for process in self.running:  # only after an error of ours
+                for process in self.running:  # empty unless this process itself failed
                     process.terminate()
                     process.wait()
-        return ended
+        return outcomes
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -78,26 +111,26 @@ class Processes:
         self.on_start(job)
 
     def _collect(self, stopping: bool) -> list[Outcome]:
-        """The outcomes of the processes that have ended since the last look; when ``stopping`` only of whole runs."""
-        ended = []
+        """The outcomes of the processes that ended since the last poll; when ``stopping`` only of finished runs."""
+        outcomes = []
         for process in [process for process in self.running if process.poll() is not None]:
             job, started = self.running.pop(process)
             outcome = _outcome(job, process.returncode, time.monotonic() - started)
             if outcome.result is not None or not stopping:
-                ended.append(outcome)
+                outcomes.append(outcome)
                 self.on_end(outcome)
-        return ended
+        return outcomes
 
     def _forward(self, number: int) -> None:
         for process in list(self.running):
             process.send_signal(number)
-            self.told.add(process)
+            self.signaled.add(process)
 
     def _forward_late(self, received: int) -> None:
-        """Tell a process that was just being started when the signal came."""
-        for process in self.running.keys() - self.told:
+        """Pass the signal on to a process that was just being started when the signal came."""
+        for process in self.running.keys() - self.signaled:
             process.send_signal(SIGNALS[signal.Signals(received)])
-            self.told.add(process)
+            self.signaled.add(process)
 
 
 def _outcome(job: Job, code: int, seconds: float) -> Outcome:
@@ -105,14 +138,14 @@ def _outcome(job: Job, code: int, seconds: float) -> Outcome:
         if code == 0:
             return Outcome(job, json.loads((job.directory / "result.json").read_text(encoding="utf-8")), "", seconds)
         lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "it has said nothing")
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     except (OSError, ValueError) as error:
-        said = str(error)
-    return Outcome(job, None, f"{said} (exit code {code})", seconds)
+        reason = str(error)
+    return Outcome(job, None, f"{reason} (exit code {code})", seconds)
 
 
 class SweepProgress:
-    """A line on stderr for every run that is over and, in a terminal, a bar with the names of those that train."""
+    """A line on stderr for every run that has ended and, in a terminal, a bar with the names of the running jobs."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr)
@@ -126,60 +159,37 @@ class SweepProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self.bar.disable:  # older versions of rich end an empty line all the same
+        if not self.bar.disable:  # older versions of rich print an empty line at the end of a disabled bar
             self.bar.stop()
 
-    def on_skip(self, job: Job, otherwise: str) -> None:
-        """The run was there before, made ``otherwise`` than it would be now."""
-        self._over(job, f"already there, with {otherwise}" if otherwise else "already there")
+    def on_skip(self, job: Job, other_options: str) -> None:
+        """The job has a finished run; ``other_options`` of the run differ from the job's, but not the experiment."""
+        self._print(job, f"already there, with {other_options}" if other_options else "already there")
 
     def on_refuse(self, job: Job, error: Exception) -> None:
-        """The run cannot be where it should."""
-        self._over(job, f"error: {error}")
+        """The directory of the job cannot be used."""
+        self._print(job, f"error: {error}")
 
     def on_start(self, job: Job) -> None:
+        """The job has started."""
         self.names.append(job.name)
         self._update()
 
     def on_end(self, outcome: Outcome) -> None:
+        """The job has ended."""
         self.names.remove(outcome.job.name)
         if outcome.result is None:
-            self._over(outcome.job, f"failed: {outcome.reason}; see {outcome.job.log}")
+            self._print(outcome.job, f"failed: {outcome.reason}; see {outcome.job.log}")
         else:
             value, monitor = outcome.result.get("accuracy"), title_of(outcome.job.config["trainer"]["monitor"])
             shown = "not logged" if value is None else f"{value:.4f}"
-            self._over(outcome.job, f"{monitor} {shown}, {outcome.seconds:.1f} s")
+            self._print(outcome.job, f"{monitor} {shown}, {outcome.seconds:.1f} s")
 
-    def _over(self, job: Job, what: str) -> None:
+    def _print(self, job: Job, text: str) -> None:
         self.done += 1
-        line = f"{self.done} of {self.total}  {job.name}  {' '.join(what.split())}"
+        line = f"{self.done} of {self.total}  {job.name}  {' '.join(text.split())}"
         self.console.print(Text(line), soft_wrap=True)
         self._update()
 
     def _update(self) -> None:
         self.bar.update(self.task, completed=self.done, description="  ".join(self.names))
-
-
-def sweep(jobs: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
-    """Train the jobs whose runs are not there yet; what was begun goes on.
-
-    Returns:
-        The jobs with a whole run, in order, and those that failed or whose place is taken.
-
-    Raises:
-        Interrupted: a signal came; the same sweep goes on from there.
-    """
-    missing, failed = [], []
-    with SweepProgress(len(jobs)) as progress:
-        for job in jobs:
-            try:
-                if found := job.finished():
-                    progress.on_skip(job, job.otherwise(found))
-                else:
-                    missing.append(job)
-            except ConfigError as error:
-                progress.on_refuse(job, error)
-                failed.append(job)
-        outcomes = Processes(workers, progress.on_start, progress.on_end).run(missing)
-    failed += [outcome.job for outcome in outcomes if outcome.result is None]
-    return [job for job in jobs if job not in failed], failed

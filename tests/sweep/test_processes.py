@@ -1,5 +1,6 @@
 """Child processes: several at a time, failures, signals. Small scripts stand for trainings."""
 
+import io
 import os
 import signal
 import sys
@@ -7,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from flash_pl.errors import Interrupted
-from flash_pl.sweep.processes import Processes
+from flash_pl.sweep.jobs import Job
+from flash_pl.sweep.processes import Outcome, Processes, SweepProgress
 
 # Like a training it ends with 143 after a signal, and says so in a file.
 PATIENT = """
@@ -27,7 +30,7 @@ GOOD = "import pathlib, sys; pathlib.Path(sys.argv[1], 'result.json').write_text
 
 @dataclass(frozen=True)
 class Script:
-    """What Processes wants of a job."""
+    """The attributes of a job that Processes uses."""
 
     name: str
     directory: Path
@@ -51,7 +54,7 @@ def script(tmp_path):
     return make
 
 
-def test_a_failure_is_told_by_its_last_line_and_others_go_on(script):
+def test_a_failure_is_reported_by_its_last_line_and_others_go_on(script):
     jobs = [
         script("a", "import sys; print('first'); print('the cause  \\n', file=sys.stderr); sys.exit(7)"),
         script("b", GOOD),
@@ -60,11 +63,11 @@ def test_a_failure_is_told_by_its_last_line_and_others_go_on(script):
     ]
     started, ended = [], []
     outcomes = Processes(2, started.append, ended.append).run(jobs)
-    assert started == jobs and sorted(one.job.name for one in ended) == list("abcd") and len(outcomes) == 4
-    found = {one.job.name: one for one in outcomes}
-    assert found["b"].result == {"accuracy": 0.5}
-    assert found["a"].result is None and found["a"].reason == "the cause (exit code 7)"
-    assert "result.json" in found["c"].reason and found["d"].reason == "it has said nothing (exit code -9)"
+    assert started == jobs and sorted(outcome.job.name for outcome in ended) == list("abcd") and len(outcomes) == 4
+    by_name = {outcome.job.name: outcome for outcome in outcomes}
+    assert by_name["b"].result == {"accuracy": 0.5}
+    assert by_name["a"].result is None and by_name["a"].reason == "the cause (exit code 7)"
+    assert "result.json" in by_name["c"].reason and by_name["d"].reason == "it printed nothing (exit code -9)"
 
 
 def test_no_more_than_the_workers_at_a_time(script):
@@ -91,7 +94,7 @@ def test_a_signal_is_passed_on_and_waited_for(script, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         processes.run(jobs)
     assert caught.value.signal == signal.SIGTERM and "goes on" in caught.value.remedy
-    assert [job.name for job in started] == ["a", "b", "c"] and [one.job.name for one in ended] == ["a"]
+    assert [job.name for job in started] == ["a", "b", "c"] and [outcome.job.name for outcome in ended] == ["a"]
     assert all((job.directory / "saved").exists() for job in jobs[1:3]) and not processes.running
 
 
@@ -107,7 +110,7 @@ def _kill_when_ready(files):
     return pause
 
 
-def test_a_child_that_starts_just_when_the_signal_comes_is_told_too(script):
+def test_a_child_that_starts_just_when_the_signal_comes_gets_it_too(script):
     job = script("a", PATIENT)
 
     def start(job):
@@ -134,3 +137,21 @@ def test_an_error_of_the_sweep_itself_leaves_no_child(script):
     with pytest.raises(OSError, match="disk full"):
         processes.run([script("a", PATIENT)])
     assert [process.poll() for process in seen] == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "result", "text"),
+    [
+        ("val_acc", {"accuracy": 0.5}, "accuracy 0.5000, 2.5 s"),
+        ("val_loss", {"accuracy": 2.25}, "val_loss 2.2500, 2.5 s"),
+        ("val_f1", {"accuracy": None}, "val_f1 not logged, 2.5 s"),
+        ("val_acc", None, "failed: exit code 3; see out/job.log"),
+    ],
+)
+def test_a_line_for_a_run_that_has_ended(monitor, result, text):
+    job = Job("job", Path("out/job"), (), {"trainer": {"monitor": monitor}})
+    out = io.StringIO()
+    with SweepProgress(4, Console(file=out)) as progress:
+        progress.on_start(job)
+        progress.on_end(Outcome(job, result, "exit code 3", 2.5))
+    assert out.getvalue() == f"1 of 4  job  {text}\n"

@@ -1,4 +1,4 @@
-"""The commands sweep and compare as a user runs them."""
+"""The commands sweep and compare."""
 
 import shutil
 import signal
@@ -28,7 +28,7 @@ def refusal(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_what_is_whole_is_skipped_what_was_begun_goes_on_what_fails_is_named(capsys, tmp_path):
+def test_finished_runs_are_skipped_unfinished_ones_resumed_and_failures_named(capsys, tmp_path):
     (tmp_path / "tires_soon.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
@@ -37,35 +37,35 @@ def test_what_is_whole_is_skipped_what_was_begun_goes_on_what_fails_is_named(cap
         "    def forward(self, images):\n        self.left -= 1\n        assert self.left > 0, 'tired'\n"
         "        return self.fc(images.flatten(1))\n"
     )
-    net, names = ["model.class_path=tires_soon.Net"], ["whole", "begun", "other", "fails"]
+    net, names = ["model.class_path=tires_soon.Net"], ["finished", "begun", "other", "fails"]
     values = dict(zip(names, ("1001", "1002", "1003", "2"), strict=True))
     folders = {name: tmp_path / "out" / f"model.rounds={value}" for name, value in values.items()}
-    for name in ("whole", "begun"):
+    for name in ("finished", "begun"):
         assert main(["fit", "pdst", *TINY, *net, f"model.rounds={values[name]}", f"run_dir={folders[name]}"]) == 0
-    shutil.copytree(folders["whole"], folders["other"])
+    shutil.copytree(folders["finished"], folders["other"])
     (folders["begun"] / "result.json").unlink()
-    before = {name: (folders[name] / "result.json").read_bytes() for name in ("whole", "other")}
+    before = {name: (folders[name] / "result.json").read_bytes() for name in ("finished", "other")}
     capsys.readouterr()
 
     arguments = ["sweep", "pdst", *TINY, *net, f"model.rounds={','.join(values.values())}", "--out", "out"]
     assert main([*arguments, "--workers", "2"]) == 3
     out, err = capsys.readouterr()
     lines = {line.split("  ")[1]: line.split("  ")[2] for line in err.splitlines()[:4]}
-    found = {name: lines[folder.name] for name, folder in folders.items()}
-    assert found["whole"] == "already there" and found["begun"].startswith("accuracy 0.")
-    assert "another experiment (model.init_args.rounds=1001)" in found["other"]
-    assert "AssertionError: tired" in found["fails"] and "exit code 3" in found["fails"]
+    ends = {name: lines[folder.name] for name, folder in folders.items()}
+    assert ends["finished"] == "already there" and ends["begun"].startswith("accuracy 0.")
+    assert "another experiment (model.init_args.rounds=1001)" in ends["other"]
+    assert "AssertionError: tired" in ends["fails"] and "exit code 3" in ends["fails"]
     names = ", ".join(folders[name].name for name in ("other", "fails"))
     assert err.splitlines()[-1] == f"flash-pl: error: 2 of 4 runs failed: {names}"
-    out, _, said = out.partition("Left out, failed: ")
-    assert said.startswith(f"{names.replace(', ', '; ')}. Means are over the other seeds.")
+    out, _, left_out = out.partition("Left out, failed: ")
+    assert all(name in left_out for name in names.split(", "))
     assert "going on from" in (tmp_path / "out" / f"{folders['begun'].name}.log").read_text()
     assert before == {name: (folders[name] / "result.json").read_bytes() for name in before}
     assert "model.rounds=1001" in out and "model.rounds=1002" in out and "model.rounds=1003" not in out
     assert (tmp_path / "out" / "report" / "report.html").exists()
 
 
-def test_runs_that_are_all_there_are_only_compared(capsys, tmp_path):
+def test_a_sweep_of_finished_runs_only_compares_them(capsys, tmp_path):
     for seed in (1, 2):
         assert main(["fit", "pdst", *TINY, *CNN, f"seed={seed}", f"run_dir=sweeps/pdst/seed={seed}"]) == 0
     capsys.readouterr()
@@ -80,22 +80,22 @@ def test_runs_that_are_all_there_are_only_compared(capsys, tmp_path):
     assert main(["compare", "sweeps", "--last", "1"]) == 0
     out, err = capsys.readouterr()
     assert f"{100 * columns[0][-1]:.1f}" in out and "±" not in out
-    assert err.count("\n") == 1 and "seed=2: left out; expected a finished run" in err
+    assert err.count("\n") == 1 and "left out" in err and "seed=2" in err
 
 
-def test_a_folder_for_the_runs_is_found_or_refused_before_anything_is_trained(capsys, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "file").write_text("")
     line = refusal(capsys, "sweep", "pdst", *TINY, *CNN, "--out=file/sub")
-    assert line.startswith("out: 'file/sub' is not allowed; expected a folder")
+    assert line.startswith("out: 'file/sub' ")
     assert main(["sweep", "pdst", *TINY, *CNN, "--out=~/runs"]) == 0
     assert (tmp_path / "home" / "runs" / "run" / "result.json").exists()
 
 
-# Arguments of sweep, what the refusal starts with, a part of it.
+# Arguments of sweep, the key that the line starts with, a part of the line.
 REFUSED = [
     (["jmwst", "scheduler.prune_rat=0.1,0.2"], "scheduler.prune_rat", "did you mean prune_rate?"),
-    (["jmwst", "scheduler=jmwst,jmwts"], "method", "did you mean jmwst?"),
+    (["jmwst", "scheduler=jmwst,jmwts"], "scheduler", "did you mean jmwst?"),
     (["jmwst", "density=0.1,0"], "density", "(0, 1]"),
     (["jmwst", "seed=1,2", "model.hidden=x"], "model.hidden", "an integer"),
     (
@@ -105,7 +105,7 @@ REFUSED = [
     ),
     (["jmwts", "seed=1,2"], "config", "did you mean jmwst?"),
     (["jmwst", "seed=1,2", "--workers", "0"], "workers", "at least 1"),
-    (["jmwst", "seed=[1,2"], "seed", "] is missing"),
+    (["jmwst", "seed=[1,2"], "seed", "ends without ]"),
 ]
 
 
@@ -117,12 +117,12 @@ def test_a_wrong_sweep_is_one_line_before_anything_is_trained(capsys, tmp_path, 
 
 
 def test_a_wrong_comparison_is_one_line(capsys, tmp_path):
-    assert "a run directory or a folder with some" in refusal(capsys, "compare", "nowhere")
+    assert "nowhere" in refusal(capsys, "compare", "nowhere")
     assert refusal(capsys, "compare", "nowhere", "--last", "0").startswith("last: 0")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "metrics.csv").touch()
     (tmp_path / "old" / "result.json").touch()
-    assert "a run directory with a config.yaml" in refusal(capsys, "compare", "old")
+    assert "config.yaml" in refusal(capsys, "compare", "old")
 
 
 def test_a_stopped_sweep_says_how_it_goes_on(capsys, monkeypatch):

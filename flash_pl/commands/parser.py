@@ -1,4 +1,4 @@
-"""What every command declares."""
+"""Parts of the argument parser that several commands share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Takes a list of arguments also in parts, with options between them."""
+    """A parser that accepts a list of arguments in several parts, with options between them."""
 
-    intermixing = False  # argparse parses options first, then what is left, both by the method below
+    intermixing = False  # parse_known_intermixed_args calls parse_known_args itself, for options and then for the rest
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads say the same
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -22,22 +22,36 @@ class CommandParser(argparse.ArgumentParser):
             self.intermixing = False
 
 
-def command(commands: Any, run: Callable[[argparse.Namespace], None], epilog: str = "") -> argparse.ArgumentParser:
-    """The parser of a command that is called like the file of ``run`` and described by its docstring."""
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Declare a command, which calls ``run`` with its parsed arguments; its help is the docstring of ``run``.
+
+    Args:
+        commands: the subparsers of ``flash-pl``.
+        name: of the command.
+        run: sets the exit code by the error that it raises, see ``flash_pl.cli.main``.
+        epilog: text below the help.
+    """
     about = (run.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     parser = commands.add_parser(
-        run.__module__.rpartition(".")[2],
+        name,
         help=about,
         description=f"{about}.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(run=run)
     return parser
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``CONFIG``."""
+    parser.add_argument("config", metavar="CONFIG", help="a shipped config (see flash-pl configs) or a YAML file")
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """The arguments ``KEY=VALUE ...``."""
+    """Add the arguments ``KEY=VALUE ...``."""
     parser.add_argument(
         "arguments", metavar="KEY=VALUE", nargs="*", default=[], help="overrides, see flash-pl fit --help"
     )

@@ -1,4 +1,4 @@
-"""No command replaces a run that is there; the one that goes on finds its own."""
+"""Run directories: no command replaces a run, and a resumed run finds its own directory."""
 
 import json
 
@@ -69,8 +69,8 @@ def test_a_named_directory_with_a_run_is_refused_and_left_alone(finished, tmp_pa
     capsys.readouterr()
     for arguments in ([], ["ckpt_path=other/checkpoints/last.ckpt"]):
         assert fit("run_dir=mine", *arguments) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1 and "run_dir: 'mine'" in said and "ckpt_path=last goes on" in said
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and "run_dir: 'mine'" in line and "ckpt_path=last" in line
     assert files(tmp_path / "mine") == before
     assert fit("run_dir=mine", "ckpt_path=last", rounds=3) == 0 and rounds_of("mine") == 3
 
@@ -89,21 +89,21 @@ def test_a_file_that_is_not_a_runs_is_left_alone(tmp_path, capsys):
     """A config of the user's own, and whatever lies around a checkpoint that was copied."""
     assert fit("run_dir=mine") == 0
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "config.yaml").write_text("method: pdst  # mine\n")
+    (tmp_path / "own" / "config.yaml").write_text("scheduler: pdst  # mine\n")
     (tmp_path / "own" / "metrics.csv").write_text("mine")
     (tmp_path / "own" / "kept").mkdir()
     (tmp_path / "own" / "kept" / "last.ckpt").write_bytes(
         (tmp_path / "mine" / "checkpoints" / "last.ckpt").read_bytes()
     )
     (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "config.yaml").write_bytes(b"method: pdst  # mine, \xff\n")
+    (tmp_path / "plain" / "config.yaml").write_bytes(b"scheduler: pdst  # mine, \xff\n")
     before = files(tmp_path / "own"), files(tmp_path / "plain")
     assert fit("ckpt_path=own/kept/last.ckpt", rounds=3) == 0
     assert rounds_of(NAME) == 3
     capsys.readouterr()
     assert fit("run_dir=plain") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "run_dir: 'plain'" in said and "config.yaml of yours" in said
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "run_dir: 'plain'" in line and "config.yaml" in line
     assert (files(tmp_path / "own"), files(tmp_path / "plain")) == before
 
 

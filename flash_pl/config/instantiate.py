@@ -1,0 +1,97 @@
+"""From a component of the config to the object that it describes."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, get_args
+
+from flash_pl.config import shipped
+from flash_pl.config.components import is_component
+from flash_pl.config.names import unknown_fragment, unknown_key
+from flash_pl.config.signature import Signature, conforms, describe, fits, locate, signature
+from flash_pl.errors import ConfigError, as_yaml
+
+
+def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | None = None) -> Any:
+    """Build a component in its full form, and all components among its init args.
+
+    Args:
+        key: where the component stands in the config, for messages.
+        node: ``{class_path, init_args}``.
+        kind: class or protocol of the result.
+        fill: init args to pass if the class has them and the config does not set them.
+
+    Raises:
+        ConfigError: a class that cannot be imported or is of another kind; an init arg that is unknown, missing or of
+            the wrong type; a value that the class itself refuses.
+    """
+    if not (isinstance(node, dict) and "class_path" in node):
+        raise ConfigError(key, f"{as_yaml(node)} is not {describe(kind)}")
+    for name in node.keys() - {"name", "class_path", "init_args"}:
+        raise unknown_key(f"{key}.{name}", ["class_path", "init_args"])
+    target = locate(f"{key}.class_path", node["class_path"])
+    _check_kind(key, node["class_path"], target, kind)
+    built = _build(key, target, node.get("init_args", {}), fill)
+    _check_kind(key, node["class_path"], type(built), kind)  # a function may return anything
+    return built
+
+
+def _check_kind(key: str, class_path: str, target: Any, kind: Any) -> None:
+    if not conforms(target, kind):
+        problem = f"{as_yaml(class_path)} is not a {kind.__name__}"
+        raise ConfigError(f"{key}.class_path", problem, f"give the path of a {kind.__name__}")
+
+
+def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[str, Any] | None = None) -> Any:
+    """Call ``target`` with the ``init_args`` and those of ``fill`` that are among its arguments."""
+    takes = signature(target)
+    arguments = {name: value for name, value in (fill or {}).items() if name in takes.parameters}
+    arguments |= {name: _argument(f"{key}.{name}", name, value, takes) for name, value in init_args.items()}
+    for name, parameter in takes.parameters.items():
+        if parameter.required and name not in arguments:
+            raise ConfigError(f"{key}.{name}", f"{target.__name__} needs {describe(parameter.hint)} here")
+    try:
+        return target(**arguments)
+    except ConfigError as error:
+        raise error.within(key) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(key, f"{target.__name__} cannot be built with these init args ({reason})") from error
+
+
+def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
+    """The value of one init arg, checked against the hint of its parameter."""
+    if not takes.accepts(name):
+        raise unknown_key(key, takes.parameters)
+    hint = takes.parameters[name].hint if name in takes.parameters else Any
+    if is_component(value) and "class_path" in value:
+        return instantiate(key, value, _class_in(hint))
+    if isinstance(value, list):
+        kind = _item_class(hint)
+        value = [_item(f"{key}[{index}]", item, kind) for index, item in enumerate(value)]
+    if not fits(value, hint):
+        if name in shipped.folders():
+            raise unknown_fragment(key, value, name, shipped.names(name))
+        raise ConfigError(key, f"{as_yaml(value)} is not {describe(hint)}")
+    return value
+
+
+def _item(key: str, item: Any, kind: Any) -> Any:
+    """An item of a list: a component, a mapping with the fields of the dataclass ``kind``, or plain data."""
+    if is_component(item):
+        return instantiate(key, item)
+    if isinstance(item, dict) and is_dataclass(kind):
+        return _build(key, kind, item)
+    return item
+
+
+def _item_class(hint: Any) -> Any:
+    """The class of the items: ``Tier`` for ``Sequence[Tier]``."""
+    arguments = get_args(hint)
+    return arguments[0] if len(arguments) == 1 else Any
+
+
+def _class_in(hint: Any) -> Any:
+    """The class that a component for ``hint`` must be of: ``Vote`` for ``Vote | None``."""
+    classes = [choice for choice in get_args(hint) or [hint] if inspect.isclass(choice) and choice is not type(None)]
+    return classes[0] if len(classes) == 1 else Any

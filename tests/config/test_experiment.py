@@ -1,0 +1,42 @@
+"""The keys that a resumed run may change, and those that make the experiment."""
+
+import pytest
+
+from flash_pl import ConfigError
+from flash_pl.config import compose, experiment, read_config, refuse_other, to_repeat
+from flash_pl.config.experiment import FREE
+from flash_pl.config.schema import KEYS
+
+FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
+
+
+def test_an_option_is_part_of_the_experiment_unless_it_is_free():
+    assert FREE <= KEYS.keys() | {"given"}
+    keys = dict(experiment(compose(read_config("jmwst"))))
+    assert {key.partition(".")[2] for key in keys if key.startswith("trainer.")} == FIXED
+    assert dict(experiment({"data": {}, "trainer": {"new": 1, "eval_every": 2}})) == {"trainer.new": 1}
+
+
+def test_the_given_values_and_names_of_fragments_do_not_matter():
+    saved = to_repeat(read_config("jmwst"), ["lr=0.2"])
+    resolved = compose(saved)
+    by_class = {key: value for key, value in resolved["scheduler"].items() if key != "name"}
+    assert dict(experiment(resolved | {"given": saved["given"]})) == dict(experiment(resolved))
+    assert dict(experiment(resolved | {"scheduler": by_class})) == dict(experiment(resolved))
+
+
+@pytest.mark.parametrize(
+    ("data", "is_free"), [("digits", True), ("users_file.Own", False)], ids=["a shipped class", "a user's class"]
+)
+def test_the_folder_of_shipped_data_is_free(data, is_free):
+    config = compose(read_config("jmwst"))
+    class_path = config["data"]["class_path"] if is_free else data
+    here, there = (
+        config | {"data": {"class_path": class_path, "init_args": {"root": root}}} for root in ("/here", "/there")
+    )
+    if is_free:
+        refuse_other(here, there)
+    else:
+        with pytest.raises(ConfigError) as error:
+            refuse_other(here, there)
+        assert error.value.key == "data.init_args.root" and "'/here'" in str(error.value)
