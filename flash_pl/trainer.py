@@ -6,8 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from flash_pl.callbacks import in_order
-from flash_pl.callbacks.base import finalized, given_loggers
+from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, released_afterwards, unsynchronized
@@ -69,7 +68,7 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: what devices the clients are, to simulate the time that rounds take and a deadline.
         callbacks: objects with any of the loop's hooks, see ``FederatedLoop``; none of Lightning's callbacks.
-        logger: one or more Lightning loggers. They get every round from ``callbacks.Board``, which is added if missing.
+        logger: one or more Lightning loggers. They get every round from ``callbacks.TensorBoard``, added if missing.
     """
 
     def __init__(
@@ -134,8 +133,8 @@ class FederatedTrainer:
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
-        loggers = given_loggers(logger)
-        self.callbacks = in_order(callbacks, loggers)
+        loggers = as_loggers(logger)
+        self.callbacks = as_callbacks(callbacks, loggers)
         self.wire, self.fleet, self.server_optimizer = wire, fleet, server_optimizer
         self.round_average = round_average
         self.timeout, self.faults = timeout, faults or FaultPolicy()
@@ -171,7 +170,7 @@ class FederatedTrainer:
         """The training of ``fit``, for a caller that wants the ``loop`` before it."""
         with (
             loop.ranks.sharing_errors(),
-            finalized(self.fabric.loggers),
+            finalizing(self.fabric.loggers),
             loop.parts.cohorts.stop,
             preserve_global_rng(self.fabric.device),
             released_afterwards(loop.client),

@@ -1,9 +1,19 @@
-"""What watches a run: checkpoints, metrics.csv, loggers, progress. None of it changes a result."""
+"""Callbacks watch a run: checkpoints, CSV files, TensorBoard, a progress bar. They do not change its results."""
 
-from flash_pl.callbacks.base import in_order
+from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.checkpoint import Checkpoint
 from flash_pl.callbacks.csv import ConsensusCSV, History, MetricsCSV
-from flash_pl.callbacks.progress import FaultLog, ProgressBar
-from flash_pl.callbacks.tensorboard import Board
+from flash_pl.callbacks.error_log import ErrorLog
+from flash_pl.callbacks.progress import ProgressBar
+from flash_pl.callbacks.tensorboard import TensorBoard
 
-__all__ = ["Board", "Checkpoint", "ConsensusCSV", "FaultLog", "History", "MetricsCSV", "ProgressBar", "in_order"]
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "ConsensusCSV",
+    "ErrorLog",
+    "History",
+    "MetricsCSV",
+    "ProgressBar",
+    "TensorBoard",
+]

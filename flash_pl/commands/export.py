@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.commands.command import command
 from flash_pl.errors import ConfigError
 from flash_pl.export import BATCHES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError("--to", str(path), f"another format for this model ({error})") from error
     try:
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise ConfigError("--to", str(path), f"a file that can be written ({error.strerror or error})") from error
     share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"

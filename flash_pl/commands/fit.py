@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.callbacks import Checkpoint, ConsensusCSV, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
 from flash_pl.checkpoint import LAST, CheckpointFolder, starting_point
 from flash_pl.commands.command import add_overrides, command
 from flash_pl.commands.result import summarize, write_result
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
     keys = config["trainer"]
     extra, every = {"config": directory.to_repeat}, keys["checkpoint_every"]
     checkpoint = Checkpoint(directory.checkpoints, every, extra, keys["monitor"], keys["monitor_mode"])
-    board = Board(directory.config, consensus, keys["monitor"])
-    callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
+    board = TensorBoard(directory.config, consensus, keys["monitor"])
+    callbacks: list[Any] = [metrics, consensus, board, ErrorLog(directory.path), checkpoint]
     if keys["progress"]:
         callbacks.append(ProgressBar((keys["monitor"], "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
-        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
+        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.bytes_needed(loop)))
         started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)

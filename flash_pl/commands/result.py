@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from flash_pl import __version__
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.loops import FederatedLoop
@@ -84,7 +84,7 @@ def summarize(
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write it as JSON, where a number that is not finite becomes null; the file is there whole or not at all."""
-    write_whole(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
 
 
 def _total(rows: Sequence[Mapping[str, Any]], column: str) -> int:

@@ -174,7 +174,10 @@ class FederatedLoop(Loop):
         self.server, self.data, self.scheduler = federation.server, federation.data, federation.scheduler
         self.plan, self.ledger = federation.plan, federation.ledger
         self.training = RoundTraining(
-            federation, lambda report: self.fabric.call("on_client_end", loop=self, report=report)
+            federation,
+            lambda report: self.fabric.call(
+                "on_client_end", loop=self, update=report, weights=report.weights, report=report
+            ),
         )
         self.evaluation = RoundEvaluation(federation, evaluate)
         federation.cohorts.on_failure = self.on_failure
