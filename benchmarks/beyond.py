@@ -31,7 +31,7 @@ from threading import Lock
 from study import DIVERGED, Row, accuracy, difference, has_diverged, mean, read, rows, whole, write
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 FIELDS = ("task", "contender", "alpha", "density", "seed", "rounds", "accuracy", "MB_up", "MB_down", "flops")
@@ -229,7 +229,7 @@ def plot(to: Path) -> None:
         panel.set(xlabel="MB uploaded", ylabel="accuracy, %", title=f"d = {density}, alpha = {alpha}")
         plotting.logarithmic(panel.xaxis)
     plotting.legend_below(figure, axes)
-    write_whole(to, plotting.as_png(figure))
+    write_atomically(to, plotting.as_png(figure))
 
 
 if __name__ == "__main__":

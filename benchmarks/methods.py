@@ -28,7 +28,7 @@ import yaml
 from study import DIVERGED, Row, accuracy, difference, has_diverged, last_five, mean, read, rows, whole, write
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 
 METHODS = (
     *("pdst", "spdst", "jmwst", "nst", "set", "rigl", "ssfl", "feddst", "fedrts"),
@@ -153,7 +153,7 @@ def plot(to: Path) -> None:
         panel.set_ylim(bottom=max(panel.get_ylim()[0], mean(found["dense", alpha, "1"], "accuracy") - FRAME))
         plotting.logarithmic(panel.xaxis)
     plotting.legend_below(figure, axes)
-    write_whole(to, plotting.as_png(figure))
+    write_atomically(to, plotting.as_png(figure))
 
 
 if __name__ == "__main__":

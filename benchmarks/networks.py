@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl import Classifier, Dense, FederatedTrainer, plotting
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
 from flash_pl.loops import FederatedLoop, Participant, Plan
@@ -169,7 +169,7 @@ def record(path: Path, name: str, rows: Sequence[Row]) -> None:
     """Write the rows of a network into a file of results, in place of those it has there."""
     known = json.loads(path.read_text()) if path.exists() else []
     known = [row for row in known if row["network"] != name]
-    write_whole(path, (json.dumps([*known, *rows], indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps([*known, *rows], indent=1) + "\n").encode())
 
 
 def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
@@ -190,4 +190,4 @@ def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
 def save(figure: Figure, axes: Axes, path: Path) -> None:
     """The figure as PNG, its legend below it."""
     plotting.legend_below(figure, [axes])
-    write_whole(path, plotting.as_png(figure))
+    write_atomically(path, plotting.as_png(figure))

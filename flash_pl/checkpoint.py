@@ -1,4 +1,7 @@
-"""The checkpoint from which a run goes on."""
+"""Checkpoints: what has a state, how a checkpoint file is written and read, which files a folder has, where to resume.
+
+``flash_pl.callbacks.Checkpoint`` decides when a run is saved.
+"""
 
 import hashlib
 import io
@@ -14,23 +17,111 @@ import torch
 
 from flash_pl.errors import ConfigError, RunError
 
+# The contract
+
 
 class Stateful:
-    """The base of all that a checkpoint asks for its state; as it stands there is none."""
+    """The base of every component whose state is saved in a checkpoint. Here the state is empty.
+
+    >>> class Counter(Stateful):
+    ...     count = 0
+    ...
+    ...     def state_dict(self):
+    ...         return {"count": self.count}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         self.count = state["count"]
+    >>> counter = Counter()
+    >>> counter.load_state_dict({"count": 3})
+    >>> counter.state_dict()
+    {'count': 3}
+    """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, in tensors and plain values."""
+        """Return what a resumed run needs, as tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside ``path``, to the disk, then take its place: ``path`` is the old file or the whole new one.
+# A file
+
+SCHEMA = 8  # the version of the keys under "flash_pl"
+DIGEST = 32  # bytes
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to a checkpoint file; see ``write_atomically``.
+
+    The file is a zip archive, as ``torch.save`` writes it. The archive's comment is a digest of all bytes before it.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+    >>> write_checkpoint(path, {"flash_pl": {"schema": SCHEMA, "round": 3}})
+    >>> read_checkpoint(path)["flash_pl"]["round"]
+    3
 
     Raises:
-        OSError: it cannot be written; ``path`` is left as it was, and nothing is left beside it.
+        RunError: the file cannot be written, for instance because the disk is full; ``path`` is unchanged.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()[:-2]  # an archive ends with the length of its comment in two bytes; torch's has none
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content + struct.pack("<H", DIGEST) + _digest(content))
+    except OSError as error:
+        raise RunError(f"checkpoint {path}: cannot be written ({error.strerror or error})") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint file, with its tensors on the CPU. No code from the file is run.
+
+    Raises:
+        ConfigError: the file is missing, incomplete, not a checkpoint of flash_pl, or of another version of it.
+    """
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        problem = f"'{path}' cannot be read ({error.strerror})"
+        raise ConfigError("ckpt_path", problem, "give a checkpoint file") from error
+    content, tail = data[: -2 - DIGEST], data[-2 - DIGEST :]
+    if tail != struct.pack("<H", DIGEST) + _digest(content):
+        cause = "it is cut off, altered or from another program"
+        raise ConfigError("ckpt_path", f"'{path}' is not a complete checkpoint of flash_pl: {cause}")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        problem = f"'{path}' holds other objects than tensors and plain values"
+        raise ConfigError("ckpt_path", problem, "flash_pl does not load them, since that could run code") from error
+    schema = state.get("flash_pl", {}).get("schema") if isinstance(state, dict) else None
+    if not isinstance(schema, int):
+        raise ConfigError("ckpt_path", f"'{path}' is not a checkpoint of flash_pl")
+    if schema != SCHEMA:
+        age = "an older" if schema < SCHEMA else "a newer"
+        problem = f"'{path}' is a checkpoint of {age} version of flash_pl (schema {schema})"
+        raise ConfigError("ckpt_path", problem, f"this version reads schema {SCHEMA} only")
+    return state
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that ``path`` is always the complete old file or the complete new one, whenever a kill comes.
+
+    The content goes to a temporary file in the same folder and to the disk; then the file is renamed to ``path``.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "result.json"
+    >>> write_atomically(path, b"{}")
+    >>> path.read_bytes(), len(list(path.parent.iterdir()))
+    (b'{}', 1)
+
+    Raises:
+        OSError: the file cannot be written; ``path`` is unchanged and the temporary file is removed.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -47,7 +138,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last; not every system can open a folder."""
+    """Write a rename in ``folder`` to the disk, on systems that can open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -58,142 +149,110 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-SCHEMA = 7
-DIGEST = 32  # bytes
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` beside ``path``, to the disk, then take its place: ``path`` is the old file or the whole new one.
-
-    The file is what ``torch.save`` writes, a zip archive; its comment is the digest of all that comes before.
-
-    Raises:
-        RunError: it cannot be written, for instance because the disk is full; ``path`` is left as it was.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()[:-2]  # the archive ends with the length of its comment, which torch leaves empty
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content + struct.pack("<H", DIGEST) + _digest(content))
-    except OSError as error:
-        raise RunError(f"checkpoint {path}: cannot be written ({error.strerror or error})") from error
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; a hostile file runs no code.
-
-    Raises:
-        ConfigError: no such file, a torn or foreign file, or a schema of another version.
-    """
-    try:
-        data = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError("ckpt_path", str(path), f"a checkpoint file that can be read ({error.strerror})") from error
-    content, tail = data[: -2 - DIGEST], data[-2 - DIGEST :]
-    if tail != struct.pack("<H", DIGEST) + _digest(content):
-        raise ConfigError("ckpt_path", str(path), "a whole checkpoint of flash_pl; this is torn, altered or foreign")
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError("ckpt_path", str(path), "a checkpoint of tensors and plain values only") from error
-    schema = state.get("flash_pl", {}).get("schema") if isinstance(state, dict) else None
-    if schema != SCHEMA:
-        other = f"; this one has {schema}, it is of another version" if schema else ""
-        raise ConfigError("ckpt_path", str(path), f"a checkpoint of flash_pl with schema {SCHEMA}{other}")
-    return state
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+# The checkpoints of a run
 
 
 class CheckpointFolder:
-    """``last.ckpt``, the one before it as ``previous.ckpt``, and ``best.ckpt``."""
+    """The checkpoints of a run: ``last.ckpt``, the one before it as ``previous.ckpt``, and ``best.ckpt``.
+
+    Args:
+        path: the folder; it is created with the first checkpoint.
+
+    >>> import tempfile
+    >>> folder = CheckpointFolder(tempfile.mkdtemp())
+    >>> for round in (1, 2, 3):
+    ...     folder.save({"flash_pl": {"schema": SCHEMA, "round": round}}, best=round == 1)
+    >>> {file.name: read_checkpoint(file)["flash_pl"]["round"] for file in folder.files()}
+    {'last.ckpt': 3, 'previous.ckpt': 2, 'best.ckpt': 1}
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.last, self.previous, self.best = (self.path / f"{name}.ckpt" for name in ("last", "previous", "best"))
+        self.new = self.path / "new.ckpt"  # exists only between a write and its renames
 
     def save(self, state: dict[str, Any], best: bool = False) -> None:
-        """Write ``last.ckpt``, and ``best.ckpt`` if it is the best so far.
+        """Write ``last.ckpt``, and ``best.ckpt`` too if this is the best round so far.
 
         Raises:
-            RunError: it cannot be written; the files there are left as they were.
+            RunError: a file cannot be written; no existing file is damaged.
         """
-        if best:  # first: a kill in between must not leave a last one that believes in a best one
+        if best:  # first: after a kill in between, last.ckpt must not name a best value that best.ckpt does not have
             write_checkpoint(self.best, state)
-        newest = self.path / "new.ckpt"
-        write_checkpoint(newest, state)
+        write_checkpoint(self.new, state)
         if self.last.exists():
             os.replace(self.last, self.previous)
-        os.replace(newest, self.last)
+        os.replace(self.new, self.last)
 
-    def set_aside(self) -> str | None:
-        """Rename what another run has left to ``earlier-....ckpt``, over what was set aside before.
+    def files(self) -> list[Path]:
+        """The checkpoint files that exist, complete or not; of two files with the same round the newer comes first."""
+        return [file for file in (self.last, self.new, self.previous, self.best) if file.exists()]
+
+    def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+        """Find the usable checkpoint with the most rounds.
 
         Returns:
-            The new names as a pattern, None where there was nothing.
+            The file, its content, and an error message for each file that is not usable; None if there are no files.
+
+        Raises:
+            ConfigError: there are files, but none is usable.
+        """
+        usable, errors = [], []
+        for file in self.files():
+            try:
+                usable.append((file, read_checkpoint(file)))
+            except ConfigError as error:
+                errors.append(error)
+        if usable:
+            # Of several files with the most rounds, max returns the first one.
+            file, state = max(usable, key=lambda entry: entry[1]["flash_pl"]["round"])
+            return file, state, [str(error) for error in errors]
+        if errors:
+            raise ConfigError("ckpt_path", f"last finds no usable checkpoint in {self.path}", errors[0].problem)
+        return None
+
+    def set_aside(self) -> str | None:
+        """Rename the checkpoints of an earlier run to ``earlier-*.ckpt``; files that already have these names are lost.
+
+        Returns:
+            The new names as a pattern; None if there were no checkpoints.
         """
         files = self.files()
         for file in files:
             os.replace(file, file.with_name(f"earlier-{file.name}"))
         return str(self.path / "earlier-*.ckpt") if files else None
 
-    def files(self) -> list[Path]:
-        """The checkpoints that are there, whole or not, the ones that have seen the most first."""
-        return [file for file in (self.last, self.path / "new.ckpt", self.previous, self.best) if file.exists()]
 
-    def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
-        """The newest checkpoint that can be used, with its content, and what is wrong with those that cannot.
-
-        Returns:
-            None if there is no file at all.
-
-        Raises:
-            ConfigError: there are files, but none can be used: it says what is wrong with the first.
-        """
-        usable, refused = [], []
-        files = self.files()
-        for file in files:
-            try:
-                usable.append((file, read_checkpoint(file)))
-            except ConfigError as error:
-                refused.append(error)
-        if usable:
-            # Of files of the same round the first one: last.ckpt has seen the most.
-            return *max(usable, key=lambda entry: entry[1]["flash_pl"]["round"]), [str(error) for error in refused]
-        if refused:
-            why = f"{files[0].name} should be {refused[0].allowed}"
-            raise ConfigError("ckpt_path", "last", f"a usable checkpoint in {self.path}; {why}")
-        return None
-
+# The start of a run
 
 LAST = "last"
 
 
 def starting_point(ckpt_path: str | Path | None, folder: CheckpointFolder | None = None) -> dict[str, Any] | None:
-    """The content of a checkpoint file.
+    """Return the content of the checkpoint from which a run starts.
 
-    ``last`` is the newest usable one of the run's own ``folder``; torn files and those of another version are passed
-    over with a word on stderr.
+    Args:
+        ckpt_path: a checkpoint file; or "last" for the newest usable one in ``folder``, with a warning on stderr for
+            each file that is not usable; or None.
+        folder: the checkpoints of the run itself.
 
     Returns:
-        None without a ``ckpt_path``, and where ``last`` finds no file.
+        None if the run starts anew: without a ``ckpt_path``, or with "last" and no checkpoint yet.
 
     Raises:
-        ConfigError: a file that cannot be used, ``last`` where none of the files can, or without a folder.
+        ConfigError: the file is not usable; with "last", there is no folder or none of its files is usable.
     """
     if ckpt_path != LAST:
         return None if ckpt_path is None else read_checkpoint(ckpt_path)
     if folder is None:
-        raise ConfigError("ckpt_path", LAST, "a file, or last with a Checkpoint among the callbacks")
+        hint = "give a checkpoint file, or add a Checkpoint to the callbacks"
+        raise ConfigError("ckpt_path", "last has no folder to look in", hint)
     newest = folder.newest()
     if newest is None:
         print(f"flash-pl: no checkpoint in {folder.path} yet", file=sys.stderr)
         return None
-    path, state, refused = newest
-    for error in refused:
+    path, state, errors = newest
+    for error in errors:
         print(f"flash-pl: warning: {error}", file=sys.stderr)
     print(f"flash-pl: going on from {path}, round {state['flash_pl']['round']}", file=sys.stderr)
     return state

@@ -6,8 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from flash_pl.callbacks import in_order
-from flash_pl.callbacks.base import finalized, given_loggers
+from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, released_afterwards, unsynchronized
@@ -79,7 +78,7 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
         callbacks: ``flash_pl.callbacks.Callback`` objects.
-        logger: one Lightning logger or several. ``callbacks.Board`` sends them every round; it is added if missing.
+        logger: one Lightning logger or several. ``callbacks.TensorBoard`` sends them every round; it is added if missing.
 
     >>> from flash_pl import PDST, Classifier
     >>> from flash_pl.data import Synthetic
@@ -155,8 +154,8 @@ class FederatedTrainer:
         self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
-        loggers = given_loggers(logger)
-        self.callbacks = in_order(callbacks, loggers)
+        loggers = as_loggers(logger)
+        self.callbacks = as_callbacks(callbacks, loggers)
         self.fabric = make_fabric(
             accelerator, devices, num_nodes, precision, deterministic, timeout, self.callbacks, loggers
         )
@@ -267,7 +266,7 @@ class FederatedTrainer:
         """Run a ``loop`` that ``self.loop`` made, as ``fit`` does."""
         with (
             loop.ranks.sharing_errors(),
-            finalized(self.fabric.loggers),
+            finalizing(self.fabric.loggers),
             loop.workers.stop,
             preserve_global_rng(self.fabric.device),
             released_afterwards(loop.client),

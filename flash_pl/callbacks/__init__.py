@@ -1,19 +1,19 @@
-"""What watches a run: checkpoints, metrics.csv, loggers, progress. None of it changes a result."""
+"""Callbacks watch a run: checkpoints, CSV files, TensorBoard, a progress bar. They do not change its results."""
 
-from flash_pl.callbacks.base import Callback, in_order
+from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.checkpoint import Checkpoint
 from flash_pl.callbacks.csv import ConsensusCSV, History, MetricsCSV
-from flash_pl.callbacks.progress import FaultLog, ProgressBar
-from flash_pl.callbacks.tensorboard import Board
+from flash_pl.callbacks.error_log import ErrorLog
+from flash_pl.callbacks.progress import ProgressBar
+from flash_pl.callbacks.tensorboard import TensorBoard
 
 __all__ = [
-    "Board",
     "Callback",
     "Checkpoint",
     "ConsensusCSV",
-    "FaultLog",
+    "ErrorLog",
     "History",
     "MetricsCSV",
     "ProgressBar",
-    "in_order",
+    "TensorBoard",
 ]

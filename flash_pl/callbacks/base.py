@@ -1,97 +1,102 @@
-"""The loggers of a run, from its arguments to its end."""
+"""The base class of callbacks: the hooks of a run, in the order in which they fire."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from __future__ import annotations
+
 from difflib import get_close_matches
 from typing import Any
 
-from lightning.fabric.loggers.logger import Logger
-from lightning.fabric.utilities import rank_zero_warn
-from lightning.pytorch.callbacks import Callback as LightningCallback
-
-from flash_pl.callbacks.tensorboard import Board
-from flash_pl.checkpoint import CheckpointFolder
-from flash_pl.errors import ConfigError
+from flash_pl.loops import Failure, FederatedLoop
+from flash_pl.server import ClientUpdate
 
 
 class Callback:
-    pass
+    """Watches a run. All hooks are empty here; a callback overrides the ones that it needs.
 
+    Every hook gets the running ``FederatedLoop``. A callback may read everything in it, such as ``loop.server.mask``,
+    ``loop.round`` and ``loop.plan.rounds``. It must not change the model. The one thing that it may set is
+    ``loop.should_stop = True`` in ``on_round_end``: the run then ends after this round.
 
-HOOKS = (
-    "on_run_start",
-    "on_first_stage_client_end",
-    "on_first_mask",
-    "on_client_end",
-    "on_client_error",
-    "on_round_end",
-    "on_run_end",
-    "on_run_abort",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
-)
+    If a run has several processes (ranks), each has its own copy of every callback. All ranks call all hooks, with
+    these exceptions:
 
+    - ``on_first_stage_client_end`` and ``on_client_end`` are called on the rank that trained the client;
+    - ``on_save_checkpoint`` is called on rank 0, which writes the file.
 
-class Callback:
-    """The base class of a user's callbacks; a subclass overrides the hooks that it needs."""
+    ``loop.should_stop`` must be set on all ranks or on none. Files and the screen are for rank 0 alone: decorate such a
+    hook with ``lightning.fabric.utilities.rank_zero_only``.
 
+    A callback that ends the run at a given accuracy:
 
-def refuse_other_callbacks(callbacks: Sequence[Any]) -> None:
-    """Callbacks have at least one of the hooks, and none that looks like one; a class, or a callback of Lightning's own
-    Trainer, is none.
-
-    Raises:
-        ConfigError: no list, or what in it is no callback.
+    >>> from torch import nn
+    >>> from flash_pl import PDST, Classifier, FederatedTrainer
+    >>> from flash_pl.callbacks import Callback
+    >>> from flash_pl.data import Synthetic
+    >>> class StopAt(Callback):
+    ...     def __init__(self, accuracy):
+    ...         self.accuracy = accuracy
+    ...
+    ...     def on_round_end(self, loop, row):
+    ...         if row.get("val_acc", 0.0) >= self.accuracy:  # rounds without an evaluation have no val_acc
+    ...             loop.should_stop = True
+    >>> trainer = FederatedTrainer(PDST(), rounds=50, cohort=2, callbacks=[StopAt(0.5)], accelerator="cpu")
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    >>> loop = trainer.fit(Classifier(network, classes=10), Synthetic(samples=200, clients=4))
+    >>> loop.round < 50 and loop.metrics["val_acc"] >= 0.5
+    True
     """
-    if not isinstance(callbacks, Sequence):
-        raise ConfigError("callbacks", callbacks, "a list")
-    for one in callbacks:
-        if isinstance(one, LightningCallback | type) or not any(callable(getattr(one, hook, None)) for hook in HOOKS):
-            usable = "objects with hooks of the loop, such as on_round_end(loop, row), which may set loop.should_stop"
-            raise ConfigError("callbacks", one, f"{usable}; Lightning's Trainer calls other hooks")
-        for name in sorted(set(dir(one)) - {*HOOKS, *dir(LightningCallback)}):
-            if name.startswith("on_") and (near := get_close_matches(name, HOOKS, 1, 0.8)):
-                raise ConfigError("callbacks", one, f"no {name}, which is never called; did you mean {near[0]}?")
 
+    def __init_subclass__(cls) -> None:
+        """Refuse methods whose names start with ``on_`` but are not hooks: they would never be called.
 
-def in_order(callbacks: Sequence[Any], loggers: Sequence[Logger]) -> tuple[Any, ...]:
-    """The callbacks that a user gave, with a ``Board`` if there are loggers, those that save last: a checkpoint holds
-    what the others have made of the round.
+        Raises:
+            TypeError: the class has such a method.
+        """
+        super().__init_subclass__()
+        hooks = [name for name in vars(Callback) if name.startswith("on_")]
+        for name in vars(cls):
+            if name.startswith("on_") and name not in hooks:
+                close = get_close_matches(name, hooks, 1)
+                hint = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(hooks)}"
+                raise TypeError(f"{cls.__name__}.{name} is not a hook of a callback; {hint}")
 
-    Raises:
-        ConfigError: what is no callback.
-    """
-    refuse_other_callbacks(callbacks)
-    if loggers and not any(isinstance(one, Board) for one in callbacks):
-        callbacks = [*callbacks, Board()]
-    return tuple(sorted(callbacks, key=lambda one: isinstance(getattr(one, "folder", None), CheckpointFolder)))
+    # The start of a run
 
+    def on_run_start(self, loop: FederatedLoop) -> None:
+        """Called before anything is trained, also in a resumed run; ``loop.round`` is the number of rounds done."""
 
-def given_loggers(logger: Any) -> list[Logger]:
-    """The loggers that a user gave: one, several, or none.
+    def on_first_stage_client_end(self, loop: FederatedLoop, done: int, total: int) -> None:
+        """Called after each client of stage 1, if the scheduler has a first stage. ``done`` of its ``total`` clients
+        have trained, as far as this rank knows."""
 
-    Raises:
-        ConfigError: what is no logger.
-    """
-    several = isinstance(logger, Sequence) and not isinstance(logger, str)
-    loggers = [one for one in (logger if several else [logger]) if one]
-    for one in loggers:
-        if not isinstance(one, Logger):
-            raise ConfigError("logger", one, "a Lightning logger, or a list of them")
-    return loggers
+    def on_first_mask(self, loop: FederatedLoop) -> None:
+        """Called once the server has its first mask; a resumed run that already has a mask does not call it."""
 
+    # Every round
 
-@contextmanager
-def finalized(loggers: Sequence[Logger]) -> Iterator[None]:
-    """Afterwards the loggers have written what they hold, also if the run fails; they can log again in another run."""
-    try:
-        yield
-    except BaseException:
-        for logger in loggers:
-            try:
-                logger.finalize("failed")
-            except Exception as error:  # what ended the run matters more
-                rank_zero_warn(f"{type(logger).__name__} could not write its last values: {error}")
-        raise
-    for logger in loggers:
-        logger.finalize("success")
+    def on_client_end(self, loop: FederatedLoop, update: ClientUpdate) -> None:
+        """Called after each client whose update is in time. ``loop.client`` still has the client's weights; the next
+        client overwrites them, so copy what you keep."""
+
+    def on_client_error(self, loop: FederatedLoop, failure: Failure) -> None:
+        """Called for each client that failed and is left out (with ``on_client_error="skip"``)."""
+
+    def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
+        """Called after each round and its evaluation. ``row`` is the round's row of metrics.csv; ``loop.round`` counts
+        this round already."""
+
+    # The end of a run
+
+    def on_run_end(self, loop: FederatedLoop) -> None:
+        """Called after the last round."""
+
+    def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
+        """Called in place of ``on_run_end`` if an error, a signal (``Interrupted``) or Ctrl-C ends the run."""
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        """Called before a checkpoint is written: add to ``state`` what this callback must remember, as tensors and
+        plain values under a key of its own."""
+
+    def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        """Called before ``on_run_start`` of a resumed run: take back what ``on_save_checkpoint`` added to ``state``."""

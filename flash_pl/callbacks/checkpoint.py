@@ -1,4 +1,4 @@
-"""When a run is saved."""
+"""The callback that saves a run: when it saves, and what it writes."""
 
 import io
 import math
@@ -11,26 +11,49 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 
-from flash_pl.checkpoint import SCHEMA, CheckpointFolder, Stateful
+from flash_pl.callbacks.base import Callback
+from flash_pl.checkpoint import SCHEMA, CheckpointFolder
+from flash_pl.checks import check_choice
 from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop, save_state, stateful_parts
 
-READABLE = "tensors and plain values, all that a checkpoint can hold"
+READABLE = "a checkpoint holds only tensors and plain values (numbers, text, lists, dictionaries)"
 
 
-class Checkpoint:
-    """Saves the run after its first mask, after every ``every``-th round, at its end and when it is interrupted, and
-    the best round so far as ``best.ckpt``, see ``CheckpointFolder``.
+class Checkpoint(Callback):
+    """Saves the run after its first mask, after every ``every``-th round, at its end and when a signal stops it; also
+    the best round so far, as ``best.ckpt``. ``CheckpointFolder`` says which files there are.
 
-    ``state_dict`` and ``hyper_parameters`` make it a Lightning checkpoint, which ``load_from_checkpoint`` opens; the
-    run's own state is under ``flash_pl``. A callback adds what it must remember in ``on_save_checkpoint(loop, state)``
-    and takes it back in ``on_load_checkpoint(loop, state)``.
+    Each file is a Lightning checkpoint: ``MyModule.load_from_checkpoint(path)`` opens it and gets the server's weights,
+    masked. The state from which a run is resumed is under the key ``flash_pl``. Other callbacks add what they must
+    remember in ``on_save_checkpoint``.
 
     Args:
-        directory: where to write; created.
-        every: rounds between two checkpoints; 0 writes the best and the last only.
-        extra: plain values to keep with the run's state, such as its configuration.
-        monitor, mode: the metric whose highest ("max") or lowest ("min") value is the best.
+        directory: where to write; it is created.
+        every: rounds between two checkpoints; 0 saves only the best round and the end of the run.
+        extra: plain values to save too, such as the config.
+        monitor: the metric that decides which round is the best.
+        mode: "max" if the highest value of ``monitor`` is the best, "min" if the lowest is.
+
+    Attributes:
+        best: the best value of ``monitor`` so far, None before its first value.
+
+    A run of two rounds that is resumed and continued to four:
+
+    >>> import tempfile
+    >>> from torch import nn
+    >>> from flash_pl import PDST, Classifier, FederatedTrainer
+    >>> from flash_pl.callbacks import Checkpoint
+    >>> from flash_pl.data import Synthetic
+    >>> folder = tempfile.mkdtemp()
+    >>> for rounds in (2, 4):
+    ...     trainer = FederatedTrainer(
+    ...         PDST(), rounds=rounds, cohort=2, callbacks=[Checkpoint(folder, every=1)], accelerator="cpu"
+    ...     )
+    ...     module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), classes=10)
+    ...     loop = trainer.fit(module, Synthetic(samples=200, clients=4), ckpt_path="last")
+    >>> loop.round, sorted(path.name for path in trainer.folder.files())
+    (4, ['best.ckpt', 'last.ckpt', 'previous.ckpt'])
     """
 
     def __init__(
@@ -41,30 +64,35 @@ class Checkpoint:
         monitor: str = "val_acc",
         mode: str = "max",
     ) -> None:
-        if mode not in ("max", "min"):
-            raise ConfigError("mode", mode, "max or min")
+        check_choice("max", "min", mode=mode)
         self.folder, self.every, self.extra = CheckpointFolder(directory), every, extra or {}
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.best: float | None = None
         self._resumed = False
 
     def on_run_start(self, loop: FederatedLoop) -> None:
-        self._saved, self._warned = -1, False
+        self._saved_round, self._warned = -1, False
         if not self._resumed:
             self.best = None
             self._set_aside()
         self._resumed = False
+
+    @rank_zero_only
+    def _set_aside(self) -> None:
+        """Rename the checkpoints of an earlier run, so that they are not taken for checkpoints of this one."""
+        if pattern := self.folder.set_aside():
+            rank_zero_warn(f"this run starts anew in the folder of an earlier run, whose checkpoints are now {pattern}")
 
     def on_first_mask(self, loop: FederatedLoop) -> None:
         if self.every:
             self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        logged = [name for name in loop.evaluated if f"{name}_union" in loop.evaluated]
-        if logged and self.monitor not in row and not self._warned:
+        server_metrics = [name for name in loop.evaluated if f"{name}_union" in loop.evaluated]
+        if server_metrics and self.monitor not in row and not self._warned:
             self._warned = True
-            rank_zero_warn(f"no best.ckpt: monitor={self.monitor} is not among the metrics: {', '.join(logged)}")
-        value = row.get(self.monitor, math.nan)  # a NaN is no best
+            rank_zero_warn(f"no best.ckpt: monitor={self.monitor} is not one of {', '.join(server_metrics)}")
+        value = row.get(self.monitor, math.nan)
         best = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best)
         if best:
             self.best = value
@@ -72,13 +100,14 @@ class Checkpoint:
             self.save(loop, best)
 
     def on_run_end(self, loop: FederatedLoop) -> None:
-        if self._saved != loop.round:
+        if self._saved_round != loop.round:
             self.save(loop)
 
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        # What else may go wrong may go wrong again; these two are expected, and the same on all ranks.
+        # These errors reach all ranks together and leave a usable server. After any other error the server may be
+        # wrong, and saving may fail in the same way again.
         if isinstance(error, Interrupted | ClientError) and loop.consistent:
-            if self._saved != loop.round or loop.evaluation_pending:
+            if self._saved_round != loop.round or loop.evaluation_pending:
                 self.save(loop)
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
@@ -86,34 +115,38 @@ class Checkpoint:
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
         self._resumed, saved = True, state["flash_pl"]
-        same = saved.get("best_of") == [self.monitor, self.sign]  # of another metric it says nothing
-        self.best = saved["best"] if same else None
+        same_metric = saved.get("best_of") == [self.monitor, self.sign]
+        self.best = saved["best"] if same_metric else None
 
-    def room(self, loop: FederatedLoop) -> int:
-        """About how many bytes of disk the run's checkpoints will take: the last two, the best, and one being written.
+    def bytes_needed(self, loop: FederatedLoop) -> int:
+        """About how many bytes of disk the checkpoints of a run need.
 
-        Each holds the weights, the union, an average and two moments if there are, the model's own weights and the
-        mask; masks of single clients come on top.
+        There are at most four files: last, previous, best, and one that is being written. Each holds the server's
+        weights, the union, the round average and the server optimizer's two moments if the run has them, the module's
+        own copy of the weights, and the mask. The masks that clients keep are not counted.
         """
         arenas = 3 + (loop.round_average is not None) + 2 * (loop.server_optimizer is not None)
         return 4 * (arenas * loop.client.arena.nbytes + loop.client.mask.nbytes)
 
     @rank_zero_only
     def save(self, loop: FederatedLoop, best: bool = False) -> None:
-        """Write the checkpoint.
+        """Write ``last.ckpt``, and ``best.ckpt`` if this is the best round so far.
 
         Raises:
-            RunError: it cannot be written.
-            ConfigError: it could not be read again: a part of the run has a state of other than plain values.
+            RunError: a file cannot be written.
+            ConfigError: the state of a component or a callback has a value that could not be read back.
         """
         module = loop.client.module
-        if self._saved < 0:
-            _refuse_unreadable(stateful_parts(loop))
+        if self._saved_round < 0:
+            for name, component in stateful_parts(loop).items():
+                if not _can_be_read_back(component.state_dict()):
+                    problem = f"the state_dict() of {type(component).__name__} cannot be read back"
+                    raise ConfigError(name, problem, READABLE)
         loop.client.forget()
-        loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
+        loop.client.arena.copy_(loop.server.masked())  # free to overwrite: the next client receives its weights anyway
         state = {
             "state_dict": {name: _copied(value) for name, value in module.state_dict().items()},
-            "hyper_parameters": _plain(module.hparams),
+            "hyper_parameters": _readable_hyperparameters(module.hparams),
             "pytorch-lightning_version": L.__version__,
             "epoch": loop.round,
             "global_step": loop.round,
@@ -125,56 +158,45 @@ class Checkpoint:
             state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
         module.on_save_checkpoint(state)
         loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
-        for name, value in _unreadable(state):
-            raise ConfigError(f"checkpoint: {name}", type(value).__name__, READABLE)
+        for key, value in _unreadable(state):
+            problem = f"a value of class {type(value).__name__} cannot be read back"
+            raise ConfigError(f"checkpoint.{key}", problem, READABLE)
         self.folder.save(state, best)
-        self._saved = loop.round
-
-    @rank_zero_only
-    def _set_aside(self) -> None:
-        """Checkpoints of another run must not be taken for those of the one that starts here."""
-        if older := self.folder.set_aside():
-            rank_zero_warn(f"a run starts afresh where another has been; its checkpoints are now {older}")
-
-
-def _refuse_unreadable(parts: Mapping[str, Stateful]) -> None:
-    for name, part in parts.items():
-        if not _reads_back(part.state_dict()):
-            raise ConfigError(name, type(part).__name__, f"a state_dict() of {READABLE}")
-
-
-def _unreadable(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What could not be read again, with its place; tensors of torch's own kinds always can."""
-    if isinstance(state, dict):
-        for key, value in state.items():
-            yield from _unreadable(value, f"{name}.{key}" if name else str(key))
-    elif type(state) is not torch.Tensor and not _reads_back(state):
-        yield name, state
+        self._saved_round = loop.round
 
 
 def _copied(value: Any) -> Any:
-    """Out of a state_dict, where a module's own ``get_extra_state`` may be anything."""
+    """Copy a tensor to the CPU; a module's ``get_extra_state`` may return anything else, which stays as it is."""
     return value.cpu().clone() if isinstance(value, torch.Tensor) else value
 
 
-def _reads_back(value: Any) -> bool:
-    """Whether ``torch.load`` makes it again without running code."""
+def _readable_hyperparameters(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that can be read back; warn about the others."""
+    readable = {}
+    for name, value in hparams.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if _can_be_read_back(value):
+            readable[name] = value
+        else:
+            rank_zero_warn(f"checkpoints do not hold the hyperparameter {name}, a {type(value).__name__}")
+    return readable
+
+
+def _unreadable(state: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in a nested state that could not be read back, with their dotted keys."""
+    if isinstance(state, dict):
+        for name, value in state.items():
+            yield from _unreadable(value, f"{key}.{name}" if key else str(name))
+    elif type(state) is not torch.Tensor and not _can_be_read_back(state):  # plain tensors need no trial
+        yield key, state
+
+
+def _can_be_read_back(value: Any) -> bool:
+    """Whether ``torch.load`` restores ``value`` without running code from the file."""
     try:
         buffer = io.BytesIO()
         torch.save(value, buffer)
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    except Exception:  # whatever a class of the user's does when it is pickled
+    except Exception:  # pickling runs code of the value's class, which may raise anything
         return False
     return True
-
-
-def _plain(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters that can be read again without running code; the others are left out."""
-    kept = {}
-    for name, value in hparams.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        if _reads_back(value):
-            kept[name] = value
-        else:
-            rank_zero_warn(f"checkpoints do not hold the hyperparameter {name}, a {type(value).__name__}")
-    return kept

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.commands.parser import command
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import BATCH_SIZES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError("--to", f"{name} has a format that does not support this model ({error})") from error
     try:
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error
     share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"

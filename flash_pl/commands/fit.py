@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Board, Checkpoint, ConsensusCSV, FaultLog, MetricsCSV, ProgressBar
+from flash_pl.callbacks import Checkpoint, ConsensusCSV, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
 from flash_pl.commands.help import fit_help
 from flash_pl.commands.parser import add_config, add_overrides, command
@@ -51,8 +51,8 @@ def fit(options: argparse.Namespace) -> None:
     metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
     extra, every = {"config": directory.to_repeat}, config["trainer"]["checkpoint_every"]
     checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
-    board = Board(directory.config, consensus, monitor)
-    callbacks: list[Any] = [metrics, consensus, board, FaultLog(directory.path), checkpoint]
+    board = TensorBoard(directory.config, consensus, monitor)
+    callbacks: list[Any] = [metrics, consensus, board, ErrorLog(directory.path), checkpoint]
     if config["trainer"]["progress"]:
         callbacks.append(ProgressBar((monitor, "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
@@ -69,7 +69,7 @@ def fit(options: argparse.Namespace) -> None:
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
-        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.room(loop)))
+        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.bytes_needed(loop)))
         started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)

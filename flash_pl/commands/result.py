@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from flash_pl import __version__
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.loops import FederatedLoop, tier_suffix
@@ -88,7 +88,7 @@ def summarize(
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write ``result`` as JSON, infinite numbers and NaN as null; after an error no file is left half written."""
-    write_whole(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
 
 
 def _total(rows: Sequence[Mapping[str, Any]], column: str) -> int:

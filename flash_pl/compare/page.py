@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import pictures
 from flash_pl.compare.settings import shared, write
@@ -174,7 +174,7 @@ def write_report(comparison: Comparison, folder: Path, command: str) -> list[Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _files(comparison, command):
-            write_whole(folder / name, content)
+            write_atomically(folder / name, content)
             written.append(folder / name)
     except OSError as error:
         raise ConfigError("out", str(folder), f"a folder that can be written ({error.strerror or error})") from error

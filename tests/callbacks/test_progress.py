@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.callbacks import ProgressBar
+from flash_pl.callbacks import Callback, ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -13,10 +13,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_shows_rounds_and_the_named_metrics(unaware, tiny_data):
+def test_the_bar_shows_rounds_and_the_named_metrics(unaware, tiny_data):
     seen = []
 
-    class Watch:
+    class Watch(Callback):
         def on_round_end(self, loop, row):
             (task,) = bar.bar.tasks
             seen.append((task.completed, task.description, f"val_loss {row['val_loss']:.3f}  density 0.200"))

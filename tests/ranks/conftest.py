@@ -23,7 +23,7 @@ def run_ranks() -> Run:
 
 
 def in_processes(size: int, function: Callable[[int], Any], seconds: float = 90) -> list[Any]:
-    """What ``function(rank)`` returns on every rank; None for one that ended without a word.
+    """Return the results of ``function(rank)`` by rank; None for a rank that ended without a result.
 
     An exception on any rank fails the test, and so does a rank that takes longer than ``seconds``.
     """
@@ -39,22 +39,22 @@ def in_processes(size: int, function: Callable[[int], Any], seconds: float = 90)
     for process, (_, sender) in zip(processes, pipes, strict=True):
         process.start()
         sender.close()
-    found, end = [], time.monotonic() + seconds
+    results, deadline = [], time.monotonic() + seconds
     for receiver, _ in pipes:
-        if not receiver.poll(max(0.0, end - time.monotonic())):
+        if not receiver.poll(max(0.0, deadline - time.monotonic())):
             for process in processes:
                 process.kill()
             raise TimeoutError(f"a rank has not ended after {seconds} s")
         try:
-            found.append(receiver.recv())
+            results.append(receiver.recv())
         except EOFError:
-            found.append(None)
+            results.append(None)
     for process in processes:
         process.join()
-    for rank, result in enumerate(found):
+    for rank, result in enumerate(results):
         if isinstance(result, BaseException):
             raise AssertionError(f"rank {rank}") from result
-    return found
+    return results
 
 
 def _rank(rank: int, size: int, port: int, function: Callable[[int], Any], pipe: Any) -> None:
@@ -69,4 +69,4 @@ def _rank(rank: int, size: int, port: int, function: Callable[[int], Any], pipe:
         result = AssertionError(f"{type(error).__name__}: {error}")
     pipe.send(result)
     pipe.close()
-    os._exit(0)  # what the parent has opened is not this process's to close
+    os._exit(0)  # leaves alone the open files and exit handlers of the parent, which a fork inherits

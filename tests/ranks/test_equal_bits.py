@@ -1,4 +1,4 @@
-"""Any number of processes gives the same bits."""
+"""A run has the same bits with any number of processes."""
 
 import pytest
 import torch
@@ -13,51 +13,52 @@ ROUNDS = 3
 
 
 def outcome(loop):
-    """All that a run finds, as bytes and numbers; times aside."""
+    """The results of a run, as bytes and numbers; measured times are left out."""
     server = loop.server
     metrics = {name: value for name, value in loop.metrics.items() if not name.startswith("seconds")}
     tensors = [tensor.numpy().tobytes() for tensor in (server.weights, server.mask, server.union)]
-    held = loop.ledger.link.state_dict()
-    return tensors, metrics, held["masks"].numpy().tobytes(), held["of"], loop.votes, loop.layer_mismatch
+    client_masks = loop.ledger.link.state_dict()
+    masks = client_masks["masks"].numpy().tobytes(), client_masks["of"]
+    return tensors, metrics, masks, loop.votes, loop.layer_mismatch
 
 
-def trainer(method: str, cohort: int) -> FederatedTrainer:
+def trainer(scheduler: str, cohort: int) -> FederatedTrainer:
     arguments = ["density=0.3", "trainer.accelerator=cpu", f"rounds={ROUNDS}", f"cohort={cohort}", "clients=8"]
     arguments += ["data=synthetic", "trainer.eval_clients_every=2", "trainer.finetune_epochs=1"]
-    if method in ("spdst", "jmwst", "hetero_jmwst"):
+    if scheduler in ("spdst", "jmwst", "hetero_jmwst"):
         arguments += ["scheduler.sensitivity.init_fraction=0.4", "scheduler.sensitivity.epochs=2"]
-    if method in ("feddst", "fedrts"):
+    if scheduler in ("feddst", "fedrts"):
         arguments += ["scheduler.interval.rounds=2"]
-    if method in OTHERS:
+    if scheduler in OTHERS:
         arguments += [TIERS]
-    if method.startswith("hetero_"):
-        arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # late for some
+    if scheduler.startswith("hetero_"):
+        arguments += ["fleet=mixed", "fleet.deadline=0.05"]  # some clients are late
         arguments += ["server_optimizer=momentum", "round_average=polynomial"]
-    return build_trainer(compose(read_config(method), arguments))
+    return build_trainer(compose(read_config(scheduler), arguments))
 
 
-def all_runs(methods, unaware, tiny_data, cohort):
+def all_runs(schedulers, unaware, tiny_data, cohort):
     def runs(rank):
-        found = []
-        for method in methods:
+        outcomes = []
+        for scheduler in schedulers:
             torch.manual_seed(0)
-            found.append(outcome(trainer(method, cohort).fit(unaware(), tiny_data)))
-        return found
+            outcomes.append(outcome(trainer(scheduler, cohort).fit(unaware(), tiny_data)))
+        return outcomes
 
     return runs
 
 
-@pytest.mark.parametrize("methods, size, cohort", [(FLASH, 2, 3), (FLASH, 4, 3), (OTHERS, 4, 3)])
-def test_ranks_agree_with_one_process(methods, size, cohort, unaware, tiny_data, run_ranks):
-    """Three clients on two ranks, and on four, where one has nothing to do."""
-    runs = all_runs(methods, unaware, tiny_data, cohort)
+@pytest.mark.parametrize("schedulers, size, cohort", [(FLASH, 2, 3), (FLASH, 4, 3), (OTHERS, 4, 3)])
+def test_ranks_agree_with_one_process(schedulers, size, cohort, unaware, tiny_data, run_ranks):
+    """Three clients on two ranks, and on four ranks, of which one has no client."""
+    runs = all_runs(schedulers, unaware, tiny_data, cohort)
     alone = runs(0)
-    for rank, found in enumerate(run_ranks(size, runs)):
-        for method, ours, expected in zip(methods, found, alone, strict=True):
-            assert ours == expected, (method, rank)
+    for rank, outcomes in enumerate(run_ranks(size, runs)):
+        for scheduler, outcome_of_rank, expected in zip(schedulers, outcomes, alone, strict=True):
+            assert outcome_of_rank == expected, (scheduler, rank)
 
 
-def test_one_evaluation_may_be_shorter_than_the_ranks(unaware, tiny_data, run_ranks):
+def test_there_may_be_fewer_models_to_evaluate_than_ranks(unaware, tiny_data, run_ranks):
     def run(rank):
         trainer = FederatedTrainer(
             build_trainer(compose(read_config("pdst"), [])).scheduler,
@@ -75,7 +76,7 @@ def test_one_evaluation_may_be_shorter_than_the_ranks(unaware, tiny_data, run_ra
     assert first == second
 
 
-def test_all_ranks_have_the_buffers_of_the_first(unaware, tiny_data, run_ranks):
+def test_all_ranks_start_with_the_buffers_of_rank_0(unaware, tiny_data, run_ranks):
     class Shuffled(unaware):
         def __init__(self):
             super().__init__()

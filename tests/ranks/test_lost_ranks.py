@@ -1,4 +1,4 @@
-"""Ranks that fail, vanish, stop or disagree end the run everywhere, and say why."""
+"""A rank that fails, dies, hangs, is stopped or differs ends the run on all ranks, with a message that names it."""
 
 import os
 import signal
@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import ClientError, Interrupted, RankError
+from flash_pl.loops import FaultPolicy
 
 
 def trainer(*callbacks, rounds=4, timeout=30, **settings):
@@ -19,8 +20,8 @@ def trainer(*callbacks, rounds=4, timeout=30, **settings):
     return FederatedTrainer(PDST(), density=0.3, cohort=4, accelerator="cpu", **settings)
 
 
-class On:
-    """A callback that does something on one rank at the end of a round."""
+class On(Callback):
+    """Calls ``action(loop)`` on one rank at the end of one round."""
 
     def __init__(self, rank, round, action):
         self.rank, self.round, self.action = rank, round, action
@@ -43,17 +44,16 @@ def test_a_rank_that_dies_ends_the_others_soon(victim, unaware, tiny_data, run_r
         kill = On(victim, 1, lambda loop: os.kill(os.getpid(), signal.SIGKILL))
         return error_of(RankError, lambda: trainer(kill).fit(unaware(), tiny_data))
 
-    found = run_ranks(2, run)
-    assert found[victim] is None
-    message, seconds = found[1 - victim]
+    results = run_ranks(2, run)
+    assert results[victim] is None
+    message, seconds = results[1 - victim]
     assert message.startswith(f"rank {victim}: it has ended") and seconds < 20
 
 
 def test_a_rank_that_hangs_is_named_after_the_timeout(unaware, tiny_data, run_ranks):
     def run(rank):
         hang = On(1, 1, lambda loop: time.sleep(8))
-        one = trainer(hang, timeout=2)
-        return error_of(RankError, lambda: one.fit(unaware(), tiny_data))
+        return error_of(RankError, lambda: trainer(hang, timeout=2).fit(unaware(), tiny_data))
 
     (message, seconds), _ = run_ranks(2, run)
     assert message == "rank 1: it has ended, or has not answered for 2 s" and seconds < 8
@@ -66,22 +66,24 @@ def test_of_several_ranks_the_lost_one_is_named(unaware, tiny_data, run_ranks):
 
     first, second, third = run_ranks(3, run)
     assert first.startswith("rank 2: it has ended") and third is None
-    assert second.startswith(("rank 2: it has ended", "rank 0: it has ended"))  # rank 0 may end before it looks
+    assert second.startswith(
+        ("rank 2: it has ended", "rank 0: it has ended")
+    )  # rank 0 may have ended before rank 1 looks
 
 
 def test_a_rank_that_dies_in_the_middle_of_a_meeting_is_named(unaware, tiny_data, run_ranks):
     def run(rank):
-        one = trainer()
-        ranks = one.launch()
+        run_trainer = trainer()  # keeps the process group
+        ranks = run_trainer.launch()
         if rank == 1:
-            dist.monitored_barrier(ranks.group)  # the others think that it takes part
+            dist.monitored_barrier(ranks.group)  # passes the check before the exchange, then dies
             os.kill(os.getpid(), signal.SIGKILL)
         return error_of(RankError, lambda: ranks.gather("here"))[0]
 
     assert run_ranks(2, run)[0].startswith("rank 1: it has ended")
 
 
-def test_an_error_of_one_rank_is_told_to_the_others(unaware, tiny_data, run_ranks):
+def test_an_error_of_one_rank_ends_the_others_with_its_message(unaware, tiny_data, run_ranks):
     def fail(loop):
         raise OSError("its disk is full")
 
@@ -91,7 +93,7 @@ def test_an_error_of_one_rank_is_told_to_the_others(unaware, tiny_data, run_rank
     assert [message for message, _ in run_ranks(2, run)] == ["rank 1: its disk is full", "its disk is full"]
 
 
-def test_a_different_server_is_noticed(unaware, tiny_data, run_ranks):
+def test_a_rank_whose_server_differs_is_noticed(unaware, tiny_data, run_ranks):
     def change(loop):
         loop.server.weights[0] += 1
 
@@ -106,19 +108,19 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(unaware, tiny_data, ru
     def run(rank):
         torch.manual_seed(0)
         stop = On(1, 2, lambda loop: os.kill(os.getpid(), signal.SIGTERM))
-        one = trainer(stop, Checkpoint(tmp_path, every=0))
-        message, _ = error_of(Interrupted, lambda: one.fit(unaware(), tiny_data))
+        stopped = trainer(stop, Checkpoint(tmp_path, every=0))
+        message, _ = error_of(Interrupted, lambda: stopped.fit(unaware(), tiny_data))
         loop = trainer().fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
         return message, loop.round, loop.server.weights.numpy().tobytes()
 
-    found = run_ranks(2, run)
+    results = run_ranks(2, run)
     assert read_checkpoint(tmp_path / "last.ckpt")["flash_pl"]["round"] == 2
     torch.manual_seed(0)
-    whole = trainer().fit(unaware(), tiny_data)
-    assert found == [("stopped by SIGTERM", 4, whole.server.weights.numpy().tobytes())] * 2
+    uninterrupted = trainer().fit(unaware(), tiny_data)
+    assert results == [("stopped by SIGTERM", 4, uninterrupted.server.weights.numpy().tobytes())] * 2
 
 
-def test_a_fault_of_a_client_is_the_same_error_on_all_ranks(unaware, tiny_data, run_ranks):
+def test_a_client_that_fails_is_the_same_error_on_all_ranks(unaware, tiny_data, run_ranks):
     class Fragile(unaware):
         def training_step(self, batch, batch_idx):
             if self._client.context.client == 3:
@@ -133,8 +135,6 @@ def test_a_fault_of_a_client_is_the_same_error_on_all_ranks(unaware, tiny_data, 
 
 
 def test_skipped_clients_leave_the_same_bits(unaware, tiny_data, run_ranks):
-    from flash_pl.loops import FaultPolicy
-
     class Fragile(unaware):
         def training_step(self, batch, batch_idx):
             if self._client.context.client in (2, 3, 5):

@@ -1,4 +1,4 @@
-"""The first signal is noted, a second one later stops at once."""
+"""The first signal to stop is noted; a second one, some time later, stops the process at once."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_a_second_signal_stops_at_once():
     assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM
 
 
-def test_a_system_without_user_signals_passes_on_the_same_one():
+def test_without_user_signals_the_same_signal_is_forwarded():
     done = run(WITHOUT + TWICE)
     assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM
     done = run(WITHOUT + FORWARDED)
