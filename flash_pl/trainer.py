@@ -10,7 +10,7 @@ from flash_pl.callbacks import in_order
 from flash_pl.callbacks.base import finalized, given_loggers
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
-from flash_pl.client import Binding, GradientClipping, released_afterwards, unsynchronized
+from flash_pl.client import Binding, GradientClipping, detached_at_end, unsynchronized_metrics
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
@@ -174,8 +174,8 @@ class FederatedTrainer:
             finalized(self.fabric.loggers),
             loop.parts.cohorts.stop,
             preserve_global_rng(self.fabric.device),
-            released_afterwards(loop.client),
-            unsynchronized(loop.client.module),
+            detached_at_end(loop.client),
+            unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
             loop.run()
@@ -192,8 +192,8 @@ class FederatedTrainer:
         loop = self.loop(module, data)
         with (
             preserve_global_rng(self.fabric.device),
-            released_afterwards(loop.client),
-            unsynchronized(module),
+            detached_at_end(loop.client),
+            unsynchronized_metrics(module),
             loop.client.backend,
         ):
             if ckpt_path is None:
@@ -238,7 +238,7 @@ class FederatedTrainer:
             raise ConfigError("density", least, f"at least one of {client.layout.maskable} weights")
         if ranks.size > 1:  # a script may have left its module's first weights to chance
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
-            client.buffers.start_from(ranks.broadcast(client.buffers.first))
+            client.local_buffers.set_initial(ranks.broadcast(client.local_buffers.initial))
         federation = Federation(
             fabric=self.fabric,
             ranks=ranks,
@@ -255,7 +255,7 @@ class FederatedTrainer:
             round_average=self.round_average,
         )
         loop = FederatedLoop(federation, self.evaluate)
-        with preserve_global_rng(self.fabric.device), unsynchronized(client.module), client.backend:
+        with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
             loop.open()
         return loop
 
@@ -278,7 +278,7 @@ class FederatedTrainer:
         """
         loop.load_state_dict(state["flash_pl"])
         module, saved = loop.client.module, state["state_dict"]
-        loop.client.buffers.start_from(saved)
+        loop.client.local_buffers.set_initial(saved)
         module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
         module.on_load_checkpoint(state)
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)

@@ -109,7 +109,7 @@ class Checkpoint:
         module = loop.client.module
         if self._saved < 0:
             _refuse_unreadable(loop.parts.stateful())
-        loop.client.forget()
+        loop.client.reset()
         loop.client.arena.copy_(loop.server.masked())  # the next client receives its weights anyway
         state = {
             "state_dict": {name: _copied(value) for name, value in module.state_dict().items()},

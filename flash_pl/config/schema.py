@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from flash_pl.client import MODES
+from flash_pl.client import BACKENDS
 from flash_pl.config.signature import describe, one_of
 from flash_pl.errors import ConfigError
 from flash_pl.launch import PRECISIONS
@@ -62,7 +62,7 @@ class TrainerKeys:
     gradient_clip_val: float | None = _positive(None, "clip gradients at this value; null for never")  # type: ignore[arg-type]
     gradient_clip_algorithm: str = _choice("norm", "what is clipped", "norm", "value")
     channels_last: bool = _key(True, "memory format of convolutions; usually faster")
-    backend: str = _choice("auto", "kernels of the layers: auto uses sparse ones where they are faster", *MODES)
+    backend: str = _choice("auto", "kernels of the layers: auto uses sparse ones where they are faster", *BACKENDS)
     compile: bool = _key(False, "let torch compile the dense layers; not with backend=sparse")
     deterministic: bool = _key(True, "on CUDA, only kernels that repeat their bits, where torch has them")
     threads: int | None = _count(1, "CPU threads of a process; other numbers, other last bits; null leaves it to torch")

@@ -75,8 +75,8 @@ class EvaluationLoop:
         """Evaluate the arena ``weights`` ``[layout.size]``; ``round`` and ``model`` name the module's draws."""
         seed_global_rng_(derive_seed(self.seed, "evaluation", round, model), self.fabric.device)
         client.arena.copy_(weights)
-        client.backend.follow(client.weights != 0)
-        client.forget()
+        client.backend.set_mask(client.weights != 0)
+        client.reset()
         with evaluating(client.module):  # whatever happens: a client may fail here and be skipped, the next one trains
             self._run(client, batches)
         return client.meter.compute()

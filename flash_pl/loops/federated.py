@@ -304,7 +304,7 @@ class FederatedLoop(Loop):
         """
         layout, module = self.server.layout, self.client.module
         self.client.check_tensors()
-        self.client.forget()
+        self.client.reset()
         self.client.arena.copy_(self.server.masked())  # the next client receives its weights anyway
         values = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
         tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.client import ClientContext, ClientState, GradientClipping, configure
+from flash_pl.client import ClientContext, ClientState, GradientClipping
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.workers import Fault
@@ -88,8 +88,7 @@ class LocalLoop:
             Fault: a loss was not finite.
         """
         module = client.module
-        client.begin(context, scheduler)
-        client.backend.sgd.leave()  # of the client before
+        client.start_training(context, scheduler)
         self._losses: Tensor | float = 0.0
         if self._scaler_start is not None:
             scaler = self.fabric.strategy.precision.scaler  # type: ignore[attr-defined]
@@ -99,8 +98,7 @@ class LocalLoop:
         name = f"{context.purpose}/module"
         seed_global_rng_(derive_seed(context.seed, name, context.round, context.client), self.fabric.device)
         scheduler.on_client_start(client, context)
-        rates = client.by_layer(scheduler.layer_rates(client))
-        client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
+        client.create_optimizer(scheduler.layer_rates(client))
         if (
             self.clipping.value
             and self._scaler_start
@@ -112,7 +110,7 @@ class LocalLoop:
             with scheduler.training(client):
                 module.on_fit_start()
                 module.on_train_start()
-                self._take_steps(client, client.optimizer, scheduler)  # now it has its hooks on gradients
+                self._take_steps(client, scheduler)  # now it has its hooks on gradients
                 order = context.generator("batches")
                 for client.epoch in range(context.epochs):
                     module.on_train_epoch_start()
@@ -142,11 +140,11 @@ class LocalLoop:
             tier=context.tier,
         )
 
-    def _take_steps(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
+    def _take_steps(self, client: ClientState, scheduler: SparseScheduler) -> None:
         """Let the backend take plain steps, where nobody but the optimizer would see a gradient at the parameters."""
         seen = client.module.watches_gradients or scheduler.sees_gradients or self.clipping.value
         if not seen and type(self.fabric.strategy.precision) is Precision:
-            client.backend.sgd.take(optimizer)
+            client.backend.sgd.take_over(client.rates.optimizer)
 
     def _epoch(self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any]) -> None:
         module, optimizer, context = client.module, client.optimizer, client.context
@@ -160,9 +158,9 @@ class LocalLoop:
             outputs = self._step(client, scheduler, optimizer, training_step, batch, index)
             client.step += 1
             client.dense_steps += dense
-            for schedule in client.schedules:
+            for schedule in client.lr_schedulers:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
-                    module.lr_scheduler_step(schedule.scheduler, None)
+                    module.lr_scheduler_step(schedule.lr_scheduler, None)
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
         client.batch = None
@@ -178,7 +176,7 @@ class LocalLoop:
     ) -> dict[str, Any]:
         """Forward, backward, optimizer step; what ``on_train_batch_end`` gets, ``{}`` for a batch that is skipped."""
         module, fabric = client.module, self.fabric
-        with client.computing_with(scheduler.forward_weights(client)):
+        with client.replaced_weights(scheduler.forward_weights(client)):
             with fabric.autocast():
                 output = training_step(batch, index)
             module.on_before_zero_grad(optimizer)
@@ -196,6 +194,7 @@ class LocalLoop:
             fabric.strategy.precision.unscale_gradients(optimizer)
         module.on_before_optimizer_step(optimizer)
         module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
-        fabric.strategy.optimizer_step(optimizer)
-        client.backend.sgd.step_()
+        with client.rates.applied():
+            fabric.strategy.optimizer_step(optimizer)
+            client.backend.sgd.step_()
         return named | {"loss": loss.detach()}

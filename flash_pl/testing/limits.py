@@ -32,7 +32,7 @@ class Limits:
     def watch(self, loop: FederatedLoop) -> None:
         """Look at every client of a loop that is going to run."""
         client, training, local = loop.client, loop.training, loop.parts.local
-        train, receive, computing_with, run = training._train, client.receive, client.computing_with, local.run
+        train, receive, computing_with, run = training._train, client.receive, client.replaced_weights, local.run
 
         def trained(*arguments: Any) -> Report:
             self.before = _State(loop)
@@ -68,7 +68,7 @@ class Limits:
 
         loop.evaluation.offer = offered  # type: ignore[method-assign]
         training._train, client.receive = trained, received  # type: ignore[method-assign, assignment]
-        client.computing_with, local.run = computing, reported  # type: ignore[method-assign, assignment]
+        client.replaced_weights, local.run = computing, reported  # type: ignore[method-assign, assignment]
 
     def _report(self, loop: FederatedLoop, report: Report) -> None:
         """Before it is sent."""
