@@ -9,7 +9,7 @@ import lightning as L
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
-from flash_pl.client import Binding, GradientClipping, released_afterwards, unsynchronized
+from flash_pl.client import Binding, GradientClipping, detached_at_end, unsynchronized_metrics
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
@@ -78,7 +78,7 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
         callbacks: ``flash_pl.callbacks.Callback`` objects.
-        logger: one Lightning logger or several. ``callbacks.TensorBoard`` sends them every round; it is added if missing.
+        logger: one Lightning logger or several. ``callbacks.TensorBoard``, added if missing, sends them every round.
 
     >>> from flash_pl import PDST, Classifier
     >>> from flash_pl.data import Synthetic
@@ -195,8 +195,8 @@ class FederatedTrainer:
         loop = self.loop(module, data)
         with (
             preserve_global_rng(self.fabric.device),
-            released_afterwards(loop.client),
-            unsynchronized(module),
+            detached_at_end(loop.client),
+            unsynchronized_metrics(module),
             loop.client.backend,
         ):
             if ckpt_path is None:
@@ -225,7 +225,7 @@ class FederatedTrainer:
         self._check_smallest_tier(client.layout)
         if ranks.size > 1:  # the processes may have drawn different initial weights
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
-            client.buffers.start_from(ranks.broadcast(client.buffers.first))
+            client.local_buffers.set_initial(ranks.broadcast(client.local_buffers.initial))
         server = ServerState.start(client.layout, client.arena, self.density, self.seed)
         workers = Workers(ranks, StopSignals(self._forward_signal), self.faults, server.fingerprint)
         ledger, local = self._ledger(client.layout, plan.population), self.make_local_loop()
@@ -258,7 +258,7 @@ class FederatedTrainer:
             server_optimizer=self.server_optimizer,
             round_average=self.round_average,
         )
-        with preserve_global_rng(self.fabric.device), unsynchronized(client.module), client.backend:
+        with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
             ledger.start(model_flops(client, evaluation, data))  # also tries the module on a batch
         return loop
 
@@ -269,8 +269,8 @@ class FederatedTrainer:
             finalizing(self.fabric.loggers),
             loop.workers.stop,
             preserve_global_rng(self.fabric.device),
-            released_afterwards(loop.client),
-            unsynchronized(loop.client.module),
+            detached_at_end(loop.client),
+            unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
             loop.run()
@@ -295,7 +295,7 @@ class FederatedTrainer:
         """
         restore_state(loop, state["flash_pl"])
         module, saved = loop.client.module, state["state_dict"]
-        loop.client.buffers.start_from(saved)
+        loop.client.local_buffers.set_initial(saved)
         module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
         module.on_load_checkpoint(state)
         self.fabric.call("on_load_checkpoint", loop=loop, state=state)

@@ -142,7 +142,7 @@ class Checkpoint(Callback):
                 if not _can_be_read_back(component.state_dict()):
                     problem = f"the state_dict() of {type(component).__name__} cannot be read back"
                     raise ConfigError(name, problem, READABLE)
-        loop.client.forget()
+        loop.client.reset()
         loop.client.arena.copy_(loop.server.masked())  # free to overwrite: the next client receives its weights anyway
         state = {
             "state_dict": {name: _copied(value) for name, value in module.state_dict().items()},

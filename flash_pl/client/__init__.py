@@ -1,14 +1,14 @@
-"""The client's half of a round: a LightningModule under a mask."""
+"""A LightningModule as a client: its mask, its optimizer, and the backend that computes its layers."""
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.binding import MODES, Binding, choose_backend, released_afterwards
-from flash_pl.client.logging import Meter, unsynchronized
+from flash_pl.client.binding import BACKENDS, Binding, choose_backend, detached_at_end
+from flash_pl.client.logging import Meter, unsynchronized_metrics
 from flash_pl.client.module import Classifier, ClientModule, federate, layer_labels
-from flash_pl.client.optimizers import GradientClipping, Schedule, configure
+from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
 from flash_pl.client.state import ClientContext, ClientState, samples_in
 
 __all__ = [
-    "MODES",
+    "BACKENDS",
     "Backend",
     "Binding",
     "Classifier",
@@ -16,13 +16,14 @@ __all__ = [
     "ClientModule",
     "ClientState",
     "GradientClipping",
+    "LRSchedule",
     "Meter",
-    "Schedule",
+    "ScaledRates",
     "choose_backend",
-    "configure",
+    "configure_optimizer",
+    "detached_at_end",
     "federate",
-    "released_afterwards",
     "layer_labels",
     "samples_in",
-    "unsynchronized",
+    "unsynchronized_metrics",
 ]

@@ -1,4 +1,4 @@
-"""What computes the layers of a bound module."""
+"""Backends compute the layers of a client: torch's own kernels, or layers compiled by torch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,71 +13,15 @@ from torchmetrics import Metric
 from flash_pl.kernels import Sink
 
 
-class PlainSGD:
-    """Updates weights from the gradients of their active ones, which so never become a dense tensor.
-
-    The weights come out as with a dense gradient, up to the rounding of the step.
-
-    Args:
-        weights: of the layers that the sparse kernels may compute.
-    """
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self._sinks = {weight: Sink() for weight in weights}
-        self._groups: list[tuple[Tensor, dict[str, Any]]] = []
-        self._taken: dict[Tensor, Sink] = {}
-
-    def take(self, optimizer: Optimizer) -> None:
-        """Take over the optimizer's steps for the layers, if they are w <- w - lr (g + weight_decay w).
-
-        That is: torch's SGD without momentum, with no hook on it or on a weight's gradient.
-        """
-        self.leave()
-        groups = optimizer.param_groups
-        if type(optimizer) is not torch.optim.SGD or any(group["momentum"] or group["maximize"] for group in groups):
-            return
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-            return
-        if any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in self._sinks):
-            return
-        self._groups = [(weight, group) for group in groups for weight in group["params"] if weight in self._sinks]
-        self._taken = {weight: self._sinks[weight] for weight, _ in self._groups}
-
-    def leave(self) -> None:
-        """Leave the steps to the optimizer, and forget gradients that nobody has used."""
-        self._groups, self._taken = [], {}
-        for sink in self._sinks.values():
-            sink.clear()
-
-    def sink(self, weight: Tensor) -> Sink | None:
-        """Where the kernels leave a weight's gradient; None while the optimizer takes the steps."""
-        return self._taken.get(weight)
-
-    def clear(self) -> None:
-        """Before a backward pass, as ``zero_grad``."""
-        for weight, _ in self._groups:
-            self._sinks[weight].clear()
-
-    @torch.no_grad()
-    def step_(self) -> None:
-        """The step, for the weights whose gradients have come; after the optimizer's own.
-
-        A weight may have a gradient of autograd's too, as from a penalty on the weight itself: the optimizer has taken
-        a step with that one, weight decay included.
-        """
-        for weight, group in self._groups:
-            decay = float(group["weight_decay"]) if weight.grad is None else 0.0
-            self._sinks[weight].step_(weight, float(group["lr"]), decay)
-
-
 class Backend:
-    """Torch's own kernels, which multiply by the zeros of a mask too; subclasses know better.
+    """Torch's own kernels, which also multiply by the zeros of a mask. Subclasses compute layers in other ways.
 
-    A module keeps its class, its parameters and its hooks, whatever computes it while this is entered.
+    A backend is a context manager; it computes the layers inside its ``with`` block. The module keeps its class, its
+    parameters and its hooks.
 
     Attributes:
-        dense: compute with torch for the time being: gradients of pruned weights are wanted.
-        sgd: takes an optimizer's steps for the layers that the kernels compute.
+        dense: True while the gradients of pruned weights are needed, so that torch must compute the layers.
+        sgd: takes the optimizer's steps for the layers that sparse kernels compute.
     """
 
     def __init__(self) -> None:
@@ -90,19 +34,81 @@ class Backend:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def follow(self, mask: Tensor) -> None:
+    def set_mask(self, mask: Tensor) -> None:
         """From now on the maskable weights outside of ``mask``, bool ``[maskable]``, are 0."""
 
     def eager(self) -> AbstractContextManager[None]:
-        """While it is entered, layers are torch's single operations, which can be counted."""
+        """Compute layers by torch's single operations inside the ``with`` block, so that FLOPs can be counted."""
         return nullcontext()
 
 
-class Compiled(Backend):
-    """The module's ``forward`` and its parts by ``torch.compile``; hooks, logging and the optimizer stay as they are.
+class PlainSGD:
+    """Takes the steps of plain SGD from the gradients of active weights alone, without dense gradient tensors.
 
-    A step that calls ``self(batch)`` runs one compiled graph, one that calls ``self.model(batch)`` as well. The first
-    steps of training and of evaluation compile, which takes from seconds to minutes.
+    The new weights equal the optimizer's up to rounding.
+
+    Args:
+        weights: of the layers that the sparse kernels may compute.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._sinks = {weight: Sink() for weight in weights}
+        self._optimizer: Optimizer | None = None
+        self._taken: dict[Tensor, Sink] = {}
+
+    def take_over(self, optimizer: Optimizer) -> None:
+        """Take the optimizer's steps from now on, if they are w <- w - lr (g + weight_decay w).
+
+        Only torch's SGD without momentum steps so. The optimizer and the weights' gradients must not have hooks: these
+        would miss the gradients.
+        """
+        self.release()
+        groups = optimizer.param_groups
+        if type(optimizer) is not torch.optim.SGD or any(group["momentum"] or group["maximize"] for group in groups):
+            return
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return
+        if any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in self._sinks):
+            return
+        self._optimizer = optimizer
+        trained = [weight for group in groups for weight in group["params"] if weight in self._sinks]
+        self._taken = {weight: self._sinks[weight] for weight in trained}
+
+    def release(self) -> None:
+        """Leave the steps to the optimizer, and drop gradients that were not applied."""
+        self._optimizer, self._taken = None, {}
+        for sink in self._sinks.values():
+            sink.clear()
+
+    def sink(self, weight: Tensor) -> Sink | None:
+        """Return where the kernels leave the gradient of ``weight``; None if the optimizer takes the steps."""
+        return self._taken.get(weight)
+
+    def clear(self) -> None:
+        """Drop the gradients before a backward pass, as ``zero_grad`` does."""
+        for sink in self._taken.values():
+            sink.clear()
+
+    @torch.no_grad()
+    def step_(self) -> None:
+        """Step the weights whose gradients have arrived, after the optimizer's own step and at its learning rates.
+
+        A weight may also have a gradient from autograd, for example from a penalty on the weight itself. The optimizer
+        has then stepped with that gradient, weight decay included.
+        """
+        for group in self._optimizer.param_groups if self._optimizer else ():
+            for weight in group["params"]:
+                if weight in self._taken:
+                    decay = float(group["weight_decay"]) if weight.grad is None else 0.0
+                    self._taken[weight].step_(weight, float(group["lr"]), decay)
+
+
+class CompiledBackend(Backend):
+    """Compiles ``forward`` of the module and of its direct submodules with ``torch.compile``.
+
+    Hooks, logging and the optimizer stay as they are. A step that calls ``self(batch)`` runs one compiled graph, and so
+    does a step that calls ``self.model(batch)``. The first steps of training and of evaluation compile, which takes
+    from seconds to minutes.
 
     Args:
         module: bound.
@@ -112,14 +118,14 @@ class Compiled(Backend):
         super().__init__()
         self._parts = [module, *(part for part in module.children() if not isinstance(part, Metric))]
 
-    def __enter__(self) -> "Compiled":
+    def __enter__(self) -> "CompiledBackend":
         for part in self._parts:
             part._compiled_call_impl = _compiled_call(part)
         return self
 
     def __exit__(self, *error: object) -> None:
         for part in self._parts:
-            part._compiled_call_impl = None  # torch has no way back of its own
+            part._compiled_call_impl = None  # torch has no public way to undo module.compile()
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -128,12 +134,15 @@ class Compiled(Backend):
 
 
 def _compiled_call(part: nn.Module) -> Callable[..., Any]:
-    """What ``part.compile()`` would set. Older versions of torch trace no frame of their own files, so that an
-    ``nn.Sequential`` would stay as it is: they trace this one, and what it calls."""
+    """Return what ``part.compile()`` would set.
+
+    Older versions of torch do not trace frames of torch's own files, so that an ``nn.Sequential`` would not be
+    compiled. They do trace the frame of ``run``, and what it calls.
+    """
     call = part._call_impl
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         return call(*arguments, **keywords)
 
-    run.__code__ = run.__code__.replace()  # traces are kept by code, a few of each: let every part have its own
+    run.__code__ = run.__code__.replace()  # torch keeps only a few traces per code object: each part needs its own
     return torch.compile(run)

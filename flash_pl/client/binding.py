@@ -1,64 +1,35 @@
-"""From a user's LightningModule to the client that the loops train."""
+"""Turns a user's LightningModule into the client that the loops train, and chooses the backend of its layers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric import Fabric
 
 from flash_pl.checks import check_booleans, check_choice
-from flash_pl.client.backend import Backend, Compiled
+from flash_pl.client.backend import Backend, CompiledBackend
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
-from flash_pl.client.optimizers import configure
+from flash_pl.client.optimizers import configure_optimizer
 from flash_pl.client.state import ClientState, GradientHook
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.kernels import available
 from flash_pl.sparsity import Layout
-
-MODES = ("auto", "dense", "sparse")
-
-
-def choose_backend(module: L.LightningModule, layout: Layout, mode: str = "auto", compile: bool = False) -> Backend:
-    """What computes a bound module.
-
-    Args:
-        module: its tensors lie in an arena of ``layout``.
-        mode: "auto" uses the sparse kernels where they are faster at a layer's density, "sparse" wherever they can,
-            "dense" never.
-        compile: torch compiles the dense layers; there are no others then.
-
-    Raises:
-        ConfigError: no such mode, "sparse" without compiled kernels or together with ``compile``.
-    """
-    if mode not in MODES:
-        raise ConfigError("backend", mode, f"one of {', '.join(MODES)}")
-    if mode == "sparse" and not available():
-        raise ConfigError("backend", mode, "auto or dense; this installation has no compiled kernels")
-    if mode == "sparse" and compile:
-        raise ConfigError("backend", mode, "auto or dense together with compile; torch compiles dense layers only")
-    if compile:
-        return Compiled(module)
-    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
-    if mode == "dense" or not available() or not on_cpu:
-        return Backend()
-    return KernelBackend(module, layout, everywhere=mode == "sparse")
 
 
 @dataclass(frozen=True)
 class Binding:
-    """How a module becomes a client.
+    """Settings by which a LightningModule becomes a client.
 
     Args:
         exclude, exclude_first_last: layers that are never masked, see ``Layout``.
         channels_last: store 4-d weights channels-last.
-        backend, compile: what computes the layers, see ``choose_backend``.
+        backend, compile: how the layers are computed, see ``choose_backend``.
 
     Raises:
-        ConfigError: a name in place of a list, something else in place of true or false.
+        ConfigError: ``exclude`` is not a list, or a flag is not true or false.
     """
 
     exclude: Sequence[str] = ()
@@ -69,21 +40,21 @@ class Binding:
 
     def __post_init__(self) -> None:
         if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
-            raise ConfigError("exclude", self.exclude, "a list of layers' names or globs")
+            raise ConfigError("exclude", f"{as_yaml(self.exclude)} is not a list of layer names or globs")
         flags = {name: getattr(self, name) for name in ("exclude_first_last", "channels_last", "compile")}
         check_booleans(**flags)
-        check_choice(*MODES, backend=self.backend)
+        check_choice(*BACKENDS, backend=self.backend)
 
     def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHook) -> ClientState:
-        """Make ``module`` a ``ClientModule`` where it is none, on the device of ``fabric``, its tensors in an arena.
+        """Make ``module`` a ``ClientModule`` on the device of ``fabric``, its tensors in an arena.
 
         Raises:
-            ConfigError: ``exclude`` or ``backend`` do not fit the module.
-            ModuleError: a module that cannot be federated, or optimizers that a client cannot have.
+            ConfigError: ``exclude`` or ``backend`` does not fit the module.
+            ModuleError: the module cannot be federated, or a client cannot use its optimizers.
         """
         module.__class__ = federate(type(module))
         assert isinstance(module, ClientModule)
-        module.trainer, module.fabric = None, fabric  # a stock Trainer may have had it before
+        module.trainer, module.fabric = None, fabric  # a stock Trainer may have had the module before
         module.setup("fit")
         module.configure_model()
         module.to(fabric.device)
@@ -91,52 +62,80 @@ class Binding:
             module.to(memory_format=torch.channels_last)
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last), scheduler)
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
-        _check_optimizers(client)  # now, not in the first client
+        _check_optimizers(client)  # before the first client trains
         _check_buffers(client)
         return client
 
 
 def _check_optimizers(client: ClientState) -> None:
-    """Each client can get an optimizer of its own, which trains whatever can be masked."""
+    """Check that every client gets its own optimizer, and that it trains all maskable weights."""
     module = client.module
     assert isinstance(module, ClientModule)
-    name = f"{module._users.__name__}.configure_optimizers"
+    name = f"{module._user_class.__name__}.configure_optimizers"
     try:
-        (first, _), (second, _) = configure(module), configure(module)
+        (first, _), (second, _) = configure_optimizer(module), configure_optimizer(module)
     except AttributeError as error:
         if "self.trainer" not in str(error):
             raise
-        raise ModuleError(f"{name} asks for self.trainer, which is not there in a federated run") from error
+        raise ModuleError(f"{name} reads self.trainer, which does not exist in a federated run") from error
     groups = {id(group) for group in first.param_groups}
     if first is second or groups & {id(group) for group in second.param_groups}:
-        raise ModuleError(f"{name}: every client needs an optimizer of its own, with parameter groups of its own")
+        raise ModuleError(
+            f"{name} must return a new optimizer with new parameter groups at every call, for each client"
+        )
     trained = {id(parameter) for group in first.param_groups for parameter in group["params"]}
     for layer in client.layout.layers:
         if id(module.get_parameter(layer.name)) not in trained:
-            remedy = "freeze it with requires_grad_(False), or exclude its layer from the mask"
-            raise ModuleError(f"{name}: no optimizer trains {layer.name}; {remedy}")
+            hint = "freeze it with requires_grad_(False), or exclude its layer from the mask"
+            raise ModuleError(f"{name}: no optimizer trains {layer.name}; {hint}")
 
 
 def _check_buffers(client: ClientState) -> None:
-    """What is not finite cannot be averaged."""
+    """Check that the buffers in the arena are finite, since the server averages them."""
     for name, buffer in client.module.named_buffers():
-        inside = any(slot.name == name for slot in client.layout.others)
-        if inside and not bool(buffer.isfinite().all()):
+        in_arena = any(slot.name == name for slot in client.layout.others)
+        if in_arena and not bool(buffer.isfinite().all()):
             raise ModuleError(f"{name} is not finite and cannot be averaged; register it with persistent=False")
 
 
+BACKENDS = ("auto", "dense", "sparse")
+
+
+def choose_backend(module: L.LightningModule, layout: Layout, mode: str = "auto", compile: bool = False) -> Backend:
+    """Return the backend that computes the layers of a bound module.
+
+    Args:
+        module: its tensors lie in an arena of ``layout``.
+        mode: "auto" uses the sparse kernels where they are faster at a layer's density, "sparse" wherever they work,
+            "dense" nowhere.
+        compile: compile the layers with torch; then none uses the sparse kernels.
+
+    Raises:
+        ConfigError: ``mode`` is unknown, or it is "sparse" without compiled kernels or together with ``compile``.
+    """
+    check_choice(*BACKENDS, backend=mode)
+    if mode == "sparse" and not available():
+        problem = "'sparse' needs compiled kernels, and this installation has none"
+        raise ConfigError("backend", problem, "set backend to auto or dense")
+    if mode == "sparse" and compile:
+        problem = "'sparse' does not work together with compile=true, which compiles dense layers only"
+        raise ConfigError("backend", problem, "set backend to auto or dense")
+    if compile:
+        return CompiledBackend(module)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    if mode == "dense" or not available() or not on_cpu:
+        return Backend()
+    return KernelBackend(module, layout, everywhere=mode == "sparse")
+
+
 @contextmanager
-def released_afterwards(client: ClientState) -> Iterator[None]:
-    """Afterwards a stock Trainer may take the module over: no Fabric is in its way, and no scheduler looks on."""
+def detached_at_end(client: ClientState) -> Iterator[None]:
+    """At the end of the ``with`` block, take Fabric and the sparse scheduler away from the module.
+
+    A stock Trainer can then train the module, under the client's last mask.
+    """
     try:
         yield
     finally:
         client.module._fabric = None
-        client.scheduler = _Nobody()
-
-
-class _Nobody:
-    """Looks at no gradients."""
-
-    def on_dense_gradients(self, client: Any, step: int) -> None:
-        pass
+        client.scheduler = None

@@ -1,4 +1,4 @@
-"""A client: the user's LightningModule plus a mask that its optimizer respects."""
+"""LightningModules as clients: ``federate`` for any user's class, and ``Classifier`` for a plain network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,20 +18,102 @@ from flash_pl.client.state import ClientState, GradientHook
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Meanwhile all of the network is in evaluation mode; then every part is in its own again, errors or not."""
-    training = [part for part in network.modules() if part.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+Module = TypeVar("Module", bound=L.LightningModule)
 
 
-WATCHING = (
+def federate(cls: type[Module]) -> type[Module]:
+    """Return the client class of a LightningModule class; it is used like the class itself.
+
+    ``FederatedTrainer`` calls this for every module, so that most programs need not.
+
+    >>> Client = federate(Classifier)
+    >>> issubclass(Client, ClientModule) and issubclass(Client, Classifier)
+    True
+    >>> Client(nn.Linear(4, 2), classes=2).lr
+    0.1
+    """
+    return cls if issubclass(cls, TrainerSubstitute) else cast(type[Module], _client_class(cast(Any, cls)))
+
+
+@cache
+def _client_class(cls: Any) -> type["ClientModule"]:
+    bases = () if cls is L.LightningModule else (cls,)
+    attributes = {"__module__": cls.__module__, "_user_class": cls}
+    return type(f"Client{cls.__name__}", (ClientModule, *bases, TrainerSubstitute), attributes)
+
+
+class ClientModule(L.LightningModule):
+    """Mixin in front of the user's class that puts the module under a mask; ``federate`` adds it.
+
+    Before ``bind`` the module works as the user wrote it. Afterwards its tensors are views into one vector, the arena,
+    and gradients of pruned weights become 0 before gradient clipping and the optimizer's step. Weights that start at 0
+    with a fresh optimizer then stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+
+    >>> module = federate(Classifier)(nn.Linear(2, 2, bias=False), classes=2)
+    >>> client = module.bind(Layout(module))
+    >>> client.receive(torch.ones(4), mask=torch.tensor([True, False, True, True]))
+    >>> module(torch.ones(1, 2)).sum().backward()
+    >>> module.on_before_optimizer_step(module.configure_optimizers())  # Lightning's Trainer calls it as well
+    >>> module.model.weight.grad
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
+
+    _client: ClientState | None = None  # the only attribute that is added to the user's module
+    _user_class: type[L.LightningModule] = L.LightningModule
+
+    def bind(self, layout: Layout, scheduler: GradientHook | None = None) -> ClientState:
+        """Move the module's tensors into an arena of ``layout`` under a mask of ones; return the client's state.
+
+        Args:
+            scheduler: sees the gradients before they are masked; None for no scheduler.
+
+        Raises:
+            ModuleError: the module has manual optimization or its own ``optimizer_step``, which could change pruned
+                weights; it has its own ``configure_callbacks``, or no ``training_step``.
+        """
+        name = self._user_class.__name__
+        if not self.automatic_optimization:
+            raise ModuleError(f"{name}: manual optimization cannot be federated; the mask acts in the automatic step")
+        if is_overridden("optimizer_step", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
+        if is_overridden("configure_callbacks", self, parent=L.LightningModule):
+            raise ModuleError(f"{name}: configure_callbacks cannot be federated; give FederatedTrainer the callbacks")
+        if not is_overridden("training_step", self, parent=L.LightningModule):
+            raise ModuleError(f"{name} has no training_step; a client cannot train without it")
+        self._client = ClientState(self, layout, scheduler)
+        return self._client
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Call the user's hook, show the gradients to the sparse scheduler, then mask them."""
+        super().on_before_optimizer_step(optimizer)
+        if self._client is not None:
+            self._client.mask_gradients_()
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip as in Lightning. The user's own clipping may add noise to pruned weights: mask the gradients again."""
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        if self._client is not None and self._user_overrides("configure_gradient_clipping", "clip_gradients"):
+            self._client.zero_pruned_gradients_()
+
+    @property
+    def watches_gradients(self) -> bool:
+        """Whether the user's module overrides a hook in which it could read or change gradients."""
+        return self._user_overrides(*HOOKS_WITH_GRADIENTS)
+
+    def _user_overrides(self, *names: str) -> bool:
+        """Whether the user's class, or one of its bases before LightningModule, defines one of these methods."""
+        order = type(self).__mro__
+        user_classes = set(order[: order.index(L.LightningModule)]) - {ClientModule, TrainerSubstitute}
+        return any(name in vars(cls) for cls in user_classes for name in names)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by the user's class, which can be imported; loading makes the client class from it again."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        return _empty_client, (self._user_class,), *reduced[2:]
+
+
+HOOKS_WITH_GRADIENTS = (
     "on_before_zero_grad",
     "on_after_backward",
     "on_before_optimizer_step",
@@ -40,23 +122,33 @@ WATCHING = (
     "clip_gradients",
     "backward",
     "on_train_batch_end",
-    # A gradient stays until the next step.
+    # Gradients stay until the next step, so these hooks see them too:
     "on_train_batch_start",
     "on_train_epoch_start",
     "on_train_epoch_end",
     "on_train_end",
     "on_fit_end",
 )
-Module = TypeVar("Module", bound=L.LightningModule)
 
 
-class FederatedModule(L.LightningModule):
-    """What a LightningModule asks of its Trainer, answered in a federated run.
+def _empty_client(cls: Any) -> ClientModule:
+    """Return an empty module of the client class of ``cls``, for unpickling."""
+    client_class = _client_class(cls)
+    return client_class.__new__(client_class)
 
-    It stands behind the user's class, whose own ``log``, ``clip_gradients`` and the like are called first.
+
+class TrainerSubstitute(L.LightningModule):
+    """Mixin behind the user's class that answers in a federated run as Lightning's Trainer would.
+
+    The user's own ``log``, ``clip_gradients`` and so on are called first and reach these by ``super()``.
     """
 
-    _client: ClientState | None = None  # the one attribute added to the user's module
+    _client: ClientState | None = None
+
+    @property
+    def _federated_client(self) -> ClientState | None:
+        """The client's state in a federated run; None under a Trainer or without any."""
+        return self._client if self._trainer is None else None
 
     def clip_gradients(
         self,
@@ -64,158 +156,79 @@ class FederatedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As the Trainer clips: nothing without a positive value, and a gradient that is not finite is no error."""
-        if not self._federated:
+        """Clip as the Trainer does: only for a positive value, and gradients that are not finite raise no error."""
+        if self._federated_client is None:
             super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
             clip(parameters, gradient_clip_val)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning. In a federated run the value joins the client's meter, weighted by the batch size.
+        """Log as in Lightning; in a federated run the client's meter averages the values, weighted by batch size.
 
         Raises:
-            ModuleError: a reduction other than the mean.
+            ModuleError: ``reduce_fx`` is not the mean.
         """
-        if not self._federated:
+        client = self._federated_client
+        if client is None:
             super().log(name, value, *args, **kwargs)
             return
         if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            raise ModuleError(
-                f"log({name!r}): a federated run reduces by the mean only, not by {kwargs['reduce_fx']!r}"
-            )
-        client = cast(ClientState, self._client)
+            raise ModuleError(f"log({name!r}): a federated run can reduce by mean only, not by {kwargs['reduce_fx']!r}")
         client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning, by way of ``log``."""
-        if not self._federated:
+        """Log every entry by ``log``."""
+        if self._federated_client is None:
             super().log_dict(dictionary, *args, **kwargs)
             return
         for name, value in dictionary.items():
             self.log(name, value, *args, **kwargs)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """As in Lightning: the optimizer of the client that trains."""
-        return cast(ClientState, self._client).optimizer if self._federated else super().optimizers(use_pl_optimizer)
+        """Return the optimizer; in a federated run that of the current client."""
+        client = self._federated_client
+        return super().optimizers(use_pl_optimizer) if client is None else client.optimizer
 
     def lr_schedulers(self) -> Any:
-        """As in Lightning: None, the scheduler, or a list of them."""
-        if not self._federated:
+        """Return None, the learning-rate scheduler, or a list of several, as in Lightning."""
+        client = self._federated_client
+        if client is None:
             return super().lr_schedulers()
-        found = [schedule.scheduler for schedule in cast(ClientState, self._client).schedules]
-        return found if len(found) > 1 else next(iter(found), None)
+        lr_schedulers = [schedule.lr_scheduler for schedule in client.lr_schedulers]
+        return lr_schedulers if len(lr_schedulers) > 1 else next(iter(lr_schedulers), None)
 
     @property
     def logger(self) -> Any:
-        """As in Lightning: the first logger, None without one."""
-        return next(iter(self.loggers), None) if self._federated else super().logger
+        """The first logger; None without any."""
+        return super().logger if self._federated_client is None else next(iter(self.loggers), None)
 
     @property
     def current_epoch(self) -> int:
-        """The local epoch under way; under a Trainer the Trainer's."""
-        return cast(ClientState, self._client).epoch if self._federated else super().current_epoch
+        """Index of the epoch; in a federated run of the local epoch."""
+        client = self._federated_client
+        return super().current_epoch if client is None else client.epoch
 
     @property
     def global_step(self) -> int:
-        """Local steps done; under a Trainer the Trainer's."""
-        return cast(ClientState, self._client).step if self._federated else super().global_step
-
-    @property
-    def _federated(self) -> bool:
-        return self._client is not None and self._trainer is None
-
-
-class ClientModule(L.LightningModule):
-    """Mixin that puts a LightningModule under a mask, in front of the user's class: see ``federate``.
-
-    Unbound it is the user's module, unchanged. Bound, its tensors live in one arena, gradients of pruned weights become
-    0 before clipping and the step, and in a federated run ``self.log`` feeds a meter. With pruned weights at 0 and a
-    fresh optimizer they stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
-    """
-
-    _client: ClientState | None = None
-    _users: type[L.LightningModule] = L.LightningModule
-
-    def bind(self, layout: Layout, scheduler: GradientHook) -> ClientState:
-        """Move the tensors into an arena of ``layout``, under an all-ones mask.
-
-        Raises:
-            ModuleError: manual optimization or an overridden ``optimizer_step``, which would step past the mask; no
-                ``training_step``.
-        """
-        name = self._users.__name__
-        if not self.automatic_optimization:
-            raise ModuleError(f"{name}: manual optimization cannot be federated; the mask acts in the automatic step")
-        if is_overridden("optimizer_step", self, parent=L.LightningModule):
-            raise ModuleError(f"{name}: an overridden optimizer_step cannot be federated; use on_before_optimizer_step")
-        if is_overridden("configure_callbacks", self, parent=L.LightningModule):
-            raise ModuleError(f"{name}: configure_callbacks is a Trainer's; a federated run is given its own callbacks")
-        if not is_overridden("training_step", self, parent=L.LightningModule):
-            raise ModuleError(f"{name}: it has no training_step, so its clients could not train")
-        self._client = ClientState(self, layout, scheduler)
-        return self._client
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """The user's hook first, then the scheduler sees the dense gradients, then they are masked."""
-        super().on_before_optimizer_step(optimizer)
-        if self._client is not None:
-            self._client.mask_gradients_()
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning. A module that clips in its own way may have added noise, to pruned weights too."""
-        super().configure_gradient_clipping(optimizer, *args, **kwargs)
-        if self._client is not None and self._has_own("configure_gradient_clipping", "clip_gradients"):
-            self._client.drop_gradients_()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """A pickle names the user's class, which can be imported, and makes this one anew from it."""
-        found: Any = super().__reduce_ex__(protocol)
-        return _new, (self._users,), *found[2:]
-
-    @property
-    def watches_gradients(self) -> bool:
-        """Whether the user's module has a hook in which it could look at gradients or change them."""
-        return self._has_own(*WATCHING)
-
-    def _has_own(self, *names: str) -> bool:
-        """Whether the user's module overrides one of these."""
-        order = type(self).__mro__
-        users = set(order[: order.index(L.LightningModule)]) - {ClientModule, FederatedModule}
-        return any(name in vars(cls) for cls in users for name in names)
-
-
-def federate(cls: type[Module]) -> type[Module]:
-    """The client class of a LightningModule class: ``federate(UsersModule)`` is used like ``UsersModule``.
-
-    >>> Client = federate(L.LightningModule)
-    >>> issubclass(Client, ClientModule) and federate(Client) is Client
-    True
-    """
-    return cls if issubclass(cls, FederatedModule) else cast(type[Module], _client_class(cast(Any, cls)))
-
-
-@cache
-def _client_class(cls: Any) -> type[ClientModule]:
-    users = () if cls is L.LightningModule else (cls,)
-    facts = {"__module__": cls.__module__, "_users": cls}
-    return type(f"Client{cls.__name__}", (ClientModule, *users, FederatedModule), facts)
-
-
-def _new(users: Any) -> ClientModule:
-    """An empty module of the client class of ``users``, for a pickle to fill."""
-    cls = _client_class(users)
-    return cls.__new__(cls)
+        """Number of optimizer steps done; in a federated run of the current client's steps."""
+        client = self._federated_client
+        return super().global_step if client is None else client.step
 
 
 class Classifier(L.LightningModule):
-    """Cross-entropy and top-1 accuracy for ``model``: images ``[B, C, H, W]`` -> logits ``[B, classes]``.
+    """Image classification with SGD on the cross-entropy; logs loss and top-1 accuracy.
 
     Args:
-        model: the network.
+        model: the network, images ``[B, C, H, W]`` -> logits ``[B, classes]``.
         classes: number of classes.
         lr, momentum, weight_decay: of SGD; the defaults are FLASH's.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> module = Classifier(network, classes=10, lr=0.05)
+    >>> module(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
     """
 
     def __init__(
@@ -228,18 +241,18 @@ class Classifier(L.LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes]``."""
+        """Return the logits ``[B, classes]``."""
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch."""
+        """Return the mean cross-entropy of a batch and log it as ``train_loss``."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels)
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs ``val_loss`` and ``val_acc``."""
+        """Log ``val_loss`` and ``val_acc``."""
         images, labels = batch
         logits = self(images)
         self.accuracy.update(logits, labels)
@@ -247,12 +260,36 @@ class Classifier(L.LightningModule):
         self.log("val_acc", self.accuracy)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
+        """Return torch's SGD."""
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put all parts of the network in evaluation mode inside the ``with`` block; then restore each part's mode.
+
+    >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(4).eval())
+    >>> with evaluating(network):
+    ...     [part.training for part in network]
+    [False, False]
+    >>> [part.training for part in network]
+    [True, False]
+    """
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def layer_labels(layout: Layout) -> list[str]:
-    """The maskable layers' names as the user's own network has them, each another."""
+    """Return a distinct, short name of every maskable layer: without a leading ``model.`` where possible.
+
+    >>> layer_labels(Layout(Classifier(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), classes=2)))
+    ['0', '1']
+    """
     names = [layer.name.removesuffix(".weight") for layer in layout.layers]
     short = {name: name.removeprefix("model.") for name in names}
     return [name if short[name] in names else short[name] for name in names]

@@ -1,89 +1,31 @@
-"""Reads what ``configure_optimizers`` may return."""
+"""A client's optimizer: ``configure_optimizers`` read as in Lightning, scaled learning rates, gradient clipping."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import lightning as L
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.checks import check_numbers
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.checks import check_choice, check_numbers
+from flash_pl.errors import ModuleError
 
 
 @dataclass(frozen=True)
-class GradientClipping:
-    """Clipping as in Lightning's Trainer; it sees masked gradients.
+class LRSchedule:
+    """A learning-rate scheduler and when it steps: every ``frequency`` epochs or steps of a local training.
 
-    Args:
-        value: what the gradients' norm, or each of them, may be at most; None or 0 clips nothing.
-        algorithm: "norm" or "value".
-
-    Raises:
-        ConfigError: by the Trainer's argument, what is not allowed.
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    >>> schedule = LRSchedule(torch.optim.lr_scheduler.StepLR(optimizer, 1), interval="epoch", frequency=2)
+    >>> [epoch for epoch in range(1, 7) if schedule.due(batch=10, batches=10, epoch=epoch)]
+    [2, 4, 6]
     """
 
-    value: float | None = None
-    algorithm: str = "norm"
-
-    def __post_init__(self) -> None:
-        if self.value is not None:
-            check_numbers(gradient_clip_val=self.value)
-            if not self.value >= 0:
-                raise ConfigError("gradient_clip_val", self.value, "a number of at least 0, or None")
-        if self.algorithm not in ("norm", "value"):
-            raise ConfigError("gradient_clip_algorithm", self.algorithm, "norm or value")
-
-
-RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr"}  # of a parameter group
-RATE_LISTS = {"base_lrs", "max_lrs", "_last_lr"}  # of a scheduler, one a group
-OTHER_LISTS = {"lr_lambdas", "base_momentums", "max_momentums"}  # likewise
-
-
-def scale_(optimizer: Optimizer, schedulers: Sequence[Any], factor: float) -> None:
-    """Every rate that a group or a scheduler will ever use, times ``factor``: the schedule's shape stays."""
-    for group in optimizer.param_groups:
-        for key in RATES & group.keys():
-            group[key] = group[key] * factor  # a tensor may be the module's own
-    for scheduler in _walk(schedulers):
-        for key in RATE_LISTS & vars(scheduler).keys():
-            setattr(scheduler, key, [rate * factor for rate in getattr(scheduler, key)])
-        if hasattr(scheduler, "eta_min"):
-            scheduler.eta_min = scheduler.eta_min * factor
-
-
-def split_(optimizer: Optimizer, schedulers: Sequence[Any], factors: Mapping[Tensor, float]) -> None:
-    """Give every parameter with a factor a group of its own, at the rates of its group times the factor.
-
-    Schedulers go on as if the groups had been there from the start; only a rate that they hold for all groups alike
-    (``eta_min`` of a cosine) stays one for all.
-    """
-    every = list(_walk(schedulers))
-    for place, group in enumerate(list(optimizer.param_groups)):
-        own = [weight for weight in group["params"] if factors.get(weight, 1.0) != 1.0]
-        group["params"] = [weight for weight in group["params"] if factors.get(weight, 1.0) == 1.0]
-        for weight in own:
-            scaled = {key: group[key] * factors[weight] for key in RATES & group.keys()}
-            optimizer.add_param_group(group | scaled | {"params": [weight]})
-            for scheduler in every:
-                for key in (RATE_LISTS | OTHER_LISTS) & vars(scheduler).keys():
-                    rates = getattr(scheduler, key)
-                    rates.append(rates[place] * factors[weight] if key in RATE_LISTS else rates[place])
-
-
-def _walk(schedulers: Sequence[Any]) -> Iterator[Any]:
-    """The schedulers and those that they are made of."""
-    for scheduler in schedulers:
-        yield scheduler
-        yield from _walk(list(getattr(scheduler, "_schedulers", ())))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A learning-rate scheduler and when it steps: every ``frequency`` epochs or steps of a local training."""
-
-    scheduler: Any
+    lr_scheduler: Any
     interval: str = "epoch"
     frequency: int = 1
 
@@ -94,47 +36,125 @@ class Schedule:
         return batch == batches and epoch % self.frequency == 0
 
 
-def configure(
-    module: L.LightningModule, lr_scale: float = 1.0, factors: Mapping[Tensor, float] | None = None
-) -> tuple[Optimizer, list[Schedule]]:
-    """A fresh optimizer and its schedules, every learning rate times ``lr_scale`` (the round's decay), and those of
-    single parameters times their ``factors``.
+def configure_optimizer(module: L.LightningModule) -> tuple[Optimizer, list[LRSchedule]]:
+    """Return a fresh optimizer of the module and its learning-rate schedulers.
+
+    ``configure_optimizers`` may return any of Lightning's forms with one optimizer.
 
     Raises:
-        ModuleError: no optimizer or several, or a schedule on a plateau of a metric: a client has no validation.
+        ModuleError: there is no optimizer or more than one, or a scheduler that a client cannot step.
     """
-    found: Any = module.configure_optimizers()
-    schedules: list[Any] = []
-    if isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list | tuple):
-        found, schedules = found[0], list(found[1]) if isinstance(found[1], list | tuple) else [found[1]]
-    elif isinstance(found, dict):
-        schedules = [found["lr_scheduler"]] if "lr_scheduler" in found else []
-        found = found["optimizer"]
-    if isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
-    if not isinstance(found, Optimizer):
-        raise ModuleError(
-            f"{type(module).__name__}.configure_optimizers: a client needs exactly one optimizer, got {found!r}"
-        )
-    parsed = [Schedule(**_fields(entry)) for entry in schedules]
-    for schedule in parsed:
-        if "Plateau" in type(schedule.scheduler).__name__:
-            raise ModuleError(
-                f"{type(module).__name__}: ReduceLROnPlateau needs a validation inside the client; there is none"
-            )
-    schedulers = [schedule.scheduler for schedule in parsed]
-    if lr_scale != 1.0:
-        scale_(found, schedulers, lr_scale)
-    if factors:
-        split_(found, schedulers, factors)
-    return found, parsed
+    returned: Any = module.configure_optimizers()
+    entries: list[Any] = []
+    if isinstance(returned, list | tuple) and len(returned) == 1:
+        returned = returned[0]
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], list | tuple):
+        returned, entries = returned[0], list(returned[1]) if isinstance(returned[1], list | tuple) else [returned[1]]
+    elif isinstance(returned, dict):
+        entries = [returned["lr_scheduler"]] if "lr_scheduler" in returned else []
+        returned = returned["optimizer"]
+    if isinstance(returned, list | tuple) and len(returned) == 1:
+        returned = returned[0]
+    name = type(module).__name__
+    if not isinstance(returned, Optimizer):
+        raise ModuleError(f"{name}.configure_optimizers: a client needs exactly one optimizer, got {returned!r}")
+    lr_schedulers = [_lr_schedule(entry) for entry in entries]
+    if any("Plateau" in type(schedule.lr_scheduler).__name__ for schedule in lr_schedulers):
+        raise ModuleError(f"{name}: ReduceLROnPlateau needs a validation inside the client; there is none")
+    return returned, lr_schedulers
 
 
-def _fields(entry: Any) -> dict[str, Any]:
+def _lr_schedule(entry: Any) -> LRSchedule:
+    """Read a learning-rate scheduler, or Lightning's dictionary with the scheduler and its interval."""
     if not isinstance(entry, dict):
-        return {"scheduler": entry}
-    if entry.get("interval", "epoch") not in ("epoch", "step"):
-        raise ModuleError(f"a schedule's interval is epoch or step, not {entry['interval']!r}")
-    return {key: entry[key] for key in ("scheduler", "interval", "frequency") if key in entry}
+        return LRSchedule(entry)
+    interval = entry.get("interval", "epoch")
+    if interval not in ("epoch", "step"):
+        raise ModuleError(f"the interval of a learning-rate scheduler is epoch or step, not {interval!r}")
+    return LRSchedule(entry["scheduler"], interval, entry.get("frequency", 1))
+
+
+@dataclass(frozen=True)
+class ScaledRates:
+    """Learning rates that hold during the optimizer's step only: lr * lr_scale * factor.
+
+    Between the steps the optimizer has its own rates. Learning-rate schedulers and the user's hooks see and change
+    those, so that every schedule keeps its shape.
+
+    Args:
+        optimizer: the user's.
+        lr_scale: for all parameters, such as the round's decay.
+        factors: for single parameters; 1 for a parameter that is missing here.
+
+    >>> import torch
+    >>> first, second = torch.zeros(1), torch.zeros(1)
+    >>> optimizer = torch.optim.SGD([first, second], lr=0.5)
+    >>> rates = ScaledRates(optimizer, lr_scale=0.1, factors={second: 4.0})
+    >>> with rates.applied():
+    ...     [group["lr"] for group in optimizer.param_groups]
+    [0.05, 0.2]
+    >>> [group["lr"] for group in optimizer.param_groups]
+    [0.5]
+    """
+
+    optimizer: Optimizer
+    lr_scale: float = 1.0
+    factors: Mapping[Tensor, float] = field(default_factory=dict)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the optimizer its scaled rates inside the ``with`` block.
+
+        A parameter group whose parameters have several factors is split into one group per factor. Settings that the
+        optimizer writes into a group during its step, such as a counter, are kept.
+        """
+        if self.lr_scale == 1.0 and all(factor == 1.0 for factor in self.factors.values()):
+            yield
+            return
+        groups = list(self.optimizer.param_groups)
+        scaled = [self._scaled(group) for group in groups]
+        # In place, because an optimizer that wraps another one shares this list with it.
+        self.optimizer.param_groups[:] = chain.from_iterable(scaled)
+        try:
+            yield
+        finally:
+            self.optimizer.param_groups[:] = groups
+            for group, parts in zip(groups, scaled, strict=True):
+                for part in reversed(parts):  # the first part's settings win
+                    group.update({key: value for key, value in part.items() if key not in ("params", "lr")})
+
+    def _scaled(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        """Split a parameter group by factor; every part has the group's settings and a scaled rate."""
+        parts: dict[float, list[Tensor]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(self.factors.get(parameter, 1.0), []).append(parameter)
+        # A new number each time: the group's rate may be a tensor that belongs to the user's module.
+        return [
+            group | {"params": parameters, "lr": group["lr"] * self.lr_scale * factor}
+            for factor, parameters in parts.items()
+        ]
+
+
+@dataclass(frozen=True)
+class GradientClipping:
+    """Gradient clipping as in Lightning's Trainer; gradients of pruned weights are 0 before.
+
+    Args:
+        value: the largest norm of all gradients together ("norm"), or the largest magnitude of a gradient's elements
+            ("value"). None or 0 clips nothing.
+        algorithm: "norm" or "value".
+
+    Raises:
+        ConfigError: a setting is not allowed; the error's key is the Trainer's argument.
+
+    >>> GradientClipping(0.5, "sum")
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: gradient_clip_algorithm: 'sum' is not one of norm, value
+    """
+
+    value: float | None = None
+    algorithm: str = "norm"
+
+    def __post_init__(self) -> None:
+        check_numbers("[0, inf)", optional=True, gradient_clip_val=self.value)
+        check_choice("norm", "value", gradient_clip_algorithm=self.algorithm)

@@ -1,4 +1,4 @@
-"""The arena, the mask and the optimizer of the client that is training now."""
+"""The client that is training now: its weights, mask, optimizer and context."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.logging import Meter
-from flash_pl.client.optimizers import Schedule
+from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer
 from flash_pl.errors import ModuleError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
@@ -22,16 +22,33 @@ from flash_pl.sparsity import Layout
 
 @dataclass(frozen=True)
 class ClientContext:
-    """Facts of one client's local training; ``purpose`` keeps the draws of stage 1 and stage 2 apart."""
+    """Facts about one client's local training.
+
+    Attributes:
+        client: index of the client.
+        round: index of the round.
+        epochs: local epochs E.
+        batches: batches per epoch.
+        seed: of the run.
+        purpose: prefix of the names of random draws; it keeps the draws of a first stage apart from those of a round.
+        lr_scale: multiplies the module's own learning rates; the round's decay.
+        tier: of the client's budget, 0 for the smallest.
+
+    >>> context = ClientContext(client=3, round=0, epochs=2, batches=5, seed=1)
+    >>> context.steps
+    10
+    >>> torch.rand(1, generator=context.generator("grow")).equal(torch.rand(1, generator=context.generator("grow")))
+    True
+    """
 
     client: int
     round: int
-    epochs: int  # local epochs E
-    batches: int  # per epoch
+    epochs: int
+    batches: int
     seed: int
     purpose: str = "round"
-    lr_scale: float = 1.0  # multiplies the module's own learning rates
-    tier: int = 0  # of the budget, 0 for the smallest
+    lr_scale: float = 1.0
+    tier: int = 0
 
     @property
     def steps(self) -> int:
@@ -39,138 +56,88 @@ class ClientContext:
         return self.epochs * self.batches
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The generator of (seed, purpose, round, client)."""
+        """Return the random generator of (seed, purpose, round, client)."""
         return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
 
 
 def samples_in(batch: Any) -> int:
-    """Number of samples of a batch: the first dimension of its tensors."""
+    """Return the number of samples of a batch: the first dimension of its tensors.
+
+    >>> samples_in((torch.zeros(8, 3), torch.zeros(8)))
+    8
+    """
     first = batch[0] if type(batch) is tuple else None
     return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
 
 
-class OwnBuffers:
-    """A module's buffers outside the arena. They must not pass from one client to the next."""
-
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
-        inside = {slot.name for slot in layout.slots}
-        self._buffers = {name: buffer for name, buffer in module.named_buffers() if name not in inside}
-        self._first = {name: buffer.clone() for name, buffer in self._buffers.items()}
-
-    def reset(self) -> None:
-        """All are as at first."""
-        for name, buffer in self._buffers.items():
-            buffer.copy_(self._first[name])
-
-    def first(self) -> dict[str, Tensor]:
-        """What they are at first, by their names, on the CPU."""
-        return {name: value.cpu() for name, value in self._first.items()}
-
-    @torch.no_grad()
-    def start_from(self, values: Mapping[str, Tensor]) -> None:
-        """Be at first what ``values`` has under their names: those of another process, or of the run that goes on.
-
-        Raises:
-            ModuleError: one of them has another shape.
-        """
-        for name in self._buffers.keys() & values.keys():
-            mine, other = self._first[name], values[name]
-            if mine.shape != other.shape:
-                raise ModuleError(f"{name} is {[*other.shape]} in the run that goes on, here {[*mine.shape]}")
-            mine.copy_(other)
-        self.reset()
-
-    def replaced(self, found: Mapping[str, Tensor]) -> list[str]:
-        """The names under which ``found`` has other tensors."""
-        return [name for name, buffer in self._buffers.items() if found.get(name) is not buffer]
-
-
 class GradientHook(Protocol):
-    """The one scheduler hook that fires inside the module's own hooks."""
+    """The one hook of a sparse scheduler that is called inside the module's own hooks."""
 
     def on_dense_gradients(self, client: Any, step: int) -> None: ...
 
 
 class ClientState:
-    """What a scheduler sees of a client, and all that changes from one client to the next.
+    """The client that is training now, as a sparse scheduler sees it.
+
+    One object serves all clients, one after the other. It holds everything that changes from one client to the next.
+
+    Args:
+        module: the LightningModule; its tensors become views into ``arena``.
+        layout: the places of the module's tensors in the arena.
+        scheduler: sees the gradients; None for no scheduler.
 
     Attributes:
-        module: the LightningModule; its tensors are views into ``arena``.
-        layout: the plan of the arena.
         arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
-        mask: bool ``[layout.maskable]``. Change it by ``receive`` and ``move_mask_`` only.
-        context: the facts of the local training under way.
-        optimizer, schedules: its optimizer, and what changes the learning rates during the training.
-        step, epoch: local steps done, the local epoch under way.
-        dense_steps: those that computed the gradients of pruned weights.
-        batch: the batch under way.
-        meter: what the module logged.
-        backend: what computes the layers.
+        mask: bool ``[layout.maskable]``. Only ``receive`` and ``move_mask_`` may change it.
+        context: facts about the current local training.
+        optimizer, lr_schedulers: of the current training, with the module's own learning rates.
+        rates: the learning rates at which the optimizer steps.
+        step, epoch: number of local steps done, index of the current local epoch.
+        dense_steps: number of steps that computed the gradients of pruned weights.
+        batch: the current batch, None between batches.
+        meter: what the module has logged.
+        backend: computes the layers.
+        local_buffers: the module's buffers outside of the arena.
+
+    >>> from flash_pl.client import Classifier, federate
+    >>> module = federate(Classifier)(nn.Linear(2, 2, bias=False), classes=2)
+    >>> client = module.bind(Layout(module))
+    >>> client.receive(torch.tensor([1.0, 2.0, 3.0, 4.0]), mask=torch.tensor([True, False, False, True]))
+    >>> client.weights
+    tensor([1., 0., 0., 4.])
+    >>> module.model.weight.data  # a view into the arena
+    tensor([[1., 0.],
+            [0., 4.]])
+    >>> client.densities
+    tensor([0.5000], dtype=torch.float64)
     """
 
     context: ClientContext
     optimizer: Optimizer | None = None
-    schedules: Sequence[Schedule] = ()
+    lr_schedulers: Sequence[LRSchedule] = ()
+    rates: ScaledRates
     batch: Any = None
 
-    def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook) -> None:
+    def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook | None = None) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
         self.arena = layout.flatten_(module)
         self.weights = self.arena[: layout.maskable]
+        self.mask = torch.ones_like(self.weights, dtype=torch.bool)
+        self.backend = Backend()
+        self.meter = Meter()
+        self.local_buffers = LocalBuffers(module, layout)
+        self.step = self.epoch = self.dense_steps = 0
         parameters = dict(module.named_parameters())
         self._parameters = [parameters[layer.name] for layer in layout.layers]
-        self.backend = Backend()
-        self._keep = torch.ones_like(self.weights)
+        self._keep = torch.ones_like(self.weights)  # the mask in the weights' dtype
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
-        self.mask = torch.ones_like(self.weights, dtype=torch.bool)
-        self._dense = True
-        self.meter = Meter()
-        self.buffers = OwnBuffers(module, layout)
-        self.step = self.epoch = self.dense_steps = 0
+        self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
 
-    @property
-    def batch_samples(self) -> int:
-        """Number of samples of the batch under way; 1 between batches."""
-        return 1 if self.batch is None else samples_in(self.batch)
-
-    def begin(self, context: ClientContext, scheduler: GradientHook) -> None:
-        """Forget the client before, optimizer and meters included, and what it has frozen or switched to evaluation;
-        ``scheduler`` sees the gradients from now on."""
-        self.context, self.scheduler, self.optimizer = context, scheduler, None
-        for parameter, trains in self._frozen:
-            parameter.requires_grad_(trains).grad = None
-        for part, training in self._modes:
-            part.training = training
-        self._trained, self._counted = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
-        self.forget()
-
-    def forget(self) -> None:
-        """Whatever the module kept of the client before is as it was at first: meters, counters, what is not sent."""
-        self.step = self.epoch = self.dense_steps = 0
-        self.batch = None
-        self.meter.reset()
-        for metric in self._metrics:
-            metric.reset()
-        self.buffers.reset()
-
-    def check_tensors(self) -> None:
-        """The module's tensors are those that were bound.
-
-        Raises:
-            ModuleError: another one stands in the place of one of them, which nobody sends, averages or evaluates.
-        """
-        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        moved = self.buffers.replaced(tensors)
-        for slot in self.layout.slots:
-            found, expected = tensors.get(slot.name), slot.view(self.arena)
-            if found is None or found.data_ptr() != expected.data_ptr():
-                moved.append(slot.name)
-        if moved:
-            raise ModuleError(f"{moved[0]} is not the tensor any more that it was; change it in place, as by copy_()")
+    # One client after the other
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
@@ -178,13 +145,71 @@ class ClientState:
         self._set_mask(mask)
         self.prune_()
 
+    def start_training(self, context: ClientContext, scheduler: GradientHook) -> None:
+        """Forget the previous client: its optimizer, gradients and logged metrics, and which parameters and layers it
+        has frozen or switched to evaluation mode. ``scheduler`` sees the gradients from now on."""
+        self.context, self.scheduler, self.optimizer = context, scheduler, None
+        for parameter, requires_grad in self._frozen:
+            parameter.requires_grad_(requires_grad).grad = None
+        for part, training in self._modes:
+            part.training = training
+        self.backend.sgd.release()
+        self._density_sum, self._counted_steps = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
+        self.reset()
+
+    def create_optimizer(self, layer_rates: Tensor | None = None) -> None:
+        """Make a new ``optimizer``, with ``lr_schedulers`` and ``rates``.
+
+        Args:
+            layer_rates: factors of the maskable layers' learning rates, ``[layers]``.
+
+        Raises:
+            ModuleError: the module returns optimizers that a client cannot use.
+        """
+        factors: dict[Tensor, float] = {}
+        if layer_rates is not None:
+            factors = dict(zip(self._parameters, layer_rates.tolist(), strict=True))
+        self.optimizer, self.lr_schedulers = configure_optimizer(self.module)
+        self.rates = ScaledRates(self.optimizer, self.context.lr_scale, factors)
+
+    def reset(self) -> None:
+        """Set step counters, logged metrics and local buffers back to their initial values."""
+        self.step = self.epoch = self.dense_steps = 0
+        self.batch = None
+        self.meter.reset()
+        for metric in self._metrics:
+            metric.reset()
+        self.local_buffers.reset()
+
+    def check_tensors(self) -> None:
+        """Check that the module still has the tensors with which it was bound.
+
+        Raises:
+            ModuleError: the module has replaced a tensor. The new one would not be sent, averaged or evaluated.
+        """
+        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        replaced = self.local_buffers.replaced(tensors)
+        for slot in self.layout.slots:
+            tensor = tensors.get(slot.name)
+            if tensor is None or tensor.data_ptr() != slot.view(self.arena).data_ptr():
+                replaced.append(slot.name)
+        if replaced:
+            raise ModuleError(f"{replaced[0]} was replaced by another tensor; change it in place, as with copy_()")
+
+    @property
+    def batch_samples(self) -> int:
+        """Number of samples of the current batch; 1 between batches."""
+        return 1 if self.batch is None else samples_in(self.batch)
+
+    # Weights and mask
+
     def prune_(self) -> None:
-        """Pruned weights become 0."""
+        """Set pruned weights to 0."""
         if not self._dense:
             self.weights.mul_(self._keep)
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
-        """Change the mask: all weights but the ``survivors`` (bool ``[maskable]``) become 0, their momenta too."""
+        """Change the mask. Weights outside of ``survivors`` (bool ``[maskable]``) become 0, and so do their momenta."""
         self._count_steps()
         self.weights.mul_(survivors)
         self._set_mask(mask)
@@ -195,8 +220,8 @@ class ClientState:
                     value.mul_(layer.view(survivors))
 
     @contextmanager
-    def computing_with(self, weights: Tensor | None) -> Iterator[None]:
-        """While it is entered, ``weights`` ``[maskable]`` stand in the place of the client's own, unless None."""
+    def replaced_weights(self, weights: Tensor | None) -> Iterator[None]:
+        """Compute with ``weights`` ``[maskable]`` inside the ``with`` block; None keeps the client's own."""
         if weights is None:
             yield
             return
@@ -209,41 +234,46 @@ class ClientState:
 
     @property
     def densities(self) -> Tensor:
-        """Of the mask, float64 ``[layers]``."""
+        """Layer densities of the mask, float64 ``[layers]``."""
         if self._densities is None:
             self._densities = self.layout.densities(self.mask)
         return self._densities
 
-    def by_layer(self, values: Tensor | None) -> dict[Tensor, float]:
-        """The maskable parameters with their layer's number out of ``values`` ``[layers]``; none without values."""
-        return {} if values is None else dict(zip(self._parameters, values.tolist(), strict=True))
-
     @property
     def trained_densities(self) -> Tensor:
-        """Of the masks of all steps so far, their mean, float64 ``[layers]``."""
+        """Layer densities of the mask, averaged over all steps so far, float64 ``[layers]``."""
         self._count_steps()
-        return self._trained / self._counted if self._counted else self.densities
+        return self._density_sum / self._counted_steps if self._counted_steps else self.densities
 
     def _count_steps(self) -> None:
-        """Add the densities of the steps since the mask was last changed."""
-        if self.step > self._counted:
-            self._trained += (self.step - self._counted) * self.densities
-            self._counted = self.step
+        """Add the densities of the steps since the last change of the mask."""
+        if self.step > self._counted_steps:
+            self._density_sum += (self.step - self._counted_steps) * self.densities
+            self._counted_steps = self.step
+
+    def _set_mask(self, mask: Tensor) -> None:
+        self.backend.set_mask(mask)
+        if mask is not self.mask:
+            self.mask, self._densities = mask, None
+            self._keep.copy_(mask.view(torch.uint8))  # ten times faster than a copy from bool
+            self._dense = int(mask.count_nonzero()) == mask.numel()
+
+    # Gradients
 
     def gradients(self) -> Tensor:
-        """The gradients of the maskable weights ``[layout.maskable]``, a copy; 0 where there is none.
+        """Return a copy of the gradients of the maskable weights ``[layout.maskable]``; 0 for a missing gradient.
 
-        Those of pruned weights are right only in steps that compute them, see ``wants_dense_gradients``, and only in
-        ``on_dense_gradients``: then they become 0. Others stay until the next step, also where the kernels have left
-        no ``grad`` at the parameters.
+        Gradients of pruned weights are right only in ``on_dense_gradients``, in steps for which
+        ``wants_dense_gradients`` is true; afterwards they become 0. Gradients of active weights stay until the next
+        step, also for layers whose ``grad`` is None because sparse kernels compute them.
         """
-        found = torch.zeros_like(self.weights)
+        gradients = torch.zeros_like(self.weights)
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
             if parameter.grad is not None:
-                layer.view(found).copy_(parameter.grad)
+                layer.view(gradients).copy_(parameter.grad)
             if sink := self.backend.sgd.sink(parameter):
-                sink.add_to_(layer.view(found))
-        return found
+                sink.add_to_(layer.view(gradients))
+        return gradients
 
     @torch.no_grad()
     def scale_gradients_(self, factors: Tensor) -> None:
@@ -253,23 +283,60 @@ class ClientState:
                 parameter.grad.mul_(layer.view(factors))
 
     def mask_gradients_(self) -> None:
-        """The scheduler sees the gradients, then those of pruned weights become 0."""
-        self.scheduler.on_dense_gradients(self, self.step)
-        self.drop_gradients_()
+        """Show the gradients to the scheduler, then set those of pruned weights to 0."""
+        if self.scheduler is not None:
+            self.scheduler.on_dense_gradients(self, self.step)
+        self.zero_pruned_gradients_()
 
-    def drop_gradients_(self) -> None:
-        """Gradients of pruned weights become 0; with them the weights stay 0, whatever a usual optimizer does."""
+    def zero_pruned_gradients_(self) -> None:
+        """Set the gradients of pruned weights to 0, so that the usual optimizers leave these weights at 0."""
         if self._dense:
             return
         pairs = [
-            (p.grad, keep) for p, keep in zip(self._parameters, self._keep_views, strict=True) if p.grad is not None
+            (parameter.grad, keep)
+            for parameter, keep in zip(self._parameters, self._keep_views, strict=True)
+            if parameter.grad is not None
         ]
         if pairs:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
 
-    def _set_mask(self, mask: Tensor) -> None:
-        self.backend.follow(mask)
-        if mask is not self.mask:
-            self.mask, self._densities = mask, None
-            self._keep.copy_(mask.view(torch.uint8))  # from bool itself it takes ten times as long
-            self._dense = int(mask.count_nonzero()) == mask.numel()
+
+class LocalBuffers:
+    """The module's buffers outside of the arena: they are not sent, and every client starts from the same values.
+
+    Args:
+        module: has the buffers.
+        layout: of the arena.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        in_arena = {slot.name for slot in layout.slots}
+        self._buffers = {name: buffer for name, buffer in module.named_buffers() if name not in in_arena}
+        self._initial = {name: buffer.clone() for name, buffer in self._buffers.items()}
+
+    def reset(self) -> None:
+        """Set all buffers to their initial values."""
+        for name, buffer in self._buffers.items():
+            buffer.copy_(self._initial[name])
+
+    def initial(self) -> dict[str, Tensor]:
+        """Return the initial values by name, on the CPU."""
+        return {name: value.cpu() for name, value in self._initial.items()}
+
+    @torch.no_grad()
+    def set_initial(self, values: Mapping[str, Tensor]) -> None:
+        """Take the initial values from ``values``, by name: those of another process or of a checkpoint.
+
+        Raises:
+            ModuleError: a buffer has another shape.
+        """
+        for name in self._buffers.keys() & values.keys():
+            initial, value = self._initial[name], values[name]
+            if initial.shape != value.shape:
+                raise ModuleError(f"{name} has shape {[*value.shape]} in the resumed run, here {[*initial.shape]}")
+            initial.copy_(value)
+        self.reset()
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Return the names of buffers that are another tensor in ``tensors``, or missing there."""
+        return [name for name, buffer in self._buffers.items() if tensors.get(name) is not buffer]

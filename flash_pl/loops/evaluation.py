@@ -54,8 +54,8 @@ class EvaluationLoop:
         """
         seed_global_rng_(derive_seed(self.seed, "evaluation", round, model), self.fabric.device)
         client.arena.copy_(weights)
-        client.backend.follow(client.weights != 0)
-        client.forget()
+        client.backend.set_mask(client.weights != 0)
+        client.reset()
         with evaluating(client.module):  # leaves evaluation mode on errors too: the next client trains with this module
             self._run(client, batches)
         return client.meter.compute()

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.client import ClientContext, ClientState, GradientClipping, configure
+from flash_pl.client import ClientContext, ClientState, GradientClipping
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.failures import Fault
@@ -53,23 +53,21 @@ class LocalLoop:
             Fault: a loss was not finite.
         """
         module = client.module
-        client.begin(context, scheduler)
-        client.backend.sgd.leave()  # of the client before
+        client.start_training(context, scheduler)
         self._losses: Tensor | float = 0.0
         self._reset_loss_scale()
         # A module's own draws (dropout) have a name like every other draw.
         seed = derive_seed(context.seed, f"{context.purpose}/module", context.round, context.client)
         seed_global_rng_(seed, self.fabric.device)
         scheduler.on_client_start(client, context)
-        rates = client.by_layer(scheduler.layer_rates(client))
-        client.optimizer, client.schedules = configure(module, context.lr_scale, rates)
-        self._check_clipping(client.optimizer)
+        client.create_optimizer(scheduler.layer_rates(client))
+        self._check_clipping(client)
 
         try:
             with scheduler.training(client):
                 module.on_fit_start()
                 module.on_train_start()
-                self._let_backend_step(client, client.optimizer, scheduler)  # hooks on gradients are registered by now
+                self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
                 order = context.generator("batches")
                 for client.epoch in range(context.epochs):
                     module.on_train_epoch_start()
@@ -113,9 +111,9 @@ class LocalLoop:
             outputs = self._take_step(client, scheduler, optimizer, training_step, batch, index)
             client.step += 1
             client.dense_steps += dense
-            for schedule in client.schedules:
+            for schedule in client.lr_schedulers:
                 if schedule.due(index + 1, context.batches, client.epoch + 1):
-                    module.lr_scheduler_step(schedule.scheduler, None)
+                    module.lr_scheduler_step(schedule.lr_scheduler, None)
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
         client.batch = None
@@ -132,7 +130,7 @@ class LocalLoop:
         """Forward, backward, optimizer step; returns the argument of ``on_train_batch_end``, ``{}`` if the module
         skipped the batch."""
         module, fabric = client.module, self.fabric
-        with client.computing_with(self.forward_weights(client, scheduler)):
+        with client.replaced_weights(self.forward_weights(client, scheduler)):
             with fabric.autocast():
                 output = training_step(batch, index)
             module.on_before_zero_grad(optimizer)
@@ -150,8 +148,9 @@ class LocalLoop:
             fabric.strategy.precision.unscale_gradients(optimizer)
         self.before_optimizer_step(client, optimizer)
         module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
-        fabric.strategy.optimizer_step(optimizer)
-        client.backend.sgd.step_()
+        with client.rates.applied():  # the round's decay and the scheduler's layer rates
+            fabric.strategy.optimizer_step(optimizer)
+            client.backend.sgd.step_()
         return outputs | {"loss": loss.detach()}
 
     def forward_weights(self, client: ClientState, scheduler: SparseScheduler) -> Tensor | None:
@@ -162,11 +161,11 @@ class LocalLoop:
         """The module's hook, then the scheduler sees the gradients, then those of pruned weights become 0."""
         client.module.on_before_optimizer_step(optimizer)
 
-    def _let_backend_step(self, client: ClientState, optimizer: Optimizer, scheduler: SparseScheduler) -> None:
+    def _let_backend_step(self, client: ClientState, scheduler: SparseScheduler) -> None:
         """Let the backend take plain SGD steps where only the optimizer would see the parameters' gradients."""
         watched = client.module.watches_gradients or scheduler.sees_gradients or self.clipping.value
         if not watched and type(self.fabric.strategy.precision) is Precision:
-            client.backend.sgd.take(optimizer)
+            client.backend.sgd.take_over(client.rates.optimizer)
 
     def _reset_loss_scale(self) -> None:
         if self._scaler_start is not None:
@@ -174,8 +173,8 @@ class LocalLoop:
             scaler.load_state_dict(self._scaler_start)
             scaler._per_optimizer_states.clear()  # a client may have failed in the middle of a step
 
-    def _check_clipping(self, optimizer: Optimizer) -> None:
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    def _check_clipping(self, client: ClientState) -> None:
+        fused = getattr(client.optimizer, "_step_supports_amp_scaling", False)
         if self.clipping.value and self._scaler_start and fused:
             raise ModuleError("a fused optimizer takes scaled gradients, which cannot be clipped; use fused=False")
 

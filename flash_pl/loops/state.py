@@ -86,7 +86,7 @@ def server_model(loop: FederatedLoop) -> SparseModel:
     """
     server, client = loop.server, loop.client
     client.check_tensors()
-    client.forget()
+    client.reset()
     client.arena.copy_(server.masked())
     values = {name: value for name, value in client.module.state_dict().items() if isinstance(value, Tensor)}
     tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}

@@ -27,8 +27,9 @@ class Watch:
 
     def on_client_end(self, loop, update):
         client = loop.client
-        groups = client.optimizer.param_groups
-        rate = {weight: group["lr"] for group in groups for weight in group["params"]}
+        with client.rates.applied():
+            groups = client.optimizer.param_groups
+            rate = {weight: group["lr"] for group in groups for weight in group["params"]}
         weights = dict(client.module.named_parameters())
         self.rates.append([rate[weights[slot.name]] for slot in loop.server.layout.layers])
 
