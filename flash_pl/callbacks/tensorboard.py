@@ -94,10 +94,10 @@ def density_picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
         return _map(rounds, values, labels)
     figure, (axes,) = plotting.new_figure(1, across=1)
     for index, (label, line) in enumerate(zip(labels, values, strict=True)):
-        plotting.draw(axes, rounds, line, None, plotting.line_style(index), label)
+        plotting.plot_line(axes, rounds, line, None, plotting.line_style(index), label)
     axes.set(xlabel="round", ylabel="density of the layer")
-    plotting.logarithmic(axes.yaxis)
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_log_scale(axes.yaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     plotting.legend_below(figure, [axes])
     return figure
 
@@ -109,7 +109,7 @@ def _map(rounds: plotting.Array, values: plotting.Array, labels: Sequence[str]) 
     axes.set_yticks([place + 0.5 for place in range(len(labels))], labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("round")
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     figure.colorbar(shown, ax=axes, label="density of the layer", format=plotting.PLAIN)
     return figure
 
@@ -125,7 +125,7 @@ def vote_picture(votes: Sequence[int]) -> Figure:
     total = sum(held) or 1
     axes.bar(range(1, len(votes)), [100 * count / total for count in held], color=plotting.COLORS[0])
     axes.set(xlabel=f"held by so many of {len(held)} clients", ylabel="% of the weights that any client holds")
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     return figure
 
 

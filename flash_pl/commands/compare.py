@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flash_pl.checks import check_integers
 from flash_pl.commands.command import command
-from flash_pl.compare import Comparison, Table, read_runs, show, write_report
+from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
 from flash_pl.errors import ConfigError
 
 
@@ -45,14 +45,14 @@ def compare(paths: Iterable[str | Path], last: int, out: Path | None, made_by: s
     if not runs and len(errors) == 1:
         raise errors[0]
     for error in errors:
-        _warn(f"{error.value}: left out; expected {error.allowed}")
+        _warn(f"{error}; left out")
     if not runs:
-        raise ConfigError("run", ", ".join(map(str, paths)), "at least one finished run")
+        raise ConfigError("run", f"no finished run in {', '.join(map(str, paths))}")
     comparison, warnings = Comparison.of(runs, last, failed)
     for warning in warnings:
         _warn(warning)
-    for table in Table.of(comparison):
-        show(table, Console())
+    for table in tables_of(comparison):
+        print_table(table, Console())
     if comparison.failed:
         print(comparison.about_failed)
     if out is not None:
