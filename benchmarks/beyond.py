@@ -227,7 +227,7 @@ def plot(to: Path) -> None:
             path = [(mean(runs, "MB_up"), mean(runs, "accuracy")) for round, runs in reached if runs and round <= last]
             panel.plot(*zip(*path, strict=True), **plotting.line_style(index), label=contender)
         panel.set(xlabel="MB uploaded", ylabel="accuracy, %", title=f"d = {density}, alpha = {alpha}")
-        plotting.logarithmic(panel.xaxis)
+        plotting.set_log_scale(panel.xaxis)
     plotting.legend_below(figure, axes)
     write_atomically(to, plotting.as_png(figure))
 

@@ -151,7 +151,7 @@ def plot(to: Path) -> None:
         panel.axhline(mean(found["dense", alpha, "1"], "accuracy"), color="0.6", linestyle=":", label="dense")
         panel.set(xlabel="density", ylabel="accuracy, %", title=f"Dirichlet alpha = {alpha}")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], mean(found["dense", alpha, "1"], "accuracy") - FRAME))
-        plotting.logarithmic(panel.xaxis)
+        plotting.set_log_scale(panel.xaxis)
     plotting.legend_below(figure, axes)
     write_atomically(to, plotting.as_png(figure))
 

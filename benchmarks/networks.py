@@ -178,12 +178,12 @@ def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
     for index, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
         mine = sorted((row for row in rows if row["network"] == name), key=lambda row: row["density"])
         x, y = np.array([row["density"] for row in mine]), np.array([row["ms"] / row["dense_ms"] for row in mine])
-        plotting.draw(axes, x, y, None, plotting.line_style(index), name)
+        plotting.plot_line(axes, x, y, None, plotting.line_style(index), name)
     ideal = np.array(sorted(DENSITIES))
     axes.plot(ideal, ideal, color="0.6", linestyle=":", label="proportional to density")
     axes.set(xlabel="density", ylabel=f"time of a {of}, dense PyTorch = 1")
-    plotting.logarithmic(axes.xaxis)
-    plotting.logarithmic(axes.yaxis)
+    plotting.set_log_scale(axes.xaxis)
+    plotting.set_log_scale(axes.yaxis)
     return figure, axes
 
 

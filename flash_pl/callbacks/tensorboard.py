@@ -181,10 +181,10 @@ def density_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         return _heat_map(rounds, densities, layers)
     figure, (axes,) = plotting.new_figure(1, across=1)
     for index, (layer, line) in enumerate(zip(layers, densities, strict=True)):
-        plotting.draw(axes, rounds, line, None, plotting.line_style(index), layer)
+        plotting.plot_line(axes, rounds, line, None, plotting.line_style(index), layer)
     axes.set(xlabel="round", ylabel="density of the layer")
-    plotting.logarithmic(axes.yaxis)
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_log_scale(axes.yaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     plotting.legend_below(figure, [axes])
     return figure
 
@@ -197,7 +197,7 @@ def _heat_map(rounds: plotting.Array, densities: plotting.Array, layers: Sequenc
     axes.set_yticks([index + 0.5 for index in range(len(layers))], layers, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("round")
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     figure.colorbar(mesh, ax=axes, label="density of the layer", format=plotting.PLAIN)
     return figure
 
@@ -214,7 +214,7 @@ def vote_figure(votes: Sequence[int]) -> Figure:
     axes.bar(range(1, len(votes)), [100 * count / total for count in weights], color=plotting.COLORS[0])
     axes.set_xlabel(f"clients with the weight in their mask, of {len(weights)}")
     axes.set_ylabel("% of the weights in any client's mask")
-    plotting.whole_numbers(axes.xaxis)
+    plotting.set_integer_ticks(axes.xaxis)
     return figure
 
 

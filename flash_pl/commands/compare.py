@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flash_pl.checks import check_integers
 from flash_pl.commands.parser import add_config, command
-from flash_pl.compare import Comparison, Table, read_runs, show, write_report
+from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
 from flash_pl.config import read_config
 from flash_pl.errors import ConfigError, RunError, as_yaml
 from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
@@ -103,8 +103,8 @@ def _compare(
     comparison, warnings = Comparison.of(runs, last, failed)
     for warning in warnings:
         _warn(warning)
-    for table in Table.of(comparison):
-        show(table, Console())
+    for table in tables_of(comparison):
+        print_table(table, Console())
     if comparison.failed:
         print(comparison.about_failed)
     if out is not None:

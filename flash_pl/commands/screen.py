@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_pl.compare import title_of
-from flash_pl.compare.columns import SHARE, scale_of_metric
+from flash_pl.compare.columns import PERCENT, scale_of_metric
 from flash_pl.config.run_dir import as_argument
 
 CLIENTS = {"accuracy_clients": " of clients", "accuracy_finetuned": " of clients after fine-tuning"}
@@ -32,7 +32,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         highest: whether a high value of that metric is good.
     """
     mismatch, title = result["mismatch"], title_of(monitor)
-    write = _percent if scale_of_metric([result["accuracy"]], highest) is SHARE else _plain
+    write = _percent if scale_of_metric([result["accuracy"]], highest) is PERCENT else _plain
     rows = {
         title: write(result["accuracy"]),
         f"{title} of the union": write(result["accuracy_union"]),

@@ -1,10 +1,29 @@
-"""Finished runs against each other: a table, figures and a page."""
+"""Comparison of finished runs: tables, figures and one HTML page.
+
+::
+
+    runs, errors = read_runs(["sweeps/jmwst"])
+    comparison, warnings = Comparison.of(runs, last=5)
+    for table in tables_of(comparison):
+        print_table(table, rich.console.Console())
+    write_report(comparison, Path("report"), command="my_script.py")
+"""
 
 from flash_pl.compare.columns import title_of
 from flash_pl.compare.comparison import Comparison
-from flash_pl.compare.page import write_report
+from flash_pl.compare.report import write_report
 from flash_pl.compare.runs import Run, read_runs
 from flash_pl.compare.settings import identity
-from flash_pl.compare.table import Table, show
+from flash_pl.compare.table import Table, print_table, tables_of
 
-__all__ = ["Comparison", "Run", "Table", "identity", "read_runs", "show", "title_of", "write_report"]
+__all__ = [
+    "Comparison",
+    "Run",
+    "Table",
+    "identity",
+    "print_table",
+    "read_runs",
+    "tables_of",
+    "title_of",
+    "write_report",
+]

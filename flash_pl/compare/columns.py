@@ -1,4 +1,4 @@
-"""The columns of the table: every format writes these."""
+"""The columns of the tables: accuracies, masks and costs of a run, with their units."""
 
 import math
 import re
@@ -11,23 +11,27 @@ from flash_pl.compare.runs import Run
 
 @dataclass(frozen=True)
 class Unit:
-    """``factor`` base units; ``digits`` after the point, None for three significant ones."""
+    """A unit of numbers.
+
+    Args:
+        name: such as ``MB``.
+        factor: the size of the unit in base units (bytes, FLOPs, seconds, shares).
+        digits: decimals of a number; None for three significant digits.
+
+    >>> Unit("MB", 1e6).format(1234567), Unit("%", 0.01, digits=1).format(0.8349), Unit("").format(0.00012)
+    ('1.23', '83.5', '0.00012')
+    """
 
     name: str
     factor: float = 1.0
     digits: int | None = None
 
-    def write(self, value: float) -> str:
-        """A number of base units in this unit.
-
-        >>> Unit("MB", 1e6).write(1234567), Unit("%", 0.01, 1).write(0.8349), Unit("").write(0.00012)
-        ('1.23', '83.5', '0.00012')
-        """
-        scaled = value / self.factor
-        return f"{scaled:.{self.decimals(value)}f}"
+    def format(self, value: float) -> str:
+        """Return the text of a value in base units, without the name of the unit."""
+        return f"{value / self.factor:.{self.decimals(value)}f}"
 
     def decimals(self, value: float) -> int:
-        """The number of decimals with which ``value`` base units are written."""
+        """Return the number of decimals with which a value in base units is written."""
         if self.digits is not None:
             return self.digits
         scaled = abs(value / self.factor)
@@ -37,201 +41,231 @@ class Unit:
 
 @dataclass(frozen=True)
 class Scale:
-    """Units of one kind, ascending."""
+    """Units of one quantity in ascending order.
+
+    >>> BYTES.unit_for([20.0, 3e6]).name
+    'MB'
+    """
 
     units: tuple[Unit, ...]
 
-    def fitting(self, values: Iterable[float]) -> Unit:
-        """The largest unit that is not above the largest value.
-
-        >>> BYTES.fitting([20.0, 3e6]).name
-        'MB'
-        """
+    def unit_for(self, values: Iterable[float]) -> Unit:
+        """Return the largest unit that is at most the largest value."""
         largest = max(map(abs, values), default=0.0)
         return next((unit for unit in reversed(self.units) if unit.factor <= largest), self.units[0])
 
 
-def _si(name: str, *prefixes: str) -> Scale:
-    powers = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-    return Scale(tuple(Unit(f"{prefix}{name}", powers[prefix]) for prefix in prefixes))
+def _si_units(name: str, *prefixes: str) -> Scale:
+    factors = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+    return Scale(tuple(Unit(f"{prefix}{name}", factors[prefix]) for prefix in prefixes))
 
 
-BYTES = _si("B", "", "k", "M", "G", "T")
-FLOPS = _si("FLOP", "", "M", "G", "T", "P", "E")
+BYTES = _si_units("B", "", "k", "M", "G", "T")
+FLOPS = _si_units("FLOP", "", "M", "G", "T", "P", "E")
 TIME = Scale((Unit("s"), Unit("min", 60.0), Unit("h", 3600.0), Unit("days", 86400.0)))
-RATIO = Scale((Unit(""),))
-SHARE = Scale((Unit("%", 0.01, 1),))
-PLAIN = Scale((Unit(""),))
+PERCENT = Scale((Unit("%", 0.01, digits=1),))
+NUMBER = Scale((Unit(""),))
 
 
-def scale_of_metric(values: Iterable[float | None], highest: bool) -> Scale:
-    """Percent for what lies between 0 and 1 and should be high; values that are missing or not finite do not count."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return SHARE if highest and all(0 <= value <= 1 for value in finite) else PLAIN
+def scale_of_metric(values: Iterable[float | None], higher_is_better: bool) -> Scale:
+    """Return the scale of a logged metric with these values: percent for a share that should be high, else numbers.
 
+    A metric is a share if its values are between 0 and 1; values that are None, NaN or infinite do not count.
 
-Key = tuple[str, str]  # data set and model
-
-
-@dataclass(frozen=True)
-class DenseModels:
-    """Bytes of a dense model in one direction, by data set and model.
-
-    They are a run's own ``bytes_dense``, else the mean message of a run beside it that keeps every weight.
+    >>> scale_of_metric([0.5, None, 0.9], higher_is_better=True) is PERCENT
+    True
     """
-
-    bytes: dict[Key, float]
-
-    @classmethod
-    def of(cls, runs: Iterable[Run]) -> "DenseModels":
-        found: dict[Key, float] = {}
-        for run in runs:
-            sent, count = traffic(run), messages(run, "up") + messages(run, "down")
-            if run.density == 1 and sent is not None and count:
-                found.setdefault(_network_key(run), sent / count)
-        return cls(found)
-
-    def ratio(self, run: Run) -> float | None:
-        """All bytes of a run's ``traffic`` over those of as many dense messages as its rounds had."""
-        sent, count = traffic(run), messages(run, "up") + messages(run, "down")
-        dense = run.dense_bytes or self.bytes.get(_network_key(run))
-        return None if sent is None or not count or dense is None else sent / (count * dense)
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return PERCENT if higher_is_better and all(0 <= value <= 1 for value in finite) else NUMBER
 
 
-def traffic(run: Run) -> float | None:
-    """Bytes up and down, see ``Run.spent``."""
-    up, down = run.spent("bytes_up"), run.spent("bytes_down")
-    return None if up is None or down is None else up + down
+def title_of(metric: str) -> str:
+    """Return the name under which tables and figures show a metric.
+
+    >>> title_of("val_acc"), title_of("val_loss")
+    ('accuracy', 'val_loss')
+    """
+    return "accuracy" if metric == "val_acc" else metric
 
 
-def messages(run: Run, way: str) -> float:
-    """How often a client got a model (``down``) or sent one in time (``up``), summed over the rounds."""
-    counted = run.total("participants")
-    if counted is None:
-        return float(run.config["cohort"]) * len(run.metrics["round"])
-    return counted + (run.total("late") or 0.0) * (way == "down")
+def monitored_metrics(runs: Iterable[Run]) -> list[str]:
+    """Return the metrics by which the runs are compared; usually there is one."""
+    return list(dict.fromkeys(run.monitor for run in runs))
 
 
-def _network_key(run: Run) -> Key:
-    return run.names["data"], run.names["model"]
+def scale_of_runs(runs: Sequence[Run], metric: str) -> Scale:
+    """Return the scale of a monitored metric, by its last values in the runs."""
+    return scale_of_metric([run.last(metric) for run in runs if run.monitor == metric], _higher_is_better(runs, metric))
+
+
+def _higher_is_better(runs: Sequence[Run], metric: str) -> bool:
+    return next(run.higher_is_better for run in runs if run.monitor == metric)
+
+
+Value = Callable[[Run], float | None]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a run; ``value`` gives it in base units (bytes, FLOPs, seconds, shares), None if it has none.
+    """A number of a run.
 
-    It is inf if the run has diverged. ``part`` is the table in which it is. ``spread`` shows the standard deviation
-    over seeds beside the mean; table.csv always has it.
+    Args:
+        key: name in table.csv.
+        title: name in the other tables.
+        meaning: what the title does not say.
+        scale: units in which the number is written.
+        value: returns the number in base units (bytes, FLOPs, seconds, shares): None for a run without it, inf for a
+            run that has diverged.
+        better: whether a high or a low number is good; None if neither is.
+        shows_std: whether the tables show the standard deviation over seeds; table.csv always has it.
+        table: the table with this column.
     """
 
     key: str
     title: str
-    about: str
+    meaning: str
     scale: Scale
-    value: Callable[[Run], float | None]
+    value: Value
     better: Literal["high", "low"] | None = "low"
-    spread: bool = False
-    part: Literal["accuracy", "cost"] = "cost"
+    shows_std: bool = False
+    table: Literal["accuracy", "cost"] = "cost"
 
 
-def columns(runs: Sequence[Run], last: int) -> list[Column]:
-    """All columns that any of the runs can fill.
+def columns_of(runs: Sequence[Run], last: int) -> list[Column]:
+    """Return all columns for which at least one run has a value.
 
     Args:
-        last: accuracies are means over so many of the last evaluated rounds.
+        last: accuracies are means over this number of the last evaluated rounds.
     """
-    found = [*_accuracies(runs, last), *_masks(), *_costs(DenseModels.of(runs))]
-    return [column for column in found if any(column.value(run) is not None for run in runs)]
+    columns = [*_accuracy_columns(runs, last), *_mask_columns(), *_cost_columns(runs)]
+    return [column for column in columns if any(column.value(run) is not None for run in runs)]
 
 
-def monitors(runs: Iterable[Run]) -> list[str]:
-    """The metrics that are compared, mostly a single one."""
-    return list(dict.fromkeys(run.monitor for run in runs))
-
-
-def scale_of(runs: Sequence[Run], monitor: str) -> Scale:
-    """That of a metric with the values that the runs ended with."""
-    return scale_of_metric([run.last(monitor) for run in runs if run.monitor == monitor], _highest(runs, monitor))
-
-
-def title_of(monitor: str) -> str:
-    return "accuracy" if monitor == "val_acc" else monitor
-
-
-def _accuracies(runs: Sequence[Run], last: int) -> list[Column]:
-    found = []
-    for monitor in monitors(runs):
-        tier = re.compile(re.escape(monitor) + r"_d(\d.*)")
+def _accuracy_columns(runs: Sequence[Run], last: int) -> list[Column]:
+    columns = []
+    for metric in monitored_metrics(runs):
+        tier = re.compile(re.escape(metric) + r"_d(\d.*)")
         tiers = {name: match[1] for run in runs for name in run.metrics if (match := tier.fullmatch(name))}
-        names = {monitor: ("", "of the model masked to the target density")}
-        names[f"{monitor}_union"] = (" of the union", "before masking")
-        names |= {name: (f" at d = {density}", "masked to a tier") for name, density in tiers.items()}
-        better: Literal["high", "low"] = "high" if _highest(runs, monitor) else "low"
-        for name, (ending, about) in names.items():
-            title, about = title_of(monitor) + ending, f"{about}, mean over the last {last} evaluated rounds"
-            found.append(
+        titles = {
+            metric: ("", "of the model masked to the target density"),
+            f"{metric}_union": (" of the union", "of the model before masking"),
+            **{name: (f" at d = {density}", "of the model masked for a tier") for name, density in tiers.items()},
+        }
+        for name, (ending, model) in titles.items():
+            columns.append(
                 Column(
-                    name, title, about, scale_of(runs, monitor), _mean(monitor, name, last), better, True, "accuracy"
+                    key=name,
+                    title=title_of(metric) + ending,
+                    meaning=f"{model}, mean over the last {last} evaluated rounds",
+                    scale=scale_of_runs(runs, metric),
+                    value=_mean_of_last(metric, name, last),
+                    better="high" if _higher_is_better(runs, metric) else "low",
+                    shows_std=True,
+                    table="accuracy",
                 )
             )
-    return found
+    return columns
 
 
-def _masks() -> list[Column]:
+def _mask_columns() -> list[Column]:
+    share = "of the weights in the mask of any client, share that is in"
     titles = {
-        "mismatch_clients": ("mismatch of clients", "between the masks of clients, last round with two or more"),
-        "in_all_masks": ("held by all", "share of the weights voted for that all clients hold, last round with any"),
-        "in_one_mask": ("held by one", "share of the weights voted for that one client holds, last round with any"),
+        "mismatch_clients": ("mismatch of clients", "between the masks of clients, in the last round with two or more"),
+        "in_all_masks": ("in all masks", f"{share} all of them, in the last round with clients"),
+        "in_one_mask": ("in one mask", f"{share} one of them, in the last round with clients"),
     }
-    return [Column(name, *about, SHARE, _last(name), None, part="accuracy") for name, about in titles.items()]
+    return [
+        Column(name, title, meaning, PERCENT, _last(name), better=None, table="accuracy")
+        for name, (title, meaning) in titles.items()
+    ]
 
 
-def _costs(dense: DenseModels) -> list[Column]:
-    whole, each = "over the whole run, stage 1 included", "per client and round, without stage 1"
+def _cost_columns(runs: Sequence[Run]) -> list[Column]:
+    whole, message = "over the whole run, with stage 1", "per client and round, without stage 1"
+    dense = f"{whole}, relative to a dense model"
     return [
         Column("bytes_up", "up", whole, BYTES, _last("bytes_up_total")),
         Column("bytes_down", "down", whole, BYTES, _last("bytes_down_total")),
-        Column("bytes_up_each", "up per client and round", each, BYTES, _each("up")),
-        Column("bytes_down_each", "down per client and round", each, BYTES, _each("down")),
-        Column("bytes_ratio", "bytes vs dense", f"up and down, {whole}", RATIO, dense.ratio),
+        Column("bytes_up_each", "up per client and round", message, BYTES, _bytes_per_message("up")),
+        Column("bytes_down_each", "down per client and round", message, BYTES, _bytes_per_message("down")),
+        Column("bytes_ratio", "bytes vs dense", f"up and down, {dense} in every message", NUMBER, _bytes_ratio(runs)),
         Column("flops", "training", whole, FLOPS, _last("flops_total")),
-        Column("flops_ratio", "training vs dense", f"{whole}, against dense rounds alone", RATIO, _flops_ratio),
-        Column("flops_inference_ratio", "inference vs dense", "FLOPs", RATIO, _last("flops_inference_ratio")),
+        Column("flops_ratio", "training vs dense", f"FLOPs {dense} in the same rounds", NUMBER, _flops_ratio),
+        Column(
+            "flops_inference_ratio",
+            "inference vs dense",
+            "FLOPs of a prediction, relative to a dense model",
+            NUMBER,
+            _last("flops_inference_ratio"),
+        ),
         Column("fleet_seconds", "fleet time", "simulated, of the whole run", TIME, _last("fleet_seconds_total")),
         Column("seconds", "wall clock", "of the rounds, on the machine that ran them", TIME, _seconds),
     ]
 
 
-def _highest(runs: Sequence[Run], monitor: str) -> bool:
-    return next(run.highest for run in runs if run.monitor == monitor)
+def _mean_of_last(metric: str, name: str, last: int) -> Value:
+    return lambda run: run.mean_of_last(name, last) if run.monitor == metric else None
 
 
-def _mean(monitor: str, name: str, last: int) -> Callable[[Run], float | None]:
-    return lambda run: run.mean_of_last(name, last) if run.monitor == monitor else None
-
-
-def _last(name: str) -> Callable[[Run], float | None]:
+def _last(name: str) -> Value:
     return lambda run: run.last(name)
 
 
-def _seconds(run: Run) -> float | None:
-    """Nobody knows here how long the rounds took that another directory has."""
-    return run.total("seconds") if run.whole else None
-
-
-def _each(way: str) -> Callable[[Run], float | None]:
+def _bytes_per_message(direction: str) -> Value:
     def value(run: Run) -> float | None:
-        total, count = run.total(f"bytes_{way}"), messages(run, way)
+        total, count = run.total(f"bytes_{direction}"), _messages(run, direction)
         return total / count if total is not None and count else None
 
     return value
 
 
+def _bytes_ratio(runs: Iterable[Run]) -> Value:
+    """The bytes of a run, divided by those of equally many messages with the dense model.
+
+    The size of a dense message is in the result of the run. If an older result lacks it, it is the mean message of a dense
+    run in ``runs`` with the same data set and model.
+    """
+    dense_bytes: dict[tuple[str, str], float] = {}
+    for run in runs:
+        total, count = _bytes_both_ways(run), _messages(run, "up") + _messages(run, "down")
+        if run.density == 1 and total is not None and count:
+            dense_bytes.setdefault(_data_and_model(run), total / count)
+
+    def value(run: Run) -> float | None:
+        total, count = _bytes_both_ways(run), _messages(run, "up") + _messages(run, "down")
+        dense = run.dense_bytes or dense_bytes.get(_data_and_model(run))
+        return None if total is None or not count or dense is None else total / (count * dense)
+
+    return value
+
+
+def _bytes_both_ways(run: Run) -> float | None:
+    up, down = run.cost("bytes_up"), run.cost("bytes_down")
+    return None if up is None or down is None else up + down
+
+
+def _messages(run: Run, direction: str) -> float:
+    """Return how many models clients received (``down``), or sent in time (``up``), summed over the rounds."""
+    participants = run.total("participants")
+    if participants is None:
+        return float(run.config["cohort"]) * len(run.metrics["round"])
+    return participants + (run.total("late") or 0.0) * (direction == "down")
+
+
+def _data_and_model(run: Run) -> tuple[str, str]:
+    return run.names["data"], run.names["model"]
+
+
 def _flops_ratio(run: Run) -> float | None:
-    """FLOPs of training, see ``Run.spent``, over those of dense training on the same samples in the rounds."""
+    """Return the FLOPs of training with stage 1, divided by those of dense training on the samples of the rounds."""
     if not {"flops", "flops_ratio"} <= run.metrics.keys():
         return None
-    each, ratio = run.metrics["flops"], run.metrics["flops_ratio"]
-    trained = ratio > 0  # false where nobody has trained
-    dense, total = float((each[trained] / ratio[trained]).sum()), run.spent("flops")
+    flops, ratio = run.metrics["flops"], run.metrics["flops_ratio"]
+    trained = ratio > 0  # rounds without clients have no ratio
+    dense, total = float((flops[trained] / ratio[trained]).sum()), run.cost("flops")
     return total / dense if dense and total is not None else None
+
+
+def _seconds(run: Run) -> float | None:
+    """Return the duration of the rounds, None if some rounds are in another directory."""
+    return run.total("seconds") if run.has_all_rounds else None

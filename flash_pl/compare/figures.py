@@ -1,4 +1,4 @@
-"""The figures of a comparison."""
+"""The figures of a comparison: accuracy over rounds and costs, mask mismatch, layer densities."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -12,56 +12,44 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from flash_pl import plotting
-from flash_pl.compare.columns import BYTES, FLOPS, PLAIN, SHARE, TIME, Scale, monitors, scale_of, title_of
-from flash_pl.compare.comparison import Comparison, Group
+from flash_pl.compare.columns import (
+    BYTES,
+    FLOPS,
+    NUMBER,
+    PERCENT,
+    TIME,
+    Scale,
+    monitored_metrics,
+    scale_of_runs,
+    title_of,
+)
+from flash_pl.compare.comparison import Comparison
+from flash_pl.compare.groups import Group
 from flash_pl.compare.runs import Columns, Run
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Means over seeds of both axes, a point a round that all runs of the group have; ``std`` is the sample standard
-    deviation of ``y``, None for a single seed."""
-
-    x: Array
-    y: Array
-    std: Array | None
-
-    @classmethod
-    def of(cls, group: Group, x: str, y: str) -> "Curve | None":
-        """Of two columns of metrics.csv; None where the runs share no round that has both."""
-        return cls.through([run.metrics for run in group.runs], x, y)
-
-    @classmethod
-    def through(cls, tables: list[Columns], x: str, y: str) -> "Curve | None":
-        """Of two columns of several tables with a column ``round``."""
-        if not tables or not all(x in table and y in table for table in tables):
-            return None
-        whole = [np.isfinite(table[x]) & np.isfinite(table[y]) for table in tables]
-        rounds = reduce(np.intersect1d, [table["round"][kept] for table, kept in zip(tables, whole, strict=True)])
-        if not len(rounds):
-            return None
-        xs, ys = (np.stack([table[name][np.isin(table["round"], rounds)] for table in tables]) for name in (x, y))
-        return cls(xs.mean(0), ys.mean(0), ys.std(0, ddof=1) if len(tables) > 1 else None)
-
-
-LAYER = "density/"  # what the columns of consensus.csv with the layers' densities begin with
-LISTED = 10  # layers in a legend; more are told apart by their color alone
+LAYER = "density/"  # prefix of the columns with layer densities in consensus.csv
+LEGEND_LAYERS = 10  # figures with more layers have a color bar instead of a legend
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A figure, the stem of its files and what it shows."""
+class ReportFigure:
+    """A figure with the name of its files (without the ending) and its caption."""
 
     name: str
     caption: str
     figure: Figure
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether the figure has several panels in a row and needs the full width of a page."""
+        return bool(self.figure.get_figwidth() > 7)
+
 
 @dataclass(frozen=True)
 class Axis:
-    """A column of metrics.csv and how it is written at an axis."""
+    """A column of metrics.csv as an axis of a figure."""
 
     column: str
     title: str
@@ -69,127 +57,165 @@ class Axis:
     from_zero: bool = False
 
 
-ROUND = Axis("round", "round", PLAIN)
-# What accuracy is drawn against, by the ends of the file names; and in the words of a caption.
-COSTS = {
-    "sent": (Axis("bytes_up_total", "sent by all clients", BYTES), "bytes sent from clients to the server"),
-    "flops": (Axis("flops_total", "training of all clients", FLOPS), "theoretical FLOPs of training"),
-    "fleet_time": (Axis("fleet_seconds_total", "simulated time of the fleet", TIME), "simulated time of the fleet"),
-}
+ROUND = Axis("round", "round", NUMBER)
+# The costs over which accuracy is plotted: ending of the file name, axis, name in the caption.
+COSTS = [
+    ("sent", Axis("bytes_up_total", "sent by all clients", BYTES), "bytes sent from clients to the server"),
+    ("flops", Axis("flops_total", "training of all clients", FLOPS), "theoretical FLOPs of training"),
+    ("fleet_time", Axis("fleet_seconds_total", "simulated time of the fleet", TIME), "simulated time of the fleet"),
+]
 
 
-def pictures(comparison: Comparison) -> list[Picture]:
-    """All figures for which there are data."""
+def figures_of(comparison: Comparison) -> list[ReportFigure]:
+    """Return all figures for which the runs have data."""
     with matplotlib.rc_context(plotting.SETTINGS):
-        return [*_accuracies(comparison), *_mismatch(comparison), *_layers(comparison)]
+        return [*_accuracy_figures(comparison), *_mismatch_figure(comparison), *_layer_figures(comparison)]
 
 
-def _accuracies(comparison: Comparison) -> Iterator[Picture]:
-    runs = [run for group in comparison.groups for run in group.runs]
-    metrics = monitors(runs)
+def _accuracy_figures(comparison: Comparison) -> Iterator[ReportFigure]:
+    metrics = monitored_metrics(comparison.runs)
     for metric in metrics:
-        y = Axis(metric, title_of(metric), scale_of(runs, metric))
-        end = "_" + re.sub(r"\W+", "_", metric) if len(metrics) > 1 else ""
-        what = "Accuracy of the model masked to the target density" if y.title == "accuracy" else y.title
-        yield from _curves(comparison, f"accuracy{end}", ROUND, y, f"{what} over rounds.")
-        for name, (x, against) in COSTS.items():
-            caption = f"{what} against {against}, over the whole run so far, stage 1 included."
-            yield from _curves(comparison, f"accuracy_{name}{end}", x, y, caption)
+        y = Axis(metric, title_of(metric), scale_of_runs(comparison.runs, metric))
+        ending = "_" + re.sub(r"\W+", "_", metric) if len(metrics) > 1 else ""
+        title = "Accuracy of the model masked to the target density" if y.title == "accuracy" else y.title
+        yield from _line_figure(comparison, f"accuracy{ending}", ROUND, y, f"{title} over rounds.")
+        for name, x, cost in COSTS:
+            caption = f"{title} over {cost}, summed from the start of the run, with stage 1."
+            yield from _line_figure(comparison, f"accuracy_{name}{ending}", x, y, caption)
 
 
-def _mismatch(comparison: Comparison) -> Iterator[Picture]:
-    """Without the groups whose clients always agree: their lines would lie on one another."""
-    y = Axis("mismatch_clients", "mask mismatch of clients", SHARE, from_zero=True)
+def _mismatch_figure(comparison: Comparison) -> Iterator[ReportFigure]:
+    """Leaves out the groups in which all clients have one mask, because their lines would all be at zero."""
+    y = Axis("mismatch_clients", "mask mismatch of clients", PERCENT, from_zero=True)
     agreeing = [group for group in comparison.groups if all(run.total(y.column) == 0 for run in group.runs)]
     caption = "Mask mismatch between the clients of a round."
     if agreeing:
         names = "; ".join(dict.fromkeys(group.label for group in agreeing))
-        caption += f" Left out, since all have one mask: {names}."
-    yield from _curves(comparison, "mismatch", ROUND, y, caption, leave_out=agreeing)
+        caption += f" Left out, because all clients have the same mask: {names}."
+    yield from _line_figure(comparison, "mismatch", ROUND, y, caption, left_out=agreeing)
 
 
-def _curves(
-    comparison: Comparison, name: str, x: Axis, y: Axis, caption: str, leave_out: Sequence[Group] = ()
-) -> Iterator[Picture]:
-    """A panel a data set, a line a group; nothing if no group has both columns."""
-    order = list(dict.fromkeys(group.label for group in comparison.groups))
-    curves = {group: Curve.of(group, x.column, y.column) for group in comparison.groups if group not in leave_out}
-    found = {group: curve for group, curve in curves.items() if curve is not None}
-    if not found:
+def _line_figure(
+    comparison: Comparison, name: str, x: Axis, y: Axis, caption: str, left_out: Sequence[Group] = ()
+) -> Iterator[ReportFigure]:
+    """A figure with one panel per data set and one line per group; no figure if no group has both columns."""
+    labels = list(dict.fromkeys(group.label for group in comparison.groups))  # so that a label keeps its color
+    groups = [group for group in comparison.groups if group not in left_out]
+    curves = {group: curve for group in groups if (curve := Curve.of_group(group, x.column, y.column)) is not None}
+    if not curves:
         return
-    data = [one for one in comparison.data if any(group.first.names["data"] == one for group in found)]
-    x_unit = x.scale.fitting(curve.x[-1] for curve in found.values())
-    y_unit = y.scale.fitting(curve.y.max() for curve in found.values())
-    figure, panels = plotting.new_figure(len(data), across=2)
-    for axes, one in zip(panels, data, strict=True):
-        here = {group: curve for group, curve in found.items() if group.first.names["data"] == one}
-        for group, curve in here.items():
-            look = plotting.line_style(order.index(group.label))
+    data_sets = [data for data in comparison.data_sets if any(group.data == data for group in curves)]
+    x_unit = x.scale.unit_for(curve.x[-1] for curve in curves.values())
+    y_unit = y.scale.unit_for(curve.y.max() for curve in curves.values())
+    figure, panels = plotting.new_figure(len(data_sets), across=2)
+    for axes, data in zip(panels, data_sets, strict=True):
+        in_panel = {group: curve for group, curve in curves.items() if group.data == data}
+        for group, curve in in_panel.items():
+            style = plotting.line_style(labels.index(group.label))
             std = None if curve.std is None else curve.std / y_unit.factor
-            plotting.draw(axes, curve.x / x_unit.factor, curve.y / y_unit.factor, std, look, group.label)
+            plotting.plot_line(axes, curve.x / x_unit.factor, curve.y / y_unit.factor, std, style, group.label)
         if x is ROUND:
-            plotting.whole_numbers(axes.xaxis)
-        elif plotting.spans_decades([curve.x for curve in here.values()]):
-            plotting.logarithmic(axes.xaxis)
+            plotting.set_integer_ticks(axes.xaxis)
+        elif plotting.spans_decades([curve.x for curve in in_panel.values()]):
+            plotting.set_log_scale(axes.xaxis)
         if y.from_zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(_with_unit(x.title, x_unit.name))
         axes.set_ylabel(_with_unit(y.title, y_unit.name))
-        if len(comparison.data) > 1:
-            axes.set_title(one)
+        if len(comparison.data_sets) > 1:
+            axes.set_title(data)
     plotting.legend_below(figure, panels)
-    yield Picture(name, f"{caption} {_seeds(found)}", figure)
+    yield ReportFigure(name, f"{caption} {_about_seeds(curves)}", figure)
 
 
-def _layers(comparison: Comparison) -> Iterator[Picture]:
-    """A figure a data set with a panel a group and a line a layer; nothing of groups that keep every weight."""
-    for data in comparison.data:
-        here = [group for group in comparison.groups if group.first.names["data"] == data and group.first.density < 1]
-        found = [group for group in here if all(_layers_of(run) for run in group.runs)]
-        if found:
-            name, where = ("layers", "") if len(comparison.data) == 1 else (f"layers_{data}", f" ({data})")
-            caption = f"Density of each layer in the server's mask over rounds{where}. {_seeds(found)}"
-            yield Picture(name, caption, _layer_panels(found))
+def _layer_figures(comparison: Comparison) -> Iterator[ReportFigure]:
+    """One figure per data set, with one panel per group and one line per layer; dense groups are left out."""
+    for data in comparison.data_sets:
+        sparse = [group for group in comparison.groups if group.data == data and group.first.density < 1]
+        groups = [group for group in sparse if all(_layer_columns(run) for run in group.runs)]
+        if groups:
+            name, place = ("layers", "") if len(comparison.data_sets) == 1 else (f"layers_{data}", f" ({data})")
+            caption = f"Density of each layer in the server's mask over rounds{place}. {_about_seeds(groups)}"
+            yield ReportFigure(name, caption, _layer_panels(groups))
 
 
 def _layer_panels(groups: Sequence[Group]) -> Figure:
     figure, panels = plotting.new_figure(len(groups), across=3, height=2.6, same_y=True)
-    names = list(dict.fromkeys(name for group in groups for name in _layers_of(group.first)))
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+    names = list(dict.fromkeys(name for group in groups for name in _layer_columns(group.first)))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))  # its end is hard to see on white
     for axes, group in zip(panels, groups, strict=True):
-        for name, shade in zip(names, shades, strict=True):
-            curve = Curve.through([run.consensus for run in group.runs], "round", name)
+        for name, color in zip(names, colors, strict=True):
+            curve = Curve.of_tables([run.consensus for run in group.runs], "round", name)
             if curve is not None:
-                look = {"color": shade, "linestyle": "-"}
-                plotting.draw(axes, curve.x, curve.y, curve.std, look, name.removeprefix(LAYER))
-        plotting.logarithmic(axes.yaxis)
-        plotting.whole_numbers(axes.xaxis)
+                style = {"color": color, "linestyle": "-"}
+                plotting.plot_line(axes, curve.x, curve.y, curve.std, style, name.removeprefix(LAYER))
+        plotting.set_log_scale(axes.yaxis)
+        plotting.set_integer_ticks(axes.xaxis)
         axes.set_xlabel("round")
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("density of the layer")
         axes.set_title(plotting.wrapped(group.label, 36), fontsize="medium")
-    if len(names) <= LISTED:
+    if len(names) <= LEGEND_LAYERS:
         plotting.legend_below(figure, panels)
     else:
-        colors = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
-        bar = figure.colorbar(colors, ax=panels, location="bottom", shrink=0.6, aspect=50)
+        mappable = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
+        bar = figure.colorbar(mappable, ax=panels, location="bottom", shrink=0.6, aspect=50)
         bar.set_label("layer, counted from the input")
         bar.ax.set_xlim(1, len(names))
-        plotting.whole_numbers(bar.ax.xaxis)
+        plotting.set_integer_ticks(bar.ax.xaxis)
     return figure
 
 
-def _layers_of(run: Run) -> list[str]:
-    """Columns of consensus.csv."""
+def _layer_columns(run: Run) -> list[str]:
+    """Return the columns of consensus.csv with the density of a layer."""
     return [name for name in run.consensus if name.startswith(LAYER)]
 
 
-def _seeds(groups: Collection[Group]) -> str:
-    """Which runs a figure is drawn from."""
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The mean of a group over its seeds, for every round that all runs have.
+
+    Args:
+        x: means of one column.
+        y: means of another column.
+        std: sample standard deviations of ``y``; None for a single seed.
+    """
+
+    x: Array
+    y: Array
+    std: Array | None
+
+    @classmethod
+    def of_group(cls, group: Group, x: str, y: str) -> "Curve | None":
+        """Return the curve of two columns of metrics.csv; None if no round has both in all runs."""
+        return cls.of_tables([run.metrics for run in group.runs], x, y)
+
+    @classmethod
+    def of_tables(cls, tables: Sequence[Columns], x: str, y: str) -> "Curve | None":
+        """Return the curve of two columns of several tables with a column ``round``.
+
+        >>> first = {"round": np.array([1.0, 2.0]), "val_acc": np.array([0.2, 0.4])}
+        >>> second = {"round": np.array([1.0, 2.0]), "val_acc": np.array([np.nan, 0.6])}
+        >>> curve = Curve.of_tables([first, second], "round", "val_acc")
+        >>> curve.x, curve.y
+        (array([2.]), array([0.5]))
+        """
+        if not tables or not all(x in table and y in table for table in tables):
+            return None
+        filled = [np.isfinite(table[x]) & np.isfinite(table[y]) for table in tables]
+        rounds = reduce(np.intersect1d, [table["round"][rows] for table, rows in zip(tables, filled, strict=True)])
+        if not len(rounds):
+            return None
+        xs, ys = (np.stack([table[name][np.isin(table["round"], rounds)] for table in tables]) for name in (x, y))
+        return cls(xs.mean(0), ys.mean(0), ys.std(0, ddof=1) if len(tables) > 1 else None)
+
+
+def _about_seeds(groups: Collection[Group]) -> str:
+    """Return a sentence that says which seeds are in a figure, and how."""
     numbers = sorted({seed for group in groups for seed in group.seeds})
     seeds = ", ".join(map(str, numbers))
     if all(len(group.runs) == 1 for group in groups):
-        return f"Seed {seeds}." if len(numbers) == 1 else f"Seeds {seeds}, one of them a line."
+        return f"Seed {seeds}." if len(numbers) == 1 else f"Seeds {seeds}, one per line."
     return f"Lines are means over seeds {seeds}, bands one sample standard deviation."
 
 

@@ -1,4 +1,4 @@
-"""A finished run, as its directory has it."""
+"""Reads finished runs from their directories."""
 
 import csv
 import json
@@ -13,35 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_pl.config import label, read_config, resolve
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 
 Columns = Mapping[str, NDArray[np.float64]]
 
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_component(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("class_path"), str)
-
-
-NAMES = {"data": "data", "model": "model", "scheduler": "scheduler"}  # with the sections that have them
-# What a resolved config has, as far as it is read here.
-NEEDED = {
-    "density": lambda value: _is_number(value) and value > 0,
-    **dict.fromkeys(("seed", "rounds", "cohort"), _is_number),
-    **dict.fromkeys(("data", "model", "scheduler"), _is_component),
-    "trainer": lambda value: isinstance(value, dict),
-}
+SECTIONS = ("data", "model", "scheduler")
+# Top-level keys of config.yaml that were renamed: old name, new name.
+RENAMED = {"method": "scheduler", "average": "round_average", "cost": "wire"}
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run was (``config``), did (``metrics``: a value a round, NaN in an empty cell, inf for what is not finite)
-    and found (``result``).
+    """A finished run.
 
-    ``consensus`` has the columns of consensus.csv, none where a run has written no such file.
+    Args:
+        path: its directory.
+        config: the resolved config of config.yaml.
+        metrics: the columns of metrics.csv, with one value per round. A value is NaN for an empty cell, and inf for a
+            NaN or an infinite number, which mean that the run has diverged.
+        result: the content of result.json.
+        consensus: the columns of consensus.csv, empty without this file.
+
+    >>> metrics = {"round": np.array([1.0, 2.0, 3.0]), "val_acc": np.array([0.2, np.nan, 0.6])}
+    >>> run = Run(Path("runs/a"), config={"seed": 7}, metrics=metrics, result={}, consensus={})
+    >>> run.seed, run.last("val_acc"), run.mean_of_last("val_acc", rounds=2)
+    (7, 0.6, 0.4)
     """
 
     path: Path
@@ -52,139 +48,188 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> "Run":
-        """The run in a directory.
+        """Read the run in the directory ``path``.
 
         Raises:
-            ConfigError: it is not finished, or a file in it is missing or damaged.
+            ConfigError: the run is not finished, an older version wrote it, or a file is missing or damaged.
         """
-        if not (path / "result.json").is_file():
-            raise ConfigError("run", str(path), "a finished run, with a result.json")
-        if not (path / "config.yaml").is_file():
-            raise ConfigError("run", str(path), "a run directory with a config.yaml")
+        for name, state in {"result.json": "not finished", "config.yaml": "incomplete"}.items():
+            if not (path / name).is_file():
+                raise ConfigError("run", f"{as_yaml(str(path))} is {state}: it has no {name}")
         file = str(path / "config.yaml")
-        config = resolve(read_config(file), file)
-        for key, complete in NEEDED.items():
-            if not complete(config.get(key)):
-                raise ConfigError("run", file, f"a run's config; {key} is missing or incomplete")
+        written, result = read_config(file), _read_json(path / "result.json")
+        _check_version(path, written, result)
+        # `given` repeats what the user set; the rest of the config already contains it.
+        config = resolve({key: value for key, value in written.items() if key != "given"}, file)
+        _check_config(file, config)
         consensus = path / "consensus.csv"
         return cls(
             path,
             config,
-            _table(path / "metrics.csv"),
-            _mapping(path / "result.json"),
-            _table(consensus) if consensus.is_file() else {},
+            _read_table(path / "metrics.csv"),
+            result,
+            _read_table(consensus) if consensus.is_file() else {},
         )
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """What data set, model and method are called."""
-        config = self.config
-        return {name: str(label(config, section)) for name, section in NAMES.items()}
+        """The names of the data set, the model and the scheduler, by ``data``, ``model`` and ``scheduler``."""
+        return {section: str(label(self.config, section)) for section in SECTIONS}
 
     @property
     def seed(self) -> int:
+        """The seed of the run."""
         return int(self.config["seed"])
 
     @property
     def monitor(self) -> str:
-        """The metric that is compared."""
+        """The metric by which runs are compared."""
         return str(self.config["trainer"].get("monitor", "val_acc"))
 
     @property
-    def highest(self) -> bool:
-        """Whether the highest value of the monitored metric is the best."""
+    def higher_is_better(self) -> bool:
+        """Whether a high value of the ``monitor`` metric is good."""
         return bool(self.config["trainer"].get("monitor_mode", "max") == "max")
 
     @property
-    def dense_bytes(self) -> float | None:
-        """Of the dense model, where the result has them."""
-        cost = self.result.get("cost")
-        found = cost.get("bytes_dense") if isinstance(cost, dict) else None
-        return float(found) if _is_number(found) and found > 0 else None
+    def density(self) -> float:
+        """The target density; 1 if the scheduler keeps every weight and ignores the target."""
+        return 1.0 if self.result.get("density") == 1 else float(self.config["density"])
 
     @property
-    def density(self) -> float:
-        """That was asked for; 1 if the method keeps every weight, whatever was asked."""
-        found = self.result.get("density")
-        return 1.0 if found == 1 else float(self.config["density"])
+    def dense_bytes(self) -> float | None:
+        """The bytes of the dense model on the wire, None if result.json does not have them."""
+        cost = self.result.get("cost")
+        size = cost.get("bytes_dense") if isinstance(cost, dict) else None
+        return float(size) if _is_number(size) and size > 0 else None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of the packages that trained the run, empty if result.json does not have them."""
+        versions = self.result.get("versions")
+        return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else {}
 
     def last(self, column: str) -> float | None:
-        """The last value in a column of metrics.csv, None if there is none."""
-        found = self._values(column)
-        return float(found[-1]) if len(found) else None
+        """Return the last value in a column of metrics.csv, None if there is none."""
+        values = self._values(column)
+        return float(values[-1]) if len(values) else None
 
     def total(self, column: str) -> float | None:
-        """The sum of a column, None if it is nowhere filled."""
-        found = self._values(column)
-        return float(found.sum()) if len(found) else None
-
-    @cached_property
-    def whole(self) -> bool:
-        """Whether metrics.csv has every round: one that goes on in another directory has its own rounds alone."""
-        return bool(self.metrics["round"][-1] == len(self.metrics["round"]))
-
-    def spent(self, column: str) -> float | None:
-        """What the rounds in metrics.csv have cost, stage 1 included where they are the whole run."""
-        return self.last(f"{column}_total") if self.whole else self.total(column)
+        """Return the sum over a column of metrics.csv, None if it has no values."""
+        values = self._values(column)
+        return float(values.sum()) if len(values) else None
 
     def mean_of_last(self, column: str, rounds: int) -> float | None:
-        """The mean over the last ``rounds`` rounds in which a column is filled, or over fewer if there are no more.
+        """Return the mean over the last ``rounds`` rounds that have a value in ``column``, None if there is none.
 
-        It is inf if the run has diverged there.
+        Where fewer rounds have a value, the mean is over these. It is inf if the run has diverged in one of them.
         """
-        found = self._values(column)[-rounds:]
-        return float(found.mean()) if len(found) else None
+        values = self._values(column)[-rounds:]
+        return float(values.mean()) if len(values) else None
 
-    def last_filled(self, column: str, rounds: int) -> list[int]:
-        """Those rounds, counted from the last one of the run: 0, -1, ..."""
-        every = self.metrics["round"]
-        filled = ~np.isnan(self.metrics.get(column, np.full(len(every), np.nan)))
-        return (every[filled] - every[-1]).astype(int).tolist()[-rounds:]
+    def rounds_of_last(self, column: str, rounds: int) -> list[int]:
+        """Return the rounds of ``mean_of_last``, counted back from the last round of the run: 0, -1, ..."""
+        numbers = self.metrics["round"]
+        filled = ~np.isnan(self.metrics.get(column, np.full(len(numbers), np.nan)))
+        return (numbers[filled] - numbers[-1]).astype(int).tolist()[-rounds:]
+
+    @cached_property
+    def has_all_rounds(self) -> bool:
+        """Whether metrics.csv starts at round 1; a run that was continued in another directory has later rounds only."""
+        return bool(self.metrics["round"][-1] == len(self.metrics["round"]))
+
+    def cost(self, column: str) -> float | None:
+        """Return the sum over a column of bytes or FLOPs, with stage 1; without it if metrics.csv lacks rounds."""
+        return self.last(f"{column}_total") if self.has_all_rounds else self.total(column)
 
     def _values(self, column: str) -> NDArray[np.float64]:
         values = self.metrics.get(column, np.empty(0))
         return values[~np.isnan(values)]
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _check_version(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for the directory of an older version, whose keys had other names."""
+    renamed = [("config.yaml", old, new) for old, new in RENAMED.items() if old in config]
+    if "method" in result and "scheduler" not in result:
+        renamed.append(("result.json", "method", "scheduler"))
+    if renamed:
+        keys = ", ".join(f"{old} in {file} is now called {new}" for file, old, new in renamed)
+        raise ConfigError(
+            "run",
+            f"{as_yaml(str(path))} was written by an older version of flash_pl ({keys})",
+            "train it again, or compare it with the version that wrote it",
+        )
+
+
+def _check_config(file: str, config: Mapping[str, Any]) -> None:
+    """Raises a ConfigError if a key is missing that a comparison reads."""
+    density = config.get("density")
+    complete = {
+        "density": _is_number(density) and density > 0,
+        **{key: _is_number(config.get(key)) for key in ("seed", "rounds", "cohort")},
+        **{section: _is_component(config.get(section)) for section in SECTIONS},
+        "trainer": isinstance(config.get("trainer"), dict),
+    }
+    for key, is_complete in complete.items():
+        if not is_complete:
+            raise ConfigError("run", f"{as_yaml(file)} is not the config of a run: {key} is missing or incomplete")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_component(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("class_path"), str)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("run", str(path), f"a readable JSON file ({error})") from error
+        raise ConfigError("run", f"{as_yaml(str(path))} is not readable JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ConfigError("run", str(path), "a JSON file with a mapping")
+        raise ConfigError("run", f"{as_yaml(str(path))} is not a mapping of keys to values")
     return content
 
 
-def _number(cell: str) -> float:
-    """NaN is an empty cell's; a number that is not finite, of a run that diverged, is inf."""
+def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of a CSV file of numbers with one row per round."""
+    name = as_yaml(str(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets add a byte order mark
+            names, *rows = [row for row in csv.reader(file) if row]
+        cells = np.array([[_parse_cell(cell) for cell in row] for row in rows], dtype=np.float64)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError("run", f"{name} is not a readable table of numbers ({error})") from error
+    if "round" not in names or not rows or cells.shape[1] != len(names):
+        raise ConfigError("run", f"{name} is not a table with a column round and one row per round")
+    if not (np.diff(cells[:, names.index("round")]) > 0).all():
+        raise ConfigError("run", f"{name} has rounds that do not ascend")
+    return dict(zip(names, cells.T, strict=True))
+
+
+def _parse_cell(cell: str) -> float:
+    """Return the number in a cell: NaN for an empty cell, inf for NaN and infinite numbers."""
     value = float(cell) if cell else np.nan
     return value if not cell or np.isfinite(value) else np.inf
 
 
-def _table(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a CSV file of numbers with a row a round."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet marks the byte order
-            names, *rows = [row for row in csv.reader(file) if row]
-        cells = np.array([[_number(cell) for cell in row] for row in rows], dtype=np.float64)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError("run", str(path), f"a readable table of numbers ({error})") from error
-    if "round" not in names or not rows or cells.shape[1] != len(names):
-        raise ConfigError("run", str(path), "a table with a column round and a row a round")
-    if not (np.diff(cells[:, names.index("round")]) > 0).all():
-        raise ConfigError("run", str(path), "a table whose rounds ascend")
-    return dict(zip(names, cells.T, strict=True))
-
-
 def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[ConfigError]]:
-    """The finished runs at ``paths`` or, to any depth, below them, each once; and why others are left out."""
+    """Return the finished runs in ``paths`` and in all folders below them, and an error for each other run.
+
+    A run that is found twice is read once.
+
+    >>> runs, errors = read_runs(["no_such_folder"])
+    >>> print(runs, *errors)
+    [] run: 'no_such_folder' is neither a run directory nor a folder with runs
+    """
     runs, errors, seen = [], [], set[Path]()
     for path in map(Path, paths):
-        found = list(_below(path))
-        if not found:
-            errors.append(ConfigError("run", str(path), "a run directory or a folder with some"))
-        for directory in found:
+        directories = list(_run_directories(path))
+        if not directories:
+            errors.append(ConfigError("run", f"{as_yaml(str(path))} is neither a run directory nor a folder with runs"))
+        for directory in directories:
             if directory.resolve() in seen:
                 continue
             seen.add(directory.resolve())
@@ -195,15 +240,18 @@ def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[ConfigError]
     return runs, errors
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """Run directories in alphabetical order. Links are followed: a folder of links to runs is a selection of them."""
+def _run_directories(path: Path) -> Iterator[Path]:
+    """Yield the run directories at and below ``path`` in alphabetical order.
+
+    Symbolic links are followed, so that a folder of links to runs is a selection of these runs.
+    """
     entered = set()
-    for here, folders, files in os.walk(path, followlinks=True):
+    for directory, folders, files in os.walk(path, followlinks=True):
         if _is_run(folders, files):
-            yield Path(here)
+            yield Path(directory)
             folders.clear()
-        real = os.path.realpath(here)
-        if real in entered:  # by a link to a folder around it
+        real = os.path.realpath(directory)
+        if real in entered:  # a link to a folder above it
             folders.clear()
         entered.add(real)
         folders.sort()

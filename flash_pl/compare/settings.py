@@ -1,167 +1,253 @@
-"""By what runs differ: the keys of their configs, in short."""
+"""The settings that tell experiments apart, and short names for them.
+
+A resolved config has about a hundred keys, and most values follow from a few choices: ``scheduler=jmwst`` alone sets all
+keys below ``scheduler``. Two experiments with different schedulers therefore differ in dozens of keys, but a table should
+name only the choices. Three functions lead there:
+
+1. ``identity``: all settings that must be equal for two runs to be repetitions of one experiment with other seeds.
+2. ``chosen_settings``: the part of the identity that somebody chose.
+3. ``differing_settings``: for each of several experiments, the chosen settings that are not the same in all.
+
+Keys have the form of config.yaml, ``scheduler.init_args.voter.class_path``. Only ``differing_settings`` and
+``shared_settings`` return short keys as on the command line, ``scheduler.voter``.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from flash_pl.compare.runs import Run
+from flash_pl.compare.runs import SECTIONS, Run
 from flash_pl.config import compose, experiment
 from flash_pl.errors import ConfigError
 
 Settings = dict[str, Any]
-# Shown by names of their own: the density, and the components after which groups are called.
-NAMED = {"density", "data.class_path", "model.class_path", "scheduler.class_path"}
+# The table has columns for these settings, so they are not listed among the differences.
+COLUMNS = {"density", *(f"{section}.class_path" for section in SECTIONS)}
 
 
-def identity(run: Run, fixed: bool = False) -> Settings:
-    """The dotted keys and values that two runs must share to be the same experiment under another seed.
+def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
+    """Return the settings that are equal in all runs of one experiment.
 
-    Densities of tiers are relative to the run's. What is null is left out: an older config may lack the key.
+    The run's seed is left out, and so is the seed of a component that equals it: by default a data set draws its
+    partition from the run's seed. Keys with the value null are left out, because an older config may lack them. Densities
+    of tiers are divided by the density of the run.
 
     Args:
-        fixed: a component's seed that is the run's own does not follow it, but is that in all runs.
+        keep_component_seeds: keep the seed of a component that equals the run's seed, for runs whose data set has the
+            same seed in all of them.
+
+    >>> from pathlib import Path
+    >>> run = Run(Path("runs/a"), compose({"scheduler": "jmwst"}, ["seed=3"]), metrics={}, result={}, consensus={})
+    >>> settings = identity(run)
+    >>> settings["scheduler.init_args.prune_rate"], "seed" in settings, "data.init_args.seed" in settings
+    (0.25, False, False)
+    >>> identity(run, keep_component_seeds=True)["data.init_args.seed"]
+    3
     """
-    keys = _keys(run.config)
-    found = {key: _relative(value, run.config["density"]) for key, value in keys.items() if value is not None}
-    for key in [key for key, value in found.items() if key.rpartition(".")[2] == "seed" and value == run.seed]:
-        if key == "seed" or not fixed:
-            del found[key]  # a data set draws its partition from the same seed
-    return found | {"density": run.density, "trainer.monitor": run.monitor}
-
-
-def chosen(run: Run) -> Settings:
-    """The part of the ``identity`` that does not follow from data set, model, method, ``compat`` and, inside of
-    components, from the keys of the top level."""
-    names: dict[str, Any] = {key: _named(run.config[key]) for key in ("data", "model", "scheduler")}
-    names |= {"compat": run.config.get("compat")}
-    top = {key: value for key, value in _keys(run.config).items() if "." not in key and not isinstance(value, dict)}
-    try:
-        usual = _keys(compose(top | names)) | {key: value for key, value in _keys(compose(names)).items() if key in top}
-        del usual["compat"]
-    except ConfigError:  # a class or a fragment that is not here any more
-        usual = {}
     density = run.config["density"]
+    settings = {key: _relative(value, density) for key, value in _settings(run.config).items() if value is not None}
+    seeds = [key for key, value in settings.items() if key.rpartition(".")[2] == "seed" and value == run.seed]
+    for key in seeds:
+        if key == "seed" or not keep_component_seeds:
+            del settings[key]
+    return settings | {"density": run.density, "trainer.monitor": run.monitor}
+
+
+def chosen_settings(run: Run) -> Settings:
+    """Return the part of the ``identity`` that somebody chose.
+
+    Not chosen is a value that follows from the names of data set, model and scheduler, from ``compat``, or inside a
+    component from a key of the top level, as ``data.init_args.batch_size`` follows ``batch_size``.
+
+    >>> from pathlib import Path
+    >>> config = compose({"scheduler": "jmwst"}, ["scheduler.prune_rate=0.3", "batch_size=8"])
+    >>> chosen = chosen_settings(Run(Path("runs/a"), config, metrics={}, result={}, consensus={}))
+    >>> {key: value for key, value in chosen.items() if key not in ("density", "trainer.monitor")}
+    {'batch_size': 8, 'scheduler.init_args.prune_rate': 0.3}
+    """
+    names: dict[str, Any] = {section: _name(run.config[section]) for section in SECTIONS}
+    names["compat"] = run.config.get("compat")
+    top_level = {
+        key: value for key, value in _settings(run.config).items() if "." not in key and not isinstance(value, dict)
+    }
+    try:
+        by_names = _settings(compose(names))
+        by_top_level = _settings(compose(top_level | names))
+    except ConfigError:  # a class or a fragment that no longer exists
+        return identity(run)
+    defaults = by_top_level | {key: value for key, value in by_names.items() if key in top_level}
+    del defaults["compat"]  # compat=official is always a choice
     return {
         key: value
         for key, value in identity(run).items()
-        if key not in usual or value != _relative(usual[key], density)
+        if key not in defaults or value != _relative(defaults[key], run.config["density"])
     }
 
 
-def differing(runs: Sequence[Run]) -> list[Settings]:
-    """For each run of another experiment, the keys by which somebody made them differ, with the values there.
+def differing_settings(runs: Sequence[Run]) -> list[Settings]:
+    """Return, for one run of each experiment, the chosen settings that differ between the experiments.
 
-    What follows from another data set, model or method is no difference of its own; a default is shown beside other
-    values for the same component only. A component's seed that is the run's own follows it. Keys are as short as on the
-    command line: ``scheduler.prune_rate``.
+    A setting that one experiment chose is also shown in the others that have the same component, where it has its
+    default value. It is not shown in experiments with another component:
+
+    >>> from pathlib import Path
+    >>> def run(*arguments):
+    ...     config = compose({"scheduler": "jmwst"}, arguments)
+    ...     return Run(Path("runs/a"), config, metrics={}, result={}, consensus={})
+    >>> differing_settings([run("scheduler.prune_rate=0.3"), run(), run("scheduler=nst")])
+    [{'scheduler.prune_rate': 0.3}, {'scheduler.prune_rate': 0.25}, {}]
+
+    The class of a component is shown by its name, and its settings are not shown where the class itself is a choice:
+
+    >>> differing_settings([run("scheduler.voter=consensus"), run()])
+    [{'scheduler.voter': 'ConsensusVote'}, {'scheduler.voter': 'MagnitudeVote'}]
     """
-    identities, choices = [identity(run) for run in runs], [chosen(run) for run in runs]
-    keys = dict.fromkeys(key for one in identities for key in one if key not in NAMED)
-    kept = [key for key in keys if _differs(key, choices) and _differs(key, identities)]
-    found: list[Settings] = []
-    for run, known, choice in zip(runs, identities, choices, strict=True):
-        values, shown = _keys(run.config), dict[str, Any]()
-        for key in kept:
-            own = _components(key, run, values)
-            alike = [one for other, one in zip(runs, identities, strict=True) if _components(key, other, one) == own]
-            follows = any(f"{parent}.class_path" in choice for parent in _parents(key))
-            if values.get(key) is not None and key not in known:  # a seed that follows
-                continue
-            if key in values and (_differs(key, alike) or (key in choice and not follows)):
-                shown[shorten(key)] = _short_value(key, values[key])
-        found.append(shown)
-    return found
+    experiments = [_Experiment.of(run) for run in runs]
+    keys = dict.fromkeys(key for one in experiments for key in one.identity if key not in COLUMNS)
+    varying = [
+        key
+        for key in keys
+        if _differs(key, [one.chosen for one in experiments]) and _differs(key, [one.identity for one in experiments])
+    ]
+    return [
+        {
+            short_key(key): _class_name(key, experiment.settings[key])
+            for key in varying
+            if experiment.shows(key, beside=experiments)
+        }
+        for experiment in experiments
+    ]
 
 
-def shared(runs: Sequence[Run]) -> Settings:
-    """The keys that have the same value in all runs; what a component repeats of the top level is left out."""
-    first, *others = [_keys(run.config) | {"density": run.density} for run in runs]
-    same = {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
-    return {shorten(key): value for key, value in same.items() if not _repeats(key, first)}
+@dataclass(frozen=True)
+class _Experiment:
+    """What ``differing_settings`` knows about an experiment."""
+
+    names: Mapping[str, str]
+    settings: Settings
+    identity: Settings
+    chosen: Settings
+
+    @classmethod
+    def of(cls, run: Run) -> "_Experiment":
+        return cls(run.names, _settings(run.config), identity(run), chosen_settings(run))
+
+    def shows(self, key: str, beside: Sequence["_Experiment"]) -> bool:
+        """Return whether to show a setting that varies between this experiment and those ``beside`` it."""
+        if key not in self.settings:
+            return False
+        if self.settings[key] is not None and key not in self.identity:  # a seed that equals the run's seed
+            return False
+        same_component = [other.identity for other in beside if other._classes(key) == self._classes(key)]
+        class_is_chosen = any(f"{component}.class_path" in self.chosen for component in _components(key))
+        return _differs(key, same_component) or (key in self.chosen and not class_is_chosen)
+
+    def _classes(self, key: str) -> list[object]:
+        """The classes of the components that contain ``key``, from the outermost to the innermost."""
+        section = key.partition(".")[0]
+        return [self.names.get(section), *(self.settings.get(f"{name}.class_path") for name in _components(key))]
 
 
-def shorten(key: str) -> str:
-    """As on the command line.
+def shared_settings(runs: Sequence[Run]) -> Settings:
+    """Return the settings that have the same value in all runs.
 
-    >>> shorten("scheduler.init_args.voter.class_path")
+    A setting of a component that repeats a key of the top level is left out.
+
+    >>> from pathlib import Path
+    >>> run = Run(Path("runs/a"), compose({"scheduler": "jmwst"}), metrics={}, result={}, consensus={})
+    >>> shared = shared_settings([run])
+    >>> shared["batch_size"], shared["data"], "data.batch_size" in shared
+    (16, 'flash_pl.data.Digits', False)
+    """
+    first, *others = [_settings(run.config) | {"density": run.density} for run in runs]
+    return {
+        short_key(key): value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others) and not _repeats_top_level(key, first)
+    }
+
+
+def short_key(key: str) -> str:
+    """Return the key as it is written on the command line.
+
+    >>> short_key("scheduler.init_args.voter.class_path")
     'scheduler.voter'
     """
     return key.replace(".init_args", "").removesuffix(".class_path")
 
 
-def tails(keys: Sequence[str]) -> dict[str, str]:
-    """Each key with the shortest of its ends that no other key has.
+def unique_endings(keys: Sequence[str]) -> dict[str, str]:
+    """Return for each key its shortest ending that no other key has.
 
-    >>> tails(["scheduler.prune_rate", "scheduler.sensitivity.prune_rate", "lr"])
+    >>> unique_endings(["scheduler.prune_rate", "scheduler.sensitivity.prune_rate", "lr"])
     {'scheduler.prune_rate': 'scheduler.prune_rate',
      'scheduler.sensitivity.prune_rate': 'sensitivity.prune_rate', 'lr': 'lr'}
     """
 
-    def end(key: str, length: int) -> str:
+    def ending(key: str, length: int) -> str:
         return ".".join(key.split(".")[-length:])
 
     def shortest(key: str) -> str:
-        lengths = range(1, key.count(".") + 1)
-        alone = (end(key, n) for n in lengths if [end(other, n) for other in keys].count(end(key, n)) == 1)
-        return next(alone, key)
+        for length in range(1, key.count(".") + 1):
+            if [ending(other, length) for other in keys].count(ending(key, length)) == 1:
+                return ending(key, length)
+        return key
 
     return {key: shortest(key) for key in keys}
 
 
-def write(value: object) -> str:
-    """A value as YAML has it, on one line.
+def as_yaml_line(value: object) -> str:
+    """Return a value as one line of YAML.
 
-    >>> write(0.05), write("iid"), write([{"share": 1.0}, None])
+    >>> as_yaml_line(0.05), as_yaml_line("iid"), as_yaml_line([{"share": 1.0}, None])
     ('0.05', 'iid', '[{share: 1.0}, null]')
     """
+    if isinstance(value, str):
+        return value
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
-    return value if isinstance(value, str) else text.removesuffix("...\n").strip()
+    return text.removesuffix("...\n").strip()  # the dots are YAML's end of a document
 
 
-def _keys(config: Mapping[str, Any]) -> Settings:
+def _settings(config: Mapping[str, Any]) -> Settings:
+    """Return all settings of the experiment, and the number of rounds and the metric by which runs are compared."""
     return dict(experiment(config)) | {"rounds": config["rounds"], "trainer.monitor": config["trainer"].get("monitor")}
 
 
-def _named(component: Mapping[str, Any]) -> dict[str, Any]:
+def _name(component: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": component["name"]} if "name" in component else {"class_path": component.get("class_path")}
 
 
-def _differs(key: str, settings: Sequence[Settings]) -> bool:
-    return len({write(one.get(key)) if key in one else None for one in settings}) > 1
+def _class_name(key: str, value: object) -> object:
+    """Return a class path without its module; other values are returned as they are."""
+    return str(value).rpartition(".")[2] if key.endswith(".class_path") else value
 
 
-def _components(key: str, run: Run, settings: Settings) -> list[object]:
-    """What the components are, from the outermost to the innermost, in which ``key`` is."""
-    section = key.partition(".")[0]
-    outermost = run.names.get("method" if section == "scheduler" else section)
-    return [outermost, *(settings.get(f"{parent}.class_path") for parent in _parents(key))]
+def _differs(key: str, experiments: Sequence[Settings]) -> bool:
+    """Return whether a setting has different values, or exists in only some of the experiments."""
+    return len({as_yaml_line(settings[key]) if key in settings else None for settings in experiments}) > 1
 
 
-def _parents(key: str) -> list[str]:
-    """The components inside of sections in which a key is.
+def _components(key: str) -> list[str]:
+    """Return the components inside of a section that contain ``key``.
 
-    >>> _parents("scheduler.init_args.voter.init_args.agreement")
+    >>> _components("scheduler.init_args.voter.init_args.agreement")
     ['scheduler.init_args.voter']
     """
     parts = key.split(".init_args.")
     return [".init_args.".join(parts[:end]) for end in range(2, len(parts))]
 
 
-def _repeats(key: str, settings: Settings) -> bool:
-    """Whether a component repeats a key of the top level: ``data.init_args.batch_size``."""
+def _repeats_top_level(key: str, settings: Settings) -> bool:
     name = key.rpartition(".")[2]
     return name != key and name in settings and settings[name] == settings[key]
 
 
 def _relative(value: Any, density: float) -> Any:
-    """A value in which the densities of tiers are shares of ``density``."""
+    """Return a setting in which the densities of tiers are divided by ``density``."""
     if isinstance(value, list):
         return [_relative(item, density) for item in value]
     if isinstance(value, dict) and isinstance(value.get("density"), int | float):
         return value | {"density": round(value["density"] / density, 9)}
     return value
-
-
-def _short_value(key: str, value: object) -> object:
-    return str(value).rpartition(".")[2] if key.endswith(".class_path") else value

@@ -1,4 +1,4 @@
-"""The tables of a comparison, and what writes it as CSV, Markdown and LaTeX."""
+"""The tables of a comparison, for the terminal and as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ from rich.text import Text
 from flash_pl.compare.columns import Column
 from flash_pl.compare.comparison import Comparison
 
-SHORT = 12  # characters of a title that is not worth two lines
+LONGEST_LINE = 12  # characters of a title in one line; a longer title gets two lines
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A cell as it is shown."""
+class Cell:
+    """The text of a cell, and whether it is the best of its column."""
 
     text: str
     best: bool = False
@@ -28,96 +28,105 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns with titles, ``units`` (often empty) and rows; the first ``names`` are text, the others numbers."""
+    """A table in which every row is an experiment.
+
+    Args:
+        titles: of the columns.
+        units: of the columns; empty for texts and plain numbers.
+        rows: the cells of each row.
+        names: the number of columns with text; the columns after them have numbers.
+        caption: what the numbers are.
+
+    >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
+    >>> print(as_markdown([table]))
+    | scheduler | up, MB |
+    | --- | ---: |
+    | jmwst | **1.50** |
+    <BLANKLINE>
+    Costs. Best in bold.
+    <BLANKLINE>
+    """
 
     titles: Sequence[str]
     units: Sequence[str]
-    rows: Sequence[Sequence[Entry]]
+    rows: Sequence[Sequence[Cell]]
     names: int
     caption: str
 
-    @classmethod
-    def of(cls, comparison: Comparison) -> list["Table"]:
-        """One of accuracies and masks, one of costs; a row a group, data set and model only where they differ."""
-        parts = {"accuracy": comparison.about_accuracy, "cost": comparison.about_costs}
-        return [
-            cls._part(comparison, [column for column in comparison.columns if column.part == part], caption)
-            for part, caption in parts.items()
-            if any(column.part == part for column in comparison.columns)
-        ]
-
-    @classmethod
-    def _part(cls, comparison: Comparison, columns: Sequence[Column], caption: str) -> "Table":
-        groups = comparison.groups
-        varied = [key for key in ("data", "model") if len({one.first.names[key] for one in groups}) > 1]
-        rows = []
-        for one in groups:
-            about = [*(one.first.names[key] for key in varied), one.name]
-            facts = [f"{one.first.density:g}", str(len(one.runs))]
-            numbers = [Entry(comparison.text(one, column), comparison.is_best(one, column)) for column in columns]
-            rows.append([*map(Entry, about + facts), *numbers])
-        titles = [*varied, "scheduler", "density", "seeds", *(column.title for column in columns)]
-        units = ["" for _ in range(len(varied) + 3)] + [comparison.unit(column).name for column in columns]
-        return cls(titles, units, rows, len(varied) + 1, caption)
-
     @property
     def headers(self) -> list[str]:
-        """Titles with their units: ``up, MB``."""
+        """The titles with their units in one line: ``up, MB``."""
         return [f"{title}, {unit}" if unit else title for title, unit in zip(self.titles, self.units, strict=True)]
 
     @property
-    def stacked(self) -> list[list[str]]:
-        """The headers in lines, the unit in the last one."""
+    def stacked_headers(self) -> list[list[str]]:
+        """The lines of each title, with the unit in the last line."""
         pairs = zip(self.titles, self.units, strict=True)
-        return [[*_halves(title), *([f"({unit})"] if unit else [])] for title, unit in pairs]
+        return [[*_in_two_lines(title), *([f"({unit})"] if unit else [])] for title, unit in pairs]
+
+
+def tables_of(comparison: Comparison) -> list[Table]:
+    """Return the table of accuracies and masks and the table of costs; a table without columns is left out."""
+    captions = {"accuracy": comparison.about_accuracy, "cost": comparison.about_costs}
+    columns = {kind: [column for column in comparison.columns if column.table == kind] for kind in captions}
+    return [_table(comparison, columns[kind], caption) for kind, caption in captions.items() if columns[kind]]
+
+
+def _table(comparison: Comparison, columns: Sequence[Column], caption: str) -> Table:
+    """A table of some columns; data set and model are in it only if they are not the same in all groups."""
+    groups = comparison.groups
+    varied = [section for section in ("data", "model") if len({group.first.names[section] for group in groups}) > 1]
+    rows = []
+    for group in groups:
+        names = [*(group.first.names[section] for section in varied), group.name]
+        facts = [f"{group.first.density:g}", str(len(group.runs))]
+        numbers = [Cell(comparison.text(group, column), comparison.is_best(group, column)) for column in columns]
+        rows.append([*map(Cell, names + facts), *numbers])
+    titles = [*varied, "scheduler", "density", "seeds", *(column.title for column in columns)]
+    units = [""] * (len(varied) + 3) + [comparison.unit(column).name for column in columns]
+    return Table(titles, units, rows, len(varied) + 1, caption)
+
+
+def _in_two_lines(title: str) -> list[str]:
+    """Split a long title between two words into lines of similar length."""
+    words = title.split()
+    splits = [[" ".join(words[:index]), " ".join(words[index:])] for index in range(1, len(words))]
+    if len(title) <= LONGEST_LINE or not splits:
+        return [title]
+    return min(splits, key=lambda lines: max(map(len, lines)))
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Plain numbers in base units: for every column its mean, its standard deviation (empty for a single seed) and the
-    number of seeds that have it; those that diverged do not count, and the mean of none is ``nan``."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    parts = ("mean", "std", "n")
+    """Return one CSV table with all numbers in base units (bytes, FLOPs, seconds, shares).
+
+    Every column of the comparison has three columns: the mean over seeds, the sample standard deviation (empty for a
+    single seed) and the number of seeds. Seeds that diverged do not count; if all did, the mean is ``nan``.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
     names = ["data", "model", "scheduler", "density", "settings", "seeds"]
-    writer.writerow([*names, *(f"{column.key}_{part}" for column in comparison.columns for part in parts)])
-    for one in comparison.groups:
-        settings = "; ".join(f"{key}={value}" for key, value in one.settings.items())
-        about = [one.first.names["data"], one.first.names["model"], one.first.names["scheduler"], one.first.density]
-        numbers: list[float | str | None] = []
+    writer.writerow(
+        [*names, *(f"{column.key}_{part}" for column in comparison.columns for part in ("mean", "std", "n"))]
+    )
+    for group in comparison.groups:
+        facts = [group.first.names[section] for section in ("data", "model", "scheduler")]
+        settings = "; ".join(f"{key}={value}" for key, value in group.settings.items())
+        numbers: list[float | None] = []
         for column in comparison.columns:
-            cell = comparison.cell(one, column)
+            cell = comparison.statistics(group, column)
             numbers += [None, None, 0] if cell is None else [cell.mean, cell.std, cell.n]
-        writer.writerow([*about, settings, " ".join(map(str, one.seeds)), *numbers])
-    return out.getvalue()
+        writer.writerow([*facts, group.first.density, settings, " ".join(map(str, group.seeds)), *numbers])
+    return file.getvalue()
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """Pipe tables."""
+    """Return pipe tables with their captions."""
     lines = []
     for table in tables:
-        cells = [[_emphasize(entry, escape_markdown, "**{}**") for entry in row] for row in table.rows]
         rule = ["---"] * table.names + ["---:"] * (len(table.titles) - table.names)
-        lines += ["| " + " | ".join(row) + " |" for row in [list(map(escape_markdown, table.headers)), rule, *cells]]
+        rows = [[_emphasized(cell, escape_markdown, "**{}**") for cell in row] for row in table.rows]
+        lines += ["| " + " | ".join(row) + " |" for row in [list(map(escape_markdown, table.headers)), rule, *rows]]
         lines += ["", f"{escape_markdown(table.caption)} Best in bold.", ""]
-    return "\n".join(lines)
-
-
-def as_latex(tables: Sequence[Table]) -> str:
-    r"""A ``tabular`` each, for ``\usepackage{booktabs}``."""
-    lines = [r"% needs \usepackage{booktabs}"]
-    for table in tables:
-        rows = [" & ".join(_emphasize(entry, escape_latex, r"\textbf{{{}}}") for entry in row) for row in table.rows]
-        lines += [
-            f"% {table.caption} Best in bold.",
-            rf"\begin{{tabular}}{{{'l' * table.names + 'r' * (len(table.titles) - table.names)}}}",
-            r"\toprule",
-            rf"{' & '.join(map(_cell, table.stacked))} \\",
-            r"\midrule",
-            *(rf"{row} \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
     return "\n".join(lines)
 
 
@@ -129,7 +138,31 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<|&~])", r"\\\1", text)
 
 
-LATEX = {
+def as_latex(tables: Sequence[Table]) -> str:
+    r"""Return a ``tabular`` per table; the document needs ``\usepackage{booktabs}``."""
+    lines = [r"% needs \usepackage{booktabs}"]
+    for table in tables:
+        rows = [" & ".join(_emphasized(cell, escape_latex, r"\textbf{{{}}}") for cell in row) for row in table.rows]
+        lines += [
+            f"% {table.caption} Best in bold.",
+            rf"\begin{{tabular}}{{{'l' * table.names + 'r' * (len(table.titles) - table.names)}}}",
+            r"\toprule",
+            rf"{' & '.join(map(_latex_header, table.stacked_headers))} \\",
+            r"\midrule",
+            *(rf"{row} \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _latex_header(lines: Sequence[str]) -> str:
+    escaped = [escape_latex(line) for line in lines]
+    return escaped[0] if len(escaped) == 1 else r"\begin{tabular}{@{}r@{}}" + r" \\ ".join(escaped) + r"\end{tabular}"
+
+
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -147,59 +180,56 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("a_b & 5 %")
     'a\\_b \\& 5 \\%'
     """
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
 
 
-def _emphasize(entry: Entry, escape: Callable[[str], str], bold: str) -> str:
-    text = escape(entry.text)
-    return bold.format(text) if entry.best else text
+def _emphasized(cell: Cell, escape: Callable[[str], str], bold: str) -> str:
+    text = escape(cell.text)
+    return bold.format(text) if cell.best else text
 
 
-def _cell(lines: Sequence[str]) -> str:
-    """Lines in one cell."""
-    escaped = [escape_latex(line) for line in lines]
-    if len(lines) == 1:
-        return escaped[0]
-    return r"\begin{tabular}{@{}r@{}}" + r" \\ ".join(escaped) + r"\end{tabular}"
+def print_table(table: Table, console: Console) -> None:
+    """Print a table.
 
+    In a terminal that is too narrow the columns are spread over several tables, which all have the names of the rows. In a
+    file or a pipe the table is in one piece, and the best numbers have a star in front, because they cannot be bold.
 
-def _halves(title: str) -> list[str]:
-    """A long title in two lines that are as even as its words allow."""
-    words = title.split()
-    cuts = [[" ".join(words[:i]), " ".join(words[i:])] for i in range(1, len(words))]
-    return [title] if len(title) <= SHORT or not cuts else min(cuts, key=lambda cut: max(map(len, cut)))
-
-
-def show(table: Table, console: Console) -> None:
-    """Print a table; one that is wider than the terminal in parts, each with the names of its rows.
-
-    What goes into a file or a pipe stays in one piece, and has stars where a terminal has bold.
+    >>> import sys
+    >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
+    >>> print_table(table, Console(file=sys.stdout))
+                        up
+      scheduler       (MB)
+     ──────────────────────
+      jmwst          *1.50
+    <BLANKLINE>
+    Costs. Best with *.
     """
     star = "" if console.is_terminal else "*"
-    rest = list(range(table.names, len(table.titles)))
-    while rest:
-        count = len(rest)
-        while count > 1 and console.is_terminal and _width(_part(table, rest[:count], star), console) > console.width:
+    remaining = list(range(table.names, len(table.titles)))
+    while remaining:
+        count = len(remaining)
+        while (
+            count > 1 and console.is_terminal and _width(_rich(table, remaining[:count], star), console) > console.width
+        ):
             count -= 1
-        part = _part(table, rest[:count], star)
+        part = _rich(table, remaining[:count], star)
         (console if console.is_terminal else Console(file=console.file, width=_width(part, console))).print(part)
-        rest = rest[count:]
+        remaining = remaining[count:]
     console.print(Text(f"{table.caption} Best {'with *' if star else 'in bold'}."), soft_wrap=not console.is_terminal)
 
 
-def _part(table: Table, numbers: list[int], star: str) -> RichTable:
+def _rich(table: Table, numbers: list[int], star: str) -> RichTable:
+    """Return a rich table with the columns of names and some columns of numbers."""
     part = RichTable(box=box.SIMPLE_HEAD)
-    indices = [*range(table.names), *numbers]
-    for index in indices:
-        title, number = Text("\n".join(table.stacked[index])), index >= table.names
-        part.add_column(title, justify="right" if number else "left", vertical="bottom", no_wrap=number)
+    columns = [*range(table.names), *numbers]
+    for index in columns:
+        is_number = index >= table.names
+        header = Text("\n".join(table.stacked_headers[index]))
+        part.add_column(header, justify="right" if is_number else "left", vertical="bottom", no_wrap=is_number)
     for row in table.rows:
-        part.add_row(*(_shown(row[index], star) for index in indices))
+        cells = (row[index] for index in columns)
+        part.add_row(*(Text(star + cell.text, style="bold") if cell.best else Text(cell.text) for cell in cells))
     return part
-
-
-def _shown(entry: Entry, star: str) -> Text:
-    return Text(star + entry.text, style="bold") if entry.best else Text(entry.text)
 
 
 def _width(part: RichTable, console: Console) -> int:

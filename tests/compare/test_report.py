@@ -140,6 +140,6 @@ def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend
     looks = [str(plotting.line_style(index)) for index in range(56)]
     assert len(set(looks)) == 56
     figure, (axes,) = plotting.new_figure(1, across=1)
-    plotting.draw(axes, np.arange(3.0), np.arange(3.0), None, plotting.line_style(0), "_fc")
+    plotting.plot_line(axes, np.arange(3.0), np.arange(3.0), None, plotting.line_style(0), "_fc")
     plotting.legend_below(figure, [axes])
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_fc"]
