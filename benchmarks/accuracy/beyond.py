@@ -275,9 +275,7 @@ if __name__ == "__main__":
         chosen = [
             (task, contender, alpha, density, seed)
             for task, contender, alpha, density, seed in cells_of(arguments.task)
-            if contender in arguments.contenders
-            and density in ("1", *arguments.densities)
-            and seed in arguments.seeds
+            if contender in arguments.contenders and density in ("1", *arguments.densities) and seed in arguments.seeds
         ]
         run(chosen, arguments.rounds, arguments.out, arguments.workers, arguments.accelerator)
     elif arguments.command == "table":

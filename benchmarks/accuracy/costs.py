@@ -125,7 +125,10 @@ def summary(costs: dict[str, list[Row]]) -> Iterator[str]:
         each = [per_message(runs, f"bytes_{way}") / 1e3 for way in WAYS]
         kilobytes = " / ".join(f"{number:.0f}" if number > 1000 else f"{number:.1f}" for number in each)
         bytes_factor = 1 / statistics.fmean(map(bytes_ratio, runs))
-        numbers = [f"{bytes_factor:.1f}", *(f"{mean(runs, name):.2f}" for name in ("flops_ratio", "flops_inference_ratio"))]
+        numbers = [
+            f"{bytes_factor:.1f}",
+            *(f"{mean(runs, name):.2f}" for name in ("flops_ratio", "flops_inference_ratio")),
+        ]
         numbers = ["1" if float(number) == 1 else number for number in numbers]
         hours = f"{mean(runs, 'fleet_seconds_total') / 3600:.2f}"
         yield f"| {' | '.join((name_of(scheduler), accuracy(runs), up, down, kilobytes, *numbers, hours))} |"

@@ -82,7 +82,9 @@ def table() -> str:
     rows = {key_of(row): row for row in read_table(FLASH_RUNS)}
     for experiment, density in dict.fromkeys((run.experiment, run.density) for run in all_runs()):
         by_seed = {
-            compat: {seed: rows[key] for seed in SEEDS if (key := (compat, experiment, f"{density}", f"{seed}")) in rows}
+            compat: {
+                seed: rows[key] for seed in SEEDS if (key := (compat, experiment, f"{density}", f"{seed}")) in rows
+            }
             for compat in COMPAT
         }
         official, ours = by_seed["official"], by_seed["ours"]

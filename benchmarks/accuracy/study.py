@@ -99,7 +99,9 @@ def write_flash_runs(out: Path) -> None:
         metrics = read_metrics(result.parent)
         row = {"compat": compat, "experiment": experiment, "density": density, "seed": seed}
         row |= {name: last_five(metrics, column) for name, column in accuracy_columns(float(density)).items()}
-        row |= {f"mismatch_{round}": f"{float(metrics[round - 1]['mismatch_clients']):.6f}" for round in MISMATCH_ROUNDS}
+        row |= {
+            f"mismatch_{round}": f"{float(metrics[round - 1]['mismatch_clients']):.6f}" for round in MISMATCH_ROUNDS
+        }
         digest[key_of(row)] = row
     write_table(FLASH_RUNS, [digest[key] for key in sorted(digest)])
     print(f"{FLASH_RUNS}: {len(digest)} runs")

@@ -1,4 +1,4 @@
-"""Schedulers under trial in the search for a better method (``trials.py``); what was kept is in the package."""
+"""Schedulers that were tried in the search for STEAD (``trials.py``). The package has only STEAD itself."""
 
 from candidates.activity import Active
 from candidates.draws import NarrowDraw

@@ -1,4 +1,4 @@
-"""A mask by how much the inputs of a layer vary, which clients report before the first round."""
+"""A fixed first mask chosen by how much the inputs of each layer vary. Clients measure it before the first round."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,28 +17,28 @@ from flash_pl.sparsity.first_mask import layer_counts
 
 
 class ActivityTrainee(Dense):
-    """Measures the second moments of the layers' inputs on a client's first batch, at the server's dense weights."""
+    """Measures the variances of the layers' inputs on a client's first batch, with the server's dense weights."""
 
-    centerd = True
+    centered = True
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
-        self.seen: dict[str, Tensor] = {}
+        self.variances: dict[str, Tensor] = {}
 
     @contextmanager
     def training(self, client: ClientState) -> Iterator[None]:
-        def watch(name: str):
+        def recorder(name: str):
             def hook(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                if name not in self.seen:
+                if name not in self.variances:
                     features = inputs[0].detach().double().movedim(1, 0).flatten(1)
-                    mean = features.mean(1, keepdim=True) if self.centerd else 0.0
-                    self.seen[name] = (features - mean).square().mean(1)
+                    mean = features.mean(1, keepdim=True) if self.centered else 0.0
+                    self.variances[name] = (features - mean).square().mean(1)
 
             return hook
 
         layers = [
             (slot.name, client.module.get_submodule(slot.name.rpartition(".")[0])) for slot in client.layout.layers
         ]
-        handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers]
+        handles = [layer.register_forward_pre_hook(recorder(name)) for name, layer in layers]
         try:
             yield
         finally:
@@ -46,20 +46,24 @@ class ActivityTrainee(Dense):
                 handle.remove()
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        return {"activity": torch.cat([self.seen[slot.name] for slot in client.layout.layers]) * 4096}
+        return {"activity": torch.cat([self.variances[slot.name] for slot in client.layout.layers]) * 4096}
 
 
 class RawActivityTrainee(ActivityTrainee):
-    centerd = False
+    """Measures second moments instead of variances."""
+
+    centered = False
 
 
 @dataclass(frozen=True)
 class ActivityStage(FirstStage):
+    """A first stage in which clients report the variances of the layers' inputs, one number per input."""
+
     batches: int | None = 1
-    centerd: bool = True
+    centered: bool = True
 
     def trainee(self, first_mask: FirstMask) -> ActivityTrainee:
-        return ActivityTrainee(first_mask) if self.centerd else RawActivityTrainee(first_mask)
+        return ActivityTrainee(first_mask) if self.centered else RawActivityTrainee(first_mask)
 
     def size(self, layout: Layout) -> int:
         return sum(slot.shape[1] for slot in layout.layers)
@@ -69,11 +73,11 @@ class ActivityStage(FirstStage):
 
 
 class Active(Largest):
-    """``Largest`` by |w_ij| s_j^power, with the standard deviation s_j of input j at the initial weights."""
+    """``Largest``, but ranks weights by |w_ij| s_j^power; s_j is the standard deviation of input j at the start."""
 
-    def __init__(self, power: float = 1.0, centerd: bool = True, sizes: float = 1.0, rates: float = 0.25) -> None:
+    def __init__(self, power: float = 1.0, centered: bool = True, sizes: float = 1.0, rates: float = 0.25) -> None:
         super().__init__(rates, sizes)
-        self.power, self.first_stage = power, ActivityStage(centerd=centerd)
+        self.power, self.first_stage = power, ActivityStage(centered=centered)
 
     def start(self, server: ServerState, found: Tensor | None, generator: torch.Generator) -> None:
         layout, scores, start = server.layout, torch.zeros(server.layout.maskable, dtype=torch.float64), 0

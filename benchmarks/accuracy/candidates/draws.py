@@ -1,4 +1,4 @@
-"""Places and sizes of initial weights."""
+"""Random first masks and scales of the initial weights."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from flash_pl.sparsity.first_mask import layer_counts
 
 @dataclass(frozen=True)
 class BalancedDraw:
-    """A random mask in which all outputs of a layer have as many inputs, and all inputs about as many outputs."""
+    """A random mask in which each output of a layer has the same number of inputs, and each input nearly so."""
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool)
@@ -23,42 +23,46 @@ class BalancedDraw:
 
 
 def balanced(rows: int, columns: int, count: int, generator: torch.Generator) -> Tensor:
-    """A table with ``count`` ones, dealt to the rows in turn out of shuffled columns, bool ``[rows, columns]``."""
+    """A random table with ``count`` ones, spread evenly over rows and columns, bool ``[rows, columns]``.
+
+    Each row takes the next columns of a shuffled list; when the list is used up, a newly shuffled one follows.
+    """
     lengths = torch.full((rows,), count // rows)
     lengths[random_k(torch.ones(rows, dtype=torch.bool), count % rows, generator)] += 1
     table = torch.zeros(rows, columns, dtype=torch.bool)
-    deck = torch.randperm(columns, generator=generator)
+    shuffled = torch.randperm(columns, generator=generator)
     for row, length in enumerate(lengths.tolist()):
-        taken, deck = deck[:length], deck[length:]
-        if (missing := length - len(taken)) > 0:  # the next deck, without what the row already has
+        taken, shuffled = shuffled[:length], shuffled[length:]
+        if (missing := length - len(taken)) > 0:  # a new list; columns that the row already has come last
             used = torch.zeros(columns, dtype=torch.bool)
             used[taken] = True
-            fresh = torch.randperm(columns, generator=generator)
-            fresh = torch.cat([fresh[~used[fresh]], fresh[used[fresh]]])
-            taken, deck = torch.cat([taken, fresh[:missing]]), fresh[missing:]
+            refill = torch.randperm(columns, generator=generator)
+            refill = torch.cat([refill[~used[refill]], refill[used[refill]]])
+            taken, shuffled = torch.cat([taken, refill[:missing]]), refill[missing:]
         table[row, taken] = True
     return table
 
 
 @dataclass(frozen=True)
 class NormPreserving:
-    """The kept weights of a layer get the norm of all of them, times ``scale``."""
+    """Scale the kept weights of each layer so that their norm is ``scale`` times that of the dense layer."""
 
     scale: float = 1.0
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         for slot in layout.layers:
-            whole, kept = slot.view(weights).double(), slot.view(weights).double() * slot.view(mask)
+            dense = slot.view(weights).double()
+            kept = dense * slot.view(mask)
             if kept.any():
-                slot.view(weights).mul_(self.scale * float(whole.norm() / kept.norm()))
+                slot.view(weights).mul_(self.scale * float(dense.norm() / kept.norm()))
 
 
 @dataclass(frozen=True)
 class NarrowDraw:
-    """A random mask within the network's first ``width`` of units: fewer units, more weights for each.
+    """A random mask inside a narrow network: a share ``width`` of the units, more weights per unit.
 
-    Inputs of the first layer and outputs of the last one are all there; a layer that has no room for its weights in
-    the narrow network has the rest of them outside.
+    All inputs of the first layer and all outputs of the last layer stay. If the narrow network has fewer places in a
+    layer than the layer has active weights, the remaining weights are drawn outside it.
     """
 
     width: float = 0.5

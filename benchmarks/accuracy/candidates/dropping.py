@@ -1,4 +1,4 @@
-"""STEAD with other rules of what a move drops."""
+"""STEAD with other rules for the weights that a move drops."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from flash_pl.sparsity import top_k_by_layer
 
 
 class Smallest(STEAD):
-    """STEAD that drops the smallest weights."""
+    """STEAD, but a move drops the smallest weights."""
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         self.entered.zero_()
@@ -21,12 +21,12 @@ class Smallest(STEAD):
 
 
 class Alive(STEAD):
-    """STEAD that drops weights first that no client has changed since the last move: nothing depends on them.
+    """STEAD, but a move first drops the weights that no client has changed since the last move.
 
     Args:
-        all_dead: drop all of these, not only as many as a move drops.
-        near: grow between units that are alive: a row and a column (of input channels) with weights that change.
-        smooth: no threshold, the smallest |w| times its change is dropped.
+        all_dead: drop all unchanged weights, even if they are more than a move drops.
+        near: grow weights first where the output and the input channel both have weights that change.
+        smooth: drop the weights with the smallest product of |w| and change, without a threshold.
     """
 
     def __init__(self, all_dead: bool = False, near: bool = False, smooth: bool = False, **rest: Any) -> None:
@@ -60,7 +60,7 @@ class Alive(STEAD):
 
 
 def pairs(alive: Tensor) -> Tensor:
-    """Places between an output and an input channel that have changing weights, of the layer's shape."""
+    """1 for places whose output and input channel both have changing weights, else 0, in the layer's shape."""
     kernel = tuple(range(2, alive.dim()))
     table = alive.any(dim=kernel) if kernel else alive
     both = table.any(dim=1, keepdim=True) & table.any(dim=0, keepdim=True)

@@ -1,4 +1,4 @@
-"""Masks that do not move, of densities by the layers' sizes."""
+"""Fixed masks whose layer densities depend on the sizes of the layers."""
 
 import torch
 from torch import Tensor
@@ -13,13 +13,20 @@ from flash_pl.sparsity.first_mask import layer_counts
 
 
 def rates_of(client: ClientState, power: float) -> Tensor | None:
-    """d_l^-power, 1 for an empty layer."""
+    """Factors d_l^-power of the layers' learning rates, 1 for an empty layer; None for power 0."""
     densities = client.densities
     return torch.where(densities > 0, densities.clamp(min=1e-9) ** -power, 1.0) if power else None
 
 
 class Formula(PDST):
-    """A fixed random mask of densities by the layers' sizes, layer l trained at lr d_l^-rates."""
+    """A fixed random mask with layer densities by ``BySize(sizes)``; layer l learns at lr d_l^-rates.
+
+    Args:
+        rates: exponent of the learning rates.
+        sizes: exponent of the layers' sizes.
+        even: give all outputs of a layer equally many inputs.
+        scaled: scale the initial weights so that the variance of a layer's outputs stays.
+    """
 
     def __init__(self, rates: float = 0.25, sizes: float = 1.0, even: bool = False, scaled: bool = True) -> None:
         initialize = VariancePreserving() if scaled else AsDrawn()
@@ -31,7 +38,7 @@ class Formula(PDST):
 
 
 class Salient(Formula):
-    """``Formula`` with each layer's places by the mean |g w| of some clients, their norm that of the dense layer."""
+    """``Formula`` with the weights of largest mean |g w| over some clients, scaled to the norm of the dense layer."""
 
     def __init__(self, fraction: float = 0.1, rates: float = 0.25, sizes: float = 1.0) -> None:
         super().__init__(rates, sizes)
@@ -45,9 +52,14 @@ class Salient(Formula):
 
 
 class Largest(Formula):
-    """``Formula`` with each layer's largest initial weights; random places with ``random``, signs alone with ``sign``.
+    """``Formula`` with the largest initial weights of each layer.
 
-    ``scale`` is their norm over that of the dense layer, 0 for as drawn.
+    Args:
+        rates: exponent of the learning rates.
+        sizes: exponent of the layers' sizes.
+        scale: norm of the kept weights relative to that of the dense layer; 0 leaves them as drawn.
+        random: keep random weights instead.
+        sign: replace the initial weights by their signs.
     """
 
     def __init__(
@@ -66,10 +78,10 @@ class Largest(Formula):
         server.mask = self.first_mask(layout, server.weights, server.density, None, generator)
         if not self.random:
             server.mask = top_k_by_layer(layout, head.abs(), layout.counts(server.mask))
-        whole = [part.double().norm() for part in layout.split(server.weights)]
+        norms = [part.double().norm() for part in layout.split(server.weights)]
         if self.sign:
             head.sign_()
         server.prune_()
-        for part, norm in zip(layout.split(server.weights), whole, strict=True):
+        for part, norm in zip(layout.split(server.weights), norms, strict=True):
             if self.scale and part.any():
                 part.mul_(self.scale * float(norm / part.double().norm()))

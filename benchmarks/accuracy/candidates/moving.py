@@ -1,4 +1,4 @@
-"""Masks that the server moves."""
+"""Masks that only the server moves."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from flash_pl.sparsity.first_mask import layer_counts
 
 
 class ServerMoves(Formula):
-    """``Formula`` whose server drops the smallest weights every ``every`` rounds and grows others at random."""
+    """``Formula``, but every ``every`` rounds the server drops the smallest weights and grows others at random."""
 
     def __init__(
         self, rate: float = 0.2, every: int = 5, horizon: int = 60, rates: float = 0.25, even: bool = False
@@ -35,8 +35,10 @@ class ServerMoves(Formula):
 
 
 class Grows(Largest):
-    """``Largest`` whose server drops the smallest weights every ``every`` rounds and grows others at random, or by the
-    mean gradient of the clients' last batches with ``gradient``."""
+    """``Largest``, but every ``every`` rounds the server drops the smallest weights and grows others.
+
+    Growth is at random or, with ``gradient``, by the mean gradient of the clients' last batches.
+    """
 
     def __init__(
         self,
@@ -58,10 +60,10 @@ class Grows(Largest):
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         if self.wants_dense_gradients(client, step):
-            self.seen = client.gradients().clone()
+            self.gradients = client.gradients().clone()
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        return {"gradient": self.seen} if self.gradient and self.due(context.round) else {}
+        return {"gradient": self.gradients} if self.gradient and self.due(context.round) else {}
 
     def on_aggregate(self, server: ServerState, ballots: Sequence[Ballot], round: int) -> None:
         if self.due(round):
@@ -76,7 +78,7 @@ class Grows(Largest):
 
 
 class Latent(FIARSE):
-    """FIARSE with each layer's largest weights, densities by the layers' sizes, layer l trained at lr d_l^-rates."""
+    """FIARSE, but with the largest weights of each layer, densities by ``BySize(sizes)`` and rates lr d_l^-rates."""
 
     def __init__(self, rates: float = 0.25, sizes: float = 1.0) -> None:
         super().__init__()
