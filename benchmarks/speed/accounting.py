@@ -1,9 +1,10 @@
-"""What counting costs: rounds whose bytes, FLOPs and simulated seconds are counted against rounds where nothing is.
+"""Time that counting takes: rounds that count bytes, FLOPs and simulated seconds against rounds that count nothing.
 
-    python benchmarks/accounting.py --repeats 15
+    python benchmarks/speed/accounting.py --repeats 15
 
-Two federations of MNISTNet on Fashion-MNIST train the same cohorts in turn within one process, one thread, without
-evaluation. One counts as every run does, on a fleet; the other has a link that only hands over. Medians of the pairs.
+Two federations of MNISTNet on Fashion-MNIST train the same cohorts in turn within one process, on one thread, without
+evaluation. One counts costs as every run does, with a fleet; the other one only hands models over. The script prints
+medians, and the median ratio of pairs.
 """
 
 import argparse
@@ -24,11 +25,11 @@ from flash_pl.models import MNISTNet
 from flash_pl.schedulers import JMWST, NST, PDST, SparseScheduler
 from flash_pl.server.updates import Report
 
-METHODS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
+SCHEDULERS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
 
 
 class FreeLink(Link):
-    """Hands models over and counts nothing; the masks that clients hold are kept, NST needs them."""
+    """Hands models over and counts nothing. It keeps the masks of the clients, because NST needs them."""
 
     def down(self, weights: Tensor, mask: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
         return weights, mask, Traffic()
@@ -40,6 +41,7 @@ class FreeLink(Link):
 def federated(
     scheduler: SparseScheduler, data: FashionMNIST, verify: bool, counted: bool, backend: str
 ) -> FederatedLoop:
+    """A federated loop that is ready for its first round."""
     devices = [Device(**device) for device in fragment("fleet", "mixed", "fleet")["init_args"]["devices"]]
     torch.manual_seed(1)
     trainer = FederatedTrainer(
@@ -67,22 +69,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--verify", nargs="+", default=["off", "on"])
-    chosen = parser.parse_args()
-    repeats = chosen.repeats
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
     torch.set_num_threads(1)
     data = FashionMNIST(clients=100, seed=1)
     print(
         "| method | verify | s a round, nothing counted | s, counted | median ratio of pairs |\n|---|---|---|---|---|"
     )
-    for name, scheduler in METHODS.items():
-        for verify in chosen.verify:
-            loops = [federated(scheduler(), data, verify == "on", counted, chosen.backend) for counted in (False, True)]
+    for name, scheduler in SCHEDULERS.items():
+        for verify in arguments.verify:
+            loops = [
+                federated(scheduler(), data, verify == "on", counted, arguments.backend) for counted in (False, True)
+            ]
             times: list[list[float]] = [[], []]
             for repeat in range(repeats + 1):
-                for which in (0, 1) if repeat % 2 else (1, 0):  # who goes first alternates
-                    took = seconds(partial(advance, loops[which]))
+                for index in (0, 1) if repeat % 2 else (1, 0):  # the loops alternate in going first
+                    elapsed = seconds(partial(advance, loops[index]))
                     if repeat:  # the first pair warms up
-                        times[which].append(took)
+                        times[index].append(elapsed)
             assert torch.equal(loops[0].server.weights, loops[1].server.weights)
             ratio = statistics.median(counted / free for free, counted in zip(*times, strict=True))
             free, counted = map(statistics.median, times)

@@ -1,16 +1,15 @@
-"""Time of one layer against the density of its mask: forward and both backward passes, one thread, batch 32.
+"""Time of a single layer against the density of its mask: forward and both backward passes, one thread, batch 32.
 
-    python benchmarks/layers.py                  # all layers, about three minutes
-    python benchmarks/layers.py resnet18 pools   # those whose name contains one of the words
+    python benchmarks/speed/layers.py                  # all layers, about three minutes; writes results and figure
+    python benchmarks/speed/layers.py resnet18 pools   # layers whose name contains one of the words; only prints
 
-Dense torch in contiguous and in channels_last memory and the sparse kernels at every density run in turn within one
-process; medians are compared, dense being the better of its two layouts. Writes
-benchmarks/results/layers.json and docs/layers.png.
+Dense torch in contiguous and in channels_last memory and the sparse kernels at every density take turns within one
+process. Medians are compared; dense is the faster of its two memory formats. The results are in
+benchmarks/speed/results/layers.json and docs/layers.png.
 """
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,18 +21,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flash_pl.checkpoint import write_whole
 from flash_pl.kernels import SparsePattern, max_pool2d, sparse_conv2d, sparse_linear
 from flash_pl.kernels.library import library
 from flash_pl.plotting import COLORS, new_figure
 
 BATCH = 32
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).parent / "results" / "layers.json"
+FIGURE = Path(__file__).parents[2] / "docs" / "layers.png"
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of ``inputs`` channels of side x side pixels; ``first`` of a network needs no gradient of them."""
+    """A convolution of ``inputs`` channels of side x side pixels; a network's ``first`` one has no input gradient."""
 
     inputs: int
     outputs: int
@@ -93,7 +94,7 @@ LAYERS: dict[str, Conv | Linear | Pool] = {
 def step(
     layer: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, weight: Tensor | None, first: bool = False
 ) -> Callable[[], None]:
-    """Forward and backward through ``layer``; the output's gradient has the output's layout."""
+    """A function that runs ``layer`` forward and backward; the output's gradient has the output's memory format."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(not first)
     if weight is not None:
         weight = weight.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -109,7 +110,7 @@ def step(
 
 
 def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
-    """Steps by name: the layouts of dense torch, then the densities (1.0 alone for a pool)."""
+    """Steps by name: the memory formats of dense torch, then the densities (only 1.0 for a pool)."""
     if isinstance(spec, Linear):
         x, weight = torch.randn(BATCH, spec.inputs), torch.randn(spec.outputs, spec.inputs)
         steps = {"contiguous": step(lambda x, w: F.linear(x, w), x, weight)}
@@ -117,8 +118,8 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
         x, weight = torch.randn(BATCH, spec.channels, spec.side, spec.side), None
         pool = (spec.kernel, spec.stride)
         steps = {"contiguous": step(lambda x, _: F.max_pool2d(x, *pool), x, None)}
-        wide = x.to(memory_format=torch.channels_last)
-        steps["channels_last"] = step(lambda x, _: F.max_pool2d(x, *pool), wide, None)
+        channels_last = x.to(memory_format=torch.channels_last)
+        steps["channels_last"] = step(lambda x, _: F.max_pool2d(x, *pool), channels_last, None)
         return steps | {"1.0": step(lambda x, _: max_pool2d(x, *pool), x, None)}
     else:
         x = torch.randn(BATCH, spec.inputs, spec.side, spec.side)
@@ -148,7 +149,7 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
 
 
 def medians(steps: dict[str, Callable[[], None]], seconds: float) -> dict[str, float]:
-    """Milliseconds of each, run in turn for about ``seconds``, at least five times."""
+    """Median milliseconds of each step. The steps take turns for about ``seconds``, at least five times."""
     for run in steps.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -158,11 +159,11 @@ def medians(steps: dict[str, Callable[[], None]], seconds: float) -> dict[str, f
             begun = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def plot(results: dict[str, dict[str, float]], path: Path) -> None:
-    """Time against density, a panel a layer, beside dense torch's and what would be proportional to the density."""
+    """Draw time against density, one panel per layer, beside dense torch and a line proportional to the density."""
     layers = {name: times for name, times in results.items() if not name.startswith("pools")}
     figure, panels = new_figure(len(layers), across=4, height=2.6)
     for axes, (name, times) in zip(panels, layers.items(), strict=True):
@@ -201,16 +202,14 @@ def main(words: Sequence[str], seconds: float) -> None:
             print(report(name, results[name]), flush=True)
     if words:
         return
-    facts = {"unit": "ms", "batch": BATCH, "threads": 1, "isa": native.isa, "torch": torch.__version__}
-    beside = RESULTS / "layers.json.tmp"
-    beside.write_text(json.dumps(facts | {"layers": results}, indent=1) + "\n")
-    os.replace(beside, RESULTS / "layers.json")
-    plot(results, RESULTS.parents[1] / "docs" / "layers.png")
+    settings = {"unit": "ms", "batch": BATCH, "threads": 1, "isa": native.isa, "torch": torch.__version__}
+    write_whole(RESULTS, (json.dumps(settings | {"layers": results}, indent=1) + "\n").encode())
+    plot(results, FIGURE)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="parts of layers' names; then nothing is written")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of measuring a layer")
+    parser.add_argument("words", nargs="*", help="measure only layers whose name contains one of these")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time to measure a layer")
     arguments = parser.parse_args()
     main(arguments.words, arguments.seconds)

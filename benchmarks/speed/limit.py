@@ -1,10 +1,10 @@
-"""How far dense training is from the limit: a bare PyTorch loop over the same in-memory batches, one thread.
+"""Time of dense rounds against a bare PyTorch loop over the same in-memory batches: one thread.
 
-    python benchmarks/limit.py --repeats 7
+    python benchmarks/speed/limit.py --repeats 7
 
-Both contenders train the same ten clients of Fashion-MNIST with the same model, batches and optimizer, in turn within
-one process; medians and their ratio are printed. A second figure is what lies between two clients: sending the weights,
-the mask, a fresh optimizer, meters and the running average.
+Both contenders train the same ten clients of Fashion-MNIST with the same model, batches and optimizer, and take turns
+within one process. The script prints medians and their ratio. It also prints the time between two clients: sending
+weights and mask, a new optimizer, meters, and the running average.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def seconds(round: Callable[[], None]) -> float:
 
 
 def between_clients(loop: FederatedLoop, repeats: int) -> float:
-    """Milliseconds of a client that has no batches: all the work that is not training."""
+    """Median milliseconds of a client without batches: all work that is not training."""
 
-    class Nothing:
+    class NoBatches:
         samples = 1
 
         def __len__(self) -> int:
@@ -58,7 +58,7 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
         begun = time.perf_counter()
         context = loop.plan.context(Participant(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
-        loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, Nothing(), context))  # type: ignore[arg-type]
+        loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, NoBatches(), context))  # type: ignore[arg-type]
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 
@@ -75,16 +75,16 @@ def main() -> None:
         ours, bare = [], []
         for repeat in range(repeats + 1):
             our_round, bare_round = partial(advance, loop), partial(train_cohort, model, loop.plan, data, repeat, LR)
-            if repeat % 2:  # who goes first alternates
+            if repeat % 2:  # the contenders alternate in going first
                 first, second = seconds(our_round), seconds(bare_round)
             else:
                 second, first = seconds(bare_round), seconds(our_round)
             if repeat:  # the first pair warms up
                 ours.append(first)
                 bare.append(second)
-        a, b = statistics.median(ours), statistics.median(bare)
-        ratio = statistics.median(x / y for x, y in zip(ours, bare, strict=True))
-        print(f"{network.__name__}: {a:.3f} s a round, bare loop {b:.3f} s, median ratio of pairs {ratio:.3f}")
+        medians = f"{statistics.median(ours):.3f} s a round, bare loop {statistics.median(bare):.3f} s"
+        ratio = statistics.median(pair[0] / pair[1] for pair in zip(ours, bare, strict=True))
+        print(f"{network.__name__}: {medians}, median ratio of pairs {ratio:.3f}")
         sparse = federated(network(), data, PDST())
         print(f"{network.__name__}: {between_clients(sparse, 200):.2f} ms between two clients under a new mask")
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: networks, the bare PyTorch loop, ours, medians taken in turn, the figure."""
+"""Shared by the speed benchmarks: networks, a bare PyTorch loop, the federated loop, medians, the figure."""
 
 import json
 import statistics
@@ -27,13 +27,20 @@ DENSITIES = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01)
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 LR = 0.01
 SMALL, LARGE = (1, 28, 28), (3, 32, 32)
-Turn = Callable[[], None]
+Turn = Callable[[], None]  # one timed call of a contender
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the shipped config that says what is masked, the shape of an image, a client's batches of 32."""
+    """A network of the benchmarks.
+
+    Args:
+        make: class of the network.
+        config: shipped configuration that says which layers are masked.
+        shape: shape of an image.
+        batches: batches of 32 images per client.
+    """
 
     make: Callable[..., nn.Module]
     config: str
@@ -44,7 +51,7 @@ class Network:
         return self.make(num_classes=10, in_channels=self.shape[0])
 
     def images(self, clients: int = 2, batches: int | None = None) -> Synthetic:
-        """Random images; all clients have equally many."""
+        """Random images, equally many per client."""
         samples = 32 * (batches or self.batches) * clients
         data = Synthetic(samples, shape=self.shape, test_samples=40, clients=clients, batch_size=32, seed=1)
         data.setup("fit")
@@ -62,7 +69,7 @@ NETWORKS = {
 
 
 def train(network: nn.Module, batches: Batches, order: torch.Generator, lr: float = LR) -> None:
-    """The bare loop: an epoch of plain PyTorch."""
+    """One epoch of plain PyTorch: the bare loop."""
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     for images, labels in batches.shuffled(order):
         loss = F.cross_entropy(network(images), labels)
@@ -72,28 +79,28 @@ def train(network: nn.Module, batches: Batches, order: torch.Generator, lr: floa
 
 
 def train_cohort(network: nn.Module, plan: Plan, data: FederatedData, round: int, lr: float = LR) -> None:
-    """FedAvg by hand: the cohort and the batches of a round of the federated loop, and nothing of it but training."""
+    """One round of FedAvg written by hand, with the cohort and the batches of the federated loop, without masks."""
     start = {name: value.clone() for name, value in network.state_dict().items()}
     total = {name: torch.zeros_like(value) for name, value in start.items() if value.is_floating_point()}
     cohort = plan.draw(round)
-    samples = sum(member.samples for member in cohort)
-    for member in cohort:
+    samples = sum(participant.samples for participant in cohort)
+    for participant in cohort:
         network.load_state_dict(start)
-        batches = data.client_batches(member.client)
-        train(network, batches, plan.context(member, len(batches), round).generator("batches"), lr)
+        batches = data.client_batches(participant.client)
+        train(network, batches, plan.context(participant, len(batches), round).generator("batches"), lr)
         trained = network.state_dict()
-        for name, sum_ in total.items():
-            sum_.add_(trained[name], alpha=member.samples / samples)
+        for name, tensor in total.items():
+            tensor.add_(trained[name], alpha=participant.samples / samples)
     network.load_state_dict(start | total)
 
 
 def bare(network: Network, device: str = "cpu") -> dict[str, nn.Module]:
-    """The network in both memory formats, in training mode."""
+    """The network in training mode, in both memory formats."""
     return {name: network.build().to(device, memory_format=format).train() for name, format in FORMATS.items()}
 
 
 def bare_turns(network: Network, batches: Batches) -> dict[str, Turn]:
-    """The local training of a client by the bare loop, in both memory formats."""
+    """Training of one client by the bare loop, in both memory formats."""
 
     def turn_of(module: nn.Module) -> Turn:
         order = torch.Generator().manual_seed(0)
@@ -109,13 +116,13 @@ def federated(
     backend: str = "auto",
     cohort: int = 1,
     accelerator: str = "cpu",
-    method: Callable[[], SparseScheduler] = PDST,
+    scheduler: Callable[[], SparseScheduler] = PDST,
     **settings: Any,
 ) -> FederatedLoop:
-    """The federated loop of a method, or of dense training at density 1, ready for its first round."""
-    model = compose({"method": "pdst"}, [f"model={network.config}"])["model"]
+    """A federated loop that is ready for its first round; at density 1 it trains densely."""
+    model = compose({"scheduler": "pdst"}, [f"model={network.config}"])["model"]
     trainer = FederatedTrainer(
-        Dense() if density == 1 else method(),
+        Dense() if density == 1 else scheduler(),
         density=density,
         cohort=cohort,
         seed=1,
@@ -132,7 +139,7 @@ def federated(
 
 
 def client_turn(loop: FederatedLoop) -> Turn:
-    """The local training of client 0 under the server's mask."""
+    """Training of client 0 by the federated loop, under the server's mask."""
     batches = loop.data.client_batches(0)
     context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
 
@@ -144,14 +151,14 @@ def client_turn(loop: FederatedLoop) -> Turn:
 
 
 def advance(loop: FederatedLoop) -> None:
-    """A round without its evaluation."""
+    """Run one round without its evaluation."""
     loop.on_advance_start()
     loop.advance()
-    loop.round, loop.pending = loop.round + 1, False  # on_advance_end, which would evaluate the round, is left out
+    loop.round, loop.pending = loop.round + 1, False  # on_advance_end would evaluate
 
 
 def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:
-    """Milliseconds of each contender; they take turns, and the first turns warm up."""
+    """Median milliseconds of each contender. The contenders take turns; the first turn of each is a warm-up."""
     times: dict[str, list[float]] = {key: [] for key in turns}
     for repeat in range(repeats + 1):
         for key, turn in turns.items():
@@ -163,28 +170,28 @@ def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:
 
 
 def record(path: Path, name: str, rows: Sequence[Row]) -> None:
-    """Write the rows of a network into a file of results, in place of those it has there."""
-    known = json.loads(path.read_text()) if path.exists() else []
-    known = [row for row in known if row["network"] != name]
-    write_whole(path, (json.dumps([*known, *rows], indent=1) + "\n").encode())
+    """Replace the rows of a network in a JSON file of results."""
+    present = json.loads(path.read_text()) if path.exists() else []
+    others = [row for row in present if row["network"] != name]
+    write_whole(path, (json.dumps([*others, *rows], indent=1) + "\n").encode())
 
 
-def against_density(rows: Sequence[Row], of: str) -> tuple[Figure, Axes]:
-    """Time against density, both relative to the bare loop's, beside the ideal."""
+def against_density(rows: Sequence[Row], unit: str) -> tuple[Figure, Axes]:
+    """Draw time against density, relative to the bare loop, beside a line proportional to the density."""
     figure, (axes,) = plotting.new_figure(1, across=1, height=4.2)
     for index, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
-        mine = sorted((row for row in rows if row["network"] == name), key=lambda row: row["density"])
-        x, y = np.array([row["density"] for row in mine]), np.array([row["ms"] / row["dense_ms"] for row in mine])
+        curve = sorted((row for row in rows if row["network"] == name), key=lambda row: row["density"])
+        x, y = np.array([row["density"] for row in curve]), np.array([row["ms"] / row["dense_ms"] for row in curve])
         plotting.draw(axes, x, y, None, plotting.line_style(index), name)
     ideal = np.array(sorted(DENSITIES))
     axes.plot(ideal, ideal, color="0.6", linestyle=":", label="proportional to density")
-    axes.set(xlabel="density", ylabel=f"time of a {of}, dense PyTorch = 1")
+    axes.set(xlabel="density", ylabel=f"time of a {unit}, dense PyTorch = 1")
     plotting.logarithmic(axes.xaxis)
     plotting.logarithmic(axes.yaxis)
     return figure, axes
 
 
 def save(figure: Figure, axes: Axes, path: Path) -> None:
-    """The figure as PNG, its legend below it."""
+    """Write the figure as PNG, with its legend below."""
     plotting.legend_below(figure, [axes])
     write_whole(path, plotting.as_png(figure))

@@ -1,21 +1,20 @@
-"""Whole federated rounds at each density against one of FedAvg written by hand: one thread, batch 32.
+"""Time of whole federated rounds at each density against FedAvg written by hand: one thread, batch 32.
 
-    python benchmarks/round.py run --networks MNISTNet LeafCNN    # JSON and a line per cell
-    python benchmarks/round.py plot                               # docs/rounds.png
+    python benchmarks/speed/round.py run --networks MNISTNet LeafCNN    # results/round.json, and a row per cell
+    python benchmarks/speed/round.py plot                               # docs/rounds.png
 
-All contenders take turns within one process, with the same cohorts of four clients and the same batches of random
-images; medians. They are
+The contenders take turns within one process, with the same cohorts of four clients and the same batches of random
+images. Medians are compared. The contenders are
 
-- a bare PyTorch loop with dense kernels and no masks, that loads the server's weights, trains each client and averages,
-  in both memory formats; the faster one counts;
+- a bare PyTorch loop with dense kernels and without masks: it loads the server's weights, trains each client and
+  averages; it runs in both memory formats, and the faster one counts;
 - the federated loop with dense kernels at d = 0.05: sparsity simulated by masks;
 - the federated loop with sparse kernels: PDST under a random mask of uniform density over the layers that the shipped
-  configs mask, dense training at d = 1.
+  configurations mask, and dense training at d = 1.
 
-A round is all that the federated loop does between two states of its server: the cohort is drawn, masks are offered,
-bytes and FLOPs counted, clients trained and averaged, the mask voted on and the server pruned to it. Evaluation is left
-out. The four clients are all there are: each has its mask since the turn that warms up, and no later round includes
-what a client's first mask takes.
+A round is all work of the federated loop except evaluation: sampling the cohort, sending masks, counting bytes and
+FLOPs, training and averaging the clients, voting on the mask, pruning the server. There are only these four clients, so
+all get their first mask in the warm-up, and no timed round includes a first mask.
 """
 
 import argparse
@@ -52,12 +51,12 @@ from flash_pl.server.updates import Report
 
 COHORT = 4
 CONTENDERS = [("dense", 0.05), *(("auto", density) for density in DENSITIES)]
-CHOSEN = ["MNISTNet", "LeafCNN", "ResNet18", "VGG11", "MobileNetV2"]
+DEFAULT_NETWORKS = ["MNISTNet", "LeafCNN", "ResNet18", "VGG11", "MobileNetV2"]
 RESULTS = Path(__file__).parent / "results" / "round.json"
 
 
 class Round:
-    """Rounds of the federated loop, and what share of each the clients' local training takes."""
+    """Runs rounds of a federated loop and measures the share of each round that is local training."""
 
     def __init__(self, loop: FederatedLoop) -> None:
         self.loop, self.local, self.training = loop, loop.parts.local.run, 0.0
@@ -79,28 +78,28 @@ class Round:
 
 
 def bare_rounds(module: nn.Module, loop: FederatedLoop) -> Turn:
-    """Rounds of FedAvg by hand, with the loop's cohorts."""
+    """Rounds of FedAvg written by hand, with the loop's cohorts."""
     rounds = count()
     return lambda: train_cohort(module, loop.plan, loop.data, next(rounds))
 
 
 def measure(name: str, repeats: int) -> list[Row]:
-    """One row per contender but the bare loop."""
+    """Measure a network; return one row per contender except the bare loop."""
     network = NETWORKS[name]
     data = network.images(clients=COHORT)
-    ours = {key: Round(federated(network, data, key[1], key[0], COHORT)) for key in CONTENDERS}
-    loop = ours[CONTENDERS[0]].loop
+    contenders = {key: Round(federated(network, data, key[1], key[0], COHORT)) for key in CONTENDERS}
+    loop = contenders[CONTENDERS[0]].loop
     turns: dict[str, Turn] = {format: bare_rounds(module, loop) for format, module in bare(network).items()}
-    times = medians(turns | {str(key): turn for key, turn in ours.items()}, repeats)
+    times = medians(turns | {str(key): turn for key, turn in contenders.items()}, repeats)
     dense = min(times[format] for format in FORMATS)
     rows = []
-    for key, turn in ours.items():
-        milliseconds, share = times[str(key)], statistics.median(turn.shares[1:])
+    for (backend, density), turn in contenders.items():
+        milliseconds, share = times[str((backend, density))], statistics.median(turn.shares[1:])
         rows.append(
             {
                 "network": name,
-                "backend": key[0],
-                "density": key[1],
+                "backend": backend,
+                "density": density,
                 "cohort": COHORT,
                 "batches": network.batches,
                 "dense_ms": dense,
@@ -110,12 +109,12 @@ def measure(name: str, repeats: int) -> list[Row]:
         )
         numbers = f"{dense:.0f} | {milliseconds:.0f} | {dense / milliseconds:.2f}"
         shares = f"{100 * share:.1f} | {100 * (1 - share):.1f}"
-        print(f"| {name} | {key[0]} | {key[1]:g} | {numbers} | {shares} |", flush=True)
+        print(f"| {name} | {backend} | {density:g} | {numbers} | {shares} |", flush=True)
     return rows
 
 
 def plot(to: Path) -> None:
-    """The curves of the sparse kernels, and where masks with dense kernels are."""
+    """Draw the curves of the sparse kernels, and a cross for masks on dense kernels."""
     rows = json.loads(RESULTS.read_text())
     figure, axes = against_density([row for row in rows if row["backend"] == "auto"], "round")
     for index, row in enumerate(row for row in rows if row["backend"] == "dense"):
@@ -128,18 +127,18 @@ def plot(to: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["run", "plot"])
-    parser.add_argument("--networks", nargs="+", default=CHOSEN, choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=DEFAULT_NETWORKS, choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=Path("docs/rounds.png"))
-    chosen = parser.parse_args()
+    parser.add_argument("--to", type=Path, default=Path("docs/rounds.png"), help="file of the figure")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if chosen.task == "plot":
-        return plot(chosen.to)
+    if arguments.task == "plot":
+        return plot(arguments.to)
     torch.manual_seed(0)
     print("| network | kernels | d | bare dense loop, ms | ours, ms | times faster | local training, % | rest, % |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in chosen.networks:
-        record(RESULTS, name, measure(name, chosen.repeats))
+    for name in arguments.networks:
+        record(RESULTS, name, measure(name, arguments.repeats))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""How seconds and memory grow: with processes and threads, registered clients, and clients in a round.
+"""Time and memory against processes, threads, registered clients and clients per round.
 
-    python benchmarks/scaling.py ranks      # 1 process with 1 and with 2 threads, 2 processes with 1 thread each
-    python benchmarks/scaling.py clients    # 10 to 10,000 registered clients
-    python benchmarks/scaling.py cohort     # 5 to 100 clients in a round
-    python benchmarks/scaling.py threads    # a step of training with 1 and with 2 threads
+    python benchmarks/speed/scaling.py ranks      # 1 process with 1 and with 2 threads, 2 processes with 1 thread each
+    python benchmarks/speed/scaling.py clients    # 10 to 10,000 registered clients
+    python benchmarks/speed/scaling.py cohort     # 5 to 100 clients in a round
+    python benchmarks/speed/scaling.py threads    # a training step with 1 and with 2 threads
 
-Ranks: rounds of PDST on Fashion-MNIST, ten clients a round, on torch's kernels and on the sparse ones; the contenders
-take turns. Clients: all have the same 96
-synthetic images, so that the data do not grow; ten train a round. Cohort: the same, of 100 clients. Each number of
-clients has a process of its own. Threads: random images in batches of 32, d = 0.05; the contenders take turns.
+- ranks: rounds of PDST on Fashion-MNIST, ten clients a round, on dense and sparse kernels; the contenders take turns.
+- clients: all clients have the same 96 synthetic images, so that the data do not grow; ten clients train in a round.
+- cohort: the same with 100 registered clients. Each measurement of clients and cohort has a process of its own.
+- threads: random images in batches of 32, d = 0.05; the contenders take turns.
 """
 
 import argparse
+import csv
 import json
 import resource
 import shutil
@@ -24,7 +25,6 @@ from pathlib import Path
 
 import torch
 from networks import FORMATS, NETWORKS, Turn, bare_turns, client_turn, federated, medians
-from study import rows
 
 from flash_pl import JMWST, NST, PDST, Classifier, FederatedTrainer
 from flash_pl.data import Batches
@@ -34,19 +34,19 @@ from flash_pl.schedulers import Sensitivity, SparseScheduler
 from flash_pl.server import RoundRobinSampler
 
 CONTENDERS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
-BACKENDS = {"dense": "dense", "auto": "sparse"}  # of the trainer, and the kernels that it takes for these networks
+BACKENDS = {"dense": "dense", "auto": "sparse"}  # trainer.backend -> kernels that it uses for these networks
 CLIENTS = (10, 100, 1000, 10_000)
 COHORTS = (5, 10, 20, 50, 100)
 THREADS = (1, 2)
-METHODS: dict[str, Callable[[Sensitivity], SparseScheduler]] = {
+SCHEDULERS: dict[str, Callable[[Sensitivity], SparseScheduler]] = {
     "pdst": lambda _: PDST(),
     "jmwst": lambda stage_1: JMWST(sensitivity=stage_1),
     "nst": lambda _: NST(),
 }
 
 
-class Alike:
-    """Any number of clients that all have the same 96 images."""
+class EqualClients:
+    """Federated data of any number of clients that all have the same 96 images."""
 
     def __init__(self, clients: int) -> None:
         self.clients, self.classes = clients, 10
@@ -69,7 +69,7 @@ class Alike:
 
 
 def ranks(out: Path, rounds: int, repeats: int) -> None:
-    """Median seconds of a round, and the median ratio to one process with one thread of the same turn and kernels."""
+    """Print the median seconds of a round, and the median ratio to one process with one thread and the same kernels."""
     turns = list(product(BACKENDS, CONTENDERS))
     seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
     for repeat in range(repeats):
@@ -81,52 +81,57 @@ def ranks(out: Path, rounds: int, repeats: int) -> None:
             arguments += [f"trainer.devices={devices}", f"trainer.threads={threads}", f"trainer.eval_every={rounds}"]
             command = [sys.executable, "-m", "flash_pl", "fit", "pdst", *arguments, f"trainer.backend={backend}"]
             subprocess.run(command, check=True, capture_output=True)
-            # The first round warms up, the last one is evaluated.
-            seconds[backend, name].append(statistics.median(float(row["seconds_train"]) for row in rows(run)[1:-1]))
+            with open(run / "metrics.csv", newline="") as file:
+                rounds_timed = list(csv.DictReader(file))[1:-1]  # the first one warms up, the last one is evaluated
+            seconds[backend, name].append(statistics.median(float(row["seconds_train"]) for row in rounds_timed))
     print("| kernels | contender | s a round | ratio |\n|---|---|---|---|")
-    for (backend, name), found in seconds.items():
-        base = seconds[backend, next(iter(CONTENDERS))]
-        ratio = statistics.median(one / other for one, other in zip(found, base, strict=True))
-        print(f"| {BACKENDS[backend]} | {name} | {statistics.median(found):.2f} | {ratio:.2f} |")
+    for (backend, name), times in seconds.items():
+        baseline = seconds[backend, next(iter(CONTENDERS))]
+        ratio = statistics.median(pair[0] / pair[1] for pair in zip(times, baseline, strict=True))
+        print(f"| {BACKENDS[backend]} | {name} | {statistics.median(times):.2f} | {ratio:.2f} |")
 
 
 def clients() -> None:
-    """A line per method and number of clients."""
+    """Print a row per scheduler and number of registered clients."""
     print("| method | clients | ms a round | process, MiB | masks of clients, MiB | by mask-bits, MiB |")
     print("|---|---|---|---|---|---|")
-    for method in METHODS:
+    for scheduler in SCHEDULERS:
         for number in CLIENTS:
-            found = apart(method, number, 10, enough(method, number))
-            masks = f"{found['masks']:.1f} | {found['bits']:.1f}"
-            print(f"| {method} | {number} | {found['ms']:.0f} | {found['peak']:.0f} | {masks} |", flush=True)
+            sizes = in_a_process(scheduler, number, 10, rounds_for(scheduler, number))
+            masks = f"{sizes['masks']:.1f} | {sizes['bits']:.1f}"
+            print(f"| {scheduler} | {number} | {sizes['ms']:.0f} | {sizes['peak']:.0f} | {masks} |", flush=True)
 
 
-def enough(method: str, number: int) -> int:
-    """Rounds of ten clients to time. For NST every client takes part, in turn."""
-    return max(30, number // 10) if method == "nst" else 30
+def rounds_for(scheduler: str, number: int) -> int:
+    """Number of rounds to time. With NST every client takes part once, so that the server holds all masks."""
+    return max(30, number // 10) if scheduler == "nst" else 30
 
 
 def cohort(rounds: int) -> None:
-    """A line per method and number of clients in a round; rounds count from when all clients have had their first."""
+    """Print a row per scheduler and cohort size. Timing starts when all clients have taken part once."""
     print("| method | clients in a round | ms a round | ms a client | process, MiB |\n|---|---|---|---|---|")
-    for method in ("pdst", "jmwst"):
+    for scheduler in ("pdst", "jmwst"):
         for size in COHORTS:
-            found = apart(method, 100, size, rounds, 100 // size)
-            numbers = f"{found['ms']:.0f} | {found['ms'] / size:.1f} | {found['peak']:.0f}"
-            print(f"| {method} | {size} | {numbers} |", flush=True)
+            sizes = in_a_process(scheduler, 100, size, rounds, 100 // size)
+            numbers = f"{sizes['ms']:.0f} | {sizes['ms'] / size:.1f} | {sizes['peak']:.0f}"
+            print(f"| {scheduler} | {size} | {numbers} |", flush=True)
 
 
-def apart(method: str, number: int, cohort: int, rounds: int, warmup: int = 0) -> dict[str, float]:
-    """What ``one`` finds in a process of its own."""
-    settings = {"method": method, "number": number, "cohort": cohort, "rounds": rounds, "warmup": warmup}
+def in_a_process(scheduler: str, number: int, cohort: int, rounds: int, warmup: int = 0) -> dict[str, float]:
+    """The result of ``measure`` in a process of its own."""
+    settings = {"scheduler": scheduler, "number": number, "cohort": cohort, "rounds": rounds, "warmup": warmup}
     arguments = [f"--{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, __file__, "one", *arguments]
+    command = [sys.executable, __file__, "measure", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict[str, float]:
-    """Median milliseconds of a round with ``cohort`` of ``number`` clients after ``warmup`` others, and in MiB the peak
-    of the process and the masks of clients, as they are held and at one bit a weight."""
+def measure(scheduler: str, number: int, cohort: int, rounds: int, warmup: int) -> dict[str, float]:
+    """Time rounds with ``cohort`` of ``number`` clients, after ``warmup`` untimed ones.
+
+    Returns:
+        ``ms``: median milliseconds of a round; in MiB: ``peak`` memory of the process, ``masks`` of clients as stored,
+        and ``bits``, the same masks at one bit per weight.
+    """
     torch.set_num_threads(1)
     seconds: list[float] = []
 
@@ -135,7 +140,7 @@ def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict
             seconds.append(row["seconds"])
 
     trainer = FederatedTrainer(
-        METHODS[method](Sensitivity(init_fraction=min(1.0, 4 / number), epochs=1)),
+        SCHEDULERS[scheduler](Sensitivity(init_fraction=min(1.0, 4 / number), epochs=1)),
         density=0.05,
         rounds=warmup + rounds,
         cohort=cohort,
@@ -144,7 +149,7 @@ def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict
         accelerator="cpu",
         callbacks=[Clock()],
     )
-    loop = trainer.fit(Classifier(MNISTNet(), classes=10), Alike(number))
+    loop = trainer.fit(Classifier(MNISTNet(), classes=10), EqualClients(number))
     masks = loop.ledger.link.masks
     return {
         "ms": 1e3 * statistics.median(seconds[warmup:]),
@@ -155,7 +160,7 @@ def one(method: str, number: int, cohort: int, rounds: int, warmup: int) -> dict
 
 
 def threads(repeats: int) -> None:
-    """A line per network and contender."""
+    """Print a row per network and contender."""
     print("| network | contender | 1 thread, ms a step | 2 threads, ms a step | ratio |\n|---|---|---|---|---|")
     for name in ("MNISTNet", "ResNet18"):
         network = NETWORKS[name]
@@ -163,15 +168,15 @@ def threads(repeats: int) -> None:
         turns = bare_turns(network, data.client_batches(0))
         for contender, backend in {"dense kernels": "dense", "sparse kernels": "auto"}.items():
             turns[contender] = client_turn(federated(network, data, 0.05, backend))
-        times = medians({f"{key} {n}": on(n, turn) for key, turn in turns.items() for n in THREADS}, repeats)
-        found = {key: [times[f"{key} {n}"] / network.batches for n in THREADS] for key in turns}
-        found = {"bare dense loop": [min(pair) for pair in zip(*map(found.pop, FORMATS), strict=True)]} | found
-        for contender, (first, second) in found.items():
+        times = medians({f"{key} {n}": with_threads(n, turn) for key, turn in turns.items() for n in THREADS}, repeats)
+        steps = {key: [times[f"{key} {n}"] / network.batches for n in THREADS] for key in turns}
+        steps = {"bare dense loop": [min(pair) for pair in zip(*map(steps.pop, FORMATS), strict=True)]} | steps
+        for contender, (first, second) in steps.items():
             print(f"| {name} | {contender} | {first:.2f} | {second:.2f} | {second / first:.2f} |", flush=True)
 
 
-def on(threads: int, turn: Turn) -> Turn:
-    """The turn with so many threads."""
+def with_threads(threads: int, turn: Turn) -> Turn:
+    """The turn with a number of threads."""
 
     def run() -> None:
         torch.set_num_threads(threads)
@@ -182,23 +187,23 @@ def on(threads: int, turn: Turn) -> Turn:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["ranks", "clients", "cohort", "threads", "one"])
+    parser.add_argument("task", choices=["ranks", "clients", "cohort", "threads", "measure"])
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
-    parser.add_argument("--rounds", type=int, help="default: 12; for one, as many as clients takes")
+    parser.add_argument("--rounds", type=int, help="default: 12; for measure as many as clients takes")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--method", default="pdst")
-    parser.add_argument("--number", type=int, default=10)
-    parser.add_argument("--cohort", type=int, default=10)
-    parser.add_argument("--warmup", type=int, default=0)
-    chosen = parser.parse_args()
-    if chosen.task == "ranks":
-        ranks(chosen.out, chosen.rounds or 12, chosen.repeats)
-    elif chosen.task == "clients":
+    parser.add_argument("--scheduler", default="pdst")
+    parser.add_argument("--number", type=int, default=10, help="registered clients")
+    parser.add_argument("--cohort", type=int, default=10, help="clients in a round")
+    parser.add_argument("--warmup", type=int, default=0, help="rounds before the timed ones")
+    arguments = parser.parse_args()
+    if arguments.task == "ranks":
+        ranks(arguments.out, arguments.rounds or 12, arguments.repeats)
+    elif arguments.task == "clients":
         clients()
-    elif chosen.task == "cohort":
-        cohort(chosen.rounds or 12)
-    elif chosen.task == "threads":
-        threads(chosen.repeats)
+    elif arguments.task == "cohort":
+        cohort(arguments.rounds or 12)
+    elif arguments.task == "threads":
+        threads(arguments.repeats)
     else:
-        rounds = chosen.rounds or enough(chosen.method, chosen.number)
-        print(json.dumps(one(chosen.method, chosen.number, chosen.cohort, rounds, chosen.warmup)))
+        rounds = arguments.rounds or rounds_for(arguments.scheduler, arguments.number)
+        print(json.dumps(measure(arguments.scheduler, arguments.number, arguments.cohort, rounds, arguments.warmup)))

@@ -1,8 +1,8 @@
-"""What a mask and a model cost on the wire: ResNet-18 at d = 0.05, random masks of uniform and ERK layer densities.
+"""Bytes and time of encoding a mask and a model: ResNet-18 at d = 0.05, random masks with uniform and ERK densities.
 
-    python benchmarks/wire.py
+    python benchmarks/speed/wire.py    # Markdown tables
 
-Bytes are lengths of payloads that have been decoded again and compared; seconds are medians, one thread.
+Bytes are lengths of payloads; every payload is decoded again and compared. Times are medians on one thread.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MB = 1e6
 
 
 def entropy(layout: Layout, mask: Tensor) -> float:
-    """sum_l n_l H(d_l) in bytes."""
+    """The entropy bound sum_l n_l H(d_l) of a random mask, in bytes."""
     bits = 0.0
     for size, d in zip(layout.sizes.tolist(), layout.densities(mask).tolist(), strict=True):
         if 0 < d < 1:
@@ -33,19 +33,21 @@ def entropy(layout: Layout, mask: Tensor) -> float:
 
 
 def timed(function: Callable[[], object], repeats: int) -> float:
-    """Median milliseconds."""
-    found = []
+    """Median milliseconds of a call; the first call is a warm-up."""
+    times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
         function()
-        found.append(1e3 * (time.perf_counter() - begun))
-    return statistics.median(found[1:])
+        times.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(times[1:])
 
 
 def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -> None:
+    """Print the mask sections and bitmaps of a random mask with these layer densities."""
     draws = torch.Generator().manual_seed(1)
-    densities, unseen = distribution(layout, DENSITY), torch.zeros(layout.size)  # a random draw sees no weights
-    mask = ExactDraw()(layout, unseen, densities, draws)
+    densities = distribution(layout, DENSITY)
+    unused = torch.zeros(layout.size)  # a random draw does not look at the weights
+    mask = ExactDraw()(layout, unused, densities, draws)
     weights, drawn = torch.zeros(layout.size), torch.randn(layout.elements, generator=draws)
     weights[: layout.maskable] = drawn[: layout.maskable] * mask
     layout.write_others_(weights, drawn[layout.maskable :])
@@ -58,7 +60,7 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
     print("| mask section | MB | of the entropy bound | payload | dense / payload | encode, ms | decode, ms |")
     print("|---|---|---|---|---|---|---|")
     print(f"| entropy bound | {bound / MB:.3f} | 1 | - | - | - | - |")
-    seeded = ExactDraw()(layout, unseen, densities, torch.Generator().manual_seed(7))
+    seeded = ExactDraw()(layout, unused, densities, torch.Generator().manual_seed(7))
     cases: list[tuple[str, Codec, Message, Tensor | None, int | None]] = [
         ("reference", codec, message, mask.clone(), None),
         ("seed", codec, Message(weights[:] * 1, seeded), None, 7),
@@ -73,22 +75,20 @@ def table(name: str, distribution: Distribution, layout: Layout, repeats: int) -
         cases.append((f"delta, {rate:.1%} moved", codec, Message(changed, moved), mask, None))
     for label, coder, sent, reference, seed in cases:
         payload = coder.encode(sent, reference, seed)
-        found = coder.decode(payload.data, reference)
-        assert torch.equal(found.mask, sent.mask) and torch.equal(found.weights, sent.weights)
+        decoded = coder.decode(payload.data, reference)
+        assert torch.equal(decoded.mask, sent.mask) and torch.equal(decoded.weights, sent.weights)
         assert payload.sizes.kind.name.lower() == label.split(",")[0], (payload.sizes.kind, label)
         encode = timed(lambda c=coder, s=sent, r=reference, k=seed: c.encode(s, r, k), repeats)
         decode = timed(lambda c=coder, d=payload.data, r=reference: c.decode(d, r), repeats)
         size, share = len(payload.data), payload.sizes.mask / bound
-        print(
-            f"| {label} | {payload.sizes.mask / MB:.3f} | {share:.3f} | {size / MB:.3f} | {dense / size:.1f} ", end=""
-        )
-        print(f"| {encode:.0f} | {decode:.0f} |")
+        lengths = f"{payload.sizes.mask / MB:.3f} | {share:.3f} | {size / MB:.3f} | {dense / size:.1f}"
+        print(f"| {label} | {lengths} | {encode:.0f} | {decode:.0f} |")
     bitmap = pack_bits(mask).numpy().tobytes()
     for label, length in (("bitmap", len(bitmap)), ("bitmap, zlib", len(zlib.compress(bitmap, 9)))):
         size = length + values + 4 * (layout.elements - layout.maskable)
         print(f"| {label} | {length / MB:.3f} | {length / bound:.3f} | {size / MB:.3f} | {dense / size:.1f} | - | - |")
-    only = timed(lambda: codec.decode(codec.encode(message).data), repeats)
-    print(f"\nencode and decode of the whole model by positions: {only:.0f} ms")
+    milliseconds = timed(lambda: codec.decode(codec.encode(message).data), repeats)
+    print(f"\nencode and decode of the whole model by positions: {milliseconds:.0f} ms")
 
 
 def main() -> None:
