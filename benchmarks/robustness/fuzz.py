@@ -1,10 +1,10 @@
-"""Mutated payloads: each must end in a message or a PayloadError, in bounded time and memory.
+"""Does the decoder survive damaged payloads? Each must end in a message or a PayloadError, in bounded time and memory.
 
-    python benchmarks/fuzz.py --payloads 300000
+    python benchmarks/robustness/fuzz.py --payloads 300000
 
-Payloads of every mask section are cut, lengthened, spliced and changed byte by byte. Most get a checksum that fits
-again, so that what lies behind it is reached. The process may take only 64 MiB of address space beyond what it has
-after a warm-up; the model has 52,000 weights, so a receiver that believed a length field would run into that at once.
+Payloads with every kind of mask section are cut, lengthened, spliced and changed byte by byte. Most get a new, valid
+checksum, so that the decoder reads on. The process may use only 64 MiB of address space more than after a warm-up. The
+model has 52,000 weights, so a decoder that trusts a wrong length would exceed this limit at once.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from flash_pl.sparsity import ExactDraw, Layout, Uniform
 from flash_pl.wire import Codec, MaskKind, Message
 
 MIB = 2**20
-ROOM = 64 * MIB
+EXTRA_MEMORY = 64 * MIB
 HUGE = [b"\xff" * 9, b"\xff\xff\xff\xff\x0f", b"\x80" * 20, b"\x00", b"\xff"]
 
 
 def seeds(layout: Layout) -> list[tuple[Codec, bytes, torch.Tensor | None]]:
-    """A payload of each mask section and value type, with a scheduler's tensors in some."""
+    """A payload per kind of mask section and value type, with its codec and reference mask; some hold extra tensors."""
     draws = torch.Generator().manual_seed(1)
-    found = []
+    payloads = []
     for values in ("fp32", "fp16", "bf16"):
         for kind in MaskKind:
             codec = Codec(layout, values, compress=kind is MaskKind.DEFLATED)
@@ -52,32 +52,32 @@ def seeds(layout: Layout) -> list[tuple[Codec, bytes, torch.Tensor | None]]:
             extra = {"scores": torch.randn(3, 4), "votes": torch.tensor([True, False])} if values == "fp16" else {}
             payload = codec.encode(Message(weights, mask, 600, extra), reference, seed)
             assert payload.sizes.kind is kind, (payload.sizes.kind, kind)
-            found.append((codec, payload.data, reference))
-    return found
+            payloads.append((codec, payload.data, reference))
+    return payloads
 
 
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """A changed copy; three in four have a checksum that fits."""
+    """A changed copy; three in four have a valid checksum."""
     out = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
         # The header, the lengths and the mask section lie at the front: half of the changes go there.
         place = chance.randrange(min(len(out), 64) if chance.random() < 0.5 else len(out)) if out else 0
-        what = chance.randrange(7)
-        if what == 0:
+        kind = chance.randrange(7)
+        if kind == 0:
             out[place : place + 1] = bytes([chance.randrange(256)])
-        elif what == 1 and out:
+        elif kind == 1 and out:
             out[place] ^= 1 << chance.randrange(8)
-        elif what == 2:
+        elif kind == 2:
             del out[place:]
-        elif what == 3:
+        elif kind == 3:
             del out[place : place + chance.randrange(1, 40)]
-        elif what == 4:
+        elif kind == 4:
             out[place:place] = chance.randbytes(chance.randrange(1, 40))
-        elif what == 5:
+        elif kind == 5:
             out[place : place + chance.randrange(12)] = chance.choice(HUGE)
         else:
-            other = chance.randrange(len(out) + 1)
-            out[place:place] = out[other : other + chance.randrange(200)]
+            source = chance.randrange(len(out) + 1)
+            out[place:place] = out[source : source + chance.randrange(200)]
     if len(out) >= 12 and chance.random() < 0.75:
         out[8:12] = zlib.crc32(out[12:]).to_bytes(4, "little")
     return bytes(out)
@@ -87,33 +87,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--payloads", type=int, default=300_000)
     parser.add_argument("--seed", type=int, default=1)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     layout = Layout(nn.Sequential(nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.Linear(500, 100), nn.Linear(100, 10)))
-    known, chance = seeds(layout), random.Random(chosen.seed)
-    for codec, data, reference in known:
+    payloads, chance = seeds(layout), random.Random(arguments.seed)
+    for codec, data, reference in payloads:
         codec.decode(data, reference)
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    resource.setrlimit(resource.RLIMIT_AS, (used + EXTRA_MEMORY, used + EXTRA_MEMORY))
 
     ends: collections.Counter[str] = collections.Counter()
     slowest = 0.0
     begun = time.perf_counter()
-    for _ in range(chosen.payloads):
-        codec, data, reference = chance.choice(known)
+    for _ in range(arguments.payloads):
+        codec, data, reference = chance.choice(payloads)
         changed = mutate(data, chance)
         started = time.perf_counter()
         try:
-            found = codec.decode(changed, reference)
+            message = codec.decode(changed, reference)
         except PayloadError as error:
             ends[re.sub(r"\d+", "#", re.sub(r"^'.*': |^\".*\": | \(.*", "", str(error)))] += 1
         else:
-            assert found.weights.shape == (layout.size,) and found.mask.shape == (layout.maskable,)
+            assert message.weights.shape == (layout.size,) and message.mask.shape == (layout.maskable,)
             ends["a message"] += 1
         slowest = max(slowest, time.perf_counter() - started)
     seconds = time.perf_counter() - begun
-    print(f"{chosen.payloads:,} payloads in {seconds:.0f} s, the slowest in {1e3 * slowest:.1f} ms")
+    print(f"{arguments.payloads:,} payloads in {seconds:.0f} s, the slowest in {1e3 * slowest:.1f} ms")
     for end, count in ends.most_common():
         print(f"{count:>8,}  {end}")
 

@@ -1,9 +1,10 @@
-"""Kills one of two ranks in the middle of a run: how soon does the other end, and does a restart find the way on?
+"""What happens if one of two processes of a run is killed?
 
-    python benchmarks/restart.py --out runs/restart
+    python benchmarks/robustness/restart.py --out runs/restart
 
-First without restarts, the victim rank 0 or 1; then under torchrun --max-restarts, whose end is compared with a
-run that was left alone, bit for bit.
+First, without restarts, rank 0 or rank 1 is killed: after how many seconds does the other rank end, and with which
+message? Then ``torchrun --max-restarts`` restarts a run whose rank 1 was killed, and its end is compared bit for bit
+with an uninterrupted run.
 """
 
 import argparse
@@ -33,18 +34,18 @@ def wait_for_rounds(run: Path, rounds: int) -> None:
 
 
 def ranks_of(parent: int) -> dict[int, int]:
-    """The processes of a run by rank: ``parent`` and what it has started, as their environment says."""
-    listed = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True).stdout.split()
-    found = {}
-    for pid in map(int, [*listed, parent]):
+    """Process ids by rank, of ``parent`` and its children; their environment holds the ranks."""
+    children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True).stdout.split()
+    pids: dict[int, int] = {}
+    for pid in map(int, [*children, parent]):
         environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         rank = dict(line.split("=", 1) for line in environment if "=" in line).get("LOCAL_RANK", "0")
-        found.setdefault(int(rank), pid)
-    return found
+        pids.setdefault(int(rank), pid)
+    return pids
 
 
-def lost(out: Path, victim: int) -> None:
-    """A rank dies, nobody restarts it."""
+def kill_rank(out: Path, victim: int) -> None:
+    """Kill a rank of a run that is not restarted, and print how the other rank ends."""
     run = out / f"lost-{victim}"
     command = [sys.executable, *arguments(run, 10**6), "trainer.devices=2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -58,22 +59,22 @@ def lost(out: Path, victim: int) -> None:
         process.poll()
         time.sleep(0.01)
     seconds = time.monotonic() - begun
-    said = [line for line in process.communicate()[1].splitlines() if "error" in line]
-    print(f"rank {victim} killed: the other one ended after {seconds:.1f} s and said: {' / '.join(said)}", flush=True)
+    errors = [line for line in process.communicate()[1].splitlines() if "error" in line]
+    print(f"rank {victim} killed: the other rank ended after {seconds:.1f} s: {' / '.join(errors)}", flush=True)
 
 
-def restarted(out: Path) -> list[str]:
-    """A rank dies and torchrun starts both again."""
-    alone, run = out / "alone", out / "restarted"
-    subprocess.run([sys.executable, *arguments(alone)], check=True, capture_output=True)
+def restart(out: Path) -> list[str]:
+    """Kill a rank of a run that torchrun restarts; return the differences to an uninterrupted run."""
+    uninterrupted, run = out / "alone", out / "restarted"
+    subprocess.run([sys.executable, *arguments(uninterrupted)], check=True, capture_output=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
     process = subprocess.Popen([*command, *arguments(run)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_rounds(run, 30)
     os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
-    said = process.communicate()[0]
-    resumed = re.findall(r"going on from .*", said)
+    output = process.communicate()[0]
+    resumed = re.findall(r"going on from .*", output)
     print(f"torchrun ended with {process.returncode} after: {', '.join(resumed)}")
-    return differences(alone, run) if process.returncode == 0 else [said]
+    return differences(uninterrupted, run) if process.returncode == 0 else [output]
 
 
 def main() -> int:
@@ -82,10 +83,10 @@ def main() -> int:
     out = parser.parse_args().out
     shutil.rmtree(out, ignore_errors=True)
     for victim in (0, 1):
-        lost(out, victim)
-    found = restarted(out)
-    print("differences to the run left alone:", ", ".join(found) or "none")
-    return int(bool(found))
+        kill_rank(out, victim)
+    different = restart(out)
+    print("differences to the uninterrupted run:", ", ".join(different) or "none")
+    return int(bool(different))
 
 
 if __name__ == "__main__":
