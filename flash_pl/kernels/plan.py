@@ -1,4 +1,4 @@
-"""Which images share vectors: a rule drawn from ``benchmarks/layers.py``."""
+"""Which images share vectors: a rule drawn from ``benchmarks/speed/layers.py``."""
 
 from flash_pl.kernels.geometry import ConvShape, Plan, geometry
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from flash_pl.kernels.geometry import pair
 from flash_pl.kernels.pool import LARGEST_WINDOW
 
-# Where sparse and dense torch take the same time, with a margin, by benchmarks/layers.py at batch 32.
+# Where sparse and dense torch take the same time, with a margin, by benchmarks/speed/layers.py at batch 32.
 CONV = 0.4
 FEW = (32, 16)  # outputs and inputs below which torch's convolutions are slow enough for any density
 LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # at least so many weights, up to this density
