@@ -1,7 +1,9 @@
-"""What the README and the documentation show works: Python blocks run, commands compose, the site's pages exist."""
+"""README and documentation are right: Python blocks run, commands are accepted, tables equal the scripts' output."""
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,16 +26,16 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [code for found, code in FENCE.findall(page.read_text()) if found == language]
+    return [code for name, code in FENCE.findall(page.read_text()) if name == language]
 
 
 def commands() -> list[str]:
-    """Every documented ``flash-pl fit`` that names no file or class of the reader's."""
-    found = set()
+    """Every documented ``flash-pl fit``, except those with files or classes of the reader."""
+    documented = set()
     for page in PAGES:
         lines = [line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
-        found |= {line for line in lines if line.startswith("flash-pl fit")}
-    return sorted(line for line in found if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
+        documented |= {line for line in lines if line.startswith("flash-pl fit")}
+    return sorted(line for line in documented if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
@@ -75,7 +77,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_every_column_of_metrics_is_explained(tmp_path):
-    """Of a run that has tiers, devices with a deadline, clients' own accuracies and a policy for faults."""
+    """The run has tiers, devices with a deadline, accuracies of clients, and skips failing clients."""
     run = ["hetero_jmwst", *TINY, "fleet=mixed", "fleet.deadline=1000", "trainer.finetune_epochs=1"]
     run += ["scheduler.sensitivity.epochs=1", "trainer.on_client_error=skip", f"run_dir={tmp_path}"]
     assert main(["fit", *run]) == 0
@@ -93,13 +95,41 @@ def test_links_of_the_readme_lead_somewhere():
     assert targets and not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
 
 
-def test_the_methods_page_says_how_long_the_files_are():
-    text = (DOCS / "methods.md").read_text()
-    said = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", text, re.MULTILINE) + re.findall(r"`(\w+)\.py` \((\d+)\)", text)
-    folder = ROOT / "flash_pl" / "schedulers"
-    found = {name.replace("topk", "top_k"): int(lines) for name, lines in said}
-    assert {"pdst", "stead", "dst", "activations"} <= found.keys()
-    assert found == {name: len((folder / f"{name}.py").read_text().splitlines()) for name in found}
+BENCHMARKS = ROOT / "benchmarks"
+TABLES = {
+    "fashion_mnist.py table": DOCS / "results.md",
+    "hetero.py table": DOCS / "results.md",
+    "costs.py table": DOCS / "costs.md",
+    "methods.py table": DOCS / "methods.md",
+    "beyond.py table mnistnet": BENCHMARKS / "accuracy" / "trials.md",
+    "beyond.py table digits": BENCHMARKS / "accuracy" / "trials.md",
+    "beyond.py table leaf_cnn": BENCHMARKS / "accuracy" / "trials.md",
+    "trials.py table": BENCHMARKS / "accuracy" / "trials.md",
+}
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_a_page_shows_the_tables_that_its_script_prints(command):
+    """Tables are found by their header row; a page may leave out a table, but no row of a table that it shows."""
+    script, *arguments = command.split()
+    process = [sys.executable, str(BENCHMARKS / "accuracy" / script), *arguments]
+    output = subprocess.run(process, check=True, capture_output=True, text=True).stdout
+    printed = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", output, re.MULTILINE)]
+    page = set(TABLES[command].read_text().splitlines())
+    shown = [table for table in printed if table[0] in page]
+    assert shown and not [row for table in shown for row in table if row not in page]
+
+
+def test_documented_benchmarks_exist():
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", BENCHMARKS / "README.md", BENCHMARKS / "accuracy" / "trials.md"]
+    paths = {path for page in pages for path in re.findall(r"(?<!:)\bbenchmarks/[\w/]+\.\w+", page.read_text())}
+    assert paths and not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_links_of_the_benchmarks_lead_somewhere():
+    for page in (BENCHMARKS / "README.md", BENCHMARKS / "accuracy" / "trials.md"):
+        targets = re.findall(r"\]\(([^)#]+)", page.read_text())
+        assert targets and not [target for target in targets if not (page.parent / target).exists()]
 
 
 def test_the_readme_s_module_is_short():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from flash_pl.checkpoint import write_whole
+from flash_pl.checkpoint import write_atomically
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import ReportFigure, figures_of
 from flash_pl.compare.settings import as_yaml_line, shared_settings
@@ -31,7 +31,7 @@ def write_report(comparison: Comparison, folder: Path, command: str) -> list[Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _contents(comparison, command):
-            write_whole(folder / name, content)
+            write_atomically(folder / name, content)
             paths.append(folder / name)
     except OSError as error:
         problem = f"{as_yaml(str(folder))} is not a folder that can be written ({error.strerror or error})"
