@@ -75,7 +75,7 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
 
     >>> network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
-    Flops(layers=(64, 16), rest=0, first=0, input=0.0)
+    Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0)
     """
     masked = {id(layer): name for name, layers in layers_of(module, names).items() for layer in layers}
     counted = [layer for layer in module.modules() if id(layer) in masked or not list(layer.children())]

@@ -42,7 +42,7 @@ class SavedRun:
         self._state_dict: dict[str, Tensor] = state["state_dict"]
         server = state["flash_pl"]["server"]
         self._layout, self._mask = Layout.from_specification(server["layout"]), server["mask"]
-        self._weights: Tensor = server.get("average", server["weights"])
+        self._weights: Tensor = server.get("round_average", server["weights"])
         self._tier_masks: list[Tensor] = state["flash_pl"]["tier_masks"]
         self._prefix = network_prefix(self.config)
 

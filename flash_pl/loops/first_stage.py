@@ -106,7 +106,8 @@ class FirstStageLoop:
         participants = [Participant(cohort[p], 0, self.data.client_sizes[cohort[p]]) for p in missing]
         interrupted: WorkInterrupted | None = None
         try:
-            results = dict(enumerate(self.workers.map(measure, participants, 0, on_result=report)))
+            measured = self.workers.map(measure, participants, 0, on_result=report)
+            results = dict(enumerate(measured))
         except WorkInterrupted as error:
             interrupted, results = error, error.results
         self.workers.ranks.sum_(accumulator)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from flash_pl.checks import check_choice, check_integers, check_numbers
+from flash_pl.checks import check_choice, check_integers
 from flash_pl.client import ClientContext
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import derive_seed
 from flash_pl.server import ClientSampler, Population
 from flash_pl.sparsity import SparsityBudget
@@ -29,7 +29,8 @@ class RoundDecay:
     delay: int = 0
 
     def __post_init__(self) -> None:
-        check_numbers("(0, inf)", **{"lr_end / lr": self.ratio})
+        if not 0 < self.ratio < float("inf"):
+            raise ConfigError("lr_end / lr", f"{as_yaml(self.ratio)} is not a finite number above 0")
         check_integers(lr_horizon=self.horizon)
 
     def scale(self, round: int) -> float:

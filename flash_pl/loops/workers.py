@@ -46,7 +46,7 @@ class Workers:
         function: Callable[[Participant], Result],
         participants: Sequence[Participant],
         round: int,
-        on_result: Callable[[Result], None] = lambda result: None,
+        on_result: Callable[[Result], None] | None = None,
     ) -> list[Result | Failure]:
         """Call ``function`` for every participant; all processes get the same list.
 
@@ -78,16 +78,17 @@ class Workers:
                 if self.faults.on_client_error == "raise":
                     break
             else:
-                on_result(result)
+                if on_result is not None:
+                    on_result(result)
                 mine[position] = result
 
         signal, results = self._gather(mine)
-        for result in results.values():
-            if isinstance(result, Failure):
+        for failure in results.values():
+            if isinstance(failure, Failure):
                 if self.faults.on_client_error == "raise":
-                    raise ClientError(str(result), result.trace)
+                    raise ClientError(str(failure), failure.trace)
                 if signal is None:  # after a signal the client gets a second chance when the run goes on
-                    self.on_failure(result)
+                    self.on_failure(failure)
         if signal is not None:
             raise WorkInterrupted(signal, results)
         return list(results.values())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from flash_pl import FederatedTrainer
+from flash_pl.callbacks import Callback
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.costs import Traffic, count_flops, entropy_bits
 from flash_pl.server import RoundRobinSampler
@@ -18,7 +19,7 @@ HEADER = 12 + 1 + 1  # magic to checksum, number of samples, length of the mask 
 NO_EXTRA = 1
 
 
-class Rows:
+class Rows(Callback):
     def __init__(self):
         self.rows = []
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl import FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.config.shipped import fragment, names
 from flash_pl.costs import Clock, Device, Fleet
 from flash_pl.errors import ConfigError
@@ -18,7 +18,7 @@ from flash_pl.schedulers import JMWST, NST, PDST, Sensitivity, SparseScheduler
 SLOW, FAST = Device("slow", 1e6, 5e5, 1e8, 0.25), Device("fast", 1e8, 5e7, 1e10, 0.75)
 
 
-class Watch:
+class Watch(Callback):
     """Keeps rows, the reports' seconds and a copy of what each client sent."""
 
     def __init__(self):

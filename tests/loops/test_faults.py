@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
+from flash_pl.callbacks import Callback
 from flash_pl.errors import ClientError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import Sensitivity
@@ -77,7 +78,7 @@ def test_a_skipped_client_leaves_no_trace_in_the_server(fail, words, unaware, ti
 
     seen = []
 
-    class Watch:
+    class Watch(Callback):
         def on_client_error(self, loop, failure):
             seen.append(failure)
 
@@ -94,7 +95,7 @@ def test_a_skipped_client_leaves_no_trace_in_the_server(fail, words, unaware, ti
 
 def test_a_round_with_too_few_clients_is_repeated_with_others(unaware, tiny_data):
     """Half of the clients fail; three of four must remain, which another cohort may do."""
-    policy = FaultPolicy("skip", min_clients=3, attempts=50)
+    policy = FaultPolicy("skip", min_clients=3, round_attempts=50)
     loop = trainer(policy).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert loop.round == 4 and loop.failed > 4
     assert loop.metrics["participants"] >= 3
@@ -104,7 +105,7 @@ def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
     """Reports of clients whose round is repeated were sent, too."""
     sent = {"reports": 0, "bytes_up": 0, "counted": 0}
 
-    class Sum:
+    class Sum(Callback):
         def on_client_end(self, loop, update):
             sent["reports"] += 1
             sent["bytes_up"] += update.costs["bytes_up"]
@@ -112,14 +113,14 @@ def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):
         def on_round_end(self, loop, row):
             sent["counted"] += row["participants"]
 
-    policy = FaultPolicy("skip", min_clients=3, attempts=50)
+    policy = FaultPolicy("skip", min_clients=3, round_attempts=50)
     loop = trainer(policy, callbacks=[Sum()]).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert sent["reports"] > sent["counted"], "some attempt must have been repeated"
     assert loop.ledger.totals["bytes_up"] == sent["bytes_up"]
 
 
 def test_a_round_that_never_succeeds_ends_the_run(unaware, tiny_data):
-    policy = FaultPolicy("skip", min_clients=2, attempts=3)
+    policy = FaultPolicy("skip", min_clients=2, round_attempts=3)
     with pytest.raises(ClientError, match="0 of 4 clients remained, min_clients is 2, after 3 attempts; client"):
         trainer(policy).fit(fragile(unaware, raising, clients=range(8)), tiny_data)
 
@@ -145,12 +146,15 @@ def test_a_client_without_samples_is_a_fault(unaware, tiny_data):
 
 
 @pytest.mark.parametrize(
-    "settings, key",
-    [({"on_error": "ignore"}, "on_client_error"), ({"min_clients": 0}, "min_clients"), ({"attempts": 0}, "attempts")],
+    "settings",
+    [{"on_client_error": "ignore"}, {"min_clients": 0}, {"round_attempts": 0}],
+    ids=lambda one: next(iter(one)),
 )
-def test_impossible_policies_are_named(settings, key):
-    with pytest.raises(ConfigError, match=key):
+def test_impossible_policies_are_named(settings):
+    ((key, value),) = settings.items()
+    with pytest.raises(ConfigError, match=repr(value)) as error:
         FaultPolicy(**settings)
+    assert error.value.key == key
 
 
 def test_faults_of_a_fine_tuning_follow_the_policy(unaware, tiny_data):
@@ -180,11 +184,11 @@ def test_a_client_that_cannot_be_evaluated_leaves_the_module_training(unaware, t
             modes.append(self.training and self.net.training)
             return super().training_step(batch, batch_idx)
 
-    class Watch:
+    class Watch(Callback):
         def on_round_end(self, loop, row):
             rows.append(row["failed"])
 
-    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(eval_every=4, clients_every=1)
+    policy, evaluate = FaultPolicy("skip"), EvaluationSchedule(eval_every=4, eval_clients_every=1)
     loop = trainer(policy, evaluate=evaluate, callbacks=[Watch()]).fit(Fragile(), tiny_data)
     assert modes and all(modes)
     assert rows[0] > 0 and sum(rows) == loop.failed
@@ -193,7 +197,7 @@ def test_a_client_that_cannot_be_evaluated_leaves_the_module_training(unaware, t
 def test_clients_that_fail_in_stage_1_are_reported_too(unaware, tiny_data):
     seen = []
 
-    class Watch:
+    class Watch(Callback):
         def on_client_error(self, loop, failure):
             seen.append((failure.client, failure.round))
 

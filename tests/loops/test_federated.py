@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
-from flash_pl.callbacks import History
-from flash_pl.callbacks.base import HOOKS
+from flash_pl.callbacks import Callback, History
 from flash_pl.loops import Participant, server_model
 from flash_pl.schedulers import Sensitivity
+from flash_pl.server import ClientUpdate
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
 
 
@@ -59,9 +59,10 @@ def test_batch_norm_statistics_are_averaged(unaware, tiny_data):
 def test_learning_rates_follow_the_round(unaware, tiny_data):
     rates = []
 
-    class Spy:
+    class Spy(Callback):
         def on_client_end(self, loop, update):
-            rates.append(loop.client.optimizer.param_groups[0]["lr"])
+            with loop.client.rates.applied():
+                rates.append(loop.client.optimizer.param_groups[0]["lr"])
 
     trainer = FederatedTrainer(
         PDST(), rounds=3, cohort=1, density=0.5, decay=RoundDecay(0.01, 2), accelerator="cpu", callbacks=[Spy()]
@@ -83,7 +84,7 @@ def test_every_layer_has_its_mismatches(unaware, tiny_data):
     """FLASH, "Measures": among the clients, between them and the server, and between its mask and the one before."""
     masks, servers = [], []
 
-    class Look:
+    class Look(Callback):
         def on_first_mask(self, loop):
             servers.append(loop.server.mask)
 
@@ -113,14 +114,14 @@ def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
     assert model.active == int(loop.server.mask.sum()) < int((loop.server.union != 0).sum())
     assert model.facts == {"scheduler": "NST", "density": f"{loop.metrics['density']:.4g}", "round": "2"}
     dense = FederatedTrainer(Dense(), density=0.2, rounds=1, cohort=1, accelerator="cpu").fit(unaware(), tiny_data)
-    assert dense.model().facts["density"] == "1" and dense.model().density == 1.0
+    assert server_model(dense).facts["density"] == "1" and server_model(dense).density == 1.0
     assert all(tensor.is_contiguous() for tensor in [*model.tensors.values(), *model.masks.values()])
     for slot in loop.server.layout.slots:
         assert torch.equal(model.tensors[slot.name], slot.view(loop.server.masked()))
     assert all(not model.tensors[name][~mask].any() for name, mask in model.masks.items())
     unaware().load_state_dict(model.tensors)
     FederatedTrainer(PDST(), density=0.2, rounds=1, cohort=3, accelerator="cpu").fit(module, tiny_data)
-    with pytest.raises(ModuleError, match="is not the tensor any more"):  # it holds the other run's weights now
+    with pytest.raises(ModuleError, match="was replaced by another tensor"):  # it holds the other run's weights now
         server_model(loop)
 
 
@@ -170,7 +171,7 @@ def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data
 def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
     seen = {}
 
-    class Spy:
+    class Spy(Callback):
         def on_client_end(self, loop, update):
             seen[update.client] = float(update.mask.float().mean())
 
@@ -213,70 +214,60 @@ def test_a_network_is_wrapped_into_a_classifier(tiny_data):
     assert trainer.validate(loop.client.module, tiny_data)["val_acc"] == loop.metrics["val_acc"]
 
 
-class Misspelt:
-    def on_run_start(self, loop):
-        pass
-
-    def on_round_ends(self, loop, row):
-        pass
-
-
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "value"),
     [
-        ({"density": 0.0}, "density: 0.0"),
-        ({"density": 1.2}, "density: 1.2"),
-        ({"density": 1e-5, "cohort": 2}, "density: 1e-05 .* expected at least one of 2404 weights"),
-        ({"gradient_clip_val": -1.0}, "gradient_clip_val: -1.0 .* at least 0"),
-        ({"gradient_clip_val": float("nan")}, "gradient_clip_val: nan .* at least 0"),
-        ({"gradient_clip_val": "1"}, "gradient_clip_val: '1' .* a number"),
-        ({"gradient_clip_algorithm": "l2"}, "gradient_clip_algorithm: 'l2' .* norm or value"),
-        ({"timeout": 0}, "timeout: 0 .* above 0"),
-        ({"timeout": float("nan")}, "timeout: nan .* above 0"),
-        ({"num_nodes": 0}, "num_nodes: 0 .* at least 1"),
-        ({"precision": 16}, "precision: 16 .* one of 32-true"),
-        ({"deterministic": "yes"}, "deterministic: 'yes' .* true or false"),
-        ({"compile": "no"}, "compile: 'no' .* true or false"),
-        ({"channels_last": 1}, "channels_last: 1 .* true or false"),
-        ({"exclude": "net.0"}, "exclude: 'net.0' .* a list"),
-        ({"rounds": 0}, "rounds: 0"),
-        ({"callbacks": History()}, "callbacks: <.*History.*> .* expected a list"),
-        ({"callbacks": [History]}, "callbacks: <class .*History'> .* expected objects with hooks"),
-        ({"callbacks": [lambda loop, row: None]}, "callbacks: <function .*> .* expected objects with hooks"),
-        ({"callbacks": [EarlyStopping("val_acc")]}, "callbacks: <.*EarlyStopping.*> .* may set loop.should_stop"),
-        ({"callbacks": [Misspelt()]}, "callbacks: <.*Misspelt.*> .* no on_round_ends, .* mean on_round_end?"),
-        ({"logger": True}, "logger: True .* a Lightning logger"),
-        ({"logger": "tensorboard"}, "logger: 'tensorboard' .* a Lightning logger"),
-        ({"cohort": 9}, "cohort: 9 is not allowed; expected at most the number of clients, 8"),
-        ({"budget": SparsityBudget([Tier(0.1, 1.0)])}, "budget: 0.1 .* a largest density of 0.2"),
+        ({"density": 0.0}, "0.0"),
+        ({"density": 1.2}, "1.2"),
+        ({"density": 1e-5, "cohort": 2}, "1e-05 of 2404"),
+        ({"gradient_clip_val": -1.0}, "-1.0"),
+        ({"gradient_clip_val": float("nan")}, "nan"),
+        ({"gradient_clip_val": "1"}, "'1'"),
+        ({"gradient_clip_algorithm": "l2"}, "'l2'"),
+        ({"timeout": 0}, "0"),
+        ({"timeout": float("nan")}, "nan"),
+        ({"num_nodes": 0}, "0"),
+        ({"precision": 16}, "16"),
+        ({"deterministic": "yes"}, "'yes'"),
+        ({"compile": "no"}, "'no'"),
+        ({"channels_last": 1}, "1"),
+        ({"exclude": "net.0"}, "'net.0'"),
+        ({"rounds": 0}, "0"),
+        ({"callbacks": History()}, "History"),
+        ({"callbacks": [History]}, "History"),
+        ({"callbacks": [lambda loop, row: None]}, "function"),
+        ({"callbacks": [EarlyStopping("val_acc")]}, "EarlyStopping"),
+        ({"logger": True}, "true"),
+        ({"logger": "tensorboard"}, "'tensorboard'"),
+        ({"cohort": 9}, "9 .*8"),
+        ({"budget": SparsityBudget([Tier(0.1, 1.0)])}, "0.1 .*0.2"),
     ],
 )
-def test_impossible_settings_are_named(unaware, tiny_data, settings, words):
-    with pytest.raises(ConfigError, match=words):
+def test_impossible_settings_are_named(unaware, tiny_data, settings, value):
+    with pytest.raises(ConfigError, match=value) as error:
         FederatedTrainer(PDST(), **({"density": 0.2, "accelerator": "cpu"} | settings)).fit(unaware(), tiny_data)
+    assert error.value.key == next(iter(settings))
 
 
 def test_a_network_alone_is_no_module(tiny_data):
-    with pytest.raises(ModuleError, match="^Sequential is no LightningModule; flash_pl.Classifier"):
+    with pytest.raises(ModuleError, match="^Sequential is not a LightningModule; flash_pl.Classifier"):
         FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(nn.Sequential(), tiny_data)
 
 
 @pytest.mark.parametrize("data", [[], nn.Linear(1, 1), DataLoader([1])])
 def test_data_without_clients_are_one_line(unaware, data):
-    with pytest.raises(
-        ConfigError, match=f"data: '{type(data).__name__}' .* expected federated data, such as .*; it has"
-    ):
+    with pytest.raises(ConfigError, match=f"data: .*{type(data).__name__}"):
         FederatedTrainer(PDST(), density=0.2, cohort=2, accelerator="cpu").fit(unaware(), data)
 
 
-def test_every_hook_that_is_called_makes_a_callback():
+def test_every_hook_of_a_callback_is_called():
     files = Path(flash_pl.__file__).parent.rglob("*.py")
     called = {name for path in files for name in re.findall(r'fabric\.call\(\s*"(\w+)"', path.read_text())}
-    assert called == set(HOOKS)
+    assert called == {name for name in vars(Callback) if name.startswith("on_")}
 
 
 def test_a_callback_may_end_the_run(unaware, tiny_data):
-    class Stop:
+    class Stop(Callback):
         def on_round_end(self, loop, row):
             loop.should_stop = row["round"] == 2
 

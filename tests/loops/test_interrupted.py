@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Checkpoint, MetricsCSV
+from flash_pl.callbacks import Callback, Checkpoint, MetricsCSV
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.errors import Interrupted
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
@@ -65,7 +65,7 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
         trainer(tmp_path / "parts").fit(stopping(unaware, purpose, client)(), tiny_data)
     saved = tmp_path / "parts" / "last.ckpt"
     if purpose == "sensitivity":
-        with pytest.raises(ConfigError, match="a checkpoint with a mask"):
+        with pytest.raises(ConfigError, match="before stage 1 made the first mask"):
             trainer(tmp_path / "parts").validate(unaware(), tiny_data, ckpt_path=saved)
     loop = trainer(tmp_path / "parts").fit(unaware(), tiny_data, ckpt_path=saved)
     assert torch.equal(loop.server.weights, whole.server.weights) and torch.equal(loop.server.mask, whole.server.mask)
@@ -74,7 +74,7 @@ def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data
 
 def test_a_state_that_was_read_once_can_be_gone_on_from_twice(unaware, tiny_data, tmp_path):
     def trainer(rounds, callbacks=()):
-        server = {"server_optimizer": FedAvgM(0.5), "average": RoundAverage()}
+        server = {"server_optimizer": FedAvgM(0.5), "round_average": RoundAverage()}
         return FederatedTrainer(
             STEAD(every=1), density=0.3, rounds=rounds, cohort=4, accelerator="cpu", callbacks=callbacks, **server
         )
@@ -117,7 +117,7 @@ def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, 
 
 
 def test_a_checkpoint_knows_what_callbacks_after_it_have_decided(unaware, tiny_data, tmp_path):
-    class StopAfterTwo:
+    class StopAfterTwo(Callback):
         def on_round_end(self, loop, row):
             loop.should_stop = row["round"] == 2
 

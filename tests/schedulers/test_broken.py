@@ -287,7 +287,7 @@ class SendsANumber(SparseScheduler):
         return {"mean": float(client.weights.mean())}
 
 
-@broken("a tensor .* of torch.complex64 cannot be sent")
+@broken("a tensor .* of torch.complex64 cannot be encoded")
 class SendsWhatCannotBeSent(SparseScheduler):
     def on_client_end(self, client, context):
         return {"spectrum": torch.fft.fft(client.weights)}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
+from flash_pl.callbacks import Callback
 from flash_pl.client import ClientContext
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers import (
@@ -55,7 +56,7 @@ def test_a_mask_that_moves_after_the_last_step_needs_a_rate_that_is_not_0_there(
         make(decay=decay, **often)
 
 
-class Watch:
+class Watch(Callback):
     """Checks every client's report and every round's server."""
 
     def __init__(self, density: float) -> None:

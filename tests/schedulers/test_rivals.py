@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl import NST
+from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier, ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.errors import ClientError, ConfigError
@@ -57,7 +58,7 @@ TWO_TIERS = SparsityBudget([Tier(0.1, 0.5), Tier(0.2, 0.5)])
 RIGL = Move(growth=Gradient(), redistribution=KeepLayers())
 
 
-class Watch:
+class Watch(Callback):
     """Keeps reports and rows."""
 
     def __init__(self):
@@ -212,7 +213,7 @@ def test_sparsyfed_sends_the_largest_of_w():
         def on_client_end(self, client, context):
             w = signed_power(client.weights, self.beta)
             sent = super().on_client_end(client, context)
-            kept = top_k(w.abs(), self.kept[context.tier])
+            kept = top_k(w.abs(), self.upload_counts[context.tier])
             assert torch.equal(client.weights, w * kept) and torch.equal(client.mask, kept)
             seen.append(client)
             return sent
@@ -576,7 +577,7 @@ def test_feddst_keeps_what_only_devices_that_are_away_hold():
     for interval in (LastStep(rounds=4), LastStep()):
         zeros = []
 
-        class Look:
+        class Look(Callback):
             def on_client_end(self, loop, update):
                 assert update.tier == 0
 

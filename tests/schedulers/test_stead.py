@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from flash_pl.callbacks import Callback
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers import STEAD, Constant, Cosine, Linear
@@ -15,7 +16,7 @@ from flash_pl.sparsity import Gradient, Layout, Move, total_count
 from flash_pl.testing.setting import train
 
 
-class Watch:
+class Watch(Callback):
     """Keeps the rates that the layers of every client had, and the server's mask after every round."""
 
     def __init__(self):
@@ -141,7 +142,7 @@ def test_its_config_brings_momentum_and_the_mean_over_rounds():
     assert isinstance(trainer.server_optimizer, FedAvgM) and trainer.server_optimizer.momentum == 0.5
     assert isinstance(trainer.round_average, RoundAverage)
     alone = build_trainer(compose(read_config("pdst"), ["scheduler=stead"]))
-    assert alone.server_optimizer is None and alone.average is None
+    assert alone.server_optimizer is None and alone.round_average is None
     without = build_trainer(compose(read_config("stead"), ["server_optimizer=null", "round_average=null"]))
     assert without.server_optimizer is None and without.round_average is None
     for name, value in vars(STEAD()).items():

@@ -1,4 +1,4 @@
-"""The learning rate's decay and the rounds of evaluation."""
+"""The decay of learning rates and the rounds with an evaluation."""
 
 import pytest
 
@@ -27,6 +27,6 @@ def test_impossible_decays_are_named():
 
 
 def test_evaluation_comes_every_so_often_and_in_the_last_rounds():
-    schedule = EvaluationSchedule(eval_every=4, last=2)
-    assert [done for done in range(1, 12) if schedule.due(done, 11)] == [4, 8, 10, 11]
-    assert [done for done in range(1, 4) if EvaluationSchedule(eval_every=10).due(done, 3)] == [3]
+    schedule = EvaluationSchedule(eval_every=4, eval_last=2)
+    assert [done for done in range(1, 12) if schedule.server_due(done, 11)] == [4, 8, 10, 11]
+    assert [done for done in range(1, 4) if EvaluationSchedule(eval_every=10).server_due(done, 3)] == [3]

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl import NST, PDST, SPDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.export import SavedRun
+from flash_pl.loops import server_model
 from flash_pl.server import RoundAverage, ServerState, UniformSampler
 from flash_pl.sparsity import Layout
 
@@ -25,7 +26,7 @@ def test_round_t_weighs_as_the_rising_factorial_says(values, power):
         average.update(state, state.mask, round)
     weights = [float(torch.arange(t, t + power).double().prod()) for t in range(1, len(values) + 1)]
     expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    torch.testing.assert_close(state.average, torch.full((5,), expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(state.round_average, torch.full((5,), expected), rtol=1e-4, atol=1e-4)
 
 
 def test_a_weight_that_enters_the_mask_counts_for_the_rounds_before_as_it_was_then():
@@ -36,11 +37,11 @@ def test_a_weight_that_enters_the_mask_counts_for_the_rounds_before_as_it_was_th
     state.weights.copy_(torch.tensor([4.0, 4, 4, 4, 4]))
     state.mask = torch.tensor([True, False, True, False])
     average.update(state, before, 1)
-    assert state.average.tolist() == [3, 3, 4, 3, 3]
+    assert state.round_average.tolist() == [3, 3, 4, 3, 3]
     assert state.masked().tolist() == [3, 0, 4, 0, 3] and state.weights.tolist() == [4] * 5
     state.weights.fill_(7.0)
     average.update(state, state.mask, 2)
-    assert state.average[2] == 5 == (4 + 4 + 7) / 3
+    assert state.round_average[2] == 5 == (4 + 4 + 7) / 3
 
 
 @pytest.mark.parametrize("scheduler", [PDST, SPDST, NST])
@@ -58,7 +59,7 @@ def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, 
     assert not torch.equal(plain.server.masked(), averaged.server.masked())
     assert plain.metrics["val_loss"] != averaged.metrics["val_loss"]
     assert plain.metrics["val_loss_union"] == averaged.metrics["val_loss_union"]  # the last aggregate, as it is
-    deployed = averaged.model().tensors
+    deployed = server_model(averaged).tensors
     assert all(torch.equal(value, deployed[name]) for name, value in module.state_dict().items())
 
 
@@ -67,7 +68,7 @@ def test_a_round_without_clients_counts_with_the_model_it_left(unaware, tiny_dat
         def __call__(self, population, cohort, seed, round):
             return [] if round in (0, 2) else super().__call__(population, cohort, seed, round)
 
-    class Watch:
+    class Watch(Callback):
         def on_round_end(self, loop, row):
             models.append(loop.server.weights.clone())
 
@@ -89,7 +90,7 @@ def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware,
             cohort=3,
             seed=1,
             accelerator="cpu",
-            round_average=RoundAverage() if average else None,
+            round_average=RoundAverage() if round_average else None,
             callbacks=[Checkpoint(folder)],
         )
         return trainer.fit(unaware(), tiny_data, ckpt_path=ckpt_path)
@@ -110,9 +111,9 @@ def test_the_command_line_averages_and_exports_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = ["data=synthetic", "model=lenet5", "clients=4", "cohort=2", "rounds=3", "trainer.progress=false"]
     assert main(["fit", "pdst", *tiny, "run_dir=plain"]) == 0
-    assert main(["fit", "pdst", *tiny, "run_dir=mean", "average.power=2"]) == 0
+    assert main(["fit", "pdst", *tiny, "run_dir=mean", "round_average.power=2"]) == 0
     plain, mean = (SavedRun(f"{name}/checkpoints/last.ckpt") for name in ("plain", "mean"))
-    assert plain.config["average"] is None and mean.config["average"]["init_args"]["power"] == 2
+    assert plain.config["round_average"] is None and mean.config["round_average"]["init_args"]["power"] == 2
     ours, theirs = plain.model().tensors, mean.model().tensors
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
     saved = torch.load("mean/checkpoints/last.ckpt", weights_only=True)["state_dict"]
