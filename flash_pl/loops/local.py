@@ -100,58 +100,46 @@ class LocalLoop:
         )
 
     def _run_epoch(self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any]) -> None:
-        module, optimizer, context = client.module, client.optimizer, client.context
+        """One step for each batch: forward, backward, optimizer, learning-rate schedulers."""
+        module, optimizer, fabric = client.module, client.optimizer, self.fabric
         assert optimizer is not None
-        transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
+        transfer, training_step = Transfer(module, fabric), step_with_index(module.training_step)
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
             client.backend.dense = dense = scheduler.wants_dense_gradients(client, client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
-            outputs = self._take_step(client, scheduler, optimizer, training_step, batch, index)
+            outputs: dict[str, Any] = {}  # stays empty if the module skips the batch
+            with client.replaced_weights(self.forward_weights(client, scheduler)):
+                with fabric.autocast():
+                    output = training_step(batch, index)
+                module.on_before_zero_grad(optimizer)
+                module.optimizer_zero_grad(client.epoch, index, optimizer)
+                client.backend.sgd.clear()
+                if output is not None:
+                    outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
+                    loss: Tensor = outputs["loss"]
+                    self._losses = self._losses + loss.detach().float()
+                    module.on_before_backward(loss)
+                    module.backward(loss)
+            if output is not None:
+                module.on_after_backward()
+                if not getattr(optimizer, "_step_supports_amp_scaling", False):
+                    fabric.strategy.precision.unscale_gradients(optimizer)
+                self.before_optimizer_step(client, optimizer)
+                module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
+                with client.rates.applied():  # the round's decay and the scheduler's layer rates
+                    fabric.strategy.optimizer_step(optimizer)
+                    client.backend.sgd.step_()
+                outputs |= {"loss": loss.detach()}
             client.step += 1
             client.dense_steps += dense
             for schedule in client.lr_schedulers:
-                if schedule.due(index + 1, context.batches, client.epoch + 1):
+                if schedule.due(index + 1, client.context.batches, client.epoch + 1):
                     module.lr_scheduler_step(schedule.lr_scheduler, None)
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
         client.batch = None
-
-    def _take_step(
-        self,
-        client: ClientState,
-        scheduler: SparseScheduler,
-        optimizer: Optimizer,
-        training_step: Step,
-        batch: Any,
-        index: int,
-    ) -> dict[str, Any]:
-        """Forward, backward, optimizer step; returns the argument of ``on_train_batch_end``, ``{}`` if the module
-        skipped the batch."""
-        module, fabric = client.module, self.fabric
-        with client.replaced_weights(self.forward_weights(client, scheduler)):
-            with fabric.autocast():
-                output = training_step(batch, index)
-            module.on_before_zero_grad(optimizer)
-            module.optimizer_zero_grad(client.epoch, index, optimizer)
-            client.backend.sgd.clear()
-            if output is None:
-                return {}
-            outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
-            loss: Tensor = outputs["loss"]
-            self._losses = self._losses + loss.detach().float()
-            module.on_before_backward(loss)
-            module.backward(loss)
-        module.on_after_backward()
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
-            fabric.strategy.precision.unscale_gradients(optimizer)
-        self.before_optimizer_step(client, optimizer)
-        module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
-        with client.rates.applied():  # the round's decay and the scheduler's layer rates
-            fabric.strategy.optimizer_step(optimizer)
-            client.backend.sgd.step_()
-        return outputs | {"loss": loss.detach()}
 
     def forward_weights(self, client: ClientState, scheduler: SparseScheduler) -> Tensor | None:
         """The weights with which the next step computes, see ``SparseScheduler.forward_weights``."""
