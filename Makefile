@@ -15,10 +15,11 @@ BIN := .venv/bin
 KERNELS := $(wildcard flash_pl/kernels/csrc/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint types docs clean
+.PHONY: help demo test quick lint types docs clean
 help:
 	@echo "make demo   train JMWST on the handwritten digits that ship with scikit-learn (a minute, no download of data)"
 	@echo "make test   run the tests"
+	@echo "make quick  run a subset that finds most faults, in about two minutes"
 	@echo "make lint   check style and formatting"
 	@echo "make types  check type hints"
 	@echo "make docs   build the documentation's site into site/"
@@ -30,6 +31,12 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Without the tests that train for seconds, start processes of their own or run whole commands.
+quick: .venv/installed-test
+	$(BIN)/python -m pytest -m "not slow" -n auto flash_pl tests --ignore=tests/ranks --ignore=tests/sweep \
+		--ignore=tests/compare --ignore=tests/export --ignore=tests/callbacks --ignore=tests/test_conf.py \
+		--ignore=tests/test_docs.py --ignore=tests/test_notebooks.py --ignore=tests/test_bad_input.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Checks of settings: each raises a ``ConfigError`` by the setting's key."""
 
+import math
 import re
 from numbers import Integral, Real
 
@@ -46,8 +47,11 @@ def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **value
             continue
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ConfigError(key, f"{as_yaml(value)} is not a number")
-        above = value > least if open_low == "(" else value >= least
-        below = value < most if open_high == ")" else value <= most
+        number = float(value)
+        above = number > least if open_low == "(" else number >= least
+        below = number < most if open_high == ")" else number <= most
+        if math.isinf(number) and open_high == ")" and above:
+            raise ConfigError(key, f"{as_yaml(value)} is not finite")
         if not (above and below):  # NaN is neither
             raise ConfigError(key, f"{as_yaml(value)} is not {_in_words(interval, low, high, open_low)}")
 

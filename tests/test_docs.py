@@ -1,5 +1,6 @@
 """README and documentation are right: Python blocks run, commands are accepted, tables equal the scripts' output."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from flash_pl import FederatedTrainer
+from flash_pl.callbacks import Callback
 from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
 from flash_pl.models import LeafCNN
@@ -120,6 +122,31 @@ def test_a_page_shows_the_tables_that_its_script_prints(command):
     assert shown and not [row for table in shown for row in table if row not in page]
 
 
+def test_files_and_names_on_the_page_about_the_code_exist():
+    page, package = (DOCS / "code.md").read_text(), ROOT / "flash_pl"
+    files = re.findall(r"`((?!tests/)[\w/]+\.py)`", page)
+    assert files and not [file for file in files if not (package / file).exists()]
+    rows = re.findall(r"\| `([\w/]+\.py)` \| (`.*?`) \|", page)
+    lines_of_tables = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) == len(lines_of_tables)
+    for file, names in rows:
+        defined = names_defined_in(package / file)
+        assert not set(re.findall(r"`([\w.]+)`", names)) - defined, file
+
+
+def names_defined_in(path: Path) -> set[str]:
+    """Functions, classes and variables of a module, and the methods of its classes as ``Class.method``."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            names |= {f"{node.name}.{method.name}" for method in methods if isinstance(method, ast.FunctionDef)}
+    return names
+
+
 def test_documented_benchmarks_exist():
     pages = [*PAGES, ROOT / "CONTRIBUTING.md", BENCHMARKS / "README.md", BENCHMARKS / "accuracy" / "trials.md"]
     paths = {path for page in pages for path in re.findall(r"(?<!:)\bbenchmarks/[\w/]+\.\w+", page.read_text())}
@@ -140,16 +167,16 @@ def test_the_readme_s_module_is_short():
 def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
     names: dict = {"__name__": "readme"}
     exec(compile(blocks(ROOT / "README.md", "python")[1], "README.md", "exec"), names)
-    reports = []
+    counts = []
 
-    class Watch:
+    class Watch(Callback):
         def on_client_end(self, loop, update):
             assert not loop.client.arena[: loop.server.layout.maskable][~update.mask].any()
-            reports.append(int(update.mask.sum()))
+            counts.append(int(update.mask.sum()))
 
     trainer = FederatedTrainer(names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()])
     loop = trainer.fit(unaware(), tiny_data)
-    assert set(reports) == {total_count(loop.server.layout.sizes, 0.2)}
+    assert set(counts) == {total_count(loop.server.layout.sizes, 0.2)}
     assert loop.metrics["mismatch_clients"] > 0
 
 

@@ -10,6 +10,7 @@ of STEAD, for those of FLASH's stage 1, and for uniform ones.
 import argparse
 from itertools import product
 
+from flash_pl.callbacks import Callback
 from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
 from flash_pl.loops import FederatedLoop
 
@@ -17,8 +18,8 @@ ROUNDS = 3
 MASKS = {"stead": ("stead", "scheduler.prune_rate=0"), "stage 1": ("spdst",), "uniform": ("pdst",)}
 
 
-class IdleWeights:
-    """A callback that keeps the initial weights and counts the active ones that still have their initial value."""
+class IdleWeights(Callback):
+    """Keeps the initial weights and counts the active ones that still have their initial value."""
 
     def on_first_mask(self, loop: FederatedLoop) -> None:
         self.mask, self.weights = loop.server.mask.clone(), loop.server.weights.clone()

@@ -9,11 +9,10 @@ medians, and the median ratio of pairs.
 
 import argparse
 import statistics
-from functools import partial
 
 import torch
 from limit import seconds
-from networks import advance
+from networks import NO_EVALUATION, started
 from torch import Tensor
 
 from flash_pl import Classifier, Dense, FederatedTrainer
@@ -23,18 +22,19 @@ from flash_pl.data import FashionMNIST
 from flash_pl.loops import FederatedLoop
 from flash_pl.models import MNISTNet
 from flash_pl.schedulers import JMWST, NST, PDST, SparseScheduler
+from flash_pl.server import ClientUpdate
 
-SCHEDULERS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": lambda: JMWST(sensitivity=None)}
+SCHEDULERS = {"dense": Dense, "pdst": PDST, "nst": NST, "jmwst": JMWST}
 
 
 class FreeLink(Link):
     """Hands models over and counts nothing. It keeps the masks of the clients, because NST needs them."""
 
-    def down(self, weights: Tensor, mask: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
+    def down(self, weights: Tensor, mask: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
         return weights, mask, Traffic()
 
-    def up(self, report: Report, received: Tensor) -> tuple[Report, Traffic]:
-        return report, Traffic()
+    def up(self, update: ClientUpdate, weights: Tensor, received: Tensor) -> tuple[ClientUpdate, Tensor, Traffic]:
+        return update, weights, Traffic()
 
 
 def federated(
@@ -46,21 +46,18 @@ def federated(
     trainer = FederatedTrainer(
         scheduler,
         density=0.05,
-        rounds=10**6,
         cohort=10,
         seed=1,
         accelerator="cpu",
         backend=backend,
         wire=WireFormat(verify=verify),
         fleet=Fleet(devices) if counted else None,
+        **NO_EVALUATION,
     )
     loop = trainer.loop(Classifier(MNISTNet(), classes=10), data)
     if not counted:
-        loop.ledger.link.__class__ = FreeLink
-        loop.ledger.flops = None
-    loop.on_run_start()
-    loop.client.backend.__enter__()  # as FederatedTrainer.run does
-    return loop
+        loop.ledger.link, loop.ledger.flops = FreeLink(loop.server.layout), None
+    return started(loop)
 
 
 def main() -> None:
@@ -83,7 +80,7 @@ def main() -> None:
             times: list[list[float]] = [[], []]
             for repeat in range(repeats + 1):
                 for index in (0, 1) if repeat % 2 else (1, 0):  # the loops alternate in going first
-                    elapsed = seconds(partial(advance, loops[index]))
+                    elapsed = seconds(loops[index].train_round)
                     if repeat:  # the first pair warms up
                         times[index].append(elapsed)
             assert torch.equal(loops[0].server.weights, loops[1].server.weights)

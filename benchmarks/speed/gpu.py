@@ -20,11 +20,10 @@ import argparse
 from typing import Any
 
 import torch
-from networks import FORMATS, NETWORKS, Row, Turn, advance, bare, federated, medians
+from networks import FORMATS, NETWORKS, Row, Turn, bare, federated, medians
 from round import COHORT, bare_rounds
 
 from flash_pl import JMWST
-from flash_pl.loops import FederatedLoop
 
 
 class Moving(JMWST):
@@ -55,10 +54,6 @@ def synchronized(turn: Turn, deterministic: bool) -> Turn:
     return timed
 
 
-def rounds_of(loop: FederatedLoop) -> Turn:
-    return lambda: advance(loop)
-
-
 def measure(name: str, repeats: int) -> Row:
     """Median milliseconds of a round for every contender."""
     network = NETWORKS[name]
@@ -72,7 +67,7 @@ def measure(name: str, repeats: int) -> Row:
         for format, module in bare(network, "cuda").items()
     }
     for key, loop in loops.items():
-        turns[key] = synchronized(rounds_of(loop), CONTENDERS[key].get("deterministic", True))
+        turns[key] = synchronized(loop.train_round, CONTENDERS[key].get("deterministic", True))
     times = medians(turns, repeats)
     by_hand = min(times[format] for format in FORMATS)
     return {"network": name, "batches": network.batches, "by hand": by_hand} | {key: times[key] for key in CONTENDERS}

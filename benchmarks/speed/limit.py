@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from networks import advance, train_cohort
+from networks import NO_EVALUATION, started, train_cohort
 from torch import nn
 
 from flash_pl import Classifier, Dense, FederatedTrainer
@@ -27,11 +27,8 @@ COHORT, LR = 10, 0.1
 
 
 def federated(model: nn.Module, data: FashionMNIST, scheduler: SparseScheduler) -> FederatedLoop:
-    trainer = FederatedTrainer(scheduler, density=0.05, rounds=10**6, cohort=COHORT, seed=1, accelerator="cpu")
-    loop = trainer.loop(Classifier(model, classes=10, lr=LR), data)
-    loop.make_first_mask()
-    loop.client.backend.__enter__()  # as FederatedTrainer.run does
-    return loop
+    trainer = FederatedTrainer(scheduler, density=0.05, cohort=COHORT, seed=1, accelerator="cpu", **NO_EVALUATION)
+    return started(trainer.loop(Classifier(model, classes=10, lr=LR), data))
 
 
 def seconds(round: Callable[[], None]) -> float:
@@ -58,7 +55,8 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
         begun = time.perf_counter()
         context = loop.plan.context(Participant(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
-        loop.parts.aggregator.update(loop.parts.local.run(loop.client, loop.scheduler, NoBatches(), context))  # type: ignore[arg-type]
+        update = loop.local.run(loop.client, loop.scheduler, NoBatches(), context)  # type: ignore[arg-type]
+        loop.aggregator.add(update, loop.client.arena)
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 
@@ -74,7 +72,7 @@ def main() -> None:
         model = network().to(memory_format=torch.channels_last).train()
         ours, bare = [], []
         for repeat in range(repeats + 1):
-            our_round, bare_round = partial(advance, loop), partial(train_cohort, model, loop.plan, data, repeat, LR)
+            our_round, bare_round = loop.train_round, partial(train_cohort, model, loop.plan, data, repeat, LR)
             if repeat % 2:  # the contenders alternate in going first
                 first, second = seconds(our_round), seconds(bare_round)
             else:

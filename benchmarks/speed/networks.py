@@ -19,13 +19,15 @@ from flash_pl import Classifier, Dense, FederatedTrainer, plotting
 from flash_pl.checkpoint import write_atomically
 from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
-from flash_pl.loops import FederatedLoop, Participant, Plan
+from flash_pl.loops import EvaluationSchedule, FederatedLoop, Participant, Plan
 from flash_pl.models import VGG11, LeafCNN, LeNet5, MNISTNet, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, SparseScheduler
 
 DENSITIES = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01)
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 LR = 0.01
+# Settings of a trainer whose timed rounds have no evaluation: only the millionth round would have one.
+NO_EVALUATION: dict[str, Any] = {"rounds": 10**6, "evaluate": EvaluationSchedule(eval_every=10**6)}
 SMALL, LARGE = (1, 28, 28), (3, 32, 32)
 Turn = Callable[[], None]  # one timed call of a contender
 Row = dict[str, Any]
@@ -82,7 +84,7 @@ def train_cohort(network: nn.Module, plan: Plan, data: FederatedData, round: int
     """One round of FedAvg written by hand, with the cohort and the batches of the federated loop, without masks."""
     start = {name: value.clone() for name, value in network.state_dict().items()}
     total = {name: torch.zeros_like(value) for name, value in start.items() if value.is_floating_point()}
-    cohort = plan.draw(round)
+    cohort = plan.sample_cohort(round)
     samples = sum(participant.samples for participant in cohort)
     for participant in cohort:
         network.load_state_dict(start)
@@ -130,11 +132,16 @@ def federated(
         backend=backend,
         exclude=[f"model.{pattern}" for pattern in model["exclude"]],
         exclude_first_last=model["exclude_first_last"],
+        **NO_EVALUATION,
         **settings,
     )
-    loop = trainer.loop(Classifier(network.build(), classes=10, lr=LR), data)
-    loop.on_run_start()
-    loop.client.backend.__enter__()  # as FederatedTrainer.run does
+    return started(trainer.loop(Classifier(network.build(), classes=10, lr=LR), data))
+
+
+def started(loop: FederatedLoop) -> FederatedLoop:
+    """The loop with its kernels and its first mask, as ``FederatedTrainer.run`` prepares it for the first round."""
+    loop.client.backend.__enter__()
+    loop.make_first_mask()
     return loop
 
 
@@ -148,13 +155,6 @@ def client_turn(loop: FederatedLoop) -> Turn:
         loop.local.run(loop.client, loop.scheduler, batches, context)
 
     return turn
-
-
-def advance(loop: FederatedLoop) -> None:
-    """Run one round without its evaluation."""
-    loop.on_advance_start()
-    loop.advance()
-    loop.round, loop.pending = loop.round + 1, False  # on_advance_end would evaluate
 
 
 def medians(turns: Mapping[str, Turn], repeats: int) -> dict[str, float]:

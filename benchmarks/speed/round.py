@@ -31,7 +31,6 @@ from networks import (
     NETWORKS,
     Row,
     Turn,
-    advance,
     against_density,
     bare,
     federated,
@@ -47,6 +46,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.data import Batches
 from flash_pl.loops import FederatedLoop
 from flash_pl.schedulers import SparseScheduler
+from flash_pl.server import ClientUpdate
 
 COHORT = 4
 CONTENDERS = [("dense", 0.05), *(("auto", density) for density in DENSITIES)]
@@ -64,16 +64,16 @@ class Round:
 
     def __call__(self) -> None:
         self.training, begun = 0.0, time.perf_counter()
-        advance(self.loop)
+        self.loop.train_round()
         self.shares.append(self.training / (time.perf_counter() - begun))
 
     def _train(
         self, client: ClientState, scheduler: SparseScheduler, batches: Batches, context: ClientContext
-    ) -> Report:
+    ) -> ClientUpdate:
         begun = time.perf_counter()
-        report = self.local(client, scheduler, batches, context)
+        update = self.local(client, scheduler, batches, context)
         self.training += time.perf_counter() - begun
-        return report
+        return update
 
 
 def bare_rounds(module: nn.Module, loop: FederatedLoop) -> Turn:

@@ -27,6 +27,7 @@ import torch
 from networks import FORMATS, NETWORKS, Turn, bare_turns, client_turn, federated, medians
 
 from flash_pl import JMWST, NST, PDST, Classifier, FederatedTrainer
+from flash_pl.callbacks import Callback
 from flash_pl.data import Batches
 from flash_pl.loops import EvaluationSchedule
 from flash_pl.models import MNISTNet
@@ -135,7 +136,7 @@ def measure(scheduler: str, number: int, cohort: int, rounds: int, warmup: int) 
     torch.set_num_threads(1)
     seconds: list[float] = []
 
-    class Clock:
+    class Clock(Callback):
         def on_round_end(self, loop: object, row: dict[str, float]) -> None:
             seconds.append(row["seconds"])
 

@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "steps.json"
 
 def flops_ratio(loop: FederatedLoop) -> float:
     """FLOPs of a client's training relative to dense training."""
-    flops = loop.ledger.bill.flops
+    flops = loop.ledger.flops
     assert flops is not None
     return flops.training(loop.server.layout.densities(loop.server.mask)) / flops.training(flops.dense)
 

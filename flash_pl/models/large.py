@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flash_pl.checks import check_numbers
 from flash_pl.errors import ConfigError
 from flash_pl.models.layers import Norm, norm_layer
 
@@ -30,7 +31,7 @@ class VGG(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, norm: Norm = "batch") -> None:
         super().__init__()
         if image_size < 16:
-            raise ConfigError("image_size", image_size, "at least 16 for a VGG")
+            raise ConfigError("image_size", f"{image_size} is too small for VGG", "use at least 16")
         self.stages = nn.Sequential()
         inputs = in_channels
         pools = (2, 2, 2, 2, image_size // 16)
@@ -100,7 +101,7 @@ class ResNet(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, norm: Norm = "batch") -> None:
         super().__init__()
         if image_size < 8:
-            raise ConfigError("image_size", image_size, "at least 8 for a ResNet")
+            raise ConfigError("image_size", f"{image_size} is too small for ResNet", "use at least 8")
         self.stem = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
         self.norm = norm_layer(norm, 64)
         self.stages = nn.Sequential()
@@ -193,9 +194,8 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 8:
-            raise ConfigError("image_size", image_size, "at least 8 for MobileNetV2")
-        if not width > 0:
-            raise ConfigError("width", width, "a number above 0")
+            raise ConfigError("image_size", f"{image_size} is too small for MobileNetV2", "use at least 8")
+        check_numbers("(0, inf)", width=width)
         inputs = scaled(32, width)
         self.stem = conv_norm(in_channels, inputs, 3, norm).append(nn.ReLU6())
         self.stages = nn.Sequential()

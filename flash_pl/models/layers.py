@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from flash_pl.errors import ConfigError
+from flash_pl.checks import check_choice
 
 Init = Literal["lecun", "he", "torch"]
 
@@ -24,8 +24,7 @@ def initialize(init: Init, *hidden: nn.Conv2d | nn.Linear) -> None:
     Raises:
         ConfigError: ``init`` is none of them.
     """
-    if init not in (*_VARIANCE, "torch"):
-        raise ConfigError("init", init, "'lecun', 'he' or 'torch'")
+    check_choice(*_VARIANCE, "torch", init=init)
     if init == "torch":
         return
     for layer in hidden:
@@ -54,6 +53,5 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     Raises:
         ConfigError: ``norm`` is neither of them.
     """
-    if norm not in _FACTORIES:
-        raise ConfigError("norm", norm, " or ".join(map(repr, _FACTORIES)))
+    check_choice(*_FACTORIES, norm=norm)
     return _FACTORIES[norm](channels)

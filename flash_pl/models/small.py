@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flash_pl.checks import check_integers
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.models.layers import Init, initialize
 
 
@@ -32,7 +32,7 @@ class LeNet5(nn.Module):
         padding = 2 if image_size < 32 else 0
         side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
         if side < 1:
-            raise ConfigError("image_size", image_size, "at least 12 for LeNet5")
+            raise ConfigError("image_size", f"{image_size} is too small for LeNet5", "use at least 12")
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=padding)
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
         self.pool = nn.MaxPool2d(2)
@@ -77,7 +77,7 @@ class MNISTNet(nn.Module):
         check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         side = image_size - 2 * (4 + 2)  # two rounds of an unpadded 5x5 convolution and a 3x3 pool
         if side < 1:
-            raise ConfigError("image_size", image_size, "at least 13 for MNISTNet")
+            raise ConfigError("image_size", f"{image_size} is too small for MNISTNet", "use at least 13")
         self.conv1 = nn.Conv2d(in_channels, 10, kernel_size=5)
         self.conv2 = nn.Conv2d(10, 20, kernel_size=5)
         self.pool = nn.MaxPool2d(3, stride=1)
@@ -124,9 +124,11 @@ class LeafCNN(nn.Module):
         super().__init__()
         check_integers(num_classes=num_classes, in_channels=in_channels, image_size=image_size, hidden=hidden)
         if image_size < 4:
-            raise ConfigError("image_size", image_size, "at least 4 for LeafCNN")
+            raise ConfigError("image_size", f"{image_size} is too small for LeafCNN", "use at least 4")
         if len(channels) != 2:
-            raise ConfigError("channels", channels, "two widths, one for each convolution")
+            raise ConfigError(
+                "channels", f"{as_yaml(list(channels))} is not a list of two widths", "give one for each convolution"
+            )
         for width in channels:
             check_integers(channels=width)
         side = image_size // 4

@@ -53,7 +53,7 @@ def test_other_tables_are_refused_in_one_line(content, tmp_path):
 
 
 def test_a_history_has_a_value_per_round_also_after_a_resume(unaware, tiny_data, tmp_path):
-    history, evaluate = History(), EvaluationSchedule(every=2)
+    history, evaluate = History(), EvaluationSchedule(eval_every=2)
     settings = {"density": 0.2, "cohort": 2, "accelerator": "cpu", "evaluate": evaluate}
     first = FederatedTrainer(PDST(), rounds=3, callbacks=[history, Checkpoint(tmp_path, every=2)], **settings)
     loop = first.fit(unaware(), tiny_data)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from flash_pl import JMWST, NST, PDST, FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.client import Binding
 from flash_pl.data import Shuffled, Synthetic
 from flash_pl.errors import ConfigError, ModuleError
@@ -61,8 +61,8 @@ def test_a_stock_trainer_trains_on_under_the_servers_mask(scheduler, unaware, ti
     FederatedTrainer(scheduler(), **settings).validate(module, tiny_data)
     train_on(module)
 
-    class Interrupt:
-        def on_client_end(self, loop, report):
+    class Interrupt(Callback):
+        def on_client_end(self, loop, update):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

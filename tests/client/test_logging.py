@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from flash_pl.callbacks import Callback
 from flash_pl.client import Meter, unsynchronized_metrics
 from flash_pl.data import Synthetic
 from flash_pl.errors import ConfigError, ModuleError
@@ -59,9 +60,9 @@ def test_values_logged_between_batches_have_the_same_weight_for_every_client(fit
 
     seen = []
 
-    class Watch:
-        def on_client_end(self, loop, report):
-            seen.append((report.metrics["epoch_start"], report.metrics["epoch_end"]))
+    class Watch(Callback):
+        def on_client_end(self, loop, update):
+            seen.append((update.metrics["epoch_start"], update.metrics["epoch_end"]))
 
     fit(Logging(), data, cohort=8, local_epochs=3, callbacks=[Watch()])
     assert len({samples % 8 for samples in data.client_sizes}) > 1, "last batches of several sizes"

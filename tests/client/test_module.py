@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from flash_pl import PDST, Classifier, FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.client import ClientModule, federate, layer_labels
 from flash_pl.sparsity import SparsityBudget, Tier
 
@@ -131,9 +131,9 @@ def restless(base):
 def test_pruned_weights_are_reported_as_0_whatever_the_module_does(fit, kind, unaware, tiny_data):
     reports = []
 
-    class Watch:
-        def on_client_end(self, loop, report):
-            outside = report.weights[: loop.server.layout.maskable][~report.mask]
+    class Watch(Callback):
+        def on_client_end(self, loop, update):
+            outside = loop.client.arena[: loop.server.layout.maskable][~update.mask]
             reports.append(int(outside.count_nonzero()))
 
     fit(kind(unaware)(), tiny_data, callbacks=[Watch()])

@@ -157,9 +157,9 @@ def test_pruned_weights_stay_exactly_zero_also_after_a_move(unaware, name):
     fabric = Fabric(accelerator="cpu", devices=1)
     client.module.fabric = fabric
     data = batches()
-    report = LocalLoop(fabric).run(client, Moving(), data, ClientContext(0, 0, 2, len(data), seed=0))
-    assert not report.weights[: client.layout.maskable][~report.mask].any()
-    assert report.metrics["loss"] > 0
+    update = LocalLoop(fabric).run(client, Moving(), data, ClientContext(0, 0, 2, len(data), seed=0))
+    assert not client.arena[: client.layout.maskable][~update.mask].any()
+    assert update.metrics["loss"] > 0
     for parameter, layer in zip(client._parameters, client.layout.layers, strict=True):
         for value in itertools.chain(client.optimizer.state[parameter].values()):
             if value is not None and value.shape == parameter.shape:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.errors import ModuleError
+from flash_pl.loops import server_model
 
 
 def test_a_layer_in_evaluation_mode_stays_in_it(fit, unaware, tiny_data):
@@ -19,8 +20,8 @@ def test_a_layer_in_evaluation_mode_stays_in_it(fit, unaware, tiny_data):
 def test_counters_do_not_pass_from_client_to_client(fit, unaware, tiny_data):
     counts = []
 
-    class Spy:
-        def on_client_end(self, loop, report):
+    class Spy(Callback):
+        def on_client_end(self, loop, update):
             counts.append(int(loop.client.module.net[1].num_batches_tracked))
 
     fit(unaware(), tiny_data, cohort=3, callbacks=[Spy()])
@@ -133,7 +134,7 @@ def test_a_resumed_or_validated_run_has_its_own_local_buffers(shuffling, tiny_da
     resumed = shuffling()
     loop = trainer(tmp_path, rounds=3).fit(resumed, tiny_data, ckpt_path="last")
     assert torch.equal(resumed.places, first.places)
-    assert "places" in loop.model().tensors and "_extra_state" not in loop.model().tensors
+    assert "places" in server_model(loop).tensors and "_extra_state" not in server_model(loop).tensors
 
 
 def test_local_buffers_of_another_shape_are_refused(shuffling, tiny_data, tmp_path):

@@ -17,7 +17,7 @@ def composed(*arguments, config="jmwst"):
     [
         ("scheduler.prune_rate=0.3", "scheduler.init_args.prune_rate=0.3"),
         ("scheduler.sensitivity.epochs=2", "scheduler.init_args.sensitivity.init_args.epochs=2"),
-        ("scheduler.voter=keep", "scheduler.voter.class_path=flash_pl.server.Keep"),
+        ("scheduler.voter=keep", "scheduler.voter.class_path=flash_pl.server.KeepMask"),
         ("data.partition=iid", "data.init_args.partition.class_path=flash_pl.data.IID"),
         ("scheduler=flash_pl.NST", "scheduler.class_path=flash_pl.NST"),
         ("aggregator=flash_pl.server.MaskedAverage", "aggregator.class_path=flash_pl.server.MaskedAverage"),

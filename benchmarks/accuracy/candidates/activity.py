@@ -10,8 +10,7 @@ from torch import Tensor
 from candidates.fixed import Largest
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers import Dense, FirstStage
-from flash_pl.server import ServerState
-from flash_pl.server.updates import ClientUpdate
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import FirstMask, Layout, top_k_by_layer
 from flash_pl.sparsity.first_mask import layer_counts
 
@@ -84,7 +83,7 @@ class Active(Largest):
         densities = self.first_mask.distribution(layout, server.density)
         for slot in layout.layers:
             inputs = slot.shape[1]
-            spread = found[start : start + inputs].sqrt() ** self.power
+            spread = measured[start : start + inputs].sqrt() ** self.power
             start += inputs
             spread = spread.view(1, inputs, *[1] * (len(slot.shape) - 2))
             slot.view(scores).copy_(slot.view(server.weights).abs() * spread)

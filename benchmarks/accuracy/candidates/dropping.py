@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from flash_pl.schedulers import STEAD
-from flash_pl.server import ServerState
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import top_k_by_layer
 
 
 class Smallest(STEAD):
     """STEAD, but a move drops the smallest weights."""
 
-    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
-        self.entered.zero_()
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
+        self.entry_values.zero_()
         super().on_aggregate(server, updates, round)
 
 
@@ -36,7 +36,7 @@ class Alive(STEAD):
         super().start(server, measured, generator)
         self.before = server.weights[: server.layout.maskable].clone()
 
-    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.prune_()
         rate, layout = self.prune_rate * self.decay(round + 1), server.layout
         if (round + 1) % self.every == 0 and rate > 0:

@@ -46,9 +46,9 @@ class Salient(Formula):
         self.first_stage = SaliencyStage(init_fraction=fraction)
 
     def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
-        assert found is not None
+        assert measured is not None
         densities = self.first_mask.distribution(server.layout, server.density)
-        return top_k_by_layer(server.layout, found.float(), layer_counts(server.layout, densities))
+        return top_k_by_layer(server.layout, measured.float(), layer_counts(server.layout, densities))
 
 
 class Largest(Formula):

@@ -8,7 +8,7 @@ from torch import Tensor
 from candidates.fixed import Formula, Largest, rates_of
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers import FIARSE
-from flash_pl.server import ServerState
+from flash_pl.server import ClientUpdate, ServerState
 from flash_pl.sparsity import BySize, Gradient, KeepLayers, Move, Random, top_k_by_layer
 from flash_pl.sparsity.first_mask import layer_counts
 
@@ -22,7 +22,7 @@ class ServerMoves(Formula):
         super().__init__(rates, even=even)
         self.rate, self.every, self.horizon = rate, every, horizon
 
-    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         done = round + 1
         if done % self.every == 0 and done < self.horizon:
             rate = self.rate * (1 + math.cos(math.pi * done / self.horizon)) / 2
@@ -64,7 +64,7 @@ class Grows(Largest):
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         return {"gradient": self.gradients} if self.gradient and self.due(context.round) else {}
 
-    def on_aggregate(self, server: ServerState, updates: Sequence[Ballot], round: int) -> None:
+    def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         if self.due(round):
             rate = self.rate * (1 + math.cos(math.pi * (round + 1) / self.horizon)) / 2
             mean = sum(update.extra["gradient"] for update in updates) if self.gradient else None
