@@ -222,8 +222,8 @@ def _bytes_per_message(direction: str) -> Value:
 def _bytes_ratio(runs: Iterable[Run]) -> Value:
     """The bytes of a run, divided by those of equally many messages with the dense model.
 
-    The size of a dense message is in the result of the run. If an older result lacks it, it is the mean message of a dense
-    run in ``runs`` with the same data set and model.
+    The size of a dense message is in the result of the run. If an older result lacks it, it is the mean message of a
+    dense run in ``runs`` with the same data set and model.
     """
     dense_bytes: dict[tuple[str, str], float] = {}
     for run in runs:

@@ -80,8 +80,8 @@ class Comparison:
         groups, warnings = group_runs(runs)
         kept = [run for group in groups for run in group.runs]
         warnings += [
-            f"{run.path}: metrics.csv starts after round 1, because the run was continued from another directory; bytes "
-            "and FLOPs relative to dense training are of the rounds in it, and there is no wall clock"
+            f"{run.path}: metrics.csv starts after round 1, because the run was continued from another directory; "
+            "bytes and FLOPs relative to dense training are of the rounds in it, and there is no wall clock"
             for run in kept
             if not run.has_all_rounds
         ]

@@ -45,8 +45,8 @@ class Group:
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
     """Return the groups and the warnings about runs that are left out.
 
-    Groups and data sets are in the order in which ``runs`` first has them; groups of the same data set are neighbors. Of
-    several runs with the same experiment and seed, the first one is kept.
+    Groups and data sets are in the order in which ``runs`` first has them; groups of the same data set are neighbors.
+    Of several runs with the same experiment and seed, the first one is kept.
 
     >>> from pathlib import Path
     >>> from flash_pl.config import compose
@@ -82,8 +82,9 @@ def _identity_text(run: Run, keep_component_seeds: bool = False) -> str:
 def _join_fixed_partitions(by_identity: dict[str, list[Run]]) -> None:
     """Move a run with ``seed=2 data.seed=2`` to the runs with other seeds and ``data.seed=2``.
 
-    If the data set of an experiment keeps one seed, this seed can be the run's seed in one of the runs. Its ``identity``
-    leaves ``data.seed`` out then, as if the partition followed the run's seed, and the run is alone in its group.
+    If the data set of an experiment keeps one seed, this seed can be the run's seed in one of the runs. Its
+    ``identity`` leaves ``data.seed`` out then, as if the partition followed the run's seed, and the run is alone in
+    its group.
     """
     for key, group in list(by_identity.items()):
         run = group[0]

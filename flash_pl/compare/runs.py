@@ -135,7 +135,7 @@ class Run:
 
     @cached_property
     def has_all_rounds(self) -> bool:
-        """Whether metrics.csv starts at round 1; a run that was continued in another directory has later rounds only."""
+        """Whether metrics.csv starts at round 1; a run continued in another directory has later rounds only."""
         return bool(self.metrics["round"][-1] == len(self.metrics["round"]))
 
     def cost(self, column: str) -> float | None:

@@ -1,8 +1,8 @@
 """The settings that tell experiments apart, and short names for them.
 
-A resolved config has about a hundred keys, and most values follow from a few choices: ``scheduler=jmwst`` alone sets all
-keys below ``scheduler``. Two experiments with different schedulers therefore differ in dozens of keys, but a table should
-name only the choices. Three functions lead there:
+A resolved config has about a hundred keys, and most values follow from a few choices: ``scheduler=jmwst`` alone sets
+all keys below ``scheduler``. Two experiments with different schedulers therefore differ in dozens of keys, but a table
+should name only the choices. Three functions lead there:
 
 1. ``identity``: all settings that must be equal for two runs to be repetitions of one experiment with other seeds.
 2. ``chosen_settings``: the part of the identity that somebody chose.
@@ -31,8 +31,8 @@ def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
     """Return the settings that are equal in all runs of one experiment.
 
     The run's seed is left out, and so is the seed of a component that equals it: by default a data set draws its
-    partition from the run's seed. Keys with the value null are left out, because an older config may lack them. Densities
-    of tiers are divided by the density of the run.
+    partition from the run's seed. Keys with the value null are left out, because an older config may lack them.
+    Densities of tiers are divided by the density of the run.
 
     Args:
         keep_component_seeds: keep the seed of a component that equals the run's seed, for runs whose data set has the

@@ -191,8 +191,9 @@ def _emphasized(cell: Cell, escape: Callable[[str], str], bold: str) -> str:
 def print_table(table: Table, console: Console) -> None:
     """Print a table.
 
-    In a terminal that is too narrow the columns are spread over several tables, which all have the names of the rows. In a
-    file or a pipe the table is in one piece, and the best numbers have a star in front, because they cannot be bold.
+    In a terminal that is too narrow the columns are spread over several tables, which all have the names of the rows.
+    In a file or a pipe the table is in one piece, and the best numbers have a star in front, because they cannot be
+    bold.
 
     >>> import sys
     >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")

@@ -57,7 +57,7 @@ def test_finished_runs_are_skipped_unfinished_ones_resumed_and_failures_named(ca
     assert "AssertionError: tired" in ends["fails"] and "exit code 3" in ends["fails"]
     names = ", ".join(folders[name].name for name in ("other", "fails"))
     assert err.splitlines()[-1] == f"flash-pl: error: 2 of 4 runs failed: {names}"
-    out, _, left_out = out.partition("Left out, failed: ")
+    out, _, left_out = out.partition("Left out, because they failed: ")
     assert all(name in left_out for name in names.split(", "))
     assert "going on from" in (tmp_path / "out" / f"{folders['begun'].name}.log").read_text()
     assert before == {name: (folders[name] / "result.json").read_bytes() for name in before}

@@ -16,7 +16,7 @@ def column(found, key):
 
 
 def cells(found, key):
-    return [found.cell(group, column(found, key)) for group in found.groups]
+    return [found.statistics(group, column(found, key)) for group in found.groups]
 
 
 def test_accuracy_is_the_mean_of_the_last_evaluated_rounds_over_seeds(make_run):
@@ -27,15 +27,15 @@ def test_accuracy_is_the_mean_of_the_last_evaluated_rounds_over_seeds(make_run):
     assert (cell.mean, cell.n) == (pytest.approx(0.65), 2)
     assert cell.std == pytest.approx(math.sqrt(0.045))  # 0.5 and 0.8
     assert found.text(found.groups[0], column(found, "val_acc")) == "65.0 ± 21.2"
-    assert "last 2 evaluated rounds (or all, where there are fewer) of a run" in found.about_accuracy
+    assert "last 2 evaluated rounds" in found.about_accuracy
     assert cells(comparison(one), "val_acc")[0].std is None
 
 
 def test_the_best_is_best_among_the_same_data_only(make_run):
     paths = [
-        make_run("a", "method=spdst", accuracies=(0.5,), columns={"bytes_up_total": (10,)}),
-        make_run("b", "method=nst", accuracies=(0.7,), columns={"bytes_up_total": (30,)}),
-        make_run("c", "method=pdst", accuracies=(0.7001,), columns={"bytes_up_total": (30,)}),
+        make_run("a", "scheduler=spdst", accuracies=(0.5,), columns={"bytes_up_total": (10,)}),
+        make_run("b", "scheduler=nst", accuracies=(0.7,), columns={"bytes_up_total": (30,)}),
+        make_run("c", "scheduler=pdst", accuracies=(0.7001,), columns={"bytes_up_total": (30,)}),
         make_run("d", "data=fashion_mnist", accuracies=(0.9,), columns={"bytes_up_total": (5,)}),
     ]
     found = comparison(*paths)
@@ -46,7 +46,9 @@ def test_the_best_is_best_among_the_same_data_only(make_run):
 
 def test_a_metric_that_should_be_low(make_run):
     loss = ["trainer.monitor=val_loss", "trainer.monitor_mode=min"]
-    found = comparison(make_run("a", *loss, accuracies=(0.3,)), make_run("b", *loss, "method=nst", accuracies=(0.123,)))
+    found = comparison(
+        make_run("a", *loss, accuracies=(0.3,)), make_run("b", *loss, "scheduler=nst", accuracies=(0.123,))
+    )
     assert [found.is_best(one, column(found, "val_loss")) for one in found.groups] == [False, True]
     assert found.text(found.groups[1], column(found, "val_loss")) == "0.123"
 
@@ -74,7 +76,11 @@ def costs(up, participants, total):
 def test_bytes_per_client_and_round_and_against_dense(make_run):
     sparse = make_run("a", accuracies=(0.5, 0.5), columns=costs((20, 40), (2, 4), (30, 70)))  # 10 in stage 1
     dense = make_run(
-        "b", "method=dense", accuracies=(0.5, 0.5), columns=costs((200, 400), (2, 4), (200, 600)), result={"density": 1}
+        "b",
+        "scheduler=dense",
+        accuracies=(0.5, 0.5),
+        columns=costs((200, 400), (2, 4), (200, 600)),
+        result={"density": 1},
     )
     assert cells(comparison(sparse), "bytes_up_each")[0].mean == 10
     assert "bytes_ratio" not in [one.key for one in comparison(sparse).columns]
@@ -144,18 +150,18 @@ def test_a_run_that_diverged_is_not_scored_by_the_rounds_before(make_run):
     paths = [
         make_run("a", *loss, "seed=1", accuracies=(8.7, 4.5, 3.1, "inf", "nan")),
         make_run("b", *loss, "seed=2", accuracies=(9.0, 5.0, 5.0, 5.0, 5.0)),
-        make_run("c", *loss, "seed=1", "method=nst", accuracies=(8.7, 4.5, 336679, "nan", "")),
-        make_run("d", *loss, "seed=1", "method=pdst", accuracies=(9.5, 9.5, 9.5, 9.5, 9.5)),
+        make_run("c", *loss, "seed=1", "scheduler=nst", accuracies=(8.7, 4.5, 336679, "nan", "")),
+        make_run("d", *loss, "seed=1", "scheduler=pdst", accuracies=(9.5, 9.5, 9.5, 9.5, 9.5)),
     ]
     found, warnings = Comparison.of(map(Run.read, paths), 2)
     shown = column(found, "val_ppl")
     assert [found.text(group, shown) for group in found.groups] == ["5.00, 1 diverged", "diverged", "9.50"]
     assert [found.is_best(group, shown) for group in found.groups] == [False, False, True]
-    assert "Diverged: NaN or infinite" in found.about_accuracy
+    assert "Diverged means NaN or infinite" in found.about_accuracy
     # The rounds of c end earlier by an empty cell, not by its NaN.
     assert not Comparison.of(map(Run.read, paths[:2] + paths[3:]), 2)[1] and len(warnings) == 1
 
 
 def test_percent_stays_where_one_run_has_diverged(make_run):
-    found = comparison(make_run("a", accuracies=(0.5, 0.5)), make_run("b", "method=nst", accuracies=(0.5, "-inf")))
+    found = comparison(make_run("a", accuracies=(0.5, 0.5)), make_run("b", "scheduler=nst", accuracies=(0.5, "-inf")))
     assert [found.text(group, column(found, "val_acc")) for group in found.groups] == ["50.0", "diverged"]

@@ -3,8 +3,8 @@
 import pytest
 
 from flash_pl.compare import Run
-from flash_pl.compare.comparison import group
-from flash_pl.compare.settings import shared
+from flash_pl.compare.groups import group_runs
+from flash_pl.compare.settings import shared_settings
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def groups_of(make_run):
 
     def make(*runs, **kwargs):
         paths = [make_run(f"run{index}", *arguments, **kwargs) for index, arguments in enumerate(runs)]
-        return group([Run.read(path) for path in paths])
+        return group_runs([Run.read(path) for path in paths])
 
     return make
 
@@ -25,7 +25,7 @@ def labels(groups):
 def test_seeds_are_one_group_in_order_and_a_second_run_of_a_seed_is_left_out(groups_of):
     groups, warnings = groups_of(["seed=3"], ["seed=1"], ["seed=3"])
     assert [one.seeds for one in groups] == [[1, 3]] and labels(groups) == ["jmwst"]
-    assert len(warnings) == 1 and "run2: the same experiment with the same seed 3" in warnings[0]
+    assert len(warnings) == 1 and "run2" in warnings[0] and "run0" in warnings[0]
 
 
 def test_a_partition_that_stays_is_one_group_whatever_its_seed(groups_of):
@@ -58,9 +58,9 @@ def make_run(make_run):
 
 
 def test_labels_say_by_what_groups_differ_and_nothing_else(groups_of):
-    methods = ["method=jmwst"], ["method=spdst"], ["method=nst"]
+    methods = ["scheduler=jmwst"], ["scheduler=spdst"], ["scheduler=nst"]
     assert labels(groups_of(*methods)[0]) == ["jmwst", "spdst", "nst"]
-    rates = ["scheduler.prune_rate=0.3"], ["scheduler.prune_rate=0.2"], ["method=spdst"]
+    rates = ["scheduler.prune_rate=0.3"], ["scheduler.prune_rate=0.2"], ["scheduler=spdst"]
     groups, _ = groups_of(*rates)
     assert labels(groups) == ["jmwst, prune_rate=0.3", "jmwst, prune_rate=0.2", "spdst"]
     assert groups[0].settings == {"scheduler.prune_rate": 0.3} and groups[0].name == "jmwst, scheduler.prune_rate=0.3"
@@ -73,10 +73,13 @@ def test_labels_say_by_what_groups_differ_and_nothing_else(groups_of):
 def test_a_key_that_components_repeat_is_said_once(groups_of):
     groups, _ = groups_of(["batch_size=8", "alpha=0.5"], ["batch_size=16", "alpha=0.5"])
     assert labels(groups) == ["jmwst, batch_size=8", "jmwst, batch_size=16"]
-    same = shared([one.first for one in groups])
+    same = shared_settings([one.first for one in groups])
     assert same["alpha"] == 0.5 and not {"data.batch_size", "data.partition.alpha", "batch_size"} & same.keys()
     several, _ = groups_of(["seed=1"], ["seed=2"])
-    assert not {"seed", "data.seed"} & shared(several[0].runs).keys() and shared(several[0].runs[:1])["seed"] == 1
+    assert (
+        not {"seed", "data.seed"} & shared_settings(several[0].runs).keys()
+        and shared_settings(several[0].runs[:1])["seed"] == 1
+    )
 
 
 def test_densities_and_those_of_tiers_are_one_difference(groups_of):
@@ -85,14 +88,14 @@ def test_densities_and_those_of_tiers_are_one_difference(groups_of):
     tiered, _ = groups_of(["density=0.1"], ["density=0.2"], config="hetero_jmwst")
     assert labels(tiered) == labels(groups)
     # Beside one without tiers the tiers are its difference.
-    both, _ = group([groups[0].first, tiered[0].first])
+    both, _ = group_runs([groups[0].first, tiered[0].first])
     assert labels(both)[0].startswith("jmwst, tiers=[{density: 0.1, share: 1.0}]") and "0.05" in labels(both)[1]
 
 
 def test_compat_and_another_data_set_bring_what_they_bring(groups_of):
     groups, _ = groups_of(["compat=official"], [])
     assert labels(groups) == ["jmwst, compat=official", "jmwst, compat=null"]
-    groups, _ = groups_of([], ["data=fashion_mnist"], ["data=digits", "method=pdst"])
+    groups, _ = groups_of([], ["data=fashion_mnist"], ["data=digits", "scheduler=pdst"])
     assert [(one.first.names["data"], one.label) for one in groups] == [
         ("digits", "jmwst"),
         ("digits", "pdst"),
@@ -102,7 +105,7 @@ def test_compat_and_another_data_set_bring_what_they_bring(groups_of):
 
 def test_a_method_that_keeps_every_weight_has_density_1(groups_of):
     groups, warnings = groups_of(
-        ["method=dense", "density=0.1"], ["method=dense", "density=0.2", "seed=2"], result={"density": 1.0}
+        ["scheduler=dense", "density=0.1"], ["scheduler=dense", "density=0.2", "seed=2"], result={"density": 1.0}
     )
     assert [(one.first.density, one.seeds) for one in groups] == [(1.0, [1, 2])] and not warnings
 
@@ -131,5 +134,5 @@ def test_a_class_that_is_not_there_any_more_is_no_error(make_run, groups_of):
     path = make_run("old")
     text = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(text.replace("flash_pl.schedulers.JMWST", "gone.Away").replace("jmwst", "gone"))
-    groups, _ = group([Run.read(path)])
+    groups, _ = group_runs([Run.read(path)])
     assert labels(groups) == ["gone"]

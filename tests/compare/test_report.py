@@ -8,7 +8,7 @@ import pytest
 
 from flash_pl import plotting
 from flash_pl.compare import Comparison, Run, write_report
-from flash_pl.compare.figures import Curve, pictures
+from flash_pl.compare.figures import Curve, figures_of
 from flash_pl.errors import ConfigError
 
 VOID = {"meta", "img", "br"}
@@ -45,7 +45,7 @@ def found(make_run):
     }
     consensus = [{"round": n, "density/conv1": 0.5, "density/fc": 0.1 * n, "votes/1": 7} for n in (1, 2, 3)]
     runs = [
-        make_run(f"{method}-{seed}", f"method={method}", f"seed={seed}", accuracies=(0.2, 0.3, 0.4), columns=columns,
+        make_run(f"{method}-{seed}", f"scheduler={method}", f"seed={seed}", accuracies=(0.2, 0.3, 0.4), columns=columns,
                  consensus=consensus, result={"versions": {"torch": "<b>&"}})
         for method in ("jmwst", "nst")
         for seed in (1, 2)
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(found, tmp_path):
 
 
 def test_bold_is_in_the_page_where_it_is_in_the_table(make_run, tmp_path):
-    paths = [make_run("a", accuracies=(0.5,)), make_run("b", "method=nst", accuracies=(0.8,))]
+    paths = [make_run("a", accuracies=(0.5,)), make_run("b", "scheduler=nst", accuracies=(0.8,))]
     write_report(Comparison.of([Run.read(path) for path in paths], 5)[0], tmp_path / "out", "x")
     text = (tmp_path / "out" / "report.html").read_text()
     assert re.findall(r"<strong>(.*?)</strong>", text) == ["80.0"]
@@ -97,15 +97,15 @@ def test_bold_is_in_the_page_where_it_is_in_the_table(make_run, tmp_path):
 def test_groups_keep_their_color_and_those_that_always_agree_are_named(make_run):
     mismatch = {"mismatch_clients": (0.0, 0.0)}, {"mismatch_clients": (0.2, 0.1)}
     paths = [
-        make_run("a", "method=spdst", accuracies=(0.5, 0.6), columns=mismatch[0]),
-        make_run("b", "method=nst", accuracies=(0.5, 0.6), columns=mismatch[1]),
-        make_run("c", "method=pdst", accuracies=(0.5, 0.6)),  # an older run, without the column
+        make_run("a", "scheduler=spdst", accuracies=(0.5, 0.6), columns=mismatch[0]),
+        make_run("b", "scheduler=nst", accuracies=(0.5, 0.6), columns=mismatch[1]),
+        make_run("c", "scheduler=pdst", accuracies=(0.5, 0.6)),  # an older run, without the column
     ]
-    made = {one.name: one for one in pictures(Comparison.of([Run.read(path) for path in paths], 5)[0])}
+    made = {one.name: one for one in figures_of(Comparison.of([Run.read(path) for path in paths], 5)[0])}
     lines = {name: made[name].figure.axes[0].get_lines() for name in ("accuracy", "mismatch")}
     assert [line.get_label() for line in lines["accuracy"]] == ["spdst", "nst", "pdst"]
     assert [line.get_color() for line in lines["mismatch"]] == [lines["accuracy"][1].get_color()]
-    assert "Left out, since all have one mask: spdst." in made["mismatch"].caption
+    assert "Left out, because all clients have the same mask: spdst." in made["mismatch"].caption
 
 
 def test_names_that_are_no_file_names_or_formulas(make_run, tmp_path):
@@ -123,17 +123,17 @@ def test_a_curve_is_the_mean_over_the_rounds_that_all_seeds_have():
     nan = float("nan")
     one = {"round": np.array([1.0, 2, 3]), "x": np.array([1.0, 2, 3]), "y": np.array([0.2, nan, 0.4])}
     two = {"round": np.array([1.0, 2, 3, 4]), "x": np.array([3.0, 4, 5, 6]), "y": np.array([0.4, 0.5, 0.8, 0.9])}
-    curve = Curve.through([one, two], "x", "y")
+    curve = Curve.of_tables([one, two], "x", "y")
     assert np.allclose(curve.x, [2, 4]) and np.allclose(curve.y, [0.3, 0.6])
     assert np.allclose(curve.std, [0.02**0.5, 0.08**0.5])
-    assert Curve.through([one], "x", "y").std is None and Curve.through([one, two], "x", "z") is None
+    assert Curve.of_tables([one], "x", "y").std is None and Curve.of_tables([one, two], "x", "z") is None
 
 
 def test_runs_that_failed_are_named_in_the_page(make_run, tmp_path):
     found = Comparison.of([Run.read(make_run("a"))], 5, failed=["lr=1e9,seed=1", "lr=1e9,seed=2"])[0]
     write_report(found, tmp_path / "report", "flash-pl sweep")
     page = Page((tmp_path / "report" / "report.html").read_text()).text
-    assert "Left out, failed: lr=1e9,seed=1; lr=1e9,seed=2. Means are over the other seeds." in page
+    assert "Left out, because they failed: lr=1e9,seed=1; lr=1e9,seed=2. Means are over the other seeds." in page
 
 
 def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend():

@@ -1,6 +1,7 @@
 """Reading runs: what is one, what is left out and why."""
 
 import os
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from flash_pl.errors import ConfigError
 def test_a_run_is_read_and_empty_cells_are_passed_over(make_run):
     path = make_run("run", accuracies=(0.1, "", 0.3, 0.5, ""), columns={"bytes_up": (1, 2, 3, 4, 5)})
     run = Run.read(path)
-    assert run.names == {"data": "digits", "model": "digits_cnn", "method": "jmwst"}
+    assert run.names == {"data": "digits", "model": "digits_cnn", "scheduler": "jmwst"}
     assert run.mean_of_last("val_acc", 2) == pytest.approx(0.4) and run.mean_of_last("val_acc", 9) == pytest.approx(0.3)
     assert run.last("val_acc") == 0.5 and run.total("bytes_up") == 15 and run.last("nothing") is None
 
@@ -43,40 +44,41 @@ def test_paths_without_runs_and_unfinished_runs_are_named(make_run, tmp_path):
     (tmp_path / "empty").mkdir()
     runs, errors = read_runs([tmp_path / "nowhere", tmp_path / "empty", tmp_path])
     assert [run.path.name for run in runs] == ["good"]
-    assert [os.path.basename(error.value) for error in errors] == ["nowhere", "empty", "begun", "unfinished"]
-    assert "finished" in errors[-1].allowed
+    names = ("nowhere", "empty", "begun", "unfinished")
+    assert len(errors) == 4 and all(f"{name}'" in str(error) for name, error in zip(names, errors, strict=True))
+    assert "finished" in str(errors[-1])
 
 
-# File, its content, a part of the message.
+# A file and its content.
 DAMAGED = [
-    ("config.yaml", None, "config.yaml"),
-    ("config.yaml", b"a: [", "readable YAML"),
-    ("config.yaml", b"\xff\xfe\x00", "readable YAML"),
-    ("config.yaml", b"method: jmwst", "density is missing"),
-    ("config.yaml", b"{density: 0}", "density is missing"),
-    ("config.yaml", b"{density: 0.1, seed: 1, rounds: 2, cohort: 1, data: digits}", "data is missing or incomplete"),
-    ("metrics.csv", None, "readable table"),
-    ("metrics.csv", b"", "readable table"),
-    ("metrics.csv", b"round,val_acc\n", "a row a round"),
-    ("metrics.csv", b"val_acc\n0.5\n", "a column round"),
-    ("metrics.csv", b"round,val_acc\n1,0.5\n2\n", "readable table"),
-    ("metrics.csv", b"round,val_acc\n1,lots\n", "readable table"),
-    ("metrics.csv", b"round,val_acc\n2,0.5\n1,0.5\n", "rounds ascend"),
-    ("metrics.csv", b"round\xff\n1\n", "readable table"),
-    ("metrics.csv", b"round,a\n1,\x00\n", "readable table"),
-    ("result.json", b"{", "readable JSON"),
-    ("result.json", b"[1]", "a mapping"),
-    ("result.json", b"\xff", "readable JSON"),
-    ("consensus.csv", b"layers\n?\n", "readable table"),
+    ("config.yaml", None),
+    ("config.yaml", b"a: ["),
+    ("config.yaml", b"\xff\xfe\x00"),
+    ("config.yaml", b"scheduler: jmwst"),
+    ("config.yaml", b"{density: 0}"),
+    ("config.yaml", b"{density: 0.1, seed: 1, rounds: 2, cohort: 1, data: digits}"),
+    ("metrics.csv", None),
+    ("metrics.csv", b""),
+    ("metrics.csv", b"round,val_acc\n"),
+    ("metrics.csv", b"val_acc\n0.5\n"),
+    ("metrics.csv", b"round,val_acc\n1,0.5\n2\n"),
+    ("metrics.csv", b"round,val_acc\n1,lots\n"),
+    ("metrics.csv", b"round,val_acc\n2,0.5\n1,0.5\n"),
+    ("metrics.csv", b"round\xff\n1\n"),
+    ("metrics.csv", b"round,a\n1,\x00\n"),
+    ("result.json", b"{"),
+    ("result.json", b"[1]"),
+    ("result.json", b"\xff"),
+    ("consensus.csv", b"layers\n?\n"),
 ]
 
 
-@pytest.mark.parametrize(("file", "content", "words"), DAMAGED)
-def test_a_damaged_file_is_one_error(make_run, file, content, words):
+@pytest.mark.parametrize(("file", "content"), DAMAGED)
+def test_a_damaged_file_is_one_error(make_run, file, content):
     path = make_run("run")
     (path / file).unlink(missing_ok=True)
     if content is not None:
         (path / file).write_bytes(content)
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(ConfigError, match=re.escape(file)) as caught:
         Run.read(path)
-    assert caught.value.key in ("run", "config")
+    assert caught.value.key in ("run", "config") and str(path) in str(caught.value)

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flash_pl.compare import Comparison, Run, Table, show
+from flash_pl.compare import Comparison, Run, print_table, tables_of
 from flash_pl.compare.columns import BYTES, TIME, Unit
 from flash_pl.compare.table import as_csv, as_latex, as_markdown
 
@@ -30,7 +30,7 @@ def found(make_run, foreign):
     paths = [
         foreign("1", "seed=1", accuracies=(0.5, 0.5), columns=columns),
         foreign("2", "seed=2", accuracies=(0.7, 0.7), columns=columns),
-        make_run("3", "method=nst", accuracies=(0.65, 0.65), columns=columns),
+        make_run("3", "scheduler=nst", accuracies=(0.65, 0.65), columns=columns),
     ]
     return Comparison.of([Run.read(path) for path in paths], 5)[0]
 
@@ -42,19 +42,19 @@ def test_csv_has_plain_numbers_in_base_units(found):
     )
     assert (first["val_acc_n"], first["seeds"], first["settings"]) == ("2", "1 2", "scheduler.voter=C_D&<1>")
     assert float(first["bytes_up_mean"]) == 4e6 and float(first["seconds_mean"]) == 3
-    assert (second["val_acc_std"], second["val_acc_n"], second["method"]) == ("", "1", "nst")
+    assert (second["val_acc_std"], second["val_acc_n"], second["scheduler"]) == ("", "1", "nst")
 
 
 def test_markdown(found):
-    lines = as_markdown(Table.of(found)).splitlines()
-    assert lines[0] == "| method | density | seeds | accuracy, % |" and lines[1] == "| --- | ---: | ---: | ---: |"
+    lines = as_markdown(tables_of(found)).splitlines()
+    assert lines[0] == "| scheduler | density | seeds | accuracy, % |" and lines[1] == "| --- | ---: | ---: | ---: |"
     assert lines[2] == "| jmwst, scheduler.voter=C\\_D\\&\\<1> | 0.05 | 2 | 60.0 ± 14.1 |"
     assert lines[3].endswith("| 0.05 | 1 | **65.0** |")
-    assert "| method | density | seeds | up, MB | wall clock, s |" in lines
+    assert "| scheduler | density | seeds | up, MB | wall clock, s |" in lines
 
 
 def test_latex(found):
-    text = as_latex(Table.of(found))
+    text = as_latex(tables_of(found))
     assert text.count(r"\begin{tabular}{lrrr") == 2 == text.count(r"\bottomrule")
     assert r"jmwst, scheduler.voter=C\_D\&\textless{}1\textgreater{} & 0.05 & 2 & 60.0 $\pm$ 14.1 \\" in text
     assert r"\textbf{65.0} \\" in text and r"(\%)\end{tabular}" in text
@@ -64,26 +64,26 @@ def test_latex(found):
 
 def test_a_terminal_shows_all_columns_and_a_file_keeps_them_together(found):
     out = io.StringIO()
-    for table in Table.of(found):
-        show(table, Console(file=out, force_terminal=True, width=50, color_system=None))
+    for table in tables_of(found):
+        print_table(table, Console(file=out, force_terminal=True, width=50, color_system=None))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 50 and sum("density" in line for line in lines) >= 2
     for word in ("60.0 ± 14.1", "4.00", "3.00"):
         assert any(word in line for line in lines)
     out = io.StringIO()
-    for table in Table.of(found):
-        show(table, Console(file=out, width=20))
+    for table in tables_of(found):
+        print_table(table, Console(file=out, width=20))
     assert "*65.0" in out.getvalue() and "Best with *" in out.getvalue()
-    assert any("method" in line and "density" in line for line in out.getvalue().splitlines())
+    assert any("scheduler" in line and "density" in line for line in out.getvalue().splitlines())
 
 
 def test_digits_follow_the_size_of_a_number():
-    assert [Unit("").write(value) for value in (0, 0.0999999, 9.999, 99.99, 1234.5)] == [
+    assert [Unit("").format(value) for value in (0, 0.0999999, 9.999, 99.99, 1234.5)] == [
         "0",
         "0.100",
         "10.0",
         "100",
         "1234",
     ]
-    assert [BYTES.fitting([value]).name for value in (0, 999, 1000, 5e13)] == ["B", "B", "kB", "TB"]
-    assert TIME.fitting([59, 7300]).write(3600) == "1.00"
+    assert [BYTES.unit_for([value]).name for value in (0, 999, 1000, 5e13)] == ["B", "B", "kB", "TB"]
+    assert TIME.unit_for([59, 7300]).format(3600) == "1.00"
