@@ -195,14 +195,11 @@ def print_table(table: Table, console: Console) -> None:
     In a file or a pipe the table is in one piece, and the best numbers have a star in front, because they cannot be
     bold.
 
-    >>> import sys
+    >>> import io
     >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
-    >>> print_table(table, Console(file=sys.stdout))
-                        up
-      scheduler       (MB)
-     ──────────────────────
-      jmwst          *1.50
-    <BLANKLINE>
+    >>> out = io.StringIO()
+    >>> print_table(table, Console(file=out))
+    >>> print(out.getvalue().splitlines()[-1])
     Costs. Best with *.
     """
     star = "" if console.is_terminal else "*"
