@@ -60,18 +60,18 @@ class FederatedTrainer:
         exclude: names or globs of layers that are never masked.
         exclude_first_last: never mask the first and the last maskable layer.
         evaluate: after which rounds the server and the clients are evaluated.
-        gradient_clip_val: clip gradients at this value, as in Lightning's Trainer; None for never.
-        gradient_clip_algorithm: clip by "norm" or by "value".
+        gradient_clip_val: clip gradients at this value, above 0; None never clips.
+        gradient_clip_algorithm: what is clipped: norm or value.
         channels_last: store 4-d weights channels-last, which is faster for most dense convolutions.
-        backend: kernels of the layers; "auto" uses sparse ones where they are faster, "sparse" wherever they can be
-            used, "dense" never.
-        compile: let torch compile the dense layers; not with backend "sparse".
-        accelerator: where to compute, as in Lightning's Trainer.
-        devices: processes on this machine, one per device, as in Lightning's Trainer; they share the clients of a
-            round. Results are bitwise equal for any number of processes on equal processors. Under torchrun its number
-            of processes counts.
+        backend: kernels of the layers: auto uses sparse kernels where they are faster, sparse uses them wherever they
+            can be used, dense never.
+        compile: let torch compile the dense layers; not together with the backend sparse.
+        accelerator: where to compute: auto, cpu, gpu, cuda or mps.
+        devices: processes on this machine, one per device: a number, auto, or a list of GPU numbers. They share the
+            clients of a round. Results are bitwise equal for any number of processes on equal processors. Under
+            torchrun its number of processes counts.
         num_nodes: number of machines.
-        precision: as in Lightning's Trainer, "32-true", "16-mixed" or "bf16-mixed".
+        precision: 32-true, 16-mixed or bf16-mixed, as in Lightning's Trainer.
         deterministic: on CUDA, use only kernels that repeat their bits, where torch has them.
         timeout: seconds after which a process that does not answer ends the run.
         faults: what a failing client does to the run.
@@ -164,7 +164,7 @@ class FederatedTrainer:
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; return the finished loop with the server's weights, mask and last metrics.
 
-        A module that is not a ``ClientModule`` becomes one. Afterwards its weights are the server's, masked to d.
+        A module that is not a ``ClientModule`` becomes one. Afterward its weights are the server's, masked to d.
 
         Args:
             module: its ``training_step`` trains every client.

@@ -45,7 +45,7 @@ def _client_class(cls: Any) -> type["ClientModule"]:
 class ClientModule(L.LightningModule):
     """Mixin in front of the user's class that puts the module under a mask; ``federate`` adds it.
 
-    Before ``bind`` the module works as the user wrote it. Afterwards its tensors are views into one vector, the arena,
+    Before ``bind`` the module works as the user wrote it. Afterward its tensors are views into one vector, the arena,
     and gradients of pruned weights become 0 before gradient clipping and the optimizer's step. Weights that start at 0
     with a fresh optimizer then stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
 

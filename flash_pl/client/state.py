@@ -264,7 +264,7 @@ class ClientState:
         """Return a copy of the gradients of the maskable weights ``[layout.maskable]``; 0 for a missing gradient.
 
         Gradients of pruned weights are right only in ``on_dense_gradients``, in steps for which
-        ``wants_dense_gradients`` is true; afterwards they become 0. Gradients of active weights stay until the next
+        ``wants_dense_gradients`` is true; afterward they become 0. Gradients of active weights stay until the next
         step, also for layers whose ``grad`` is None because sparse kernels compute them.
         """
         gradients = torch.zeros_like(self.weights)

@@ -53,5 +53,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add the arguments ``KEY=VALUE ...``."""
     parser.add_argument(
-        "arguments", metavar="KEY=VALUE", nargs="*", default=[], help="overrides, see flash-pl fit --help"
+        "arguments",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="set keys of the config; flash-pl fit --help lists them",
     )

@@ -44,9 +44,9 @@ class EvaluationSchedule:
 
     Args:
         eval_every: rounds between two evaluations of the server.
-        eval_last: number of rounds at the end of which each is evaluated.
+        eval_last: number of rounds at the end of the run that are all evaluated.
         eval_clients_every: rounds between two evaluations of every client; 0 for one at the end, None for never.
-        finetune_epochs: local epochs for which every client trains on before a second evaluation of it; 0 for none.
+        finetune_epochs: local epochs after which every client is evaluated once more; 0 for no fine-tuning.
 
     >>> schedule = EvaluationSchedule(eval_every=10, eval_last=2)
     >>> [done for done in range(1, 26) if schedule.server_due(done, rounds=25)]
@@ -82,10 +82,9 @@ class FaultPolicy:
     """What a failing client does to the run: an exception, a loss or weights that are not finite, no samples.
 
     Args:
-        on_client_error: "raise" ends the run; "skip" goes on without the client.
-        min_clients: with skip, a round in which clients failed and fewer than these remain is repeated with a new
-            cohort.
-        round_attempts: with skip, how often a round is tried before the run ends.
+        on_client_error: what a failing client does to the run: raise ends it, skip goes on without the client.
+        min_clients: with skip, repeat a round with a new cohort if clients failed and fewer than these remain.
+        round_attempts: with skip, number of attempts at a round before the run ends.
     """
 
     on_client_error: str = "raise"

@@ -151,7 +151,7 @@ class Layout:
     def flatten_(self, module: nn.Module) -> Tensor:
         """Move the module's tensors into a new arena and return the arena (``[size]``).
 
-        Afterwards the module's tensors are views of the arena.
+        Afterward the module's tensors are views of the arena.
         """
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         first = tensors[self.slots[0].name]

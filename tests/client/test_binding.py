@@ -1,4 +1,4 @@
-"""How a module becomes a client, which modules are refused, and what a stock Trainer finds afterwards."""
+"""How a module becomes a client, which modules are refused, and what a stock Trainer finds afterward."""
 
 import lightning as L
 import pytest

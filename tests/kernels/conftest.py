@@ -10,7 +10,7 @@ from flash_pl.kernels.library import Library, library
 
 @pytest.fixture
 def native() -> Iterator[Library]:
-    """Return the compiled kernels; restore the instruction set and the number of threads afterwards."""
+    """Return the compiled kernels; restore the instruction set and the number of threads afterward."""
     native = library()
     if native is None:
         pytest.skip("flash_pl was installed without its compiled kernels")
