@@ -10,52 +10,22 @@ import flash_pl
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    (
-        "errors",
-        "seeding",
-        "plotting",
-    ),
-    (
-        "checks",
-        "checkpoint",
-    ),
-    (
-        "ranks",
-        "kernels",
-        "models",
-    ),
-    (
-        "launch",
-        "sparsity",
-    ),
-    (
-        "data",
-        "client",
-        "wire",
-    ),
+    ("errors", "seeding", "plotting"),
+    ("checks", "checkpoint"),
+    ("ranks", "kernels", "models"),
+    ("launch", "sparsity"),
+    ("data", "client", "wire"),
     ("server",),
-    (
-        "schedulers",
-        "costs",
-    ),
+    ("schedulers", "costs"),
     ("loops",),
     ("callbacks",),
     ("trainer",),
-    (
-        "config",
-        "testing",
-    ),
-    (
-        "compare",
-        "export",
-    ),
+    ("config", "testing"),
+    ("compare", "export"),
     ("sweep",),
     ("commands",),
     ("cli",),
-    (
-        "__init__",
-        "__main__",
-    ),
+    ("__init__", "__main__"),
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
