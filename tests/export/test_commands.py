@@ -126,7 +126,7 @@ FILES = [
     ("x.safetensors", lambda content: b"", "is not a complete .safetensors file"),
     ("x.onnx", lambda content: b"no model", "is not a complete ONNX model"),
     ("x.onnx", lambda content: b"", "is not a complete ONNX model"),
-    ("x.ckpt", lambda content: content[:-1], "torn"),
+    ("x.ckpt", lambda content: content[:-1], "is not a complete checkpoint"),
 ]
 
 
