@@ -1,4 +1,4 @@
-"""The notebooks: committed with what they print and draw, and still running, in a short setting."""
+"""The notebooks are committed with their outputs and figures, and they run with shortened settings."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MACHINE = re.compile(r"/(home|root|tmp|work|usr|opt|var|Users|mnt|data)/|[A-Z]:\\|site-packages")
-LARGEST = 400_000  # bytes of a file
+MACHINE_PATH = re.compile(r"/(home|root|tmp|work|usr|opt|var|Users|mnt|data)/|[A-Z]:\\|site-packages")
+MAX_BYTES = 400_000  # of a file
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -27,21 +27,21 @@ def code_cells(notebook) -> list:
 
 
 def shorten_(notebook) -> None:
-    """In the cell tagged "parameters" give the names in the notebook's metadata "short" the values there."""
+    """Set the variables of the cell tagged "parameters" to the values in the notebook's metadata under "short"."""
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     for name, value in notebook.metadata["short"].items():
-        cell.source, found = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE)
-        assert found == 1, f"{name} is no parameter"
+        cell.source, replaced = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE)
+        assert replaced == 1, f"{name} is not set in the cell of parameters"
 
 
 def text_of(output) -> str:
-    """All that an output shows, but for its pictures."""
-    shown = {kind: part for kind, part in output.get("data", {}).items() if not kind.startswith("image/")}
-    return output.get("text", "") + json.dumps(shown)
+    """The text of an output, without its images."""
+    texts = {kind: content for kind, content in output.get("data", {}).items() if not kind.startswith("image/")}
+    return output.get("text", "") + json.dumps(texts)
 
 
 @each
-def test_outputs_are_kept_and_speak_of_no_machine(path):
+def test_outputs_are_committed_and_name_no_path_of_a_machine(path):
     notebook = read(path)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
@@ -51,15 +51,15 @@ def test_outputs_are_kept_and_speak_of_no_machine(path):
     assert notebook.metadata["kernelspec"]["name"] == "python3"
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert not [text_of(output) for output in outputs if MACHINE.search(text_of(output))]
-    assert path.stat().st_size < LARGEST
+    assert not [text_of(output) for output in outputs if MACHINE_PATH.search(text_of(output))]
+    assert path.stat().st_size < MAX_BYTES
 
 
 @each
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_notebook_runs(path, tmp_path, monkeypatch):
     notebook = read(path)
     shorten_(notebook)
-    # The kernel is a process of its own: it shall import this checkout and find its commands.
+    # The kernel is another process: it must import this checkout and find the commands of this environment.
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     resources = {"metadata": {"path": str(tmp_path)}}

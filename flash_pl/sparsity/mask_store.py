@@ -2,7 +2,6 @@
 
 import hashlib
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from flash_pl.checkpoint import Stateful
+
+BLOCK = 4 << 20  # bytes of a block
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -46,6 +47,10 @@ class MaskStore(Stateful):
     Equal masks share one copy. So the store holds a single mask if all clients have the same one, and one per client if
     every client moves its own.
 
+    Masks lie in blocks of some megabytes. One allocation per mask would scatter them between the temporary tensors of
+    training, and the process would hold about five times the memory of the masks
+    (benchmarks/speed/mask_memory.py).
+
     >>> store = MaskStore()
     >>> store.put(0, torch.tensor([True, False, True]))
     >>> store.put(7, torch.tensor([True, False, True]))
@@ -55,47 +60,75 @@ class MaskStore(Stateful):
 
     def __init__(self) -> None:
         self.size = 0  # weights of a mask
-        self._bits: dict[int, np.ndarray] = {}  # packed mask of each client
-        self._by_digest: WeakValueDictionary[bytes, np.ndarray] = WeakValueDictionary()  # masks that a client has
+        self._blocks: list[Tensor] = []  # uint8 [rows of a block, bytes of a mask] each
+        self._row: dict[int, int] = {}  # by client
+        self._clients: list[int] = []  # number of clients of each row
+        self._row_of: dict[bytes, int] = {}  # by digest of the mask
+        self._digest: dict[int, bytes] = {}  # by row in use
+        self._free_rows: list[int] = []
 
     def __len__(self) -> int:
         """Number of clients."""
-        return len(self._bits)
+        return len(self._row)
 
     def __contains__(self, client: int) -> bool:
-        return client in self._bits
+        return client in self._row
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stored masks."""
-        return len(self._by_digest) * -(-self.size // 8)
+        return len(self._row_of) * -(-self.size // 8)
 
     def get(self, client: int) -> Tensor | None:
         """Return the client's mask, bool ``[size]`` on the CPU, or None."""
-        return unpack_bits(torch.from_numpy(self._bits[client]), self.size) if client in self._bits else None
+        return unpack_bits(self._bits(self._row[client]), self.size) if client in self._row else None
 
     def put(self, client: int, mask: Tensor) -> None:
         """Store a copy of the client's mask (bool ``[size]``, any device) and forget the previous one."""
-        self.size = len(mask)
-        self._put(client, pack_bits(mask).numpy())
+        self._put(client, pack_bits(mask), len(mask))
 
-    def _put(self, client: int, bits: np.ndarray) -> None:
-        digest = hashlib.blake2b(bits.data, digest_size=16).digest()
-        self._bits[client] = self._by_digest.setdefault(digest, bits)
+    def _put(self, client: int, bits: Tensor, size: int) -> None:
+        digest = hashlib.blake2b(bits.numpy().data, digest_size=16).digest()
+        row = self._row_of.get(digest)
+        if row is None:
+            row = self._fill_row(bits, size)
+            self._row_of[digest], self._digest[row] = row, digest
+        self._clients[row] += 1
+        previous, self._row[client] = self._row.get(client), row
+        if previous is not None:
+            self._clients[previous] -= 1
+            if not self._clients[previous]:
+                del self._row_of[self._digest.pop(previous)]
+                self._free_rows.append(previous)
+
+    def _fill_row(self, bits: Tensor, size: int) -> int:
+        """Copy a mask into a free row, of a new block if there is none."""
+        if not self._blocks:
+            self.size, self._rows_per_block = size, min(1024, max(1, BLOCK // max(1, len(bits))))
+        if not self._free_rows:
+            first = len(self._clients)
+            self._blocks.append(torch.empty(self._rows_per_block, len(bits), dtype=torch.uint8))
+            self._clients += [0] * self._rows_per_block
+            self._free_rows = list(range(first + self._rows_per_block - 1, first - 1, -1))
+        row = self._free_rows.pop()
+        self._bits(row).copy_(bits)
+        return row
+
+    def _bits(self, row: int) -> Tensor:
+        return self._blocks[row // self._rows_per_block][row % self._rows_per_block]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks; the result depends on the stored masks alone, not on the order of the calls of ``put``."""
-        clients = sorted(self._bits)
-        distinct = {id(self._bits[client]): self._bits[client] for client in clients}
-        index = {key: place for place, key in enumerate(distinct)}
+        clients = sorted(self._row)
+        rows = list(dict.fromkeys(self._row[client] for client in clients))
+        index = {row: place for place, row in enumerate(rows)}
         return {
             "size": self.size,
-            "masks": torch.from_numpy(np.stack(list(distinct.values()))) if distinct else torch.empty(0, 0).byte(),
-            "of": {client: index[id(self._bits[client])] for client in clients},
+            "masks": torch.stack([self._bits(row) for row in rows]) if rows else torch.empty(0, 0, dtype=torch.uint8),
+            "of": {client: index[self._row[client]] for client in clients},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-        self.size = state["size"]
         for client, place in state["of"].items():
-            self._put(client, state["masks"][place].numpy().copy())
+            self._put(client, state["masks"][place], state["size"])
