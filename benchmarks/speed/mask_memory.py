@@ -6,6 +6,7 @@ Each contender runs in its own process, twice, interleaved. A line gives the res
 after all clients, and after each of five rounds in which a tenth of the clients replace their masks.
 """
 
+import argparse
 import gc
 import subprocess
 import sys
@@ -55,8 +56,11 @@ def measure(name: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", nargs="?", choices=STORES, help="measure this contender only, in this process")
+    options = parser.parse_args()
+    if options.store:
+        measure(options.store)
     else:
         print(f"one bit per weight: {CLIENTS * WEIGHTS / 8 / 2**20:.0f} MiB")
         for name in (*STORES, *STORES):
