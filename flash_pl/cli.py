@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
-from flash_pl.commands import compare, export, fit, help, inspect
+from flash_pl.commands import compare, export, fit, help
 from flash_pl.commands.parser import CommandParser
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
 
@@ -55,6 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (fit, compare, export, inspect, help):
+    for module in (fit, compare, export, help):
         module.add(commands)
     return parser

@@ -1,14 +1,25 @@
-"""``flash-pl export CKPT --to FILE``: write the model of a checkpoint for other programs."""
+"""``flash-pl export CKPT --to FILE`` writes the model of a checkpoint; ``flash-pl inspect FILE`` shows such a file."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from flash_pl.checkpoint import write_atomically
 from flash_pl.commands.parser import command
 from flash_pl.errors import ConfigError, as_yaml
-from flash_pl.export import BATCH_SIZES, SavedRun, build_network, missing_packages, to_onnx, to_safetensors
+from flash_pl.export import (
+    BATCH_SIZES,
+    SavedRun,
+    build_network,
+    contents_table,
+    missing_packages,
+    read_contents,
+    to_onnx,
+    to_safetensors,
+)
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import encode_flash
 
@@ -23,16 +34,18 @@ examples:
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "export", run, epilog=EPILOG)
+    parser = command(commands, "export", export, epilog=EPILOG)
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of a run, such as RUN/checkpoints/last.ckpt")
     parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"with suffix {', '.join(WRITERS)}")
     parser.add_argument("--density", metavar="D", type=float, help="density of a tier of devices (default: the server)")
     parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
     parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
+    parser = command(commands, "inspect", inspect)
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
 
 
-def run(options: argparse.Namespace) -> None:
+def export(options: argparse.Namespace) -> None:
     """Write the model of a checkpoint for other programs."""
     path: Path = options.to
     name = as_yaml(str(path))
@@ -81,3 +94,8 @@ def _as_onnx(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -
 # A writer returns the content of the file and a remark to print.
 Writer = Callable[[SavedRun, SparseModel, argparse.Namespace], tuple[bytes, str]]
 WRITERS: Mapping[str, Writer] = {".safetensors": _as_safetensors, ".flash": _as_flash, ".onnx": _as_onnx}
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Show the contents of a file with a model: densities, and bytes of each tensor."""
+    Console().print(contents_table(read_contents(options.file), options.file))

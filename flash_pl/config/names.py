@@ -12,7 +12,13 @@ RENAMED_FRAGMENTS = {
     "voter": {"average": "magnitude", "aggregate": "magnitude_aggregate"},
     "layer_budget": {"average": "mean"},
 }
-RENAMED_CLASSES = {"flash_pl.server.AverageBudget": "flash_pl.server.MeanBudget"}
+RENAMED_CLASSES = {
+    "flash_pl.callbacks.Board": "flash_pl.callbacks.TensorBoard",
+    "flash_pl.callbacks.FaultLog": "flash_pl.callbacks.ErrorLog",
+    "flash_pl.server.AverageBudget": "flash_pl.server.MeanBudget",
+    "flash_pl.server.Keep": "flash_pl.server.KeepMask",
+    "flash_pl.sparsity.Given": "flash_pl.sparsity.GivenDensities",
+}
 
 
 def one_of(name: object, known: Iterable[str], many: str = "") -> str:
