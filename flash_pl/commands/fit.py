@@ -69,7 +69,7 @@ def fit(options: argparse.Namespace) -> None:
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
-        ranks.broadcast(lambda: directory.open(resumed=state is not None, room=checkpoint.bytes_needed(loop)))
+        ranks.broadcast(lambda: directory.open(resumed=state is not None, bytes_needed=checkpoint.bytes_needed(loop)))
         started, first = time.perf_counter(), loop.round
         try:
             trainer.run(loop)

@@ -62,11 +62,11 @@ class RunDir:
         """The folder of ``last.ckpt``."""
         return self.path / "checkpoints"
 
-    def open(self, resumed: bool = False, room: int = 0) -> None:
+    def open(self, resumed: bool = False, bytes_needed: int = 0) -> None:
         """Create the directory and write ``config.yaml``; a ``resumed`` run loses its ``result.json``.
 
         Raises:
-            ConfigError: the directory cannot be written, or its disk has less than ``room`` bytes left.
+            ConfigError: the directory cannot be written, or its disk has less than ``bytes_needed`` bytes left.
         """
         file, path = self.path / "config.yaml", as_yaml(str(self.path))
         try:
@@ -74,9 +74,9 @@ class RunDir:
                 problem = f"{path} has a config.yaml of yours, which the run would overwrite"
                 raise ConfigError("run_dir", problem, "give another directory")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if (free := shutil.disk_usage(self.path).free) < room:
+            if (free := shutil.disk_usage(self.path).free) < bytes_needed:
                 problem = f"{path} is on a disk with {free >> 20} MiB free"
-                raise ConfigError("run_dir", problem, f"{room >> 20} MiB are needed for the checkpoints")
+                raise ConfigError("run_dir", problem, f"{bytes_needed >> 20} MiB are needed for the checkpoints")
             file.write_text(self._yaml(), encoding="utf-8")
             if resumed:
                 self.result.unlink(missing_ok=True)
