@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
-from flash_pl.client import Binding, GradientClipping, detached_at_end, unsynchronized_metrics
+from flash_pl.client import Binding, ClientState, GradientClipping, coverage, detached_at_end, unsynchronized_metrics
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
@@ -57,7 +58,8 @@ class FederatedTrainer:
         server_optimizer: moves the server on from the clients' mean; None takes the mean.
         round_average: deploy an average over rounds; None deploys the last round's model.
         decay: of the learning rates over rounds; None keeps the module's own rates.
-        exclude: names or globs of layers that are never masked.
+        include: names or globs of further layers or parameters to mask, such as embeddings.
+        exclude: names or globs of layers or parameters that are never masked.
         exclude_first_last: never mask the first and the last maskable layer.
         evaluate: after which rounds the server and the clients are evaluated.
         gradient_clip_val: clip gradients at this value, above 0; None never clips.
@@ -105,6 +107,7 @@ class FederatedTrainer:
         server_optimizer: ServerOptimizer | None = None,
         round_average: RoundAverage | None = None,
         decay: RoundDecay | None = None,
+        include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         exclude_first_last: bool = False,
         evaluate: EvaluationSchedule | None = None,
@@ -151,7 +154,7 @@ class FederatedTrainer:
         self.aggregator = aggregator or scheduler.aggregator(len(self.budget.tiers))
         self.server_optimizer, self.round_average = server_optimizer, round_average
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
-        self.binding = Binding(exclude, exclude_first_last, channels_last, backend, compile)
+        self.binding = Binding(include, exclude, exclude_first_last, channels_last, backend, compile)
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
         loggers = as_loggers(logger)
@@ -273,6 +276,7 @@ class FederatedTrainer:
             unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
+            self._tell_coverage(loop.client)
             loop.run()
             loop.client.receive(loop.server.masked(), loop.server.mask)
 
@@ -345,6 +349,15 @@ class FederatedTrainer:
         if not total_count(layout.sizes, density):
             problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
             raise ConfigError("density", problem, "use a larger density")
+
+    @staticmethod
+    def _tell_coverage(client: ClientState) -> None:
+        """Say on which part of the model the density acts; below a half the user may not expect it."""
+        text, layout = coverage(client), client.layout
+        if 2 * layout.maskable < layout.trained:
+            rank_zero_warn(f"{text}. The density is that of the maskable ones alone; include= masks more.")
+        else:
+            rank_zero_info(text)
 
     def _ledger(self, layout: Layout, population: Population) -> CostLedger:
         link, clock = Link(layout, self.wire, seed=derive_seed(self.seed, "mask")), None

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from flash_pl import plotting
 from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.csv import ConsensusCSV, layer_metrics
-from flash_pl.client import layer_labels
+from flash_pl.client import coverage, layer_labels
 from flash_pl.loops import FederatedLoop
 
 FIGURES = 10  # how often in a run each figure is drawn
@@ -29,7 +29,8 @@ class TensorBoard(Callback):
     - accuracy against kilobytes sent up (``accuracy_by_kB_up/``) and against simulated milliseconds
       (``accuracy_by_fleet_ms/``) in place of rounds;
     - figures of the layer densities and of the votes;
-    - the config as text, and at the end the settings with the final metrics in the tab "HParams".
+    - the config and the number of maskable weights as text;
+    - at the end the settings with the final metrics in the tab "HParams".
 
     Args:
         config: the resolved config.
@@ -55,6 +56,7 @@ class TensorBoard(Callback):
         for writer in _writers(loop):
             tiers = [tier.density for tier in loop.plan.budget.tiers]
             writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
+            writer.add_text("weights", coverage(loop.client))
             if self.config:
                 writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(dict(self.config)))}```")
 

@@ -1,7 +1,7 @@
 """A LightningModule as a client: its mask, its optimizer, and the backend that computes its layers."""
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.binding import BACKENDS, Binding, choose_backend, detached_at_end
+from flash_pl.client.binding import BACKENDS, Binding, choose_backend, coverage, detached_at_end
 from flash_pl.client.logging import Meter, unsynchronized_metrics
 from flash_pl.client.module import Classifier, ClientModule, federate, layer_labels
 from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
@@ -21,6 +21,7 @@ __all__ = [
     "ScaledRates",
     "choose_backend",
     "configure_optimizer",
+    "coverage",
     "detached_at_end",
     "federate",
     "layer_labels",

@@ -24,14 +24,15 @@ class Binding:
     """Settings by which a LightningModule becomes a client.
 
     Args:
-        exclude, exclude_first_last: layers that are never masked, see ``Layout``.
+        include, exclude, exclude_first_last: which weights are masked, see ``maskable_names``.
         channels_last: store 4-d weights channels-last.
         backend, compile: how the layers are computed, see ``choose_backend``.
 
     Raises:
-        ConfigError: ``exclude`` is not a list, or a flag is not true or false.
+        ConfigError: ``include`` or ``exclude`` is not a list, or a flag is not true or false.
     """
 
+    include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     exclude_first_last: bool = False
     channels_last: bool = True
@@ -39,8 +40,9 @@ class Binding:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
-            raise ConfigError("exclude", f"{as_yaml(self.exclude)} is not a list of layer names or globs")
+        for key, patterns in {"include": self.include, "exclude": self.exclude}.items():
+            if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+                raise ConfigError(key, f"{as_yaml(patterns)} is not a list of layer names or globs")
         flags = {name: getattr(self, name) for name in ("exclude_first_last", "channels_last", "compile")}
         check_booleans(**flags)
         check_choice(*BACKENDS, backend=self.backend)
@@ -49,7 +51,7 @@ class Binding:
         """Make ``module`` a ``ClientModule`` on the device of ``fabric``, its tensors in an arena.
 
         Raises:
-            ConfigError: ``exclude`` or ``backend`` does not fit the module.
+            ConfigError: ``include``, ``exclude`` or ``backend`` does not fit the module.
             ModuleError: the module cannot be federated, or a client cannot use its optimizers.
         """
         module.__class__ = federate(type(module))
@@ -60,7 +62,7 @@ class Binding:
         module.to(fabric.device)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
-        client = module.bind(Layout(module, self.exclude, self.exclude_first_last), scheduler)
+        client = module.bind(Layout(module, self.exclude, self.exclude_first_last, self.include), scheduler)
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
         _check_optimizers(client)  # before the first client trains
         _check_buffers(client)
@@ -96,6 +98,25 @@ def _check_buffers(client: ClientState) -> None:
         in_arena = any(slot.name == name for slot in client.layout.others)
         if in_arena and not bool(buffer.isfinite().all()):
             raise ModuleError(f"{name} is not finite and cannot be averaged; register it with persistent=False")
+
+
+def coverage(client: ClientState) -> str:
+    """How many of the trainable weights a mask can prune, and the largest tensors that stay dense.
+
+    >>> from torch import nn
+    >>> from flash_pl.client import Classifier
+    >>> module = federate(Classifier)(nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 2)), classes=2)
+    >>> coverage(module.bind(Layout(module)))
+    '8 of 210 trainable weights are maskable (3.8 %); dense are model.0.weight (200), model.1.bias (2)'
+    """
+    layout, parameters = client.layout, dict(client.module.named_parameters())
+    dense = [slot for slot in layout.others if slot.name in parameters and parameters[slot.name].requires_grad]
+    dense.sort(key=lambda slot: slot.start - slot.stop)
+    names = [f"{slot.name} ({slot.stop - slot.start:,})" for slot in dense[:3]]
+    more = [f"{len(dense) - 3} more"] if len(dense) > 3 else []
+    share = f"{100 * layout.maskable / layout.trained:.1f} %"
+    text = f"{layout.maskable:,} of {layout.trained:,} trainable weights are maskable ({share})"
+    return f"{text}; dense are {', '.join([*names, *more])}" if dense else text
 
 
 BACKENDS = ("auto", "dense", "sparse")

@@ -22,7 +22,7 @@ from flash_pl.kernels import (
     worthwhile,
 )
 from flash_pl.kernels.geometry import pair
-from flash_pl.sparsity import Layout
+from flash_pl.sparsity import Layout, own_weight
 from flash_pl.sparsity.layout import Slot
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -47,7 +47,7 @@ class KernelBackend(Backend):
         self._sparse: list[SparseForward] = []
         self._forwards: list[Forward[Any]] = []
         slots = {slot.name: slot for slot in layout.layers}
-        shared = _shared_weights(module)
+        single = _weights_of_one_layer(module)
         for name, part in module.named_modules():
             if not computes(part) or "forward" in vars(part):  # somebody else has replaced its forward
                 continue
@@ -55,7 +55,7 @@ class KernelBackend(Backend):
                 self._forwards.append(PoolForward(part))
             elif isinstance(part, nn.BatchNorm2d):
                 self._forwards.append(NormForward(part))
-            elif isinstance(part, nn.Conv2d | nn.Linear) and part.weight not in shared:
+            elif isinstance(part, nn.Conv2d | nn.Linear) and own_weight(part) in single:
                 self._sparse.append(SparseForward(self, part, slots.get(f"{name}.weight".lstrip("."))))
         self._forwards += self._sparse
         self.sgd = PlainSGD([forward.module.weight for forward in self._sparse])
@@ -87,11 +87,10 @@ class KernelBackend(Backend):
             self.dense = False
 
 
-def _shared_weights(module: nn.Module) -> set[Tensor]:
-    """Return the weights that several layers share; no single layer could compute their gradient."""
-    weights = [getattr(part, "weight", None) for part in module.modules()]
-    counts = Counter(weight for weight in weights if isinstance(weight, Tensor))
-    return {weight for weight, count in counts.items() if count > 1}
+def _weights_of_one_layer(module: nn.Module) -> set[Tensor | None]:
+    """Return the weights that no two layers share; of a shared weight no single layer could compute the gradient."""
+    counts = Counter(weight for part in module.modules() if (weight := own_weight(part)) is not None)
+    return {weight for weight, count in counts.items() if count == 1}
 
 
 class Forward(ABC, Generic[Layer]):

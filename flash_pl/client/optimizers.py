@@ -1,5 +1,6 @@
 """A client's optimizer: ``configure_optimizers`` read as in Lightning, scaled learning rates, gradient clipping."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -58,10 +60,38 @@ def configure_optimizer(module: L.LightningModule) -> tuple[Optimizer, list[LRSc
     name = type(module).__name__
     if not isinstance(returned, Optimizer):
         raise ModuleError(f"{name}.configure_optimizers: a client needs exactly one optimizer, got {returned!r}")
+    if _needs_closure(returned):
+        problem = f"{type(returned).__name__} evaluates the loss several times in a step, and a client does it once"
+        raise ModuleError(f"{name}.configure_optimizers: {problem}")
     lr_schedulers = [_lr_schedule(entry) for entry in entries]
     if any("Plateau" in type(schedule.lr_scheduler).__name__ for schedule in lr_schedulers):
         raise ModuleError(f"{name}: ReduceLROnPlateau needs a validation inside the client; there is none")
     return returned, lr_schedulers
+
+
+# Their step changes each weight by its own gradients alone: a weight of 0 with gradients of 0 stays 0, with any
+# momentum, weight decay and learning rate. Muon, for example, mixes all gradients of a matrix.
+KEEP_ZEROS = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax),
+    *(torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.ASGD, torch.optim.Rprop),
+)
+
+
+def keeps_zeros(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer is known to leave pruned weights at 0, given that their gradients are 0.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> keeps_zeros(torch.optim.Adam([weight])), keeps_zeros(torch.optim.Muon([weight]))
+    (True, False)
+    """
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return type(optimizer) in KEEP_ZEROS and not hooks
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether the step evaluates the loss itself, several times, as that of LBFGS does."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _lr_schedule(entry: Any) -> LRSchedule:

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.logging import Meter
-from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer
+from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.errors import ModuleError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
@@ -171,6 +171,7 @@ class ClientState:
             factors = dict(zip(self._parameters, layer_rates.tolist(), strict=True))
         self.optimizer, self.lr_schedulers = configure_optimizer(self.module)
         self.rates = ScaledRates(self.optimizer, self.context.lr_scale, factors)
+        self._prune_always = not keeps_zeros(self.optimizer) or self.module.watches_gradients
 
     def reset(self) -> None:
         """Set step counters, logged metrics and local buffers back to their initial values."""
@@ -180,6 +181,21 @@ class ClientState:
         for metric in self._metrics:
             metric.reset()
         self.local_buffers.reset()
+
+    @property
+    def user_class(self) -> str:
+        """Name of the user's class of the module, for messages."""
+        return getattr(self.module, "_user_class", type(self.module)).__name__
+
+    def weight_norm_of_nothing(self) -> str | None:
+        """Name of a parameter under ``weight_norm`` of which the mask prunes all weights of an output.
+
+        The norm by which ``weight_norm`` divides is then 0, and the output NaN. None if there is no such parameter.
+        """
+        for slot in self.layout.layers:
+            if slot.name.endswith(("_v", ".original1")) and not bool(slot.view(self.mask).flatten(1).any(dim=1).all()):
+                return slot.name
+        return None
 
     def check_tensors(self) -> None:
         """Check that the module still has the tensors with which it was bound.
@@ -207,6 +223,27 @@ class ClientState:
         """Set pruned weights to 0."""
         if not self._dense:
             self.weights.mul_(self._keep)
+
+    def prune_before_step_(self) -> None:
+        """Set pruned weights to 0 before a step computes with them, if the step before may have changed them.
+
+        After steps of the usual optimizers with masked gradients they are 0 already. That is checked once per client.
+
+        Raises:
+            ModuleError: the module's own code has changed pruned weights.
+        """
+        if self._dense:
+            return
+        if self._prune_always:
+            self.prune_()
+        elif self.step == 1:
+            pruned = self.weights.masked_fill(self.mask, 0)
+            if bool(pruned.any()) and bool(pruned.isfinite().all()):  # the loss tells of weights that are not finite
+                name = self.layout.slot_of_largest(pruned)
+                raise ModuleError(
+                    f"{self.user_class}: the first step has changed pruned weights of {name}, which must stay 0; "
+                    "change weights in on_train_batch_end, after which pruned weights are set to 0 again"
+                )
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
         """Change the mask. Weights outside of ``survivors`` (bool ``[maskable]``) become 0, and so do their momenta."""

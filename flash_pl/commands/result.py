@@ -23,6 +23,7 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
+    - ``weights``: numbers of trainable weights, and of those that a mask can prune; densities are of the latter.
     - ``accuracy``: the monitored metric of the model masked to the target density.
     - ``accuracy_union``: the same of the model before masking.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
@@ -50,6 +51,7 @@ def summarize(
         "scheduler": label(config, "scheduler"),
         "data": label(config, "data"),
         "model": label(config, "model"),
+        "weights": {"trainable": server.layout.trained, "maskable": server.layout.maskable},
         "target_density": config["density"],
         "density": float(server.mask.double().mean()),
         "layer_density": dict(zip(layer_labels(server.layout), densities, strict=True)),

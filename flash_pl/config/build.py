@@ -11,6 +11,7 @@ from torch import nn
 
 from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier
+from flash_pl.config.components import MASK_KEYS
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.schema import KEYS, options_of
 from flash_pl.config.signature import describe, fits, locate, signature
@@ -60,8 +61,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     if not _takes_lr(config):
         _refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
     facts = _facts_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
-    exclude, first_last = config["model"]["exclude"], config["model"]["exclude_first_last"]
-    for key, hint in {"exclude": list[str], "exclude_first_last": bool}.items():
+    for key, hint in MASK_KEYS.items():
         if not fits(config["model"][key], hint):
             raise ConfigError(f"model.{key}", f"{as_yaml(config['model'][key])} is not {describe(hint)}")
     with torch.random.fork_rng(devices=[]):
@@ -70,7 +70,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     if isinstance(model, L.LightningModule):
         model.configure_model()  # Lightning's hook to make layers
     try:
-        Layout(model, exclude, first_last)  # an error here names layers as the config does
+        # An error here names layers as the config does.
+        Layout(model, **{key: config["model"][key] for key in MASK_KEYS})
     except ConfigError as error:
         raise error.within("model") from error
     if _is_own_module(config):
@@ -139,6 +140,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
             budget=budget,
             sampler=sampler,
             decay=_decay(config),
+            include=[network_prefix(config) + pattern for pattern in config["model"]["include"]],
             exclude=[network_prefix(config) + pattern for pattern in config["model"]["exclude"]],
             exclude_first_last=config["model"]["exclude_first_last"],
             evaluate=EvaluationSchedule(**_options(EvaluationSchedule, options)),
@@ -170,7 +172,7 @@ def _wire(config: Config) -> WireFormat:
 
 
 def _component(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in model.items() if key not in ("exclude", "exclude_first_last")}
+    return {key: value for key, value in model.items() if key not in MASK_KEYS}
 
 
 def _facts_of(data: FederatedData) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from flash_pl.config.signature import locate, signature
 from flash_pl.errors import ConfigError, as_yaml
 
 # The keys of a component that are not init args: a fragment's name, and facts about a model or a data set.
-SIBLINGS = ("name", "class_path", "init_args", "exclude", "exclude_first_last", "defaults")
+MASK_KEYS = {"include": list[str], "exclude": list[str], "exclude_first_last": bool}  # which weights are masked
+SIBLINGS = ("name", "class_path", "init_args", *MASK_KEYS, "defaults")
 
 
 def is_component(node: object) -> bool:

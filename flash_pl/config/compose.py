@@ -125,7 +125,7 @@ def _expanded(user: Mapping[str, Any]) -> dict[str, Any]:
         settings["callbacks"] = _callbacks(settings["callbacks"])
     components = {
         "data": data,
-        "model": {"exclude": [], "exclude_first_last": False} | model,
+        "model": {"include": [], "exclude": [], "exclude_first_last": False} | model,
         "scheduler": scheduler,
         "budget": _section("budget", user, compat, {"name": "by_share"}),
         # A plain mean over clients would shrink the weights that only the clients of large tiers have.

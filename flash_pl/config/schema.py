@@ -132,6 +132,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 # top-level key is set by that key and is not listed.
 SET_OTHERWISE = {
     "decay": "lr_end, lr_horizon and trainer.lr_delay",
+    "include": "model.include",
     "exclude": "model.exclude",
     "exclude_first_last": "model.exclude_first_last",
     "evaluate": "the keys of EvaluationSchedule",

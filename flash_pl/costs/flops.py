@@ -1,16 +1,16 @@
 """Theoretical floating-point operations of a model under a mask; how fast kernels compute them is another matter."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from flash_pl.sparsity import layers_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ class Flops:
 
 @torch.no_grad()
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
-    """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's own counter.
+    """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's formulas for single operations.
 
-    A weight that is used without a call of its layer, as ``out_proj`` of ``nn.MultiheadAttention`` is, counts as dense,
-    in ``rest``.
+    A product counts for the maskable weight that it multiplies with, wherever the module uses this weight. It also
+    counts for the weight if torch first computes another tensor of its size from it, as ``weight_norm`` and autocast
+    do. All other products, such as those of attention scores, are the ``rest``.
 
     Args:
         module: the model.
@@ -77,45 +78,78 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
     Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0)
     """
-    masked = {id(layer): name for name, layers in layers_of(module, names).items() for layer in layers}
-    counted = [layer for layer in module.modules() if id(layer) in masked or not list(layer.children())]
-    by_name, before = dict.fromkeys(names, 0.0), dict[int, float]()  # by id: a metric's hash changes with its state
-    first: list[tuple[str | None, float]] = []
-    with FlopCounterMode(display=False) as counter:
+    counter = _FlopCounter({name: module.get_parameter(name) for name in names})
+    with _by_products(module), counter:
+        run()
+    rest = counter.flops.pop(None)
+    return Flops(tuple(counter.flops.values()), rest, counter.first, counter.input)
 
-        def enter(layer: nn.Module, _: Any) -> None:
-            before[id(layer)] = counter.get_total_flops()
 
-        def leave(layer: nn.Module, _: Any, __: Any) -> None:
-            spent, name = counter.get_total_flops() - before[id(layer)], masked.get(id(layer))
-            if name is not None:
-                by_name[name] += spent
-            if spent and not first:
-                first.append((name, spent))
+class _FlopCounter(TorchDispatchMode):
+    """Sees every operation of torch, and adds its FLOPs to the weight among its arguments.
 
-        handles = [layer.register_forward_pre_hook(enter) for layer in counted]
-        handles += [layer.register_forward_hook(leave) for layer in counted]
-        try:
-            with _attention_in_parts():
-                run()
-        finally:
-            for handle in handles:
-                handle.remove()
-        total = counter.get_total_flops()
-    rest = total - sum(by_name.values())
-    name, spent = first[0] if first else (None, 0.0)
-    if name is None:
-        return Flops(tuple(by_name.values()), rest, None, spent)
-    return Flops(tuple(by_name.values()), rest, list(names).index(name))
+    Args:
+        weights: the maskable weights by name. Several may lie in one storage, as they do in an arena.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.flops: dict[str | None, float] = {None: 0.0} | dict.fromkeys(weights, 0.0)
+        self.first: int | None = None  # as in Flops
+        self.input = 0.0
+        self._order = list(weights)
+        self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, weight) in it
+        self._computed: list[Tensor] = []  # kept, so that no other tensor gets their storage
+        for name, weight in weights.items():
+            self._remember(weight, name)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # an operation that is made of others, under inference mode
+                if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return out
+        out = func(*args, **kwargs)
+        name = next((n for n in map(self._weight_of, tree_leaves((args, kwargs))) if n is not None), None)
+        if formula is not None:
+            self._add(name, float(formula(*args, **kwargs, out_val=out)))
+        elif name is not None:
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor) and self._weight_of(tensor) is None:
+                    size = next(stop - start for p in self._places.values() for start, stop, n in p if n == name)
+                    if tensor.numel() == size:
+                        self._remember(tensor, name)
+        return out
+
+    def _add(self, name: str | None, flops: float) -> None:
+        if flops and not any(self.flops.values()):
+            self.first, self.input = (None, flops) if name is None else (self._order.index(name), 0.0)
+        self.flops[name] += flops
+
+    def _remember(self, weight: Tensor, name: str) -> None:
+        start = int(weight.storage_offset())
+        self._computed.append(weight)
+        self._places.setdefault(weight.untyped_storage().data_ptr(), []).append((start, start + weight.numel(), name))
+
+    def _weight_of(self, value: object) -> str | None:
+        """The maskable weight of which a tensor is a view."""
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            return None
+        places, offset = self._places.get(value.untyped_storage().data_ptr(), ()), value.storage_offset()
+        return next((name for start, stop, name in places if start <= offset < stop), None)
 
 
 @contextmanager
-def _attention_in_parts() -> Iterator[None]:
-    """A context that computes attention by matrix products: the counter does not know all fused kernels."""
+def _by_products(module: nn.Module) -> Iterator[None]:
+    """A context in which attention and recurrent layers call matrix products: no formula knows all fused kernels."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+            if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

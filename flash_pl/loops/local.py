@@ -78,7 +78,9 @@ class LocalLoop:
         finally:
             client.backend.dense = False  # the next evaluation must not depend on this client
         if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
-            raise Fault("its training loss is not finite")
+            name, remedy = client.weight_norm_of_nothing(), "exclude this layer, or use a larger density"
+            reason = f": the mask leaves no weight of an output of {name}, under weight_norm; {remedy}" if name else ""
+            raise Fault(f"its training loss is not finite{reason}")
 
         client.check_tensors()
         client.prune_()  # a hook of the module may have changed pruned weights
@@ -109,6 +111,7 @@ class LocalLoop:
             client.backend.dense = dense = scheduler.wants_dense_gradients(client, client.step)
             if module.on_train_batch_start(batch, index) == -1:
                 break
+            client.prune_before_step_()
             outputs: dict[str, Any] = {}  # stays empty if the module skips the batch
             with client.replaced_weights(self.forward_weights(client, scheduler)):
                 with fabric.autocast():

@@ -28,6 +28,7 @@ from flash_pl.sparsity.first_mask import (
 )
 from flash_pl.sparsity.layout import Layout, Slot, layers_of
 from flash_pl.sparsity.mask_store import MaskStore, pack_bits, unpack_bits
+from flash_pl.sparsity.maskable import own_weight
 from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
 from flash_pl.sparsity.moves import (
     BernoulliMove,
@@ -114,6 +115,7 @@ __all__ = [
     "mismatch",
     "nested_masks",
     "overlaps",
+    "own_weight",
     "pack_bits",
     "random_k",
     "top_k",

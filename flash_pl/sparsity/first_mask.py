@@ -115,7 +115,7 @@ class FanInPreserving:
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         for slot in layout.layers:
-            inputs = slot.view(mask).flatten(1)
+            inputs = layout.by_output(slot, mask).flatten(0, 1).flatten(1)
             kept = inputs[inputs.any(dim=1)]
             if len(kept):
                 slot.view(weights).mul_(float(kept.double().mean()) ** -0.5)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flash_pl.errors import ConfigError, ModuleError, as_yaml
+from flash_pl.errors import ModuleError
+from flash_pl.sparsity.maskable import TRANSPOSED, maskable_names, own_weight
 
 KINDS = ["maskable", "parameter", "buffer"]  # kinds of tensors, in their order in the arena
 ALIGNMENT = 8  # elements; 16 bytes of the smallest floating-point type, as cuDNN's batch normalization requires
-MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ class Layout:
 
     Args:
         module: the model.
-        exclude: names or glob patterns of layers (``"fc"``, ``"layer4.*"``) whose weights are never masked.
+        exclude: names or glob patterns of layers (``"fc"``, ``"layer4.*"``) or weights that are never masked.
         exclude_first_last: whether the first and the last maskable layer are never masked either.
+        include: names or glob patterns of more layers or parameters to mask, see ``maskable_names``.
 
     Attributes:
         slots: the slots of all tensors, in the order of the arena.
@@ -54,6 +54,8 @@ class Layout:
         others: the slots of all other tensors.
         sizes: number of weights of each maskable layer, int64 ``[layers]``.
         groups: ``groups`` of each maskable layer (1 if the layer is not a convolution).
+        types: class of each maskable layer.
+        trained: number of elements of all parameters that are not frozen, maskable or not.
         after_last_layer: the slots of the parameters that the module defines after its last maskable weight.
         maskable: number of maskable weights; they are ``arena[:maskable]``.
         trainable: end of the parameters; they are ``arena[:trainable]``, gaps included.
@@ -76,11 +78,17 @@ class Layout:
     (27, [0.25])
     """
 
-    def __init__(self, module: nn.Module, exclude: Sequence[str] = (), exclude_first_last: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        exclude: Sequence[str] = (),
+        exclude_first_last: bool = False,
+        include: Sequence[str] = (),
+    ) -> None:
         lazy = [name for name, tensor in module.named_parameters() if is_lazy(tensor)]
         if lazy:
             raise ModuleError(f"{lazy[0]} has no shape yet; run the module once on a batch before training")
-        maskable = _maskable_names(module, exclude, exclude_first_last)
+        maskable = maskable_names(module, include, exclude, exclude_first_last)
         parameters = dict(module.named_parameters())
         not_persistent = _not_persistent(module)
         buffers = {n: b for n, b in module.named_buffers() if b.is_floating_point() and n not in not_persistent}
@@ -96,8 +104,10 @@ class Layout:
             self._place([(name, kind, tensors[name].shape, tensors[name].stride()) for name, kind in kinds.items()])
         except ValueError as error:
             raise ModuleError(str(error)) from error
-        owners = [module.get_submodule(layer.name.rpartition(".")[0]) for layer in self.layers]
+        owners = [module.get_submodule(_layer_name(layer.name)) for layer in self.layers]
         self.groups = tuple(getattr(owner, "groups", 1) for owner in owners)
+        self.types: tuple[type[nn.Module], ...] = tuple(type(owner) for owner in owners)
+        self.trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
         names = list(parameters)
         after = set(names[names.index(self.layers[-1].name) + 1 :])
         self.after_last_layer = tuple(slot for slot in self.others if slot.name in after)
@@ -106,8 +116,9 @@ class Layout:
     def from_specification(cls, specification: Sequence[Sequence[Any]]) -> "Layout":
         """Return the layout with this ``specification``, without its module.
 
-        A specification knows nothing of convolution groups and of the module's own order of parameters: ``groups`` are
-        all 1, and ``after_last_layer`` holds every parameter and buffer without a mask.
+        A specification knows nothing of the kinds of layers, of frozen parameters and of the module's own order:
+        ``groups`` are all 1, ``types`` say nothing, all parameters are ``trained``, and ``after_last_layer`` holds
+        every parameter and buffer without a mask.
 
         Raises:
             ValueError: there is no maskable tensor, the kinds are in another order, two tensors have one name, or the
@@ -141,11 +152,13 @@ class Layout:
         self.slots, self._kinds = tuple(slots), [kind for _, kind, _, _ in specification]
         self.layers = self.slots[: self._kinds.count("maskable")]
         self.others = self.slots[len(self.layers) :]
-        self.groups, self.after_last_layer = (1,) * len(self.layers), self.others
+        self.groups, self.types = (1,) * len(self.layers), (nn.Module,) * len(self.layers)
+        self.after_last_layer = self.others
         self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
         self.size = start
         self.maskable = self.layers[-1].stop
         self.elements = self.maskable + sum(slot.stop - slot.start for slot in self.others)
+        self.trained = self.elements - sum(s.stop - s.start for s in self.slots if s.start >= self.trainable)
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
 
     def flatten_(self, module: nn.Module) -> Tensor:
@@ -170,6 +183,20 @@ class Layout:
         """Return the maskable layers of an arena or a mask, each as a flat view."""
         return (flat[layer.start : layer.stop] for layer in self.layers)
 
+    def by_output(self, slot: Slot, flat: Tensor) -> Tensor:
+        """Return a maskable weight as ``[groups, outputs of a group, inputs of a group, ...]``, a view of ``flat``.
+
+        A transposed convolution stores its weight with the inputs first. A vector counts as outputs of one input each.
+
+        >>> layout = Layout(nn.ConvTranspose2d(6, 4, kernel_size=3, groups=2))
+        >>> layout.by_output(layout.layers[0], torch.zeros(layout.size)).shape
+        torch.Size([2, 2, 3, 3, 3])
+        """
+        index, weight = self.layers.index(slot), slot.view(flat)
+        weight = weight.reshape(-1, 1) if weight.ndim < 2 else weight
+        weight = weight.unflatten(0, (self.groups[index], -1))
+        return weight.transpose(1, 2) if issubclass(self.types[index], TRANSPOSED) else weight
+
     def read_others(self, flat: Tensor) -> Tensor:
         """Return a copy of all elements that are not maskable, without the gaps, ``[elements - maskable]``."""
         parts = [flat[slot.start : slot.stop] for slot in self.others]
@@ -190,27 +217,9 @@ class Layout:
         return self.counts(mask).double() / self.sizes
 
 
-def _maskable_names(module: nn.Module, exclude: Sequence[str], exclude_first_last: bool) -> list[str]:
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, MASKABLE)]
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise ConfigError(
-                "exclude",
-                f"{as_yaml(pattern)} matches no Linear or Conv layer",
-                f"use a name or a glob pattern of the layers {', '.join(layers)}",
-            )
-    if exclude_first_last:
-        layers = layers[1:-1]
-    layers = [name for name in layers if not any(fnmatchcase(name, pattern) for pattern in exclude)]
-    # A weight that two layers share is one parameter. A frozen weight is not trained and therefore never masked.
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    weights = [name for name in (f"{layer}.weight".lstrip(".") for layer in layers) if name in trained]
-    if not weights:
-        key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
-        raise ConfigError(
-            key, f"{as_yaml(value)} leaves no layer to mask", "at least one trainable Linear or Conv layer must be left"
-        )
-    return weights
+def _layer_name(parameter: str) -> str:
+    """Return the name of the layer that owns a parameter, itself or by a parametrization."""
+    return parameter.rpartition(".")[0].partition("parametrizations.")[0].removesuffix(".")
 
 
 def _not_persistent(module: nn.Module) -> set[str]:
@@ -233,9 +242,10 @@ def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def layers_of(module: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Module]]:
-    """Return for each parameter name the layers that have this parameter as their weight.
+    """Return for each parameter name the layers that have this parameter as their ``weight``.
 
-    Layers that share a weight are all in the list of its name.
+    Layers that share a weight are all in the list of its name. The list is empty for a parameter with another name, as
+    attention, recurrent layers and layers under ``weight_norm`` have them.
 
     >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     >>> tied[1].weight = tied[0].weight
@@ -245,6 +255,6 @@ def layers_of(module: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Modu
     layers: dict[str, list[nn.Module]] = {name: [] for name in names}
     by_weight = {id(module.get_parameter(name)): layers[name] for name in layers}
     for layer in module.modules():
-        if (sharing := by_weight.get(id(getattr(layer, "weight", None)))) is not None:
+        if (sharing := by_weight.get(id(own_weight(layer)))) is not None:
             sharing.append(layer)
     return layers

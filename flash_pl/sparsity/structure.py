@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flash_pl.checks import check_integers
+from flash_pl.errors import ConfigError
 from flash_pl.sparsity.first_mask import layer_counts
 from flash_pl.sparsity.layout import Layout, Slot
+from flash_pl.sparsity.maskable import CONVOLUTIONS, TRANSPOSED
 from flash_pl.sparsity.select import top_k, top_k_by_layer
 
 
@@ -76,7 +78,8 @@ class NM(Structure):
     def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
         for slot, count in zip(layout.layers, counts.tolist(), strict=True):
-            slot.view(mask).copy_(self._layer(slot.view(scores).flatten(1).cpu(), count).view(slot.shape))
+            weight = layout.by_output(slot, mask)
+            weight.copy_(self._layer(_rows(layout, slot, scores).cpu(), count).view(weight.shape))
         return mask
 
     def _layer(self, scores: Tensor, count: int) -> Tensor:
@@ -109,13 +112,16 @@ class Channels(Structure):
     def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
         for slot, count in zip(layout.layers, counts.tolist(), strict=True):
-            means = slot.view(scores).flatten(1).mean(dim=1)
-            slot.view(mask)[top_k(means, self.channels(slot, count))] = True
+            rows = _rows(layout, slot, scores)
+            channels = max(1, round(count / rows.shape[1]))  # as many as come nearest to ``count`` weights
+            weight = layout.by_output(slot, mask)
+            weight[top_k(rows.mean(dim=1), channels).view(weight.shape[:2])] = True
         return mask
 
-    def channels(self, slot: Slot, count: int) -> int:
-        """Return the number of output channels that comes nearest to ``count`` weights, at least 1."""
-        return max(1, round(count * slot.shape[0] / slot.shape.numel()))
+
+def _rows(layout: Layout, slot: Slot, flat: Tensor) -> Tensor:
+    """Return a maskable weight as ``[outputs, inputs of an output]``."""
+    return layout.by_output(slot, flat).flatten(0, 1).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,9 @@ def channel_mask(layout: Layout, ratio: Fraction | float) -> Tensor:
     Returns:
         bool ``[layout.maskable]`` on the CPU.
 
+    Raises:
+        ConfigError: a maskable weight is that of another kind of layer, or of none.
+
     >>> from torch import nn
     >>> layout = Layout(nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)))
     >>> first, second = layout.split(channel_mask(layout, Fraction(1, 2)))
@@ -156,13 +165,17 @@ def channel_mask(layout: Layout, ratio: Fraction | float) -> Tensor:
     """
     mask = torch.zeros(layout.maskable, dtype=torch.bool)
     previous = 0  # output channels of the layer before
-    for slot, groups in zip(layout.layers, layout.groups, strict=True):
-        outputs, inputs = slot.shape[0], slot.shape[1] * groups
+    for slot, kind in zip(layout.layers, layout.types, strict=True):
+        if not issubclass(kind, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
+            problem = f"{slot.name} is not the weight of a Linear or Conv layer, and has no channels to leave out"
+            raise ConfigError("exclude", problem, f"exclude {slot.name}")
+        weight = layout.by_output(slot, mask)
+        outputs, inputs = (len(weight) * size for size in weight.shape[1:3])
         kept_outputs = math.ceil(ratio * outputs) if feeds_another(layout, slot) else outputs
         block = inputs // previous if previous and inputs % previous == 0 else 1  # inputs per channel
         kept_inputs = math.ceil(ratio * (inputs // block)) * block if previous else inputs
-        for group, part in enumerate(slot.view(mask).chunk(groups)):  # each group has its own outputs and inputs
-            first_output, first_input = group * outputs // groups, group * slot.shape[1]
+        for group, part in enumerate(weight):  # each group has its own outputs and inputs
+            first_output, first_input = group * part.shape[0], group * part.shape[1]
             part[: max(0, kept_outputs - first_output), : max(0, kept_inputs - first_input)] = True
         previous = outputs
     return mask
@@ -172,7 +185,12 @@ def feeds_another(layout: Layout, slot: Slot) -> bool:
     """Return whether the outputs of a maskable layer are inputs of another layer, which may itself be never masked."""
     if slot != layout.layers[-1]:
         return True
-    return any(len(s.shape) > 1 and s.shape[1] % slot.shape[0] == 0 for s in layout.after_last_layer)
+    return any(len(s.shape) > 1 and s.shape[1] % _outputs(layout, slot) == 0 for s in layout.after_last_layer)
+
+
+def _outputs(layout: Layout, slot: Slot) -> int:
+    groups, outputs = layout.by_output(slot, torch.empty(layout.maskable, device="meta")).shape[:2]
+    return groups * outputs
 
 
 def largest_channel_ratio(layout: Layout, density: float) -> Fraction:
@@ -186,7 +204,7 @@ def largest_channel_ratio(layout: Layout, density: float) -> Fraction:
     >>> largest_channel_ratio(layout, 0.6)
     Fraction(1, 2)
     """
-    channels = max(slot.shape[0] for slot in layout.layers)
+    channels = max(_outputs(layout, slot) for slot in layout.layers)
     low, high = 1, channels
     while low < high:
         middle = (low + high + 1) // 2

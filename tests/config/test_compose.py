@@ -80,6 +80,7 @@ def test_another_class_keeps_the_init_args_that_it_takes():
     assert model == {
         "class_path": "torchvision.models.resnet18",
         "init_args": {},
+        "include": [],
         "exclude": [],
         "exclude_first_last": False,
     }

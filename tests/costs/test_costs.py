@@ -164,6 +164,35 @@ def test_attention_is_counted():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_attention_is_counted_for_the_weights_that_it_uses_without_calling_their_layers():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    queries, keys = torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)
+    flops = count_flops(attention, ["in_proj_weight", "out_proj.weight"], lambda: attention(queries, keys, keys))
+    assert flops.layers == (2 * (3 + 5 + 5) * 8 * 8, 2 * 3 * 8 * 8) and flops.first == 0
+    assert flops.rest == 2 * 2 * 3 * 5 * 8  # scores, and the values that they weigh
+
+
+@pytest.mark.parametrize("kind, gates", [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_are_counted_for_each_of_their_matrices(kind, gates):
+    layer = kind(5, 4)
+    flops = count_flops(layer, ["weight_ih_l0", "weight_hh_l0"], lambda: layer(torch.zeros(7, 2, 5)))
+    assert flops.layers == (2 * 7 * 2 * gates * 4 * 5, 2 * 7 * 2 * gates * 4 * 4) and flops.rest == 0
+
+
+def test_a_computed_weight_counts_for_the_parameter_under_the_mask():
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 3))
+    name, images = "parametrizations.weight.original1", torch.zeros(1, 2, 5, 5)
+    flops = count_flops(layer, [name], lambda: layer(images))
+    assert flops.layers == (2 * 9 * 2 * 4 * 9,) and flops.rest == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert count_flops(layer, [name], lambda: layer(images)) == flops
+
+
+def test_a_transposed_convolution_is_counted_by_its_input():
+    layer = nn.ConvTranspose2d(3, 5, 2, stride=2)
+    assert count_flops(layer, ["weight"], lambda: layer(torch.zeros(1, 3, 4, 4))).layers == (2 * 16 * 3 * 5 * 4,)
+
+
 def test_a_weight_that_two_layers_share_is_counted_in_both():
     module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
     module[1].weight = module[0].weight

@@ -1,0 +1,136 @@
+"""Which parameters of a module can be masked: the weights of its layers, and what the user adds or leaves out."""
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.modules.rnn import RNNCellBase
+from torch.nn.utils import parametrize
+
+from flash_pl.errors import ConfigError, as_yaml
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Kinds of layers, and the names of their weight matrices as a regular expression.
+WEIGHTS = (
+    ((nn.Linear, *CONVOLUTIONS, *TRANSPOSED), "weight"),
+    ((nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),
+    ((nn.RNNBase, RNNCellBase), r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?"),
+)
+# torch.nn.utils.weight_norm keeps the direction of a weight in weight_v; spectral_norm and prune keep weight_orig.
+OLD_SUFFIXES = ("_v", "_orig")
+
+
+def maskable_names(
+    module: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = (), exclude_first_last: bool = False
+) -> list[str]:
+    """Return the names of the parameters that a mask may prune, in the order of the module's layers.
+
+    These are the trainable weight matrices of linear layers, convolutions, transposed convolutions, attention and
+    recurrent layers. Where torch computes such a weight from other parameters (``weight_norm``, ``spectral_norm``,
+    ``prune``, any parametrization that gives 0 for 0), it is the parameter that gives the weight its zeros.
+
+    Args:
+        module: the model.
+        include: names or glob patterns of more layers, whose parameters of two and more dimensions are masked too, or
+            of parameters of any shape.
+        exclude: names or glob patterns of layers or parameters that are not masked.
+        exclude_first_last: whether the first and the last of these layers are not masked either.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or nothing is left to mask.
+
+    >>> model = nn.Sequential(nn.Embedding(9, 4), nn.LSTM(4, 3), nn.Linear(3, 2))
+    >>> maskable_names(model, exclude=["1.weight_hh_l0"])
+    ['1.weight_ih_l0', '2.weight']
+    >>> maskable_names(model, include=["0"], exclude=["1"])
+    ['0.weight', '2.weight']
+    """
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    layers = {name: weights for name, weights in _layers(module, include, trained) if weights}
+    known = [*layers, *(weight for weights in layers.values() for weight in weights)]
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            hint = f"use a name or a glob pattern of {', '.join(layers)}, or of a weight of these layers"
+            raise ConfigError("exclude", f"{as_yaml(pattern)} matches no maskable layer", hint)
+    chosen = list(layers)[1:-1] if exclude_first_last else list(layers)
+    # A weight that two layers share is one parameter. A frozen weight is not trained and therefore never masked.
+    names = dict.fromkeys(
+        weight
+        for layer in chosen
+        for weight in layers[layer]
+        if weight in trained and not any(fnmatchcase(layer, p) or fnmatchcase(weight, p) for p in exclude)
+    )
+    if not names:
+        key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
+        hint = "at least one trainable layer must be left, such as a Linear or Conv layer; include adds other weights"
+        raise ConfigError(key, f"{as_yaml(value)} leaves no layer to mask", hint)
+    return list(names)
+
+
+def _layers(module: nn.Module, include: Sequence[str], trained: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every layer by name, with the full names of the parameters that may be masked in it, frozen ones included."""
+    unused = set(include)
+    for layer_name, layer in module.named_modules():
+        prefix = f"{layer_name}." if layer_name else ""
+        kinds = [pattern for types, pattern in WEIGHTS if isinstance(layer, types)]
+        weights = []
+        for tensor, parameter in _tensors(layer).items():
+            name = prefix + parameter
+            asked = {p for p in include if fnmatchcase(name, p) or (layer_name and fnmatchcase(layer_name, p))}
+            by_name = any(fnmatchcase(name, pattern) for pattern in asked)
+            if asked and (by_name or layer.get_parameter(parameter).ndim > 1):
+                unused -= asked if name in trained else set()
+                weights.append(name)
+            elif any(re.fullmatch(pattern, tensor) for pattern in kinds):
+                weights.append(name)
+        yield layer_name, weights
+    if unused:
+        problem = f"{as_yaml(min(unused))} matches no trainable weight"
+        raise ConfigError("include", problem, f"use a name or a glob pattern of {', '.join(sorted(trained))}")
+
+
+def _tensors(layer: nn.Module) -> dict[str, str]:
+    """Name of each tensor of a layer -> name, relative to the layer, of the parameter in which a mask prunes it."""
+    own = [name for name, _ in layer.named_parameters(recurse=False)]
+    tensors = {name: name for name in own}
+    for name in own:
+        for suffix in OLD_SUFFIXES:
+            computed = name.removesuffix(suffix)
+            if computed != name and computed not in own and hasattr(layer, computed):
+                tensors[computed] = tensors.pop(name)
+    if parametrize.is_parametrized(layer):
+        for tensor, steps in layer.parametrizations.items():  # type: ignore[union-attr, operator]
+            originals = [name for name, _ in steps.named_parameters(recurse=False) if _keeps_zeros(steps, name)]
+            if originals:
+                tensors[tensor] = f"parametrizations.{tensor}.{originals[-1]}"
+    return tensors
+
+
+@torch.no_grad()
+def _keeps_zeros(steps: nn.Module, name: str) -> bool:
+    """Try whether a parametrization computes 0 where one of its parameters is 0, and nowhere else."""
+    original = steps.get_parameter(name)
+    values, modes = original.clone(), [(part, part.training) for part in steps.modules()]
+    trial = torch.ones_like(original)
+    trial[(-1,) * trial.ndim] = 0  # the last element alone, so that the norm of no row is 0, unless it has one element
+    try:
+        steps.eval()  # spectral_norm changes its buffers in training mode
+        original.copy_(trial)
+        result = steps()
+        return result.shape == trial.shape and bool(((result == 0) == (trial == 0)).all())
+    finally:
+        original.copy_(values)
+        for part, training in modes:
+            part.training = training
+
+
+def own_weight(layer: nn.Module) -> nn.Parameter | None:
+    """Return the parameter ``weight`` of a layer; None if it has none or computes it from other parameters.
+
+    >>> own_weight(nn.ReLU()), own_weight(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    (None, None)
+    """
+    return dict(layer.named_parameters(recurse=False)).get("weight")
