@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from flash_pl.schedulers.flash import DynamicSparseTraining
 from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import ClientUpdate, FedAvg, MagnitudeVote, MaskedAverage, ServerState, Vote, ZeroingMaskedAverage
@@ -56,12 +53,6 @@ class FedDST(DynamicSparseTraining):
     def aggregator(self, tiers: int) -> FedAvg:
         return MaskedAverage() if tiers > 1 else ZeroingMaskedAverage()
 
-    def on_round_start(self, server: ServerState, tier_masks: Sequence[Tensor], round: int) -> None:
-        self.start_masks = tier_masks
-
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         if self.interval.in_round(round):
-            given = torch.stack([self.start_masks[update.tier] for update in updates]).any(0)
-            kept = torch.stack([update.mask for update in updates]).any(0)
-            server.weights[: server.layout.maskable].masked_fill_(given & ~kept, 0.0)
             super().on_aggregate(server, updates, round)

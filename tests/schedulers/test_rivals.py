@@ -516,7 +516,7 @@ def test_holders_of_a_weight_count_alike(make):
     average.reset(torch.zeros(2), 2, [9, 1])
     for client, (samples, weights) in enumerate([(9, [1.0, 1.0]), (1, [3.0, 0.0])]):
         mask = torch.tensor(weights) != 0
-        average.add(ClientUpdate(client, samples, mask, torch.ones(1), torch.ones(1)), torch.tensor(weights))
+        average.add(ClientUpdate(client, samples, mask, torch.ones(1), torch.ones(1)), torch.tensor(weights), mask)
     torch.testing.assert_close(average.mean(), torch.tensor([2.0, 1.0]))
 
 
