@@ -17,8 +17,8 @@ class FedDST(DynamicSparseTraining):
     weights of smallest magnitude in every layer and grows as many where the gradient of its last batch is largest. The
     server averages every weight over the clients that have it in their mask, by their samples (0 if no client has it;
     with tiers see ``MaskedAverage``), and keeps the largest weights of every layer. Grown weights arrive as 0; if there
-    more of them than free places, those in the masks of more clients' samples go first, then those of lower position.
-    Values go both ways, masks when they have moved.
+    are more of them than free places, those in the masks of more clients (by samples) go first, then those of lower
+    position. Values go both ways, masks when they have moved.
 
     Unlike there: the first mask is random, there it has the largest initial weights; ERK scales densities, as RigL's
     code does, there sparsities (MNISTNet's conv2 has density 0.020 at d = 0.05, there 0.038); every layer drops the
