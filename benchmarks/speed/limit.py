@@ -56,7 +56,7 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
         context = loop.plan.context(Participant(client, 0, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
         update = loop.local.run(loop.client, loop.scheduler, NoBatches(), context)  # type: ignore[arg-type]
-        loop.aggregator.add(update, loop.client.arena)
+        loop.aggregator.add(update, loop.client.arena, offered=loop.client.mask)
         times.append(1e3 * (time.perf_counter() - begun))
     return statistics.median(times)
 

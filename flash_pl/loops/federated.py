@@ -252,7 +252,7 @@ class FederatedLoop:
         if update.late:
             return replace(update, mask=mask, metrics={}, extra={})  # the server knows nothing but the mask it sent
         try:
-            self.aggregator.add(update, weights)
+            self.aggregator.add(update, weights, offered=mask)
         except OverflowError as error:
             name = client.layout.slot_of_largest(weights)
             raise Fault(f"its weights cannot be summed ({name}: {error})") from error

@@ -79,8 +79,8 @@ class SparseScheduler(Stateful):
     def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
         """Give the server its first mask, adapt the initial weights to it and prune them.
 
-        ``MaskedAverage`` keeps the server's value of a weight that no client trained, so pruned weights must be 0 from
-        the start. A run that goes on from a checkpoint does not call this hook again.
+        ``MaskedAverage`` keeps the server's value of a weight that no client was offered, so pruned weights must be 0
+        from the start. A run that goes on from a checkpoint does not call this hook again.
         """
         mask = self.initial_mask(server, measured, generator)
         server.mask = mask.to(server.weights.device)

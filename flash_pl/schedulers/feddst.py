@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
+from flash_pl.client import ClientContext
 from flash_pl.schedulers.flash import DynamicSparseTraining
 from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import ClientUpdate, FedAvg, MagnitudeVote, MaskedAverage, ServerState, Vote, ZeroingMaskedAverage
@@ -17,16 +15,17 @@ class FedDST(DynamicSparseTraining):
     Source: Bibikar et al., Federated Dynamic Sparse Training, AAAI 2022; the authors' code was read. Layer densities
     are Erdos-Renyi-Kernel (ERK) ones and never change. In every tenth round a client, after its last step, drops the
     weights of smallest magnitude in every layer and grows as many where the gradient of its last batch is largest. The
-    server averages every weight over the clients that have it in their mask, by their samples (0 if no client has it),
-    and keeps the largest weights of every layer. Values go both ways, masks when they have moved. With tiers, a weight
-    that is in no client's mask becomes 0 if a client was given it and dropped it; it keeps its value if no client was
-    given it.
+    server averages every weight over the clients that have it in their mask, by their samples (0 if no client has it;
+    with tiers see ``MaskedAverage``), and keeps the largest weights of every layer. Grown weights arrive as 0; if there
+    are more of them than free places, those in the masks of more clients (by samples) go first, then those of lower
+    position. Values go both ways, masks when they have moved.
 
     Unlike there: the first mask is random, there it has the largest initial weights; ERK scales densities, as RigL's
     code does, there sparsities (MNISTNet's conv2 has density 0.020 at d = 0.05, there 0.038); every layer drops the
     same fraction, there what their ERK of a lower density gives; the first move is in the first round, there in the
-    second, and its gradient is that of the last step, there one taken after it; a survivor is never chosen to grow, so
-    that counts are exact; the rate enters once, there squared; layers that the model excludes stay dense.
+    second (``scheduler.interval.start=1``), and its gradient is that of the last step, there one taken after it; a
+    survivor is never chosen to grow, so that counts are exact; the rate enters once, there squared; which zero-valued
+    weights fill the places of a layer is there up to ``torch.topk``; layers that the model excludes stay dense.
 
     Args:
         prune_rate: the fraction that the first move drops.
@@ -56,12 +55,9 @@ class FedDST(DynamicSparseTraining):
     def aggregator(self, tiers: int) -> FedAvg:
         return MaskedAverage() if tiers > 1 else ZeroingMaskedAverage()
 
-    def on_round_start(self, server: ServerState, tier_masks: Sequence[Tensor], round: int) -> None:
-        self.start_masks = tier_masks
+    def rate(self, context: ClientContext, step: int) -> float:
+        return self.prune_rate * self.decay(context.round - 1, step / context.steps)  # the first move drops all of it
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         if self.interval.in_round(round):
-            given = torch.stack([self.start_masks[update.tier] for update in updates]).any(0)
-            kept = torch.stack([update.mask for update in updates]).any(0)
-            server.weights[: server.layout.maskable].masked_fill_(given & ~kept, 0.0)
             super().on_aggregate(server, updates, round)

@@ -32,15 +32,18 @@ class FedRTS(SparseScheduler):
     draws. Clients send values, the bits of their own top weights, and in rounds of the interval the bits of their top
     gradients.
 
-    Not verified: the authors' own code was not at hand. The paper may give y the opposite role; at y = 1/2 both are the
-    same.
+    In round t from 0 a move drops prune_rate (1 + cos(pi t / T)) / 2. As in the port, the mask first moves in round 10
+    and last in round T, here 50, there 300 of some 500: ``decay.rounds`` is T and ``interval.until`` T + 1.
+
+    Unlike there: gradients are those of the last step, there those of one more batch after it; layers that the model
+    excludes stay dense. Not verified: the paper may give y the opposite role; at y = 1/2 both are the same.
 
     Args:
         gamma: y, the influence of single clients, in [0, 1].
         rho: the weight of an outcome, above 0.
         prune_rate: k_l / K_l at first, in [0, 1].
         decay: how prune_rate falls, by default as a cosine over 50 rounds.
-        interval: rounds in which the mask moves, by default every tenth.
+        interval: rounds in which the mask moves, by default 10, 20, ..., 50.
         first_mask: as in ``SparseScheduler``, by default with ERK densities.
 
     Raises:
@@ -59,7 +62,7 @@ class FedRTS(SparseScheduler):
         super().__init__(first_mask or FirstMask(distribution=ERK()))
         check_numbers("[0, 1]", gamma=gamma, prune_rate=prune_rate)
         self.gamma, self.prune_rate, self.posteriors = gamma, prune_rate, BetaPosteriors(rho)
-        self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10)
+        self.decay, self.interval = decay or Cosine(rounds=50), interval or LastStep(rounds=10, until=51, start=10)
         self.decay.check_moves_at_round_ends()
 
     def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
@@ -68,7 +71,7 @@ class FedRTS(SparseScheduler):
 
     def movable(self, active: Tensor, round: int) -> Tensor:
         """k_l of the K_l ``active`` weights (int64 ``[layers]`` both)."""
-        return (self.prune_rate * self.decay(round) * active).long()
+        return (self.prune_rate * self.decay(round - 1) * active).long()
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.gradient: Tensor | None = None

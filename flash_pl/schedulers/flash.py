@@ -72,9 +72,13 @@ class DynamicSparseTraining(SparseScheduler):
             self.decay.check_moves_at_round_ends()
         self.gradient: Tensor | None = None
 
+    def rate(self, context: ClientContext, step: int) -> float:
+        """The fraction that a move after the client's ``step``-th step (from 1) drops."""
+        return self.prune_rate * self.decay(context.round, step / context.steps)
+
     def due(self, context: ClientContext, step: int) -> bool:
         """Whether the mask moves after the client's ``step``-th step (from 1)."""
-        return self.interval.due(context, step)
+        return self.interval.due(context, step) and self.rate(context, step) > 0
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.gradient = None
@@ -101,8 +105,7 @@ class DynamicSparseTraining(SparseScheduler):
         context = client.context
         lacks_gradient = self.move.needs_gradient and self.gradient is None  # a module may skip a batch
         if self.due(context, step) and not lacks_gradient:
-            rate = self.prune_rate * self.decay(context.round, step / context.steps)
-            draws = context.generator(f"move {step}")
+            rate, draws = self.rate(context, step), context.generator(f"move {step}")
             moved = self.move(client.layout, client.weights, client.mask, rate, draws, self.gradient)
             if not self.move.memory:
                 self.gradient = None  # the next move needs a new one

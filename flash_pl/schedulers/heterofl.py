@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from flash_pl.client import ClientState
+from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, largest_channel_ratio, layers_of
+from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, largest_channel_ratio, layers_of, total_count
 
 
 class HeteroFL(SparseScheduler):
@@ -20,15 +21,20 @@ class HeteroFL(SparseScheduler):
     ceil(r C) channels of every layer, a density of about r^2; with one tier this is a narrow dense network. The server
     averages every weight over the devices that have it, all with the same weight, and keeps its own value if no device
     has it. While a client trains, outputs of narrowed layers are divided by r over the server's ratio (the scaler).
-    Values go both ways; a ratio tells which weights a device has.
+    Values go both ways; a ratio tells which weights a device has. A density is met from below, in whole channels.
 
     Initial weights are scaled by density, as for every scheduler here. ``first_mask.initialize=fan_in_preserving``
     starts as a narrow network would; it trained worse at d = 0.05 and 0.02 (Fashion-MNIST, MNISTNet), and at d = 0.05
     with one of two partitions it did not train at all.
 
-    Unlike there: batch norms and biases of the channels that a device lacks are trained and sent too; the statistics of
+    Unlike there: the scaler follows every narrowed layer, convolutions of shortcuts included, because every model here
+    has layers and few have pre-activation blocks; there it stands before the batch norms of such blocks, and shortcuts
+    have none. Batch norms and biases of the channels that a device lacks are trained and sent too; the statistics of
     batch norms are the clients' mean, there the server's pass over training data; logits of classes that a client lacks
-    are not masked. A density is met from below, in whole channels.
+    are not masked.
+
+    Raises:
+        ConfigError: (at the start of a run) a tier affords fewer weights than the network of one channel per layer has.
     """
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:
@@ -67,4 +73,9 @@ class HeteroFL(SparseScheduler):
         server.prune_()
 
     def _mask(self, server: ServerState, density: float) -> Tensor:
-        return channel_mask(server.layout, largest_channel_ratio(server.layout, density)).to(server.weights.device)
+        mask = channel_mask(server.layout, largest_channel_ratio(server.layout, density))
+        narrowest, afforded = int(mask.count_nonzero()), total_count(server.layout.sizes, density)
+        if narrowest > afforded:
+            problem = f"a tier affords {afforded} weights, HeteroFL's narrowest network of this model has {narrowest}"
+            raise ConfigError("density", problem, "use a larger density, or a scheduler that prunes single weights")
+        return mask.to(server.weights.device)

@@ -15,6 +15,8 @@ from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, ServerState, ZeroingMaskedAverage
 from flash_pl.sparsity import Layout, Uniform, allot, kth_largest, layers_of, top_k, top_k_by_layer, total_count
 
+MIN_SAVED = 0.01  # the least share of a saved input that SparsyFed keeps
+
 
 class MagnitudeUpload(SparseScheduler):
     """Clients get the server's whole model and send back their weights of largest magnitude.
@@ -131,7 +133,8 @@ class SparsyFed(MagnitudeUpload):
     Source: Guastella et al., SparsyFed, ICLR 2025 (arXiv 2504.05153), read in a fork of the authors' code. The gradient
     of v is that of w times beta |v|^(beta - 1), so a weight that arrives as 0 stays 0, and new weights come only from
     the union of the last cohort's masks. The input that a layer saves for the gradient of its weight is pruned to the
-    density of that weight; the first round is dense. Values and mask of d n weights go up.
+    density of that weight, but to no less than 1 % (as in that fork); the first round is dense. Values and mask of d n
+    weights go up.
 
     Unlike there: the server averages w and not v, so that it holds the network itself; thresholds of saved inputs are
     taken anew for every batch and not once a round; layers that the model excludes stay dense.
@@ -150,7 +153,9 @@ class SparsyFed(MagnitudeUpload):
         client.weights.copy_(signed_power(client.weights, 1 / self.beta))
 
     def training(self, client: ClientState) -> AbstractContextManager[object]:
-        return pruned_activations(client, client.densities) if self.activations else super().training(client)
+        if not self.activations:
+            return super().training(client)
+        return pruned_activations(client, client.densities.clamp(min=MIN_SAVED))
 
     def forward_weights(self, client: ClientState) -> Tensor | None:
         return signed_power(client.weights, self.beta)

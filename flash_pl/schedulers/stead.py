@@ -76,7 +76,7 @@ class STEAD(SparseScheduler):
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.prune_()
-        rate = self.prune_rate * self.decay(round + 1)
+        rate = self.prune_rate * self.decay(round)
         if (round + 1) % self.every == 0 and rate > 0:
             layout, weights = server.layout, server.weights[: server.layout.maskable]
             changes = weights - self.entry_values.to(weights.device)

@@ -4,30 +4,32 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.client import ClientContext
 from flash_pl.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RateDecay(ABC):
-    """A factor in [0, 1] of the first rate, over the steps of a client's round or over rounds.
+    """A factor in [0, 1] of the first rate, over the steps of a client's round or over those of many rounds.
 
     Args:
-        rounds: number of rounds over which the factor falls to its end; None lets it fall within every round.
+        rounds: number of rounds, whole or not, over which the factor falls to its end; None lets it fall within every
+            round.
 
-    >>> Cosine(rounds=50)(0), round(Cosine(rounds=50)(25), 3), Cosine(rounds=50)(50)
+    >>> decay = Cosine(rounds=50)
+    >>> decay(0, share=0.0), round(decay(24, share=1.0), 3), decay(49, share=1.0)
     (1.0, 0.5, 0.0)
     """
 
-    rounds: int | None = None
+    rounds: float | None = None
 
     def __post_init__(self) -> None:
-        check_integers(optional=True, rounds=self.rounds)
+        check_numbers("(0, inf)", optional=True, rounds=self.rounds)
 
     def __call__(self, round: int, share: float = 1.0) -> float:
-        """The factor in a round (from 0), after the ``share`` of a client's steps."""
-        return self.shape(share if self.rounds is None else min(1.0, round / self.rounds))
+        """The factor in a round (from 0), after the ``share`` of a client's steps, by default after all of them."""
+        return self.shape(share if self.rounds is None else min(max(0.0, (round + share) / self.rounds), 1.0))
 
     def check_moves_at_round_ends(self) -> None:
         """Check that the factor is not 0 after the last step of every round, where some masks move.
@@ -35,7 +37,7 @@ class RateDecay(ABC):
         Raises:
             ConfigError: it is, so the mask would never move.
         """
-        if self(0) == 0:
+        if self.rounds is None and self(0) == 0:
             problem = f"{type(self).__name__} without rounds is 0 after the last step of a round, where the mask moves"
             raise ConfigError("decay", problem, "give it rounds, or use decay=constant")
 
@@ -70,24 +72,28 @@ class Interval(ABC):
     """The steps of a round after which the mask moves, in every ``rounds``-th round before round ``until``.
 
     Args:
-        rounds: rounds from one with moves to the next; the first round has moves.
+        rounds: rounds from one with moves to the next.
         until: number of rounds after which masks stay; None for never.
+        start: rounds before the first one with moves.
 
-    >>> interval = LastStep(rounds=10, until=25)
-    >>> [round for round in range(40) if interval.in_round(round)]
-    [0, 10, 20]
+    >>> interval = LastStep(rounds=10, until=45, start=10)
+    >>> [round for round in range(60) if interval.in_round(round)]
+    [10, 20, 30, 40]
     """
 
     rounds: int = 1
     until: int | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         check_integers(rounds=self.rounds)
+        check_integers(0, start=self.start)
         check_integers(optional=True, until=self.until)
 
     def in_round(self, round: int) -> bool:
         """Whether masks move in this round (from 0)."""
-        return round % self.rounds == 0 and (self.until is None or round < self.until)
+        since = round - self.start
+        return since >= 0 and since % self.rounds == 0 and (self.until is None or round < self.until)
 
     def due(self, context: ClientContext, step: int) -> bool:
         """Whether the mask moves after the client's ``step``-th step (from 1)."""

@@ -33,8 +33,8 @@ class FedAvg(Stateful):
     >>> mask, densities = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
     >>> average = FedAvg()
     >>> average.reset(server=torch.zeros(2), maskable=2, samples=[10, 30])
-    >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]))
-    >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]))
+    >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]), mask)
+    >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]), mask)
     >>> average.mean()
     tensor([1.0000, 1.5000])
     """
@@ -65,8 +65,13 @@ class FedAvg(Stateful):
         """Number of sums that a round takes for an arena of ``size`` values."""
         return size + 1
 
-    def add(self, update: ClientUpdate, weights: Tensor) -> None:
-        """Add a client's ``weights``, an arena ``[size]``.
+    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
+        """Add a client whose update is in time.
+
+        Args:
+            update: what it reports.
+            weights: its arena ``[size]``, 0 outside ``update.mask``.
+            offered: the mask that it was sent, bool ``[maskable]``.
 
         Raises:
             OverflowError: a weight is not finite or not below 2^22 in magnitude; then nothing has been added.
@@ -84,39 +89,63 @@ class FedAvg(Stateful):
         return float(samples) if self.by_samples else 1.0
 
 
-class MaskedAverage(FedAvg):
+class ZeroingMaskedAverage(FedAvg):
     """sum_i n_i M_i theta_i / sum_i n_i M_i for each coordinate ("FMA"), for clients whose masks differ.
 
-    A coordinate that is in no client's mask keeps the server's value.
+    A coordinate that is in no client's mask becomes 0 (the FLASH authors' code).
     """
 
     def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
         super().reset(server, maskable, samples)
-        self.mask_weights = OrderFreeSum(self.accumulator[len(server) + 1 :], self.max_weight)
+        start = super().accumulator_size(len(server), maskable)
+        self.mask_weights = OrderFreeSum(self.accumulator[start : start + maskable], self.max_weight)
 
     def accumulator_size(self, size: int, maskable: int) -> int:
         return super().accumulator_size(size, maskable) + maskable
 
-    def add(self, update: ClientUpdate, weights: Tensor) -> None:
-        super().add(update, weights)
+    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
+        super().add(update, weights, offered)
         self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.samples))
 
     def mean(self) -> Tensor:
         new, mask_weights = super().mean(), self.mask_weights.value()
         means = self.total.value()[: self.maskable] / mask_weights.clamp(min=torch.finfo(mask_weights.dtype).tiny)
-        new[: self.maskable] = torch.where(mask_weights > 0, means, self.untrained()).to(new)
+        new[: self.maskable] = means.to(new)
         return new
 
-    def untrained(self) -> Tensor:
-        """The values of weights that are in no client's mask, ``[maskable]``."""
-        return self.server[: self.maskable].to(self.accumulator.device)
 
+class MaskedAverage(ZeroingMaskedAverage):
+    """The same mean; a coordinate that no client was offered keeps the server's value.
 
-class ZeroingMaskedAverage(MaskedAverage):
-    """Like ``MaskedAverage``, but a coordinate that is in no client's mask becomes 0 (the FLASH authors' code)."""
+    So with tiers a round of small devices leaves the larger devices' weights alone. A coordinate that clients were
+    offered and that is in no reported mask becomes 0: all who had it have dropped it.
 
-    def untrained(self) -> Tensor:
-        return torch.zeros_like(super().untrained())
+    >>> import torch
+    >>> from flash_pl.server import ClientUpdate
+    >>> offered = torch.tensor([True, True, False])
+    >>> mask, densities = torch.tensor([True, False, False]), torch.ones(1, dtype=torch.float64)
+    >>> average = MaskedAverage()
+    >>> average.reset(server=torch.tensor([1.0, 2.0, 3.0]), maskable=3, samples=[10])
+    >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.5, 0.0, 0.0]), offered)
+    >>> average.mean()
+    tensor([1.5000, 0.0000, 3.0000])
+    """
+
+    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
+        super().reset(server, maskable, samples)
+        self.seen_by = self.accumulator[super().accumulator_size(len(server), maskable) :]  # number of clients
+
+    def accumulator_size(self, size: int, maskable: int) -> int:
+        return super().accumulator_size(size, maskable) + maskable
+
+    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
+        super().add(update, weights, offered)
+        self.seen_by.add_((offered | update.mask).to(self.seen_by.device))
+
+    def mean(self) -> Tensor:
+        new, unseen = super().mean(), (self.seen_by == 0).to(self.server.device)
+        new[: self.maskable] = torch.where(unseen, self.server[: self.maskable], new[: self.maskable])
+        return new
 
 
 class OrderFreeSum:

@@ -134,6 +134,9 @@ class KeepLayers(Redistribution):
     A layer drops at most as many weights as it has free places: with more, it would regrow weights that it has just
     dropped.
 
+    Args:
+        round_down: floor(rate * nnz_l), as in the RigL authors' code, also of SET.
+
     >>> from torch import nn
     >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
     >>> dropped, grown = KeepLayers()(layout, torch.ones(300), torch.tensor([40, 80]), rate=0.25)
@@ -141,8 +144,11 @@ class KeepLayers(Redistribution):
     ([10, 20], [10.0, 20.0])
     """
 
+    round_down: bool = False
+
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        dropped = torch.minimum((rate * active).ceil().long(), layout.sizes - active)
+        wished = rate * active
+        dropped = torch.minimum((wished.floor() if self.round_down else wished.ceil()).long(), layout.sizes - active)
         return dropped, dropped.double()
 
 
@@ -238,7 +244,7 @@ class MoveResult(NamedTuple):
 class Move:
     """A move that keeps the number of active weights exactly. The defaults are those of FLASH.
 
-    Grown weights are chosen among all inactive weights, those just dropped included, and start at 0.
+    Grown weights are chosen among all inactive weights, those just dropped included. They start at 0.
 
     Args:
         drop: chooses the weights that a layer keeps.
@@ -246,6 +252,8 @@ class Move:
         redistribution: decides how many weights each layer drops and grows.
         memory: m in the gradient that the criteria use: g of the last step + m * (the gradient used before). 0 uses the
             last gradient alone; 0.9 grows by momentum (Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019).
+        keep_regrown: a weight that is dropped and grown in the same move keeps its value and its optimizer state, as in
+            the code of the RigL authors and of the FLASH authors.
 
     Raises:
         ConfigError: ``memory`` is not in [0, 1).
@@ -263,6 +271,7 @@ class Move:
     growth: Criterion = field(default_factory=Random)
     redistribution: Redistribution = field(default_factory=MeanMagnitude)
     memory: float = 0.0
+    keep_regrown: bool = False
 
     def __post_init__(self) -> None:
         check_numbers("[0, 1)", memory=self.memory)
@@ -300,7 +309,8 @@ class Move:
         dropped, wished = self.redistribution(layout, weights[: layout.maskable].abs() * mask, active, rate)
         kept = self.drop(inputs, mask, active - dropped, generator)
         grown = self.grow(inputs, kept, wished, active, generator)
-        return MoveResult(kept | grown, self.survivors(mask, kept, grown))
+        moved = kept | grown
+        return MoveResult(moved, mask & moved if self.keep_regrown else kept)
 
     def grow(
         self, inputs: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
@@ -320,16 +330,15 @@ class Move:
         counts = allot(wished, layout.sizes - remaining, round(float(wished.sum())), minimum=emptied)
         return self.growth(inputs, ~kept, counts, generator)
 
-    def survivors(self, mask: Tensor, kept: Tensor, grown: Tensor) -> Tensor:
-        """Return the weights that keep their value and optimizer state."""
-        return kept
 
-
+@dataclass(frozen=True)
 class BernoulliMove(Move):
     """The move of the FLASH authors' code: each free place of a layer grows with the same probability, independently.
 
     The number of active weights is kept in expectation only. A weight that is dropped and grown again keeps its value.
     """
+
+    keep_regrown: bool = True
 
     def grow(
         self, inputs: CriterionInput, kept: Tensor, wished: Tensor, active: Tensor, generator: torch.Generator
@@ -338,6 +347,3 @@ class BernoulliMove(Move):
         free = (layout.sizes - layout.counts(kept)).clamp(min=1)
         probability = (wished / free).float().repeat_interleave(layout.sizes)
         return (torch.rand(layout.maskable, generator=generator) < probability).to(kept.device) & ~kept
-
-    def survivors(self, mask: Tensor, kept: Tensor, grown: Tensor) -> Tensor:
-        return mask & (kept | grown)

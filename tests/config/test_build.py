@@ -6,7 +6,7 @@ import torch
 from flash_pl import JMWST, Classifier, ConfigError
 from flash_pl.config import build_callbacks, build_data, build_module, build_trainer, compose, read_config
 from flash_pl.config.shipped import names
-from flash_pl.server import MaskedAverage
+from flash_pl.server import MaskedAverage, ZeroingMaskedAverage
 from flash_pl.sparsity import Layout
 
 
@@ -46,7 +46,7 @@ def test_tiers_are_averaged_by_mask_unless_the_user_names_an_aggregator():
 def test_a_scheduler_named_by_its_class_brings_its_aggregator():
     by_class = build_trainer(composed("scheduler=flash_pl.schedulers.FedDST"))
     assert type(by_class.aggregator).__name__ == "ZeroingMaskedAverage"
-    assert isinstance(build_trainer(composed("aggregator=null", config="feddst")).aggregator, MaskedAverage)
+    assert isinstance(build_trainer(composed("aggregator=null", config="feddst")).aggregator, ZeroingMaskedAverage)
     assert type(build_trainer(composed("aggregator=fedavg", config="feddst")).aggregator).__name__ == "FedAvg"
 
 

@@ -40,3 +40,11 @@ def test_the_folder_of_shipped_data_is_free(data, is_free):
         with pytest.raises(ConfigError) as error:
             refuse_other(here, there)
         assert error.value.key == "data.init_args.root" and "'/here'" in str(error.value)
+
+
+def test_a_rate_that_falls_over_the_run_belongs_to_its_number_of_rounds():
+    there, longer = (compose(read_config("rigl"), [f"rounds={rounds}"]) for rounds in (40, 60))
+    with pytest.raises(ConfigError) as error:
+        refuse_other(longer, there)
+    assert error.value.key.endswith("decay.init_args.rounds")
+    refuse_other(compose(read_config("rigl"), ["rounds=60", "scheduler.decay.rounds=30"]), there)

@@ -5,6 +5,8 @@ import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, ConfigError, Dense, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Callback, Checkpoint
+from flash_pl.client import ClientState
+from flash_pl.costs import Device, Fleet
 from flash_pl.schedulers import Sensitivity, SparsyFed, TopK
 from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
 from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier, total_count
@@ -79,6 +81,70 @@ def test_clients_train_what_their_tier_affords(method, unaware, tiny_data):
     assert row["val_loss_d0.4"] == row["val_loss"] and row["val_loss_d0.1"] != row["val_loss"]
     assert (row["mismatch_clients_d0.1"] > 0) == (method in ("jmwst", "nst"))
     assert row["mismatch_clients"] > row["mismatch_clients_d0.1"]
+
+
+class Reference(Callback):
+    """Computes every round's aggregate anew from what clients got and sent, and follows the unanimous drops."""
+
+    def __init__(self) -> None:
+        self.offered, self.reports = torch.empty(0), []
+        self.dropped = self.not_offered = self.late = 0
+
+    def on_first_mask(self, loop):
+        self.before = loop.server.weights.clone()
+
+    def on_client_end(self, loop, update):
+        self.reports.append((update.samples, loop.client.weights.double(), update.mask, self.offered))
+
+    def on_round_end(self, loop, row):
+        self.late += row.get("late", 0)
+        if not self.reports:
+            return
+        layout, union = loop.server.layout, loop.server.union[: loop.server.layout.maskable]
+        samples, weights, masks, offered = zip(*self.reports, strict=True)
+        held = sum(n * mask.double() for n, mask in zip(samples, masks, strict=True))
+        mean = sum(n * w for n, w in zip(samples, weights, strict=True)) / held
+        offered = torch.stack(offered).any(0)
+        kept = self.before[: layout.maskable].double()
+        expected = torch.where(held > 0, mean, torch.where(offered, 0.0, kept))
+        torch.testing.assert_close(union.double(), expected, rtol=1e-6, atol=1e-7)
+
+        dropped = offered & (held == 0)
+        for gone, now, votes, mask in zip(*map(layout.split, (dropped, union, held, loop.server.mask)), strict=True):
+            others = int(((now != 0) | (votes > 0)).count_nonzero())  # they rank before a 0 that nobody voted for
+            assert int((mask & gone).count_nonzero()) <= max(0, int(mask.count_nonzero()) - others)
+        self.dropped += int(dropped.count_nonzero())
+        self.not_offered += int((~offered & (held == 0) & (kept != 0)).count_nonzero())
+        self.before, self.reports = loop.server.weights.clone(), []
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_offered_and_is_in_no_report_becomes_0(method, late, unaware, tiny_data, monkeypatch):
+    """A weight that nobody was offered, or only clients that are late, keeps the server's value."""
+    reference, receive = Reference(), ClientState.receive
+
+    def remember(client, weights, mask):
+        reference.offered = mask.clone()
+        receive(client, weights, mask)
+
+    monkeypatch.setattr(ClientState, "receive", remember)
+    fleet = Fleet([Device("slow", 1, 1, 1, 0.25), Device("fast", 1e9, 1e9, 1e12, 0.75)], deadline=5.0) if late else None
+    torch.manual_seed(7)
+    trainer = FederatedTrainer(
+        METHODS[method](),
+        density=0.4,
+        rounds=6,
+        cohort=2,
+        seed=1,
+        accelerator="cpu",
+        callbacks=[reference],
+        budget=SparsityBudget(TIERS),
+        fleet=fleet,
+    )
+    trainer.fit(unaware(), tiny_data)
+    assert (reference.late > 0) == late
+    assert reference.not_offered > 0 and (reference.dropped > 0) == (method in ("jmwst", "nst"))
 
 
 def test_tiers_by_position_are_all_equal_in_round_0(unaware, tiny_data):

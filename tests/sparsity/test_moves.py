@@ -12,6 +12,7 @@ from flash_pl.seeding import generator
 from flash_pl.sparsity import (
     BernoulliMove,
     ExactDraw,
+    Gradient,
     KeepLayers,
     Layout,
     MeanMagnitude,
@@ -125,6 +126,25 @@ def test_a_full_layer_regrows_nothing_beyond_its_limit():
     weights[:100] = 0.5
     result = Move()(layout, weights, mask, 0.005, generator(0, "move"))
     assert layout.counts(result.mask & ~result.survivors).tolist() == [0, 2]
+
+
+@given(densities, st.floats(0.0, 0.9), seeds)
+@settings(max_examples=40)
+def test_rigl_and_set_move_as_their_authors_do(density, rate, seed):
+    """Against loops over the weights of a layer: int(rate nnz) smallest go, as many grow, the values of both stay."""
+    mask, weights, gradient = random_mask(density, seed), random_weights(seed), random_weights(seed + 1)
+    weights, gradient = weights[: LAYOUT.maskable] * mask, gradient[: LAYOUT.maskable]
+    move = Move(growth=Gradient(), redistribution=KeepLayers(round_down=True), keep_regrown=True)
+    result = move(LAYOUT, weights, mask, rate, generator(seed, "move"), gradient)
+    new = (weights * result.survivors).double()
+    for w, m, g, now, values in zip(*map(LAYOUT.split, (weights, mask, gradient, result.mask, new)), strict=True):
+        active = m.nonzero().flatten().tolist()
+        count = min(int(rate * len(active)), len(m) - len(active))
+        kept = set(sorted(active, key=lambda j: -abs(float(w[j])))[: len(active) - count])
+        free = sorted(set(range(len(m))) - kept, key=lambda j: -abs(float(g[j])))
+        expected = kept | set(free[:count])
+        assert set(now.nonzero().flatten().tolist()) == expected
+        assert values.tolist() == [float(w[j]) if j in expected else 0.0 for j in range(len(w))]
 
 
 def test_bernoulli_move_can_regrow_a_dropped_weight_with_its_old_value():

@@ -38,7 +38,7 @@ class Alive(STEAD):
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.prune_()
-        rate, layout = self.prune_rate * self.decay(round + 1), server.layout
+        rate, layout = self.prune_rate * self.decay(round), server.layout
         if (round + 1) % self.every == 0 and rate > 0:
             head = server.weights[: layout.maskable]
             change = (head - self.before).abs() * server.mask
