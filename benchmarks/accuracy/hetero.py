@@ -4,10 +4,11 @@
     python benchmarks/accuracy/hetero.py digest    # results/fashion_mnist.csv
     python benchmarks/accuracy/hetero.py table     # the Markdown tables of docs/results.md
 
-30, 30 and 40 of 100 clients can train densities 0.5 d, 0.75 d and d. Three settings to compare with:
+30, 30 and 40 of 100 clients can train densities 0.5 d, 0.75 d and d. Settings to compare with:
 
 a. all clients can train d;
-b. all clients train 0.5 d, the density of the weakest;
+b. all clients train 0.5 d, the density of the weakest, with the plain average and with the masked average that tiers
+   need (the same for SPDST, whose clients have one mask);
 c. only the 40 clients that can train d take part, ten of them in every round (stage 1 still asks clients of all three
    kinds).
 
@@ -45,10 +46,13 @@ def hetero(scheduler: str, density: float, seed: int, compat: str = "ours") -> R
 
 def contenders(scheduler: str, density: float, seed: int) -> dict[str, Run]:
     """The runs that a hetero run is compared with."""
+    half = Run(scheduler, "ours", density / 2, seed)
+    masked = Run("jmwst", "ours", density / 2, seed, "jmwst_masked", ("aggregator=masked",))
     large = Run(f"hetero_{scheduler}", "ours", density, seed, f"large_{scheduler}", LARGE_ONLY)
     return {
         "a: all afford d": Run(scheduler, "ours", density, seed),
-        "b: all at 0.5 d": Run(scheduler, "ours", density / 2, seed),
+        "b: all at 0.5 d": half,
+        "b, masked average": masked if scheduler == "jmwst" else half,
         "c: only those that afford d": large,
     }
 
