@@ -9,13 +9,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from flash_pl.checkpoint import CheckpointFolder
 from flash_pl.config.compose import label
 from flash_pl.config.names import RENAMED_KEYS
 from flash_pl.config.schema import KEYS
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.yaml12 import dump
 
 HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
 GIVEN = "# The values from the config file and the command line; scheduler=OTHER starts from these values alone.\n"
@@ -88,9 +87,9 @@ class RunDir:
     def _yaml(self) -> str:
         """The text of ``config.yaml``, with the section ``given`` at its end."""
         values = {key: value for key, value in self.to_repeat.items() if key != "given"}
-        text = HEAD + OmegaConf.to_yaml(OmegaConf.create(values))
+        text = HEAD + dump(values)
         if "given" in self.to_repeat:
-            text += GIVEN + OmegaConf.to_yaml(OmegaConf.create({"given": self.to_repeat["given"]}))
+            text += GIVEN + dump({"given": self.to_repeat["given"]})
         return text
 
     def _run_of(self, checkpoint: Path) -> Path | None:

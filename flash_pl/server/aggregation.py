@@ -25,14 +25,14 @@ class FedAvg(Stateful):
     clients. A subclass that sums more reserves more entries (``accumulator_size``) and puts an ``OrderFreeSum`` there.
 
     Args:
-        by_samples: weigh clients by their number of samples n_i; False gives all clients the same weight (the FLASH
-            authors' code).
+        by_samples: weigh clients by their number of samples n_i, or as the sampler asks (``ClientSampler.weights``);
+            False gives all clients of a cohort the same weight (the FLASH authors' code).
 
     >>> import torch
     >>> from flash_pl.server import ClientUpdate
     >>> mask, densities = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
     >>> average = FedAvg()
-    >>> average.reset(server=torch.zeros(2), maskable=2, samples=[10, 30])
+    >>> average.reset(server=torch.zeros(2), maskable=2, weights=[10, 30])
     >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]))
     >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]))
     >>> average.mean()
@@ -44,19 +44,19 @@ class FedAvg(Stateful):
     def __init__(self, by_samples: bool = True) -> None:
         self.by_samples = by_samples
 
-    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
+    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
         """Start a round.
 
         Args:
             server: the server's arena ``[size]``.
             maskable: how many of its first weights can be masked.
-            samples: n_i of the whole cohort, over all processes.
+            weights: ``ClientUpdate.weight`` of the whole cohort, over all processes: n_i.
         """
         self.server, self.maskable = server, maskable
         device = "cpu" if server.device.type == "mps" else server.device  # Apple's GPUs have no doubles
         size = self.accumulator_size(len(server), maskable)
         self.accumulator = torch.zeros(size, dtype=torch.int64, device=device)
-        self.max_weight = max(sum(map(self.weight_of, samples)), 1.0)
+        self.max_weight = max(sum(map(self.weight_of, weights)), 1.0)
         self.total = OrderFreeSum(self.accumulator[: len(server)], self.max_weight)
         self.weight = OrderFreeSum(self.accumulator[len(server) : len(server) + 1], self.max_weight)
         self.ones = torch.ones(1)
@@ -71,7 +71,7 @@ class FedAvg(Stateful):
         Raises:
             OverflowError: a weight is not finite or not below 2^22 in magnitude; then nothing has been added.
         """
-        client_weight = self.weight_of(update.samples)
+        client_weight = self.weight_of(update.weight)
         self.total.add(weights, client_weight)
         self.weight.add(self.ones, client_weight)
 
@@ -79,9 +79,9 @@ class FedAvg(Stateful):
         """The new server arena ``[size]``, in the server's dtype."""
         return self.total.mean(self.weight.value(), like=self.server)
 
-    def weight_of(self, samples: int) -> float:
-        """A client's weight in the sum."""
-        return float(samples) if self.by_samples else 1.0
+    def weight_of(self, weight: float) -> float:
+        """The weight in the sum of an update with this ``weight``."""
+        return float(weight) if self.by_samples else 1.0
 
 
 class MaskedAverage(FedAvg):
@@ -90,8 +90,8 @@ class MaskedAverage(FedAvg):
     A coordinate that is in no client's mask keeps the server's value.
     """
 
-    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
-        super().reset(server, maskable, samples)
+    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
+        super().reset(server, maskable, weights)
         self.mask_weights = OrderFreeSum(self.accumulator[len(server) + 1 :], self.max_weight)
 
     def accumulator_size(self, size: int, maskable: int) -> int:
@@ -99,7 +99,7 @@ class MaskedAverage(FedAvg):
 
     def add(self, update: ClientUpdate, weights: Tensor) -> None:
         super().add(update, weights)
-        self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.samples))
+        self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.weight))
 
     def mean(self) -> Tensor:
         new, mask_weights = super().mean(), self.mask_weights.value()
