@@ -13,6 +13,7 @@ from flash_pl.checkpoint import CheckpointFolder
 from flash_pl.config.compose import label
 from flash_pl.config.names import RENAMED_KEYS
 from flash_pl.config.schema import KEYS
+from flash_pl.config.signature import locate
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
 
@@ -30,7 +31,7 @@ class RunDir:
 
     Args:
         config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{scheduler}``, ``{density}`` and
-            ``{seed}``.
+            ``{seed}``; ``{density}`` is 1 for dense training, which has no target.
         to_repeat: the config for ``config.yaml``, see ``flash_pl.config.to_repeat``; None writes ``config``.
         restarted: torchrun has started this process in place of one that died; it resumes like ``ckpt_path=last``.
 
@@ -121,8 +122,9 @@ class RunDir:
 
 def _path_of(template: Any, config: Mapping[str, Any]) -> Path:
     """The path for the ``template`` of ``run_dir``."""
-    facts = {key: label(config, key) for key in ("data", "model", "scheduler")}
-    facts |= {key: config[key] for key in ("density", "seed")}
+    facts: dict[str, Any] = {key: label(config, key) for key in ("data", "model", "scheduler")}
+    scheduler = locate("scheduler.class_path", config["scheduler"]["class_path"])
+    facts |= {"density": config["density"] if getattr(scheduler, "has_target", True) else 1, "seed": config["seed"]}
     try:
         return Path(template.format(**facts)).expanduser()
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
