@@ -120,6 +120,9 @@ def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_
         console.print(result_table(result | {"accuracy": accuracy}, tmp_path, monitor, highest))
         return " ".join(console.file.getvalue().split())
 
+    assert "density 0.2000 (target 0.2)" in shown(0.5, "val_acc", True)
+    result["target_density"] = None  # dense training
+    assert "density 0.2000 (no target)" in shown(0.5, "val_acc", True)
     assert "val_loss[a] 2.3276 val_loss[a] of the union not logged" in shown(2.3276, "val_loss[a]", False)
     assert "val_loss 0.5000" in shown(0.5, "val_loss", False) and "accuracy" not in shown(0.5, "val_loss", False)
     assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)

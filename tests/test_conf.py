@@ -61,6 +61,7 @@ def test_a_round_of_every_config(path, compat, tmp_path, monkeypatch):
         assert set(result["accuracy_clients"]) == {"mean", "lowest_tenth", "highest_tenth"}
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    assert result["target_density"] == (None if path.stem == "dense" else 0.2)
     assert len(rows) == 1 and float(rows[0]["val_acc"]) == pytest.approx(result["accuracy"])
     assert list(run.glob("events.out.tfevents.*"))
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))

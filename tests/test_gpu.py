@@ -101,7 +101,7 @@ def test_steps_do_not_wait_for_the_gpu(unaware, tiny_data):
         loop.server.mask = loop.scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
         images, labels = torch.randn(8 * steps, 1, 8, 8, device="cuda"), torch.zeros(8 * steps, device="cuda").long()
         batches = Batches(images, labels, 8)
-        context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
+        context = loop.plan.context(Participant(0, 0, batches.samples, batches.samples), len(batches), 0)
         loop.client.receive(loop.server.weights, loop.server.mask)
         torch.cuda.set_sync_debug_mode("warn")
         try:

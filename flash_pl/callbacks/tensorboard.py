@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from flash_pl import plotting
@@ -15,6 +14,7 @@ from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.csv import ConsensusCSV, layer_metrics
 from flash_pl.client import coverage, layer_labels
 from flash_pl.loops import FederatedLoop
+from flash_pl.yaml12 import dump
 
 FIGURES = 10  # how often in a run each figure is drawn
 
@@ -58,7 +58,7 @@ class TensorBoard(Callback):
             writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
             writer.add_text("weights", coverage(loop.client))
             if self.config:
-                writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(dict(self.config)))}```")
+                writer.add_text("config", f"```yaml\n{dump(dict(self.config))}```")
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         evaluated = {*loop.evaluated, self.monitor}

@@ -24,7 +24,8 @@ def summarize(
     """The summary of a finished run.
 
     - ``weights``: numbers of trainable weights, and of those that a mask can prune; densities are of the latter.
-    - ``accuracy``: the monitored metric of the model masked to the target density.
+    - ``target_density``: None for dense training, which has no target; ``density`` is that of the server's mask.
+    - ``accuracy``: the monitored metric of the model under the server's mask.
     - ``accuracy_union``: the same of the model before masking.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
       fleet; ``bytes_dense``, the size of the dense model.
@@ -52,7 +53,7 @@ def summarize(
         "data": label(config, "data"),
         "model": label(config, "model"),
         "weights": {"trainable": server.layout.trained, "maskable": server.layout.maskable},
-        "target_density": config["density"],
+        "target_density": config["density"] if loop.scheduler.has_target else None,
         "density": float(server.mask.double().mean()),
         "layer_density": dict(zip(layer_labels(server.layout), densities, strict=True)),
         "accuracy": metrics.get(monitor),

@@ -31,14 +31,14 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         monitor: the metric that ``result`` calls accuracy.
         highest: whether a high value of that metric is good.
     """
-    mismatch, title = result["mismatch"], title_of(monitor)
+    mismatch, title, target = result["mismatch"], title_of(monitor), result["target_density"]
     write = _percent if scale_of_metric([result["accuracy"]], highest) is PERCENT else _plain
     rows = {
         title: write(result["accuracy"]),
         f"{title} of the union": write(result["accuracy_union"]),
         **{f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())},
         **{title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result},
-        "density": f"{result['density']:.4f} (target {result['target_density']:g})",
+        "density": f"{result['density']:.4f} ({'no target' if target is None else f'target {target:g}'})",
         "mask mismatch": "  ".join(
             f"{kind} {_percent(value)}" for kind, value in mismatch.items() if value is not None
         ),

@@ -93,7 +93,7 @@ class Run:
 
     @property
     def density(self) -> float:
-        """The target density; 1 if the scheduler keeps every weight and ignores the target."""
+        """The target density; 1 if every weight stayed active, as in dense training, which has no target."""
         return 1.0 if self.result.get("density") == 1 else float(self.config["density"])
 
     @property

@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from flash_pl.compare.runs import SECTIONS, Run
 from flash_pl.config import compose, experiment
 from flash_pl.errors import ConfigError
+from flash_pl.yaml12 import dump
 
 Settings = dict[str, Any]
 # The table has columns for these settings, so they are not listed among the differences.
@@ -206,8 +205,7 @@ def as_yaml_line(value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip()  # the dots are YAML's end of a document
+    return dump(value, flow=True)
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:

@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from flash_pl.checkpoint import CheckpointFolder
 from flash_pl.config.compose import label
 from flash_pl.config.names import RENAMED_KEYS
 from flash_pl.config.schema import KEYS
+from flash_pl.config.signature import locate
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.yaml12 import dump
 
 HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
 GIVEN = "# The values from the config file and the command line; scheduler=OTHER starts from these values alone.\n"
@@ -31,7 +31,7 @@ class RunDir:
 
     Args:
         config: a resolved config. Its ``run_dir`` may hold ``{data}``, ``{model}``, ``{scheduler}``, ``{density}`` and
-            ``{seed}``.
+            ``{seed}``; ``{density}`` is 1 for dense training, which has no target.
         to_repeat: the config for ``config.yaml``, see ``flash_pl.config.to_repeat``; None writes ``config``.
         restarted: torchrun has started this process in place of one that died; it resumes like ``ckpt_path=last``.
 
@@ -88,9 +88,9 @@ class RunDir:
     def _yaml(self) -> str:
         """The text of ``config.yaml``, with the section ``given`` at its end."""
         values = {key: value for key, value in self.to_repeat.items() if key != "given"}
-        text = HEAD + OmegaConf.to_yaml(OmegaConf.create(values))
+        text = HEAD + dump(values)
         if "given" in self.to_repeat:
-            text += GIVEN + OmegaConf.to_yaml(OmegaConf.create({"given": self.to_repeat["given"]}))
+            text += GIVEN + dump({"given": self.to_repeat["given"]})
         return text
 
     def _run_of(self, checkpoint: Path) -> Path | None:
@@ -122,8 +122,9 @@ class RunDir:
 
 def _path_of(template: Any, config: Mapping[str, Any]) -> Path:
     """The path for the ``template`` of ``run_dir``."""
-    facts = {key: label(config, key) for key in ("data", "model", "scheduler")}
-    facts |= {key: config[key] for key in ("density", "seed")}
+    facts: dict[str, Any] = {key: label(config, key) for key in ("data", "model", "scheduler")}
+    scheduler = locate("scheduler.class_path", config["scheduler"]["class_path"])
+    facts |= {"density": config["density"] if getattr(scheduler, "has_target", True) else 1, "seed": config["seed"]}
     try:
         return Path(template.format(**facts)).expanduser()
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -206,10 +206,11 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, an interpolation of a missing key.
     """
+    check_names(values)
+    # OmegaConf would convert text to numbers and booleans; only what a reference stands for is known later.
+    _check_types({name: value for name, value in _leaves(values) if "${" not in str(value) and value != "???"})
     config = _converted(values, resolve=True)
-    for name, value in _leaves(config):
-        if not fits(value, KEYS[name].hint):
-            raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}")
+    _check_types(dict(_leaves(config)))
     check_numbers("(0, 1]", density=config["density"])
     check_numbers("(0, inf)", **{key: config[key] for key in ("lr", "lr_end", "alpha")})
     check_integers(**{key: config[key] for key in ("cohort", "rounds", "local_epochs", "batch_size", "lr_horizon")})
@@ -220,6 +221,13 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     except ConfigError as error:
         raise error.within("trainer") from error
     return config
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Check values by their dotted names against the hints of their keys."""
+    for name, value in values.items():
+        if not fits(value, KEYS[name].hint):
+            raise ConfigError(name, f"{as_yaml(value)} is not {describe(KEYS[name].hint)}")
 
 
 def referring(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flash_pl.config.names import one_of, unknown_fragment
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.yaml12 import load
 
 _INSTALLED = Path(str(resources.files("flash_pl"))) / "conf"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "conf"  # the latter in a source checkout
@@ -65,19 +66,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not a YAML mapping.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = load(path.read_text(encoding="utf-8-sig"))
+        plain = _plain({} if content is None else content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"{as_yaml(str(path))} is not a readable YAML file ({' '.join(str(error).split())})"
         raise ConfigError("config", problem) from error
-    if not isinstance(content, dict):
+    if not isinstance(plain, dict):
         raise ConfigError("config", f"{as_yaml(str(path))} does not hold a mapping of keys to values")
-    return {str(key): value for key, value in content.items()}
+    return {str(key): value for key, value in plain.items()}
+
+
+def _plain(content: Any) -> Any:
+    """The value, if OmegaConf can hold it: its references ``${...}`` are well formed.
+
+    Raises:
+        OmegaConfBaseException: it cannot.
+    """
+    return OmegaConf.to_container(OmegaConf.create({"value": content}))["value"]  # type: ignore[call-overload,index]
 
 
 def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
     """``["data=mnist", "data.root=/x"]`` -> ``{"data": {"name": "mnist", "root": "/x"}}``, in any order.
 
-    Values are YAML. A component that is both named and refined becomes a mapping with ``name``.
+    Values are YAML 1.2. A component that is both named and refined becomes a mapping with ``name``.
 
     Raises:
         ConfigError: an argument without ``=``, or with a value that is not YAML.
@@ -92,7 +103,7 @@ def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
         if " #" in text and text[0] not in "\"'[{":
             text = json.dumps(text, ensure_ascii=False)  # YAML would take the rest for a comment
         try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+            value = _plain(load(text))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             hint = "write a value in YAML, such as 0.1, null or [a, b]"
             raise ConfigError(dotted, f"{as_yaml(text)} is not YAML", hint) from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flash_pl.checks import check_integers, check_types
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Samples:
     owners: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_types(images=(self.images, Tensor), labels=(self.labels, Tensor), owners=(self.owners, Tensor))
+        check_types(owners=(self.owners, Tensor))
+        for key, value in {"images": self.images, "labels": self.labels}.items():
+            if not isinstance(value, Tensor):
+                raise ConfigError(key, f"{as_yaml(value)} is not an object of class Tensor")
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             raise ConfigError("images", f"dtype {self.images.dtype} is neither uint8 nor floating point")
         if self.labels.dtype != torch.int64:
@@ -68,7 +71,7 @@ class Samples:
         return Samples(self.images.to(device), self.labels.to(device), self.owners)
 
 
-# Changes a batch of images [B, C, H, W] at random, by numbers from the generator.
+# Changes a batch of images [B, C, H, W], not normalized yet, at random, by numbers from the generator.
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 
@@ -79,10 +82,12 @@ class Batches:
     Iterate over ``Batches`` to get all samples in order, without augmentation; call ``shuffled`` for a training epoch.
 
     Args:
-        images: normalized, floating point ``[n, C, H, W]``, on any device.
+        images: floating point ``[n, C, H, W]``, on any device.
         labels: int64 ``[n]``, on the same device.
         batch_size: samples per batch.
         augment: a function (images ``[B, C, H, W]``, generator) -> images; only ``shuffled`` applies it.
+        normalize: a function images -> images, applied to every batch after ``augment``, as in torchvision's recipes;
+            None if ``images`` are normalized already.
 
     >>> batches = Batches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
     >>> [labels.tolist() for images, labels in batches]
@@ -92,9 +97,17 @@ class Batches:
     [0, 1, 2, 3, 4]
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        augment: Augment | None = None,
+        normalize: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         check_integers(batch_size=batch_size)
-        self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.augment, self.normalize = augment, normalize
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -107,7 +120,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """All batches in the order of the samples, without augmentation."""
-        return zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+            yield (images if self.normalize is None else self.normalize(images)), labels
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""
@@ -116,6 +130,8 @@ class Batches:
             images = self.images.index_select(0, index)
             if self.augment is not None:
                 images = self.augment(images, generator)
+            if self.normalize is not None:
+                images = self.normalize(images)
             yield images, self.labels.index_select(0, index)
 
 
@@ -141,8 +157,10 @@ class Shuffled:
 class CropFlip:
     """Random crop after zero padding, and random horizontal flip; each image gets its own crop and flip.
 
+    Data sets augment before they normalize, as torchvision's recipes do, so the padding is black.
+
     Args:
-        padding: pixels added on every side; the crop has the size of the original image.
+        padding: pixels added on every side, of value 0; the crop has the size of the original image.
         flip: whether to mirror each image with probability 0.5.
 
     >>> images = torch.rand(2, 3, 32, 32)

@@ -1,6 +1,7 @@
 """The data of a federation: a training set divided over clients, and a test set at the server."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning as L
@@ -99,7 +100,8 @@ class FederatedDataModule(L.LightningDataModule):
             their owners, of which ``clients`` are drawn.
         batch_size: samples per batch in the training of a client.
         eval_batch_size: samples per batch in evaluations.
-        augment: augmentation of training batches, such as ``CropFlip()``.
+        augment: augmentation of training batches, such as ``CropFlip()``. It gets the pixels of ``load``, uint8 scaled
+            to [0, 1]; its result is normalized.
         validation: share of each client's training samples for validation, in [0, 1).
         seed: of the partition, the validation split and the test split.
 
@@ -163,12 +165,13 @@ class FederatedDataModule(L.LightningDataModule):
             return
         self.train, self.test = self.load()
         draws = generator(self.seed, "validation")
-        self._train_parts, self._val_parts = hold_out(self._divide_train(self.train), self.validation, draws)
+        train_parts, self._val_parts = hold_out(self._divide_train(self.train), self.validation, draws)
         if self.validation and not any(map(len, self._val_parts)):
             problem = f"{self.validation} leaves every client without validation samples"
             raise ConfigError("validation", problem, "give a larger share, or 0 for no validation split")
         self._val: Batches | None = None
         self._test_parts: list[Tensor] | None = None
+        self._train_parts = train_parts  # last, so that a call after a failed one fails with the same sentence
 
     def _divide_train(self, train: Samples) -> list[Tensor]:
         """The training samples of each client: of a partition, or of natural clients."""
@@ -260,8 +263,10 @@ class FederatedDataModule(L.LightningDataModule):
 
     def _train_batches(self, index: Tensor) -> Batches:
         index = index.to(self.train.images.device)
-        images, labels = self.normalize(self.train.images[index]), self.train.labels[index]
-        return Batches(images, labels, self.batch_size, self.augment)
+        images, labels = self.train.images[index], self.train.labels[index]
+        if self.augment is None:  # then every image is normalized once instead of in every epoch
+            return Batches(self.normalize(images), labels, self.batch_size)
+        return Batches(_as_floats(images), labels, self.batch_size, self.augment, self.normalize)
 
     def _eval_batches(self, samples: Samples, index: Tensor | slice) -> Batches:
         index = index if isinstance(index, slice) else index.to(samples.images.device)
@@ -269,9 +274,18 @@ class FederatedDataModule(L.LightningDataModule):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return (x - mean) / std per channel in float32; uint8 images are scaled to [0, 1] first."""
-        if not images.is_floating_point():
-            images = images.float() / 255
-        elif images.dtype == torch.float64:  # numpy's default, which no network takes
-            images = images.float()
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images - mean) / std
+        mean, std = (_channels(tuple(map(float, values)), images.device) for values in (self.mean, self.std))
+        return (_as_floats(images) - mean) / std
+
+
+def _as_floats(images: Tensor) -> Tensor:
+    """Images for the augmentation: uint8 in [0, 255] becomes float32 in [0, 1]."""
+    if not images.is_floating_point():
+        return images.float() / 255
+    return images.float() if images.dtype == torch.float64 else images  # numpy's default, which no network takes
+
+
+@cache  # a batch would wait for the copy to a GPU
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number per channel, float32 ``[C, 1, 1]``."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)

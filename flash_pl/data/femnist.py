@@ -47,10 +47,19 @@ class FEMNIST(StoredData):
 
 
 def _read_writers(folder: Path) -> Writers:
-    """The writers in all JSON files of a folder, in LEAF's format."""
+    """The writers in all JSON files of a folder, in LEAF's format.
+
+    Raises:
+        ValueError: a writer is in two files, as when LEAF's preprocessing has run twice into the same folder.
+    """
     writers: Writers = {}
     for path in sorted(folder.glob("*.json")):
-        writers |= json.loads(path.read_text())["user_data"]
+        users = json.loads(path.read_text())["user_data"]
+        if twice := sorted(writers.keys() & users.keys()):
+            raise ValueError(
+                f"writer {twice[0]} is in {path.name} and in a file before it; keep the files of one split"
+            )
+        writers |= users
     return writers
 
 

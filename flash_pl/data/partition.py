@@ -71,7 +71,7 @@ class Dirichlet:
         left = torch.tensor([len(pool) for pool in pools])
         parts = []
         for size in even_sizes(len(labels), clients):
-            counts = _draw_counts(_dirichlet(self.alpha, len(pools), generator), left, size, generator)
+            counts = _draw_counts(_log_dirichlet(self.alpha, len(pools), generator), left, size, generator)
             starts = [len(pool) - int(rest) for pool, rest in zip(pools, left, strict=True)]
             parts.append(torch.cat([p[s : s + int(k)] for p, s, k in zip(pools, starts, counts, strict=True)]))
             left = left - counts
@@ -104,7 +104,7 @@ class UnbalancedDirichlet:
 
     def __post_init__(self) -> None:
         check_numbers("(0, inf)", alpha=self.alpha)
-        check_integers(min_samples=self.min_samples)
+        check_integers(min_samples=self.min_samples, attempts=self.attempts)
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         even_sizes(len(labels), clients)  # checks the number of clients
@@ -112,9 +112,10 @@ class UnbalancedDirichlet:
         for _ in range(self.attempts):
             splits = []
             for pool in pools:
-                cuts = (_dirichlet(self.alpha, clients, generator).cumsum(0)[:-1] * len(pool)).round().long()
+                shares = _log_dirichlet(self.alpha, clients, generator).softmax(0)
+                cuts = (shares.cumsum(0)[:-1] * len(pool)).round().long()
                 splits.append(torch.tensor_split(pool, cuts))
-            parts = [torch.cat(shares) for shares in zip(*splits, strict=True)]
+            parts = [torch.cat(pieces) for pieces in zip(*splits, strict=True)]
             if min(map(len, parts)) >= self.min_samples:
                 return parts
         raise ConfigError(
@@ -189,25 +190,31 @@ def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor
     return [order[labels[order] == label] for label in labels.unique().tolist()]
 
 
-def _dirichlet(alpha: float, size: int, generator: torch.Generator) -> Tensor:
-    """One draw from the symmetric Dirichlet distribution, float64 ``[size]``."""
+def _log_dirichlet(alpha: float, size: int, generator: torch.Generator) -> Tensor:
+    """The logarithms of one draw from the symmetric Dirichlet distribution, up to a constant: float64 ``[size]``.
+
+    The shares of a small alpha differ by more orders of magnitude than a double has. Their logarithms do not underflow,
+    so the largest share, and the largest among the classes that still have samples, are known for every alpha.
+    """
+    alpha = max(alpha, 1e-300)  # less could make every logarithm infinite; the largest share is 1 in both cases
     draws = torch._standard_gamma(torch.full((size,), alpha, dtype=torch.float64), generator=generator)
-    # With a very small alpha all draws can underflow to 0: then one random component gets all the mass.
-    if not draws.sum() > 0:
-        draws[torch.randint(size, (), generator=generator)] = 1.0
-    return draws / draws.sum()
+    logs = draws.log()
+    # torch returns the smallest normal double for all draws below it. There the distribution function is c x^alpha, so
+    # such a draw is the smallest double times U^(1 / alpha).
+    clamped = draws <= torch.finfo(draws.dtype).tiny
+    uniform = torch.rand(int(clamped.sum()), generator=generator, dtype=torch.float64)
+    logs[clamped] += torch.log1p(-uniform) / alpha
+    return logs
 
 
-def _draw_counts(mix: Tensor, left: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def _draw_counts(log_mix: Tensor, left: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Draw the number of samples of each class: ``size`` in total, at most ``left`` of each."""
     counts = torch.zeros_like(left)
     while (missing := size - int(counts.sum())) > 0:
-        open_mix = mix * (left > counts)
-        if not open_mix.sum() > 0:
-            open_mix = (left - counts).double()
-        drawn = torch.multinomial(open_mix, missing, replacement=True, generator=generator).bincount(minlength=len(mix))
+        open_mix = log_mix.where(left > counts, -torch.inf).softmax(0)
+        drawn = torch.multinomial(open_mix, missing, replacement=True, generator=generator)
         # Draws beyond the samples left of a class are drawn again from the other classes.
-        counts = torch.minimum(counts + drawn, left)
+        counts = torch.minimum(counts + drawn.bincount(minlength=len(left)), left)
     return counts
 
 

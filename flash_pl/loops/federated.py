@@ -221,7 +221,7 @@ class FederatedLoop:
         server = self.server
         with server_hook(self.scheduler, "on_round_start", server, self.round):
             self.scheduler.on_round_start(server, self.tier_masks, self.round)
-        self.aggregator.reset(server.weights, server.layout.maskable, [client.samples for client in cohort])
+        self.aggregator.reset(server.weights, server.layout.maskable, [client.weight for client in cohort])
         results = self.workers.map(self.train_client, cohort, self.round + 1, on_result=self.report_update)
         updates = [result.to(server.weights.device) for result in results if isinstance(result, ClientUpdate)]
         return CohortResult(
@@ -247,7 +247,7 @@ class FederatedLoop:
         weights, mask, down = link.down(self.server.weights, client_mask, previous_mask)
         client.receive(weights, mask)
         update = self.local.run(client, scheduler, batches, context)
-        update, weights, up = link.up(update, client.arena, mask)
+        update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)
         update = self.ledger.with_costs(update, down, up)
         if update.late:
             return replace(update, mask=mask, metrics={}, extra={})  # the server knows nothing but the mask it sent

@@ -103,7 +103,8 @@ class FirstStageLoop:
             done_here += 1
             self.on_client_end(len(progress.flops) + done_here, len(cohort))
 
-        participants = [Participant(cohort[p], 0, self.data.client_sizes[cohort[p]]) for p in missing]
+        sizes = self.data.client_sizes
+        participants = [Participant(cohort[p], 0, sizes[cohort[p]], sizes[cohort[p]]) for p in missing]
         interrupted: WorkInterrupted | None = None
         try:
             measured = self.workers.map(measure, participants, 0, on_result=report)

@@ -17,12 +17,12 @@ LATER_COLUMNS = {"round", "seconds", "seconds_train", "failed"}
 def logged_means(updates: Sequence[ClientUpdate]) -> dict[str, float]:
     """Means of what the clients logged, weighted by samples, each over the clients that logged it."""
     sums: dict[str, float] = {}
-    samples: dict[str, int] = {}
+    weights: dict[str, float] = {}
     for update in updates:
         for name, value in update.metrics.items():
-            sums[name] = sums.get(name, 0.0) + update.samples * value
-            samples[name] = samples.get(name, 0) + update.samples
-    return {name: total / samples[name] for name, total in sums.items()}
+            sums[name] = sums.get(name, 0.0) + update.weight * value
+            weights[name] = weights.get(name, 0) + update.weight
+    return {name: total / weights[name] for name, total in sums.items()}
 
 
 def check_names(logged: Collection[str], row: Collection[str]) -> None:

@@ -98,11 +98,15 @@ class FaultPolicy:
 
 @dataclass(frozen=True)
 class Participant:
-    """A client that takes part in a round, with its tier of the budget and its number of training samples."""
+    """A client that takes part in a round, with its tier of the budget and its number of training samples.
+
+    ``weight`` is that of its update in averages and votes by samples (``ClientSampler.weights``).
+    """
 
     client: int
     tier: int
     samples: int
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,9 @@ class Plan:
 
     def _participants(self, clients: list[int], round: int) -> list[Participant]:
         tiers, samples = self.budget.tiers_of(clients, self.population.tiers, round), self.population.samples
-        return [Participant(client, tier, samples[client]) for client, tier in zip(clients, tiers, strict=True)]
+        weights = self.sampler.weights(self.population, self.cohort)
+        pairs = zip(clients, tiers, strict=True)
+        return [Participant(client, tier, samples[client], weights[client]) for client, tier in pairs]
 
     def context(self, participant: Participant, batches: int, round: int) -> ClientContext:
         """The facts of a client's training in a round, given its number of batches per epoch."""

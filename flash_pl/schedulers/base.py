@@ -33,6 +33,7 @@ class SparseScheduler(Stateful):
     Attributes:
         first_stage: what clients measure before the first round, a ``FirstStage`` or None.
         voter: makes the next mask in ``on_aggregate``; by default the mask stays.
+        has_target: whether the server's mask should have the target density; False if it is all ones whatever d is.
 
     A scheduler that grows the mask again wherever it likes is a few lines:
 
@@ -49,6 +50,7 @@ class SparseScheduler(Stateful):
 
     first_stage: FirstStage | None = None
     voter: Vote = KeepMask()
+    has_target: bool = True
 
     def __init_subclass__(cls) -> None:
         """Refuse methods whose name begins like a hook's but is none: they would never be called."""

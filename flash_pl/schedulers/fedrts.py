@@ -118,8 +118,8 @@ class FedRTS(SparseScheduler):
 
 def client_share(updates: Sequence[ClientUpdate], name: str) -> Tensor:
     """sum_i p_i of the booleans that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
-    total = sum(update.samples for update in updates)
-    shares = (update.samples / total * update.extra[name].cpu().double() for update in updates)
+    total = sum(update.weight for update in updates)
+    shares = (update.weight / total * update.extra[name].cpu().double() for update in updates)
     return sum(shares, start=torch.zeros((), dtype=torch.float64))
 
 

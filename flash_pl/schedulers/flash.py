@@ -19,6 +19,8 @@ from flash_pl.sparsity import FirstMask, Layout, Move
 class Dense(SparseScheduler):
     """Plain federated training: every weight is active in every client, whatever the target density and the tiers."""
 
+    has_target = False
+
     def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
         return torch.ones(server.layout.maskable, dtype=torch.bool)
 

@@ -25,14 +25,14 @@ class FedAvg(Stateful):
     clients. A subclass that sums more reserves more entries (``accumulator_size``) and puts an ``OrderFreeSum`` there.
 
     Args:
-        by_samples: weigh clients by their number of samples n_i; False gives all clients the same weight (the FLASH
-            authors' code).
+        by_samples: weigh clients by their number of samples n_i, or as the sampler asks (``ClientSampler.weights``);
+            False gives all clients of a cohort the same weight (the FLASH authors' code).
 
     >>> import torch
     >>> from flash_pl.server import ClientUpdate
     >>> mask, densities = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
     >>> average = FedAvg()
-    >>> average.reset(server=torch.zeros(2), maskable=2, samples=[10, 30])
+    >>> average.reset(server=torch.zeros(2), maskable=2, weights=[10, 30])
     >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]), mask)
     >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]), mask)
     >>> average.mean()
@@ -44,19 +44,19 @@ class FedAvg(Stateful):
     def __init__(self, by_samples: bool = True) -> None:
         self.by_samples = by_samples
 
-    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
+    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
         """Start a round.
 
         Args:
             server: the server's arena ``[size]``.
             maskable: how many of its first weights can be masked.
-            samples: n_i of the whole cohort, over all processes.
+            weights: ``ClientUpdate.weight`` of the whole cohort, over all processes: n_i.
         """
         self.server, self.maskable = server, maskable
         device = "cpu" if server.device.type == "mps" else server.device  # Apple's GPUs have no doubles
         size = self.accumulator_size(len(server), maskable)
         self.accumulator = torch.zeros(size, dtype=torch.int64, device=device)
-        self.max_weight = max(sum(map(self.weight_of, samples)), 1.0)
+        self.max_weight = max(sum(map(self.weight_of, weights)), 1.0)
         self.total = OrderFreeSum(self.accumulator[: len(server)], self.max_weight)
         self.weight = OrderFreeSum(self.accumulator[len(server) : len(server) + 1], self.max_weight)
         self.ones = torch.ones(1)
@@ -76,7 +76,7 @@ class FedAvg(Stateful):
         Raises:
             OverflowError: a weight is not finite or not below 2^22 in magnitude; then nothing has been added.
         """
-        client_weight = self.weight_of(update.samples)
+        client_weight = self.weight_of(update.weight)
         self.total.add(weights, client_weight)
         self.weight.add(self.ones, client_weight)
 
@@ -84,9 +84,9 @@ class FedAvg(Stateful):
         """The new server arena ``[size]``, in the server's dtype."""
         return self.total.mean(self.weight.value(), like=self.server)
 
-    def weight_of(self, samples: int) -> float:
-        """A client's weight in the sum."""
-        return float(samples) if self.by_samples else 1.0
+    def weight_of(self, weight: float) -> float:
+        """The weight in the sum of an update with this ``weight``."""
+        return float(weight) if self.by_samples else 1.0
 
 
 class ZeroingMaskedAverage(FedAvg):
@@ -95,8 +95,8 @@ class ZeroingMaskedAverage(FedAvg):
     A coordinate that is in no client's mask becomes 0 (the FLASH authors' code).
     """
 
-    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
-        super().reset(server, maskable, samples)
+    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
+        super().reset(server, maskable, weights)
         start = super().accumulator_size(len(server), maskable)
         self.mask_weights = OrderFreeSum(self.accumulator[start : start + maskable], self.max_weight)
 
@@ -105,7 +105,7 @@ class ZeroingMaskedAverage(FedAvg):
 
     def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
         super().add(update, weights, offered)
-        self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.samples))
+        self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.weight))
 
     def mean(self) -> Tensor:
         new, mask_weights = super().mean(), self.mask_weights.value()
@@ -125,14 +125,14 @@ class MaskedAverage(ZeroingMaskedAverage):
     >>> offered = torch.tensor([True, True, False])
     >>> mask, densities = torch.tensor([True, False, False]), torch.ones(1, dtype=torch.float64)
     >>> average = MaskedAverage()
-    >>> average.reset(server=torch.tensor([1.0, 2.0, 3.0]), maskable=3, samples=[10])
+    >>> average.reset(server=torch.tensor([1.0, 2.0, 3.0]), maskable=3, weights=[10])
     >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.5, 0.0, 0.0]), offered)
     >>> average.mean()
     tensor([1.5000, 0.0000, 3.0000])
     """
 
-    def reset(self, server: Tensor, maskable: int, samples: Sequence[int]) -> None:
-        super().reset(server, maskable, samples)
+    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
+        super().reset(server, maskable, weights)
         self.seen_by = self.accumulator[super().accumulator_size(len(server), maskable) :]  # number of clients
 
     def accumulator_size(self, size: int, maskable: int) -> int:

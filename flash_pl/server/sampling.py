@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import generator
+from flash_pl.sparsity import water_fill
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class ClientSampler(Stateful, ABC):
             ConfigError: it cannot; the key is one of its own init args, or ``cohort``.
         """
 
+    def weights(self, population: Population, cohort: int) -> Sequence[float]:
+        """The weight of every client of the population in averages and votes by samples.
+
+        The weighted mean of a cohort estimates the mean over all samples if the weight is, up to a factor, n_i over the
+        probability of being drawn. By default n_i: all clients are equally likely.
+        """
+        return population.samples
+
     @abstractmethod
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
         """``cohort`` clients for ``round``, a pure function of the arguments."""
@@ -60,7 +70,31 @@ class UniformSampler(ClientSampler):
 
 
 class SampleWeightedSampler(ClientSampler):
-    """Draws clients in proportion to their numbers of samples n_i, without replacement."""
+    """Draws clients with a probability in proportion to their numbers of samples n_i, without replacement.
+
+    A client is in the cohort with probability min(1, c n_i), exactly, where c makes the sum of all probabilities the
+    size of the cohort. Averages by samples give the clients of a cohort equal weights, so that sizes do not count
+    twice. (A client that is drawn every time weighs c n_i times as much as the others.)
+
+    Source: systematic sampling in random order, Hartley and Rao, Annals of Mathematical Statistics, 1962.
+
+    >>> sampler, population = SampleWeightedSampler(), Population(samples=(10, 10, 20, 60))
+    >>> sampler.chances(population, cohort=2).tolist()
+    [0.25, 0.25, 0.5, 1.0]
+    >>> sampler.weights(population, cohort=2)
+    [1.0, 1.0, 1.0, 1.5]
+    """
+
+    def chances(self, population: Population, cohort: int) -> Tensor:
+        """The probability of each client of being in a cohort, float64 ``[clients]``."""
+        samples = torch.tensor(population.samples, dtype=torch.float64)
+        return water_fill(samples / samples.max(), torch.ones(len(samples)), cohort / len(samples))
+
+    def weights(self, population: Population, cohort: int) -> Sequence[float]:
+        """See ``ClientSampler``: n_i over the chance of client i, in units of the smallest such ratio."""
+        samples = torch.tensor(population.samples, dtype=torch.float64)
+        ratios = (samples / self.chances(population, cohort)).nan_to_num(0.0)
+        return (ratios / ratios[samples > 0].min()).tolist()
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
         """See ``ClientSampler``: enough clients must have samples, since the others are never drawn."""
@@ -69,8 +103,13 @@ class SampleWeightedSampler(ClientSampler):
             raise ConfigError("cohort", f"{cohort} is more than the {eligible} clients that have samples")
 
     def __call__(self, population: Population, cohort: int, seed: int, round: int) -> list[int]:
-        weights = torch.tensor(population.samples, dtype=torch.float64)
-        return torch.multinomial(weights, cohort, generator=generator(seed, "cohort", round)).tolist()
+        draws = generator(seed, "cohort", round)
+        order = torch.randperm(population.clients, generator=draws)
+        # The chances lie end to end on a line, and the points u, u + 1, u + 2, ... each choose a client. No chance is
+        # above 1, so no client is chosen twice.
+        ends = self.chances(population, cohort)[order].cumsum(0)
+        points = torch.rand((), generator=draws).double() + torch.arange(cohort)
+        return order[torch.searchsorted(ends, points, right=True).clamp(max=len(order) - 1)].tolist()
 
 
 class RoundRobinSampler(ClientSampler):

@@ -28,6 +28,7 @@ class ClientUpdate:
         costs: bytes of the round with this client, by column of the metrics.
         seconds: simulated seconds from the start of the round until the update arrives.
         late: the update arrives after the deadline of the round and is not aggregated.
+        weight: of the update in averages and votes by samples (``ClientSampler.weights``); by default ``samples``.
     """
 
     client: int
@@ -42,6 +43,11 @@ class ClientUpdate:
     costs: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     late: bool = False
+    weight: float = None  # type: ignore[assignment]  # samples, see __post_init__
+
+    def __post_init__(self) -> None:
+        if self.weight is None:
+            object.__setattr__(self, "weight", self.samples)
 
     def to(self, device: torch.device) -> "ClientUpdate":
         """The same update with its mask and extra tensors on ``device``."""

@@ -132,11 +132,14 @@ def magnitude(server: ServerState) -> Tensor:
 
 
 def vote_share(updates: Sequence[ClientUpdate]) -> Tensor:
-    """sum_i n_i M_i / sum_i n_i for each weight, ``[maskable]``: equal numbers of samples give equal floats."""
+    """sum_i w_i M_i / sum_i w_i for each weight, ``[maskable]``; w_i is n_i, unless the sampler sets other weights.
+
+    Equal numbers of samples give equal floats.
+    """
     votes = torch.zeros_like(updates[0].mask, dtype=torch.float32)
     for update in updates:
-        votes.add_(update.mask, alpha=update.samples)  # integers, exact up to 2^24 samples
-    return votes / sum(update.samples for update in updates)
+        votes.add_(update.mask, alpha=update.weight)  # numbers of samples are exact up to 2^24
+    return votes / sum(update.weight for update in updates)
 
 
 class LayerBudget(Protocol):

@@ -14,6 +14,7 @@ from flash_pl.compare import Run
 from flash_pl.config import build_data, build_module, build_trainer, compose, experiment
 from flash_pl.config.run_dir import as_argument
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.yaml12 import dump
 
 SINGLE = "run"  # the name of the only run where no key varies
 LONGEST = 120  # characters of a name
@@ -155,7 +156,8 @@ def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice]
         folder: the folder of all run directories.
 
     Raises:
-        ConfigError: a key that is given twice or reserved, or a combination that is not a valid config.
+        ConfigError: a key that is given twice or reserved, a combination that is not a valid config, or two equal
+            ones, as with ``density=0.1,0.10``.
     """
     keys = [choice.key for choice in choices]
     for choice in choices:
@@ -173,7 +175,27 @@ def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice]
         name = job_name({choice.key: values[choice.key] for choice in choices if choice.varies})
         with _naming(name):
             jobs.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
+    _refuse_equal(jobs, [choice for choice in order if choice.varies])
     return jobs
+
+
+def _refuse_equal(jobs: Sequence[Job], varied: Sequence[Choice]) -> None:
+    """Check that no two jobs have the same config; the error names the first key in whose text they differ."""
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(dump(_without_names(job.config), flow=True), job)
+        if other is not job:
+            here, there = (dict(argument.split("=", 1) for argument in one.arguments[1:]) for one in (other, job))
+            key = next(choice.key for choice in varied if here[choice.key] != there[choice.key])
+            problem = f"{here[key]} and {there[key]} are the same value, so two runs would be equal"
+            raise ConfigError(key, problem, "give it once")
+
+
+def _without_names(node: Any) -> Any:
+    """A config without the names of fragments: a class with the same init args is the same component."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: _without_names(item) for key, item in node.items() if key != "name" or "class_path" not in node}
 
 
 def job_name(values: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
+from flash_pl.config import RunDir, compose, read_config
 
 TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=8", "clients=3", "cohort=2", "batch_size=8", "density=0.2"]
@@ -42,6 +43,12 @@ def test_a_plain_command_takes_the_next_number_also_beside_a_broken_run(tmp_path
     assert fit() == 0 and fit() == 0
     assert files(tmp_path / NAME) == before
     assert (tmp_path / f"{NAME}-2" / "result.json").exists() and (tmp_path / f"{NAME}-3" / "result.json").exists()
+
+
+def test_dense_training_has_no_target_in_its_name():
+    for name, end in {"dense": "dense-d1-s1", "pdst": "pdst-d0.2-s1"}.items():
+        config = compose(read_config(name), TINY)
+        assert str(RunDir(config).path) == f"runs/synthetic-{end}"
 
 
 def test_last_goes_on_with_the_newest_of_the_numbered_runs(tmp_path):

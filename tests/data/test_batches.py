@@ -30,6 +30,8 @@ def test_shapes_that_do_not_fit_are_refused(split: tuple[Tensor, Tensor]) -> Non
     [
         ("images", "int64", (torch.zeros(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), None)),
         ("labels", "float32", (torch.zeros(1, 1, 2, 2), torch.zeros(1), None)),
+        ("images", "null", (None, torch.zeros(1, dtype=torch.int64), None)),
+        ("labels", "null", (torch.zeros(1, 1, 2, 2), None, None)),
         ("owners", r"\[1\]", (torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64), [1])),
     ],
 )

@@ -10,6 +10,7 @@ from flash_pl import FederatedTrainer
 from flash_pl.data import (
     IID,
     Batches,
+    CropFlip,
     Digits,
     FederatedData,
     FederatedDataModule,
@@ -67,6 +68,21 @@ def test_pixels_are_normalized_as_torchvision_does() -> None:
     (images, labels), *rest = data.val_dataloader()
     assert not rest and torch.equal(labels, torch.arange(24, 30) % 3)
     torch.testing.assert_close(images, reference(data.load()[1].images))
+
+
+def test_training_images_are_padded_then_normalized_as_in_torchvisions_recipes() -> None:
+    data = ThreeClasses(clients=1, partition=IID(), augment=CropFlip(padding=2, flip=False))
+    ready(data)
+    raw = data.load()[0].images
+    padded = v2.Compose([v2.Pad(2), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.25, 0.5], [0.5, 2.0])])(
+        raw
+    )  # the value of black is -0.5 and -0.25
+    crops = torch.stack([padded[..., top : top + 4, left : left + 4] for top in range(5) for left in range(5)])
+    for images, _ in data.client_batches(0).shuffled(torch.Generator().manual_seed(0)):
+        distances = (crops.flatten(0, 1)[None] - images[:, None]).abs().amax(dim=(2, 3, 4))
+        assert distances.amin(dim=1).max() < 1e-6
+    plain = torch.cat([images for images, _ in data.client_batches(0)])  # in order and without augmentation
+    torch.testing.assert_close(plain.sort(dim=0).values, data.normalize(raw).sort(dim=0).values)
 
 
 def test_all_clients_together_have_the_training_set() -> None:
@@ -163,6 +179,14 @@ def test_the_server_and_the_clients_are_evaluated_on_validation_samples() -> Non
     known = {image.numpy().tobytes() for image in trained}
     fresh = [image.numpy().tobytes() not in known for image in validation.images]
     assert sum(fresh) > 0.99 * len(fresh)  # a few images occur twice in the data set
+
+
+def test_setup_fails_alike_every_time() -> None:
+    data = ThreeClasses(clients=12, partition=IID(), validation=0.1)  # of two samples each
+    for _ in range(2):
+        with pytest.raises(ConfigError) as error:
+            data.setup()
+        assert error.value.key == "validation"
 
 
 def test_the_seed_decides_the_validation_split() -> None:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from flash_pl.data import FEMNIST
+from flash_pl.errors import DataNotFoundError
 
 
 def test_femnist_writers_are_clients(tmp_path: Path) -> None:
@@ -24,3 +26,12 @@ def test_femnist_writers_are_clients(tmp_path: Path) -> None:
     assert data.clients == 2 and sorted(data.client_sizes) == [1, 2]
     pixels_seen = data.val_dataloader().images * 255
     torch.testing.assert_close(pixels_seen[2].flatten(), torch.from_numpy(pixels[0]).float())
+
+
+def test_a_writer_in_two_files_is_refused(tmp_path: Path) -> None:
+    content = {"users": ["a"], "num_samples": [1], "user_data": {"a": {"x": [[0.0] * 784], "y": [1]}}}
+    for name in ("train/keep_0.json", "train/keep_64.json", "test/keep_0.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(DataNotFoundError, match=r"writer a .* keep_64\.json"):
+        FEMNIST(root=tmp_path, clients=None).setup()

@@ -1,6 +1,7 @@
 """Partitions, the validation split and the test split divide all samples without overlap."""
 
 import time
+import zlib
 
 import pytest
 import torch
@@ -68,6 +69,59 @@ def test_alpha_sets_the_skew() -> None:
         # Averaged over clients, since the last client of a balanced draw gets the samples that are left.
         assert iid.max(dim=1).values.mean() < 0.2
         assert skewed.max(dim=1).values.mean() > 0.5
+
+
+ALPHAS = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 1e3]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_class_mixes_are_concentrated_as_dirichlet_draws(alpha: float) -> None:
+    # The first client takes few samples of every class, so no class runs out.
+    labels, k, size = torch.arange(4000) % 5, 5, 80
+    squares = []
+    for seed in range(150):
+        mix = mixes(Dirichlet(alpha)(labels, 50, generator(seed, "partition"))[:1], labels)[0].double()
+        squares.append((mix.square().sum() * size - 1) / (size - 1))  # unbiased for sum p^2 of a multinomial draw
+    # The standard deviation of the mean of 150 values in [0, 1] is at most 0.041.
+    assert torch.stack(squares).mean().item() == pytest.approx((alpha + 1) / (k * alpha + 1), abs=0.1)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_classes_are_divided_as_dirichlet_draws(alpha: float) -> None:
+    # Of 40 classes each of 3 clients gets one, so no partition is drawn again.
+    labels, k = torch.arange(40 * 60) % 40, 3
+    squares = []
+    for seed in range(10):
+        parts = UnbalancedDirichlet(alpha)(labels, k, generator(seed, "partition"))
+        shares = torch.stack([labels[part].bincount(minlength=40) for part in parts]) / 60
+        squares.append(shares.square().sum(dim=0))
+    assert torch.cat(squares).mean().item() == pytest.approx((alpha + 1) / (k * alpha + 1), abs=0.06)
+
+
+def test_small_alphas_give_clients_few_classes_to_the_end() -> None:
+    # When the class of a client runs out, the next one of its mix follows, not a sample of all that are left.
+    labels = torch.arange(5000) % 10
+    for alpha in (1e-4, 1e-6, 1e-20, 5e-324):
+        parts = Dirichlet(alpha)(labels, 100, generator(1, "partition"))
+        assert sum(len(labels[part].unique()) for part in parts) < 125
+
+
+def test_very_large_alphas_are_even() -> None:
+    labels = torch.arange(3000) % 3
+    for alpha in (1e12, 1e308, 1.7e308):
+        parts = UnbalancedDirichlet(alpha)(labels, 4, generator(1, "partition"))
+        assert {len(part) for part in parts} == {750}
+
+
+@pytest.mark.parametrize("kind", [Dirichlet, UnbalancedDirichlet])
+def test_partitions_of_published_runs_stay(kind: type[Dirichlet]) -> None:
+    checksums = {
+        Dirichlet: (535740196, 2297066460, 2577798485),
+        UnbalancedDirichlet: (3912551308, 1189832868, 2793981685),
+    }
+    for alpha, checksum in zip((0.1, 1.0, 1000.0), checksums[kind], strict=True):
+        parts = kind(alpha)(torch.arange(1000) % 10, 10, torch.Generator().manual_seed(1))
+        assert zlib.crc32(torch.cat(parts).numpy().tobytes()) == checksum
 
 
 def test_a_client_of_two_shards_sees_two_classes() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from itertools import combinations, product, starmap
 from pathlib import Path
 from statistics import fmean
@@ -17,8 +18,10 @@ import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import Callback, History
 from flash_pl.loops import Participant, server_model
+from flash_pl.loops.round_metrics import logged_means
 from flash_pl.schedulers import Sensitivity
-from flash_pl.server import ClientUpdate
+from flash_pl.server import ClientUpdate, SampleWeightedSampler, UniformSampler
+from flash_pl.server.votes import vote_share
 from flash_pl.sparsity import AsDrawn, FirstMask, SparsityBudget, Tier, VariancePreserving, mismatch
 
 
@@ -37,7 +40,7 @@ def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batches = tiny_data.client_batches(client)
         for images, labels in batches.shuffled(
-            loop.plan.context(Participant(client, 0, 20), len(batches), 0).generator("batches")
+            loop.plan.context(Participant(client, 0, 20, 20), len(batches), 0).generator("batches")
         ):
             loss = nn.functional.cross_entropy(model.net(images), labels)
             optimizer.zero_grad()
@@ -48,6 +51,31 @@ def test_one_dense_round_is_federated_averaging_by_hand(unaware, tiny_data):
     loop.run()
     for slot in loop.server.layout.slots:
         torch.testing.assert_close(slot.view(loop.server.weights), expected[slot.name].float(), rtol=1e-4, atol=1e-6)
+
+
+def test_updates_weigh_as_the_sampler_asks(unaware, tiny_data):
+    seen = []
+
+    class Watch(Callback):
+        def on_client_end(self, loop, update):
+            seen.append((update.samples, update.weight))
+
+    for sampler in (UniformSampler(), SampleWeightedSampler()):
+        trainer = FederatedTrainer(
+            PDST(), density=0.5, rounds=1, cohort=2, sampler=sampler, callbacks=[Watch()], accelerator="cpu"
+        )
+        trainer.fit(unaware(), tiny_data)
+    assert all(weight == samples for samples, weight in seen[:2])
+    assert [weight for _, weight in seen[2:]] == pytest.approx([1.0, 1.0])
+    weighed = [replace(update(20, True), metrics={"a": 1.0}), replace(update(60, False), metrics={"a": 2.0})]
+    assert logged_means(weighed) == {"a": 1.75} and vote_share(weighed).tolist() == [0.25]
+    equal = [replace(one, weight=1.0) for one in weighed]
+    assert logged_means(equal) == {"a": 1.5} and vote_share(equal).tolist() == [0.5]
+
+
+def update(samples, active):
+    densities = torch.ones(1, dtype=torch.float64)
+    return ClientUpdate(0, samples, torch.tensor([active]), densities, densities)
 
 
 def test_batch_norm_statistics_are_averaged(unaware, tiny_data):

@@ -43,7 +43,7 @@ def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
     loop = trainer.loop(module, data)
     loop.server.mask = scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
     batches = Batches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
-    context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
+    context = loop.plan.context(Participant(0, 0, batches.samples, batches.samples), len(batches), 0)
     loop.client.receive(loop.server.weights, loop.server.mask)
     with Waits() as found:
         loop.local.run(loop.client, scheduler, batches, context)
