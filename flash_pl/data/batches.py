@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.checks import check_integers, check_types
+from flash_pl.checks import check_booleans, check_integers, check_types
 from flash_pl.errors import ConfigError
 
 
@@ -76,13 +76,14 @@ Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 class Batches:
     """The mini-batches of one client, or of a test set. The last batch may be smaller.
 
-    Iterate over ``Batches`` to get all samples in order, without augmentation; call ``shuffled`` for a training epoch.
+    Iterate over ``Batches`` to get the samples in order, without augmentation; call ``shuffled`` for a training epoch.
 
     Args:
         images: normalized, floating point ``[n, C, H, W]``, on any device.
         labels: int64 ``[n]``, on the same device.
         batch_size: samples per batch.
         augment: a function (images ``[B, C, H, W]``, generator) -> images; only ``shuffled`` applies it.
+        drop_last: leave out a smaller last batch, unless it is the only one.
 
     >>> batches = Batches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
     >>> [labels.tolist() for images, labels in batches]
@@ -92,27 +93,44 @@ class Batches:
     [0, 1, 2, 3, 4]
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+    ) -> None:
         check_integers(batch_size=batch_size)
+        check_booleans(drop_last=drop_last)
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
+        self.drop_last = drop_last
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
-        return -(-self.samples // self.batch_size)
+        return -(-self.epoch_samples // self.batch_size)
 
     @property
     def samples(self) -> int:
         """Number of samples n."""
         return len(self.images)
 
+    @property
+    def epoch_samples(self) -> int:
+        """Number of samples in an epoch, fewer than n with ``drop_last``."""
+        if not self.drop_last or self.samples < self.batch_size:
+            return self.samples
+        return self.samples // self.batch_size * self.batch_size
+
     def __iter__(self) -> Iterator[Batch]:
-        """All batches in the order of the samples, without augmentation."""
-        return zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        """The batches in the order of the samples, without augmentation."""
+        images, labels = self.images[: self.epoch_samples], self.labels[: self.epoch_samples]
+        return zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""
         order = torch.randperm(self.samples, generator=generator).to(self.images.device)
-        for index in order.split(self.batch_size):
+        for index in order[: self.epoch_samples].split(self.batch_size):
             images = self.images.index_select(0, index)
             if self.augment is not None:
                 images = self.augment(images, generator)
