@@ -38,8 +38,10 @@ def federate(cls: type[Module]) -> type[Module]:
 @cache
 def _client_class(cls: Any) -> type["ClientModule"]:
     bases = () if cls is L.LightningModule else (cls,)
-    attributes = {"__module__": cls.__module__, "_user_class": cls}
-    return type(f"Client{cls.__name__}", (ClientModule, *bases, TrainerSubstitute), attributes)
+    # It has the name of the user's class, which messages and ``print`` show.
+    attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    attributes |= {"_user_class": cls}
+    return type(cls.__name__, (ClientModule, *bases, TrainerSubstitute), attributes)
 
 
 class ClientModule(L.LightningModule):
@@ -165,26 +167,24 @@ class TrainerSubstitute(L.LightningModule):
             clip(parameters, gradient_clip_val)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as in Lightning; in a federated run the client's meter averages the values, weighted by batch size.
+        """Log as in Lightning; in a federated run the client's meter reduces the values.
 
         Raises:
-            ModuleError: ``reduce_fx`` is not the mean.
+            ModuleError: see ``Meter.log``.
         """
         client = self._federated_client
         if client is None:
             super().log(name, value, *args, **kwargs)
-            return
-        if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            raise ModuleError(f"log({name!r}): a federated run can reduce by mean only, not by {kwargs['reduce_fx']!r}")
-        client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
+        else:
+            client.meter.log(client.batch, name, value, *args, **kwargs)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """Log every entry by ``log``."""
-        if self._federated_client is None:
+        client = self._federated_client
+        if client is None:
             super().log_dict(dictionary, *args, **kwargs)
-            return
-        for name, value in dictionary.items():
-            self.log(name, value, *args, **kwargs)
+        else:
+            client.meter.log_dict(self.log, dictionary, *args, **kwargs)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizer; in a federated run that of the current client."""

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -58,16 +57,6 @@ class ClientContext:
     def generator(self, purpose: str) -> torch.Generator:
         """Return the random generator of (seed, purpose, round, client)."""
         return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
-
-
-def samples_in(batch: Any) -> int:
-    """Return the number of samples of a batch: the first dimension of its tensors.
-
-    >>> samples_in((torch.zeros(8, 3), torch.zeros(8)))
-    8
-    """
-    first = batch[0] if type(batch) is tuple else None
-    return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
 
 
 class GradientHook(Protocol):
@@ -124,7 +113,6 @@ class ClientState:
         self.weights = self.arena[: layout.maskable]
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
         self.backend = Backend()
-        self.meter = Meter()
         self.local_buffers = LocalBuffers(module, layout)
         self.step = self.epoch = self.dense_steps = 0
         parameters = dict(module.named_parameters())
@@ -136,6 +124,7 @@ class ClientState:
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
+        self.meter = Meter(self._metrics)
 
     # One client after the other
 
@@ -195,11 +184,6 @@ class ClientState:
                 replaced.append(slot.name)
         if replaced:
             raise ModuleError(f"{replaced[0]} was replaced by another tensor; change it in place, as with copy_()")
-
-    @property
-    def batch_samples(self) -> int:
-        """Number of samples of the current batch; 1 between batches."""
-        return 1 if self.batch is None else samples_in(self.batch)
 
     # Weights and mask
 

@@ -95,6 +95,8 @@ class LocalLoop:
             densities=client.densities,
             trained_densities=trained_densities,
             metrics=client.meter.compute(),
+            reductions=client.meter.reductions,
+            epoch_samples=getattr(batches, "epoch_samples", None),
             dense_gradients=client.dense_steps / max(1, client.step),
             extra={name: tensor.clone() for name, tensor in extra.items()},  # they may be views of the weights
         )
