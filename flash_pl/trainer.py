@@ -167,7 +167,9 @@ class FederatedTrainer:
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
         """Train; return the finished loop with the server's weights, mask and last metrics.
 
-        A module that is not a ``ClientModule`` becomes one. Afterward its weights are the server's, masked to d.
+        A module that is not a ``ClientModule`` becomes one. Afterward its weights are the server's, masked to d, also
+        if the run ended early; its tensors have memory of their own, as before. Its mask stays: a stock Trainer that
+        trains it further leaves pruned weights at 0.
 
         Args:
             module: its ``training_step`` trains every client.
@@ -180,11 +182,12 @@ class FederatedTrainer:
             ModuleError: the module cannot be federated.
             RunError: the run ended early: a client or the scheduler failed, a signal, another process, a full disk.
         """
-        loop = self.loop(module, data)
-        state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
-        if state is not None:
-            self.resume(loop, state)
-        self.run(loop)
+        with detached_at_end(module):
+            loop = self.loop(module, data)
+            state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
+            if state is not None:
+                self.resume(loop, state)
+            self.run(loop)
         return loop
 
     def validate(
@@ -195,22 +198,26 @@ class FederatedTrainer:
         Raises:
             ConfigError: as in ``fit``, and if "last" finds no checkpoint, or one from before the first mask.
         """
+        with detached_at_end(module):
+            return self._validate(module, data, ckpt_path)
+
+    def _validate(
+        self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None
+    ) -> dict[str, float]:
         loop = self.loop(module, data)
-        with (
-            preserve_global_rng(self.fabric.device),
-            detached_at_end(loop.client),
-            unsynchronized_metrics(module),
-            loop.client.backend,
-        ):
+        with preserve_global_rng(self.fabric.device), unsynchronized_metrics(module), loop.client.backend:
             if ckpt_path is None:
-                return loop.evaluator.loop.run(loop.client, loop.client.arena.clone(), data.val_dataloader())
+                weights = loop.client.arena.clone()
+                return loop.evaluator.loop.run(loop.client, weights, data.val_dataloader())
             state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is None:
                 raise ConfigError("ckpt_path", f"no checkpoint for '{ckpt_path}'", "give a run that has saved one")
             self.resume(loop, state)
             if not loop.has_mask:
                 raise ConfigError("ckpt_path", f"{ckpt_path} was saved before stage 1 made the first mask")
-            return loop.evaluator.server_metrics(loop.tier_masks, loop.round)
+            metrics = loop.evaluator.server_metrics(loop.tier_masks, loop.round)
+            loop.client.receive(loop.server.masked(), loop.server.mask)
+            return metrics
 
     def loop(self, module: L.LightningModule, data: FederatedData) -> FederatedLoop:
         """The federated loop, ready to run; every setting that ``fit`` refuses is refused here."""
@@ -267,18 +274,22 @@ class FederatedTrainer:
 
     def run(self, loop: FederatedLoop) -> None:
         """Run a ``loop`` that ``self.loop`` made, as ``fit`` does."""
+        loop.client.attach_()
         with (
             loop.ranks.sharing_errors(),
             finalizing(self.fabric.loggers),
             loop.workers.stop,
             preserve_global_rng(self.fabric.device),
-            detached_at_end(loop.client),
+            detached_at_end(loop.client.module),
             unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
             self._tell_coverage(loop.client)
-            loop.run()
-            loop.client.receive(loop.server.masked(), loop.server.mask)
+            try:
+                loop.run()
+            finally:
+                if loop.consistent:
+                    loop.client.receive(loop.server.masked(), loop.server.mask)
 
     def launch(self) -> Ranks:
         """Start the other processes, if there are any, and wait until all have met. A second call does nothing.

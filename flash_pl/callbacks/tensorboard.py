@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class TensorBoard(Callback):
     - the config and the number of maskable weights as text;
     - at the end the settings with the final metrics in the tab "HParams".
 
+    A resumed run replaces what an earlier process wrote about later rounds, so that every step appears once.
+
     Args:
         config: the resolved config.
         consensus: the callback whose table the figures show; None draws no figures.
@@ -51,22 +54,50 @@ class TensorBoard(Callback):
         self, config: Mapping[str, Any] | None = None, consensus: ConsensusCSV | None = None, monitor: str = "val_acc"
     ) -> None:
         self.config, self.consensus, self.monitor = config or {}, consensus, monitor
+        self._by_cost: dict[str, list[tuple[int, float]]] = {}  # accuracies against costs: (step, value) by tag
+
+    def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        self._by_cost = {tag: list(points) for tag, points in state.get("accuracy_by_cost", {}).items()}
+
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        state["accuracy_by_cost"] = {tag: list(points) for tag, points in self._by_cost.items()}
 
     def on_run_start(self, loop: FederatedLoop) -> None:
+        first = loop.round + 1 if loop.round else 0  # the first step that this run writes
+        if not loop.round:
+            self._by_cost = {}
         for writer in _writers(loop):
-            tiers = [tier.density for tier in loop.plan.budget.tiers]
-            writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
-            writer.add_text("weights", coverage(loop.client))
+            continued = _has_earlier_files(writer)
+            if continued or first:
+                self._replace_from(writer, first)
+            if not (continued and first):
+                tiers = [tier.density for tier in loop.plan.budget.tiers]
+                writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
+            writer.add_text("weights", coverage(loop.client), first)
             if self.config:
-                writer.add_text("config", f"```yaml\n{dump(dict(self.config))}```")
+                writer.add_text("config", f"```yaml\n{dump(dict(self.config))}```", first)
+
+    def _replace_from(self, writer: SummaryWriter, first: int) -> None:
+        """Make readers forget the steps from ``first`` on that earlier files hold.
+
+        The steps of accuracies against costs are no rounds: those of the rounds before are written anew.
+        """
+        writer.close()
+        writer.purge_step = first  # the next value opens a new file that begins with it
+        for tag, points in self._by_cost.items():
+            for step, value in points:
+                if step >= first:
+                    writer.add_scalar(tag, value, step)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         evaluated = {*loop.evaluated, self.monitor}
         scalars = {f"{group(name, evaluated)}/{name}": value for name, value in row.items() if name != "round"}
         scalars |= {f"layer_{name}": value for name, value in layer_metrics(loop).items()}
         loop.fabric.log_dict(scalars, step=loop.round)
+        points = self._accuracy_by_cost(row)
         for writer in _writers(loop):
-            self._add_accuracy_by_cost(writer, row)
+            for tag, (step, value) in points.items():
+                writer.add_scalar(tag, value, step)
             if loop.round % max(1, loop.plan.rounds // FIGURES) == 0 or loop.done:
                 self._add_figures(writer, loop)
 
@@ -81,12 +112,17 @@ class TensorBoard(Callback):
         for logger in _tensorboard_loggers(loop):
             logger.log_hyperparams(hyperparameters(self.config), metrics, step=loop.round)
 
-    def _add_accuracy_by_cost(self, writer: SummaryWriter, row: Mapping[str, float]) -> None:
+    def _accuracy_by_cost(self, row: Mapping[str, float]) -> dict[str, tuple[int, float]]:
+        """The new points of accuracy against costs, if the costs have grown."""
         costs = {"kB_up": row.get("bytes_up_total", 0) / 1e3, "fleet_ms": 1e3 * row.get("fleet_seconds_total", 0)}
+        new: dict[str, tuple[int, float]] = {}
         for cost, value in costs.items():
             for name in (self.monitor, f"{self.monitor}_union"):
-                if value and name in row:
-                    writer.add_scalar(f"accuracy_by_{cost}/{name}", row[name], round(value))
+                points, step = self._by_cost.setdefault(f"accuracy_by_{cost}/{name}", []), round(value)
+                if name in row and step > (points[-1][0] if points else 0):
+                    points.append((step, row[name]))
+                    new[f"accuracy_by_{cost}/{name}"] = points[-1]
+        return new
 
     def _add_figures(self, writer: SummaryWriter, loop: FederatedLoop) -> None:
         if self.consensus is not None and self.consensus.table.rows:
@@ -102,6 +138,12 @@ def _tensorboard_loggers(loop: FederatedLoop) -> list[TensorBoardLogger]:
 def _writers(loop: FederatedLoop) -> list[SummaryWriter]:
     """The writers of the TensorBoard loggers on rank 0, none on other ranks."""
     return [logger.experiment for logger in _tensorboard_loggers(loop)] if loop.ranks.rank == 0 else []
+
+
+def _has_earlier_files(writer: SummaryWriter) -> bool:
+    """Whether the writer's folder has event files besides the one that is open."""
+    files = list(Path(writer.log_dir).glob("events.out.tfevents.*"))
+    return len(files) > (writer.file_writer is not None)
 
 
 # The group of a metric by a word in its name; the first word that occurs decides.

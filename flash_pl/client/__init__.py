@@ -2,10 +2,10 @@
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.binding import BACKENDS, Binding, choose_backend, coverage, detached_at_end
-from flash_pl.client.logging import Meter, unsynchronized_metrics
+from flash_pl.client.logging import Meter, reduce_clients, samples_in, unsynchronized_metrics
 from flash_pl.client.module import Classifier, ClientModule, federate, layer_labels
 from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
-from flash_pl.client.state import ClientContext, ClientState, samples_in
+from flash_pl.client.state import ClientContext, ClientState
 
 __all__ = [
     "BACKENDS",
@@ -25,6 +25,7 @@ __all__ = [
     "detached_at_end",
     "federate",
     "layer_labels",
+    "reduce_clients",
     "samples_in",
     "unsynchronized_metrics",
 ]

@@ -21,11 +21,13 @@ class Backend:
 
     Attributes:
         dense: True while the gradients of pruned weights are needed, so that torch must compute the layers.
+        training_backward: True in the backward pass of a training step, whose gradients of pruned weights become 0.
+            Other backward passes are the user's own and get all gradients.
         sgd: takes the optimizer's steps for the layers that sparse kernels compute.
     """
 
     def __init__(self) -> None:
-        self.dense = False
+        self.dense = self.training_backward = False
         self.sgd = PlainSGD([])
 
     def __enter__(self) -> "Backend":
@@ -45,7 +47,8 @@ class Backend:
 class PlainSGD:
     """Takes the steps of plain SGD from the gradients of active weights alone, without dense gradient tensors.
 
-    The new weights equal the optimizer's up to rounding.
+    The new weights equal the optimizer's up to rounding. Whoever reads ``weight.grad`` finds the gradient there: it
+    then moves out of its sink, and the optimizer steps with it.
 
     Args:
         weights: of the layers that the sparse kernels may compute.
@@ -55,6 +58,8 @@ class PlainSGD:
         self._sinks = {weight: Sink() for weight in weights}
         self._optimizer: Optimizer | None = None
         self._taken: dict[Tensor, Sink] = {}
+        self._stepping = False
+        self._revealing = _revealing_parameter(self)
 
     def take_over(self, optimizer: Optimizer) -> None:
         """Take the optimizer's steps from now on, if they are w <- w - lr (g + weight_decay w).
@@ -66,16 +71,18 @@ class PlainSGD:
         groups = optimizer.param_groups
         if type(optimizer) is not torch.optim.SGD or any(group["momentum"] or group["maximize"] for group in groups):
             return
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-            return
-        if any(weight._backward_hooks or weight._post_accumulate_grad_hooks for weight in self._sinks):
+        if _has_step_hooks(optimizer) or any(map(has_gradient_hooks, self._sinks)):
             return
         self._optimizer = optimizer
         trained = [weight for group in groups for weight in group["params"] if weight in self._sinks]
-        self._taken = {weight: self._sinks[weight] for weight in trained}
+        self._taken = {weight: self._sinks[weight] for weight in trained if type(weight) is nn.Parameter}
+        for weight in self._taken:
+            weight.__class__ = self._revealing
 
     def release(self) -> None:
         """Leave the steps to the optimizer, and drop gradients that were not applied."""
+        for weight in self._taken:
+            weight.__class__ = nn.Parameter
         self._optimizer, self._taken = None, {}
         for sink in self._sinks.values():
             sink.clear()
@@ -90,17 +97,91 @@ class PlainSGD:
             sink.clear()
 
     @torch.no_grad()
-    def step_(self) -> None:
-        """Step the weights whose gradients have arrived, after the optimizer's own step and at its learning rates.
+    def reveal(self, weight: Tensor) -> None:
+        """Move the gradient of ``weight`` to where autograd keeps it, unless the optimizer asks, in ``stepping``."""
+        sink = self._taken.get(weight)
+        if self._stepping or sink is None or sink.gradient is None:
+            return
+        gradient = torch.zeros_like(weight)
+        sink.add_to_(gradient)
+        sink.clear()
+        own = own_grad(weight)
+        set_own_grad(weight, gradient if own is None else own.add_(gradient))
+
+    def drop(self, weight: Tensor) -> None:
+        """Drop the gradient of ``weight``; somebody sets another one."""
+        if (sink := self._taken.get(weight)) is not None:
+            sink.clear()
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around the optimizer's step: afterward step the weights whose gradients have arrived, at its learning rates.
 
         A weight may also have a gradient from autograd, for example from a penalty on the weight itself. The optimizer
         has then stepped with that gradient, weight decay included.
         """
-        for group in self._optimizer.param_groups if self._optimizer else ():
+        if self._optimizer is None:
+            yield
+            return
+        if _has_step_hooks(self._optimizer):  # registered after take_over
+            for weight in self._taken:
+                self.reveal(weight)
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
+        for group in self._optimizer.param_groups:
             for weight in group["params"]:
                 if weight in self._taken:
-                    decay = float(group["weight_decay"]) if weight.grad is None else 0.0
-                    self._taken[weight].step_(weight, float(group["lr"]), decay)
+                    decay = float(group["weight_decay"]) if own_grad(weight) is None else 0.0
+                    with torch.no_grad():
+                        self._taken[weight].step_(weight, float(group["lr"]), decay)
+
+
+_GRAD: Any = torch.Tensor.grad
+
+
+def own_grad(weight: Tensor) -> Tensor | None:
+    """Return the gradient that autograd keeps for ``weight``, without one that is still in a sink."""
+    gradient: Tensor | None = _GRAD.__get__(weight)
+    return gradient
+
+
+def set_own_grad(weight: Tensor, gradient: Tensor | None) -> None:
+    """Set the gradient that autograd keeps for ``weight``."""
+    _GRAD.__set__(weight, gradient)
+
+
+def has_gradient_hooks(weight: Tensor) -> bool:
+    """Whether somebody has registered a hook that sees the gradient of ``weight``."""
+    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+
+
+def _has_step_hooks(optimizer: Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _revealing_parameter(sgd: PlainSGD) -> type[nn.Parameter]:
+    """Return the class that parameters have while ``sgd`` takes their steps: ``grad`` also shows what sinks hold."""
+
+    class RevealingParameter(nn.Parameter):
+        @property
+        def grad(self) -> Tensor | None:
+            sgd.reveal(self)
+            return own_grad(self)
+
+        @grad.setter
+        def grad(self, gradient: Tensor | None) -> None:
+            sgd.drop(self)
+            set_own_grad(self, gradient)
+
+        @grad.deleter
+        def grad(self) -> None:
+            sgd.drop(self)
+            _GRAD.__delete__(self)
+
+    return RevealingParameter
 
 
 class CompiledBackend(Backend):

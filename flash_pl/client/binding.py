@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import lightning as L
-import torch
 from lightning.fabric import Fabric
 
 from flash_pl.checks import check_booleans, check_choice
@@ -13,6 +12,7 @@ from flash_pl.client.backend import Backend, CompiledBackend
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure_optimizer
+from flash_pl.client.ownership import Strides, give_back_, own_strides, to_channels_last_
 from flash_pl.client.state import ClientState, GradientHook
 from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.kernels import available
@@ -60,9 +60,19 @@ class Binding:
         module.setup("fit")
         module.configure_model()
         module.to(fabric.device)
-        if self.channels_last:
-            module.to(memory_format=torch.channels_last)
+        strides = own_strides(module)
+        try:
+            if self.channels_last:
+                to_channels_last_(module)
+            return self._bind(module, scheduler, strides)
+        except BaseException:
+            give_back_(module, strides)
+            module._fabric = module._client = None
+            raise
+
+    def _bind(self, module: ClientModule, scheduler: GradientHook, strides: Strides) -> ClientState:
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last, self.include), scheduler)
+        client.own_strides = strides
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
         _check_optimizers(client)  # before the first client trains
         _check_buffers(client)
@@ -146,17 +156,20 @@ def choose_backend(module: L.LightningModule, layout: Layout, mode: str = "auto"
     on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
     if mode == "dense" or not available() or not on_cpu:
         return Backend()
-    return KernelBackend(module, layout, everywhere=mode == "sparse")
+    backend = KernelBackend(module, layout, everywhere=mode == "sparse")
+    if isinstance(module, ClientModule) and module.gradient_hook is not None:
+        backend.say_dense(f"{type(module).__name__}.{module.gradient_hook}")
+    return backend
 
 
 @contextmanager
-def detached_at_end(client: ClientState) -> Iterator[None]:
-    """At the end of the ``with`` block, take Fabric and the sparse scheduler away from the module.
+def detached_at_end(module: L.LightningModule) -> Iterator[None]:
+    """At the end of the ``with`` block, also after an error, give the module back to the user.
 
-    A stock Trainer can then train the module, under the client's last mask.
+    A stock Trainer can then train it, under the client's last mask, see ``ClientState.detach_``.
     """
     try:
         yield
     finally:
-        client.module._fabric = None
-        client.scheduler = None
+        if isinstance(module, ClientModule) and module._client is not None:
+            module._client.detach_()

@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from flash_pl.client.backend import Backend, PlainSGD
+from flash_pl.client.backend import Backend, PlainSGD, has_gradient_hooks
 from flash_pl.kernels import (
     SparsePattern,
     batch_norm,
@@ -43,6 +44,7 @@ class KernelBackend(Backend):
     def __init__(self, module: L.LightningModule, layout: Layout, everywhere: bool = False) -> None:
         super().__init__()
         self.everywhere = everywhere
+        self._said_dense = False
         self._mask: Tensor | None = None
         self._sparse: list[SparseForward] = []
         self._forwards: list[Forward[Any]] = []
@@ -71,6 +73,12 @@ class KernelBackend(Backend):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Backend, ()  # torch computes a copy of the module, see Forward
+
+    def say_dense(self, reason: str) -> None:
+        """Warn, once per run, that torch computes layers for ``reason``."""
+        if not self._said_dense:
+            self._said_dense = True
+            rank_zero_warn(f"{reason} sees the gradients of pruned weights, so torch computes dense layers for it")
 
     def set_mask(self, mask: Tensor) -> None:
         if mask is not self._mask:
@@ -144,16 +152,23 @@ class SparseForward(Forward[nn.Conv2d | nn.Linear]):
             return self.dense(x)
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)
-        weight = module.weight
+        weight, bias, pattern = module.weight, module.bias, self.pattern
         if not self.backend.everywhere and (
-            self._is_matrix_product(x) or not worthwhile(weight.shape, self.pattern.density, len(x))
+            self._is_matrix_product(x) or not worthwhile(weight.shape, pattern.density, len(x))
         ):
             return self.dense(x)
-        sink = self.backend.sgd.sink(weight)
+        if has_gradient_hooks(weight):
+            self.backend.say_dense("a hook on the gradient of a weight")
+            return self.dense(x)
+        gradient: Any = {"sink": self.backend.sgd.sink(weight), "all_gradients": self.needs_all_gradients}
         if isinstance(module, nn.Linear):
-            return sparse_linear(x, weight, module.bias, self.pattern, sink=sink)
+            return sparse_linear(x, weight, bias, pattern, **gradient)
         stride, padding = module.stride, module.padding
-        return sparse_conv2d(x, weight, module.bias, self.pattern, stride, padding, sink=sink)  # type: ignore[arg-type]
+        return sparse_conv2d(x, weight, bias, pattern, stride, padding, **gradient)  # type: ignore[arg-type]
+
+    def needs_all_gradients(self) -> bool:
+        """Whether the user sees the gradients of a backward pass, which are then those of pruned weights too."""
+        return not self.backend.training_backward or has_gradient_hooks(self.module.weight)
 
     def _is_matrix_product(self, x: Tensor) -> bool:
         """Whether this is a 1x1 convolution of channels-last images.

@@ -1,62 +1,218 @@
 """Metrics that a module logs in a federated run."""
 
-from collections.abc import Iterator
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
+import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from flash_pl.errors import ModuleError
 
+# Lightning's reductions, by the functions that ``self.log(reduce_fx=...)`` takes in place of their names.
+REDUCTIONS: dict[Any, str] = {torch.mean: "mean"}
+REDUCTIONS |= {torch.sum: "sum", sum: "sum", torch.min: "min", min: "min", torch.max: "max", max: "max"}
+_LOG, _LOG_DICT = inspect.signature(L.LightningModule.log), inspect.signature(L.LightningModule.log_dict)
+
+
+def samples_in(batch: Any) -> int:
+    """Return the number of samples of a batch: the first dimension of its tensors.
+
+    Raises:
+        ModuleError: there is no tensor in the batch.
+
+    >>> samples_in((torch.zeros(8, 3), torch.zeros(8)))
+    8
+    """
+    first = batch[0] if type(batch) is tuple else None
+    if isinstance(first, Tensor) and first.ndim:
+        return len(first)
+    try:
+        return extract_batch_size(batch)
+    except (MisconfigurationException, RecursionError) as error:
+        kind = type(batch).__name__
+        raise ModuleError(
+            f"a {kind} has no known number of samples; give it as self.log(..., batch_size=...)"
+        ) from error
+
 
 class Meter:
-    """Collects ``self.log`` calls: numbers as means weighted by batch size, torchmetrics by their own ``compute``.
+    """Collects ``self.log`` calls and reduces them as Lightning's Trainer does over an epoch.
+
+    The default is the mean, weighted by batch size. Sums, minima and maxima are those of the logged values. A
+    torchmetric computes its own value. Of a name that is logged inside of batches and between them, the value counts
+    whose hook came later, as in the Trainer.
+
+    Args:
+        metrics: the module's torchmetrics; no others can be logged.
+
+    Attributes:
+        batch_samples: number of samples of the last batch with a mean, as ``batch_size`` said or else as counted; None
+            before the first.
 
     >>> meter = Meter()
-    >>> meter.update("loss", 1.0, samples=3)
-    >>> meter.update("loss", 5.0, samples=1)
-    >>> meter.compute()
-    {'loss': 2.0}
+    >>> batch = (torch.zeros(3, 2), torch.zeros(3))
+    >>> meter.log(batch, "loss", 1.0)
+    >>> meter.log(batch, "loss", 5.0, batch_size=1)
+    >>> meter.log(batch, "steps", 1.0, reduce_fx="sum")
+    >>> meter.compute(), meter.reductions
+    ({'loss': 2.0, 'steps': 1.0}, {'steps': 'sum'})
     """
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Any] = {}
-        self._samples: dict[str, int] = {}
-        self._metrics: dict[str, Metric] = {}
+    def __init__(self, metrics: Collection[Metric] = ()) -> None:
+        self._known = {id(metric) for metric in metrics}
+        self._logged: dict[tuple[str, bool], _Values | Metric] = {}
+        self.batch_samples: int | None = None
 
     def reset(self) -> None:
         """Forget everything."""
-        for metric in self._metrics.values():
-            metric.reset()
-        for collected in (self._sums, self._samples, self._metrics):
-            collected.clear()
+        self._reset_metrics()
+        self._logged.clear()
+        self.batch_samples = None
 
-    def update(self, name: str, value: float | Tensor | Metric, samples: int) -> None:
-        """Add one logged value of a batch of ``samples`` samples. Does not wait for the device.
+    def log(self, batch: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Add a value that the module logs while it works on ``batch`` (None between batches).
+
+        The arguments are those of ``LightningModule.log``. ``reduce_fx`` and ``batch_size`` act; the others only say
+        where a Trainer would show the value. Does not wait for the device.
 
         Raises:
-            ModuleError: the value is not a number.
+            ModuleError: the value is not a number or not a torchmetric of the module, or ``reduce_fx`` is none of
+                Lightning's.
         """
+        given = _LOG.bind(None, name, value, *args, **kwargs).arguments
+        if given.get("on_step") is False and given.get("on_epoch") is False:
+            raise ModuleError(f"log({name!r}): on_step=False and on_epoch=False together log nothing")
+        key = name, batch is not None
         if isinstance(value, Metric):
-            self._metrics[name] = value
+            if id(value) not in self._known:
+                kind = type(value).__name__
+                raise ModuleError(f"log({name!r}): {kind} is not an attribute of the module; make it one in __init__")
+            self._logged[key] = value
             return
-        if not isinstance(value, Tensor | SupportsFloat) or (isinstance(value, Tensor) and value.numel() != 1):
-            kind = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ModuleError(f"log({name!r}): {kind} is not a number")
-        if isinstance(value, Tensor):
-            value = value.detach().float().squeeze()  # sums in half precision soon stop growing
-        self._sums[name] = self._sums.get(name, 0.0) + value * samples
-        self._samples[name] = self._samples.get(name, 0) + samples
+        reduction = _reduction(name, given.get("reduce_fx", "mean"))
+        values = self._logged.setdefault(key, _Values(reduction))
+        if not isinstance(values, _Values) or values.reduction != reduction:
+            raise ModuleError(f"log({name!r}) is called with different kinds of values or reductions; use two names")
+        weight = self._weight(batch, given.get("batch_size")) if reduction == "mean" else 1
+        values.add(_number(name, value), weight)
+
+    def log_dict(self, log: Callable[..., None], dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        """Call ``log`` for every entry; the arguments are those of ``LightningModule.log_dict``."""
+        given = _LOG_DICT.bind(None, dictionary, *args, **kwargs).arguments
+        settings = {key: value for key, value in given.items() if key not in ("self", "dictionary")}
+        # A MetricCollection names its metrics by its prefix, and need not copy their states.
+        entries = dictionary.items(copy_state=False) if isinstance(dictionary, MetricCollection) else dictionary.items()
+        for name, value in entries:
+            log(name, value, **settings)
 
     def compute(self) -> dict[str, float]:
-        """Return all means as floats and reset the torchmetrics. The only method that waits for the device."""
-        means = {name: float(torch.as_tensor(total)) / self._samples[name] for name, total in self._sums.items()}
-        means |= {name: float(metric.compute()) for name, metric in self._metrics.items()}
-        for metric in self._metrics.values():
-            metric.reset()
-        return means
+        """Return all values as floats and reset the torchmetrics. The only method that waits for the device.
+
+        Raises:
+            ModuleError: a torchmetric computes something else than one number.
+        """
+        computed: dict[str, float] = {}
+        for (name, _), logged in self._logged.items():
+            value = logged.compute()
+            computed[name] = float(_number(name, value) if isinstance(logged, Metric) else value)
+        self._reset_metrics()
+        return computed
+
+    @property
+    def reductions(self) -> dict[str, str]:
+        """How the clients' values are reduced, for names that are not means: sum, min or max."""
+        kinds = {name: getattr(logged, "reduction", "mean") for (name, _), logged in self._logged.items()}
+        return {name: kind for name, kind in kinds.items() if kind != "mean"}
+
+    def _reset_metrics(self) -> None:
+        for logged in self._logged.values():
+            if isinstance(logged, Metric):
+                logged.reset()
+
+    def _weight(self, batch: Any, batch_size: Any) -> Any:
+        if batch is None and batch_size is None:
+            return 1
+        weight = samples_in(batch) if batch_size is None else batch_size
+        self.batch_samples = weight
+        return weight
+
+
+class _Values:
+    """The values of one name: their sum and weight, or their smallest or largest.
+
+    Args:
+        reduction: mean, sum, min or max.
+    """
+
+    def __init__(self, reduction: str) -> None:
+        self.reduction = reduction
+        self.total: Any = None
+        self.weight: Any = 0
+
+    def add(self, value: float | Tensor, weight: Any) -> None:
+        """Add a value; ``weight`` is 1 but for means."""
+        self.weight = self.weight + weight
+        if self.reduction in ("mean", "sum"):
+            self.total = (0.0 if self.total is None else self.total) + value * weight
+        else:
+            self.total = value if self.total is None else _extreme(self.reduction, self.total, value)
+
+    def compute(self) -> float:
+        """The reduced value; NaN for a mean without samples."""
+        total = float(self.total)
+        if self.reduction != "mean":
+            return total
+        return total / float(self.weight) if self.weight else math.nan
+
+
+def reduce_clients(reduction: str, values: Collection[float], weights: Collection[float]) -> float:
+    """Reduce the values of clients with these weights, such as their numbers of training samples.
+
+    A mean is weighted; a sum, minimum or maximum is that over all clients.
+
+    >>> reduce_clients("mean", [1.0, 4.0], [2, 1]), reduce_clients("max", [1.0, 4.0], [2, 1])
+    (2.0, 4.0)
+    """
+    reduced = _Values(reduction)
+    for value, weight in zip(values, weights, strict=True):
+        reduced.add(value, weight if reduction == "mean" else 1)
+    return reduced.compute()
+
+
+def _extreme(reduction: str, first: float | Tensor, second: float | Tensor) -> Tensor:
+    """The smaller or the larger of two numbers; NaN if one is."""
+    one, two = (
+        value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for value in (first, second)
+    )
+    return torch.minimum(one, two) if reduction == "min" else torch.maximum(one, two)
+
+
+def _reduction(name: str, reduce_fx: Any) -> str:
+    """The name of Lightning's reduction ``reduce_fx``, itself a name or a function."""
+    known = {"avg": "mean"} | {kind: kind for kind in REDUCTIONS.values()}
+    kind = known.get(reduce_fx.lower()) if isinstance(reduce_fx, str) else REDUCTIONS.get(reduce_fx)
+    if kind is None:
+        given = repr(reduce_fx) if isinstance(reduce_fx, str) else getattr(reduce_fx, "__name__", repr(reduce_fx))
+        raise ModuleError(f"log({name!r}): reduce_fx is {given}; give mean, sum, min or max, or log a torchmetric")
+    return kind
+
+
+def _number(name: str, value: Any) -> float | Tensor:
+    """``value`` as a number or as a tensor of one number, detached, in single precision at least."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        # Sums in half precision soon stop growing.
+        return value.detach().squeeze() if value.dtype == torch.float64 else value.detach().float().squeeze()
+    if isinstance(value, SupportsFloat) and not isinstance(value, Tensor):
+        return float(value)
+    kind = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise ModuleError(f"log({name!r}): {kind} is not a number")
 
 
 @contextmanager

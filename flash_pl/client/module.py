@@ -1,8 +1,9 @@
 """LightningModules as clients: ``federate`` for any user's class, and ``Classifier`` for a plain network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import lightning as L
@@ -38,8 +39,10 @@ def federate(cls: type[Module]) -> type[Module]:
 @cache
 def _client_class(cls: Any) -> type["ClientModule"]:
     bases = () if cls is L.LightningModule else (cls,)
-    attributes = {"__module__": cls.__module__, "_user_class": cls}
-    return type(f"Client{cls.__name__}", (ClientModule, *bases, TrainerSubstitute), attributes)
+    # It has the name of the user's class, which messages and ``print`` show.
+    attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    attributes |= {"_user_class": cls}
+    return type(cls.__name__, (ClientModule, *bases, TrainerSubstitute), attributes)
 
 
 class ClientModule(L.LightningModule):
@@ -59,7 +62,9 @@ class ClientModule(L.LightningModule):
             [1., 1.]])
     """
 
-    _client: ClientState | None = None  # the only attribute that is added to the user's module
+    # The only attributes that are added to the user's module.
+    _client: ClientState | None = None  # during a run
+    _kept: Mapping[str, Tensor] = MappingProxyType({})  # after a run: the mask of each pruned weight, by name
     _user_class: type[L.LightningModule] = L.LightningModule
 
     def bind(self, layout: Layout, scheduler: GradientHook | None = None) -> ClientState:
@@ -89,17 +94,36 @@ class ClientModule(L.LightningModule):
         super().on_before_optimizer_step(optimizer)
         if self._client is not None:
             self._client.mask_gradients_()
+        else:
+            self._mask_gradients_after_run_()
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip as in Lightning. The user's own clipping may add noise to pruned weights: mask the gradients again."""
         super().configure_gradient_clipping(optimizer, *args, **kwargs)
-        if self._client is not None and self._user_overrides("configure_gradient_clipping", "clip_gradients"):
+        if not self._user_overrides("configure_gradient_clipping", "clip_gradients"):
+            return
+        if self._client is not None:
             self._client.zero_pruned_gradients_()
+        else:
+            self._mask_gradients_after_run_()
+
+    def _mask_gradients_after_run_(self) -> None:
+        """Set gradients outside of the last run's mask to 0; weights that the user has replaced have no mask."""
+        parameters = dict(self.named_parameters()) if self._kept else {}
+        for name, keep in self._kept.items():
+            gradient = parameters[name].grad if name in parameters else None
+            if gradient is not None and gradient.shape == keep.shape:
+                gradient.mul_(keep.to(gradient.device))
 
     @property
     def watches_gradients(self) -> bool:
         """Whether the user's module overrides a hook in which it could read or change gradients."""
         return self._user_overrides(*HOOKS_WITH_GRADIENTS)
+
+    @property
+    def gradient_hook(self) -> str | None:
+        """The user's hook that sees the gradients of pruned weights before they become 0; None without one."""
+        return next((name for name in HOOKS_WITH_ALL_GRADIENTS if self._user_overrides(name)), None)
 
     def _user_overrides(self, *names: str) -> bool:
         """Whether the user's class, or one of its bases before LightningModule, defines one of these methods."""
@@ -113,6 +137,7 @@ class ClientModule(L.LightningModule):
         return _empty_client, (self._user_class,), *reduced[2:]
 
 
+HOOKS_WITH_ALL_GRADIENTS = ("backward", "on_after_backward", "on_before_optimizer_step")
 HOOKS_WITH_GRADIENTS = (
     "on_before_zero_grad",
     "on_after_backward",
@@ -165,26 +190,24 @@ class TrainerSubstitute(L.LightningModule):
             clip(parameters, gradient_clip_val)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as in Lightning; in a federated run the client's meter averages the values, weighted by batch size.
+        """Log as in Lightning; in a federated run the client's meter reduces the values.
 
         Raises:
-            ModuleError: ``reduce_fx`` is not the mean.
+            ModuleError: see ``Meter.log``.
         """
         client = self._federated_client
         if client is None:
             super().log(name, value, *args, **kwargs)
-            return
-        if kwargs.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            raise ModuleError(f"log({name!r}): a federated run can reduce by mean only, not by {kwargs['reduce_fx']!r}")
-        client.meter.update(name, value, kwargs.get("batch_size") or client.batch_samples)
+        else:
+            client.meter.log(client.batch, name, value, *args, **kwargs)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """Log every entry by ``log``."""
-        if self._federated_client is None:
+        client = self._federated_client
+        if client is None:
             super().log_dict(dictionary, *args, **kwargs)
-            return
-        for name, value in dictionary.items():
-            self.log(name, value, *args, **kwargs)
+        else:
+            client.meter.log_dict(self.log, dictionary, *args, **kwargs)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizer; in a federated run that of the current client."""

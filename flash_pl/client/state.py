@@ -1,20 +1,20 @@
 """The client that is training now: its weights, mask, optimizer and context."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from flash_pl.client.backend import Backend
+from flash_pl.client.backend import Backend, own_grad
 from flash_pl.client.logging import Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
+from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.errors import ModuleError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
@@ -60,16 +60,6 @@ class ClientContext:
         return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
 
 
-def samples_in(batch: Any) -> int:
-    """Return the number of samples of a batch: the first dimension of its tensors.
-
-    >>> samples_in((torch.zeros(8, 3), torch.zeros(8)))
-    8
-    """
-    first = batch[0] if type(batch) is tuple else None
-    return len(first) if isinstance(first, Tensor) and first.ndim else extract_batch_size(batch)
-
-
 class GradientHook(Protocol):
     """The one hook of a sparse scheduler that is called inside the module's own hooks."""
 
@@ -98,9 +88,10 @@ class ClientState:
         meter: what the module has logged.
         backend: computes the layers.
         local_buffers: the module's buffers outside of the arena.
+        own_strides: the strides that the module's tensors have outside of the arena.
 
     >>> from flash_pl.client import Classifier, federate
-    >>> module = federate(Classifier)(nn.Linear(2, 2, bias=False), classes=2)
+    >>> module = federate(Classifier)(torch.nn.Linear(2, 2, bias=False), classes=2)
     >>> client = module.bind(Layout(module))
     >>> client.receive(torch.tensor([1.0, 2.0, 3.0, 4.0]), mask=torch.tensor([True, False, False, True]))
     >>> client.weights
@@ -120,11 +111,11 @@ class ClientState:
 
     def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook | None = None) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
+        self.own_strides = own_strides(module)
         self.arena = layout.flatten_(module)
         self.weights = self.arena[: layout.maskable]
         self.mask = torch.ones_like(self.weights, dtype=torch.bool)
         self.backend = Backend()
-        self.meter = Meter()
         self.local_buffers = LocalBuffers(module, layout)
         self.step = self.epoch = self.dense_steps = 0
         parameters = dict(module.named_parameters())
@@ -133,9 +124,11 @@ class ClientState:
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
+        self._received = False
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
+        self.meter = Meter(self._metrics)
 
     # One client after the other
 
@@ -144,18 +137,22 @@ class ClientState:
         self.arena.copy_(weights)
         self._set_mask(mask)
         self.prune_()
+        self._received = True
 
     def start_training(self, context: ClientContext, scheduler: GradientHook) -> None:
         """Forget the previous client: its optimizer, gradients and logged metrics, and which parameters and layers it
         has frozen or switched to evaluation mode. ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
+        self._restore_modes()
+        self.backend.sgd.release()
+        self._density_sum, self._counted_steps = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
+        self.reset()
+
+    def _restore_modes(self) -> None:
         for parameter, requires_grad in self._frozen:
             parameter.requires_grad_(requires_grad).grad = None
         for part, training in self._modes:
             part.training = training
-        self.backend.sgd.release()
-        self._density_sum, self._counted_steps = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
-        self.reset()
 
     def create_optimizer(self, layer_rates: Tensor | None = None) -> None:
         """Make a new ``optimizer``, with ``lr_schedulers`` and ``rates``.
@@ -203,6 +200,8 @@ class ClientState:
         Raises:
             ModuleError: the module has replaced a tensor. The new one would not be sent, averaged or evaluated.
         """
+        if getattr(self.module, "_client", None) is not self:
+            raise ModuleError("the module is no client now; ClientState.attach_ makes it one again")
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         replaced = self.local_buffers.replaced(tensors)
         for slot in self.layout.slots:
@@ -212,10 +211,38 @@ class ClientState:
         if replaced:
             raise ModuleError(f"{replaced[0]} was replaced by another tensor; change it in place, as with copy_()")
 
-    @property
-    def batch_samples(self) -> int:
-        """Number of samples of the current batch; 1 between batches."""
-        return 1 if self.batch is None else samples_in(self.batch)
+    # The module, whose owner is the user outside of a run
+
+    def detach_(self) -> None:
+        """Give the module back to the user: its tensors have memory of their own, as before ``bind``.
+
+        Layers and parameters have their initial modes again, gradients are None. A module that has received a mask
+        keeps it: a stock Trainer leaves its pruned weights at 0. ``attach_`` undoes this.
+        """
+        module: Any = self.module
+        if module._client is not self:
+            return
+        self.backend.sgd.release()
+        self._restore_modes()
+        self.reset()
+        self.scheduler = self.optimizer = None
+        if self._received:
+            self.prune_()
+            masks = zip(self.layout.layers, self._keep_views, strict=True)
+            module._kept = {} if self._dense else {layer.name: keep.bool() for layer, keep in masks}
+        give_back_(module, self.own_strides)
+        self._fabric, module._fabric, module._client = module._fabric, None, None
+
+    def attach_(self) -> None:
+        """Make the module's tensors views into the arena again, for another run."""
+        module: Any = self.module
+        if module._client is self:
+            return
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        for slot in self.layout.slots:
+            view = slot.view(self.arena)
+            tensors[slot.name].data = view.copy_(tensors[slot.name].detach())
+        module._fabric, module._client = self._fabric, self
 
     # Weights and mask
 
@@ -302,14 +329,12 @@ class ClientState:
 
         Gradients of pruned weights are right only in ``on_dense_gradients``, in steps for which
         ``wants_dense_gradients`` is true; afterward they become 0. Gradients of active weights stay until the next
-        step, also for layers whose ``grad`` is None because sparse kernels compute them.
+        step.
         """
         gradients = torch.zeros_like(self.weights)
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
             if parameter.grad is not None:
                 layer.view(gradients).copy_(parameter.grad)
-            if sink := self.backend.sgd.sink(parameter):
-                sink.add_to_(layer.view(gradients))
         return gradients
 
     @torch.no_grad()
@@ -329,51 +354,8 @@ class ClientState:
         """Set the gradients of pruned weights to 0, so that the usual optimizers leave these weights at 0."""
         if self._dense:
             return
-        pairs = [
-            (parameter.grad, keep)
-            for parameter, keep in zip(self._parameters, self._keep_views, strict=True)
-            if parameter.grad is not None
-        ]
+        # Gradients that are still in a sink are those of active weights only.
+        gradients = [own_grad(parameter) for parameter in self._parameters]
+        pairs = [(grad, keep) for grad, keep in zip(gradients, self._keep_views, strict=True) if grad is not None]
         if pairs:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
-
-
-class LocalBuffers:
-    """The module's buffers outside of the arena: they are not sent, and every client starts from the same values.
-
-    Args:
-        module: has the buffers.
-        layout: of the arena.
-    """
-
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
-        in_arena = {slot.name for slot in layout.slots}
-        self._buffers = {name: buffer for name, buffer in module.named_buffers() if name not in in_arena}
-        self._initial = {name: buffer.clone() for name, buffer in self._buffers.items()}
-
-    def reset(self) -> None:
-        """Set all buffers to their initial values."""
-        for name, buffer in self._buffers.items():
-            buffer.copy_(self._initial[name])
-
-    def initial(self) -> dict[str, Tensor]:
-        """Return the initial values by name, on the CPU."""
-        return {name: value.cpu() for name, value in self._initial.items()}
-
-    @torch.no_grad()
-    def set_initial(self, values: Mapping[str, Tensor]) -> None:
-        """Take the initial values from ``values``, by name: those of another process or of a checkpoint.
-
-        Raises:
-            ModuleError: a buffer has another shape.
-        """
-        for name in self._buffers.keys() & values.keys():
-            initial, value = self._initial[name], values[name]
-            if initial.shape != value.shape:
-                raise ModuleError(f"{name} has shape {[*value.shape]} in the resumed run, here {[*initial.shape]}")
-            initial.copy_(value)
-        self.reset()
-
-    def replaced(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of buffers that are another tensor in ``tensors``, or missing there."""
-        return [name for name, buffer in self._buffers.items() if tensors.get(name) is not buffer]

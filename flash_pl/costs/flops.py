@@ -1,5 +1,6 @@
 """Theoretical floating-point operations of a model under a mask; how fast kernels compute them is another matter."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def _by_products(module: nn.Module) -> Iterator[None]:
     try:
         with sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
             if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", UserWarning)  # setting flags warns of GPUs that are not there
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=False))
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield

@@ -62,7 +62,7 @@ class CostLedger(Stateful):
         """
         if self.clock is None:
             return replace(update, costs=traffic_columns(down, up))
-        flops = self.training_flops(self.epochs * update.samples, update)
+        flops = self.training_flops(update.trained_samples(self.epochs), update)
         seconds = self.clock.seconds(update.client, down.measured, flops, up.measured)
         late = self.clock.is_late(seconds)
         return replace(update, costs=traffic_columns(down, Traffic() if late else up), seconds=seconds, late=late)
@@ -98,8 +98,8 @@ class CostLedger(Stateful):
             for name, value in update.costs.items():
                 row[name] = row.get(name, 0) + value
         if self.flops is not None:
-            flops, samples = self.flops, self.epochs * sum(update.samples for update in updates)
-            row["flops"] = sum(self.training_flops(self.epochs * update.samples, update) for update in updates)
+            flops, samples = self.flops, sum(update.trained_samples(self.epochs) for update in updates)
+            row["flops"] = sum(self.training_flops(update.trained_samples(self.epochs), update) for update in updates)
             row["flops_ratio"] = row["flops"] / (samples * flops.training(flops.dense)) if samples else 0.0
             row["flops_inference"] = flops.forward(densities)
             row["flops_inference_ratio"] = row["flops_inference"] / flops.forward(flops.dense)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.checks import check_integers, check_types
+from flash_pl.checks import check_booleans, check_integers, check_types
 from flash_pl.errors import ConfigError, as_yaml
 
 
@@ -79,7 +79,7 @@ Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 class Batches:
     """The mini-batches of one client, or of a test set. The last batch may be smaller.
 
-    Iterate over ``Batches`` to get all samples in order, without augmentation; call ``shuffled`` for a training epoch.
+    Iterate over ``Batches`` to get the samples in order, without augmentation; call ``shuffled`` for a training epoch.
 
     Args:
         images: floating point ``[n, C, H, W]``, on any device.
@@ -88,6 +88,7 @@ class Batches:
         augment: a function (images ``[B, C, H, W]``, generator) -> images; only ``shuffled`` applies it.
         normalize: a function images -> images, applied to every batch after ``augment``, as in torchvision's recipes;
             None if ``images`` are normalized already.
+        drop_last: leave out a smaller last batch, unless it is the only one.
 
     >>> batches = Batches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
     >>> [labels.tolist() for images, labels in batches]
@@ -104,29 +105,40 @@ class Batches:
         batch_size: int,
         augment: Augment | None = None,
         normalize: Callable[[Tensor], Tensor] | None = None,
+        drop_last: bool = False,
     ) -> None:
         check_integers(batch_size=batch_size)
+        check_booleans(drop_last=drop_last)
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.augment, self.normalize = augment, normalize
+        self.augment, self.normalize, self.drop_last = augment, normalize, drop_last
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
-        return -(-self.samples // self.batch_size)
+        return -(-self.epoch_samples // self.batch_size)
 
     @property
     def samples(self) -> int:
         """Number of samples n."""
         return len(self.images)
 
+    @property
+    def epoch_samples(self) -> int:
+        """Number of samples in an epoch, fewer than n with ``drop_last``."""
+        if not self.drop_last or self.samples < self.batch_size:
+            return self.samples
+        return self.samples // self.batch_size * self.batch_size
+
     def __iter__(self) -> Iterator[Batch]:
-        """All batches in the order of the samples, without augmentation."""
-        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+        """The batches in the order of the samples, without augmentation."""
+        samples, size = self.epoch_samples, self.batch_size
+        batches = zip(self.images[:samples].split(size), self.labels[:samples].split(size), strict=True)
+        for images, labels in batches:
             yield (images if self.normalize is None else self.normalize(images)), labels
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""
         order = torch.randperm(self.samples, generator=generator).to(self.images.device)
-        for index in order.split(self.batch_size):
+        for index in order[: self.epoch_samples].split(self.batch_size):
             images = self.images.index_select(0, index)
             if self.augment is not None:
                 images = self.augment(images, generator)

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from flash_pl.checks import check_integers, check_numbers
+from flash_pl.checks import check_booleans, check_integers, check_numbers
 from flash_pl.data.batches import Augment, Batches, Samples, Shuffled
 from flash_pl.data.partition import Dirichlet, Partition, hold_out, split_test_samples
 from flash_pl.errors import ConfigError, as_yaml
@@ -84,6 +84,7 @@ class FederatedKeywords(TypedDict, total=False):
     augment: Augment | None
     validation: float
     seed: int
+    drop_last: bool
 
 
 class FederatedDataModule(L.LightningDataModule):
@@ -104,6 +105,8 @@ class FederatedDataModule(L.LightningDataModule):
             to [0, 1]; its result is normalized.
         validation: share of each client's training samples for validation, in [0, 1).
         seed: of the partition, the validation split and the test split.
+        drop_last: leave out the last training batch of an epoch if it is smaller, as batch normalization may need. A
+            client with fewer samples than ``batch_size`` keeps its only batch. Clients count by all their samples.
 
     Attributes:
         classes: number of classes; the subclass sets it.
@@ -143,8 +146,10 @@ class FederatedDataModule(L.LightningDataModule):
         augment: Augment | None = None,
         validation: float = 0.0,
         seed: int = 0,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
+        check_booleans(drop_last=drop_last)
         check_integers(optional=True, clients=clients)
         check_integers(batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_numbers("[0, 1)", validation=validation)
@@ -153,6 +158,7 @@ class FederatedDataModule(L.LightningDataModule):
             raise ConfigError("partition", problem, "give null or an object, such as Dirichlet(0.1) or IID()")
         self.requested_clients, self.partition, self.validation, self.seed = clients, partition, validation, seed
         self.batch_size, self.eval_batch_size, self.augment = batch_size, eval_batch_size, augment
+        self.drop_last = drop_last
         self._train_parts: list[Tensor] | None = None  # sample indices of each client
 
     def load(self) -> tuple[Samples, Samples]:
@@ -265,8 +271,8 @@ class FederatedDataModule(L.LightningDataModule):
         index = index.to(self.train.images.device)
         images, labels = self.train.images[index], self.train.labels[index]
         if self.augment is None:  # then every image is normalized once instead of in every epoch
-            return Batches(self.normalize(images), labels, self.batch_size)
-        return Batches(_as_floats(images), labels, self.batch_size, self.augment, self.normalize)
+            return Batches(self.normalize(images), labels, self.batch_size, drop_last=self.drop_last)
+        return Batches(_as_floats(images), labels, self.batch_size, self.augment, self.normalize, self.drop_last)
 
     def _eval_batches(self, samples: Samples, index: Tensor | slice) -> Batches:
         index = index if isinstance(index, slice) else index.to(samples.images.device)

@@ -1,10 +1,10 @@
 """Convolutions and linear layers whose time is proportional to the number of active weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from flash_pl.kernels.geometry import ConvShape, Geometry, Packing, Pair, choose_packing, geometry, pair
@@ -31,11 +31,13 @@ def sparse_conv2d(
     padding: int | Pair = 0,
     packing: Packing | None = None,
     sink: Sink | None = None,
+    all_gradients: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Convolve with the active weights: zero padding, no dilation, one group.
 
     Inactive weights count as 0 whatever their value, even if the input is infinite, and their gradient is 0. If the
-    input contains an infinity or NaN, gradients of other active weights of the layer can be NaN.
+    input contains an infinity or NaN, gradients of other active weights of the layer can be NaN. A backward pass with
+    ``create_graph=True`` computes by torch, and can be differentiated again.
 
     Args:
         x: float32 ``[B, inputs, H, W]`` on the CPU; a memory format other than contiguous costs a copy.
@@ -45,6 +47,8 @@ def sparse_conv2d(
         stride, padding: one number, or one number for the height and one for the width.
         packing: how images share vectors; the fastest way by default.
         sink: takes the gradient of the weight instead of autograd.
+        all_gradients: asked in every backward pass whether autograd gets the gradients of inactive weights too, by
+            torch. These weights must then be 0.
 
     Returns:
         ``[B, outputs, OH, OW]``, contiguous.
@@ -70,7 +74,7 @@ def sparse_conv2d(
     shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
     if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
         raise ValueError(f"{shape} has no output")
-    return _convolve(x, weight, bias, pattern, shape, packing, sink)
+    return _convolve(x, weight, bias, pattern, shape, packing, sink, all_gradients)
 
 
 def sparse_linear(
@@ -80,6 +84,7 @@ def sparse_linear(
     pattern: SparsePattern,
     packing: Packing | None = None,
     sink: Sink | None = None,
+    all_gradients: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Return ``x @ weight.T + bias`` with the active weights; the kernels compute a 1x1 convolution of 1x1 images.
 
@@ -92,6 +97,8 @@ def sparse_linear(
         pattern: the active weights, of the weight's shape.
         packing: how rows of ``x`` share vectors; the fastest way by default.
         sink: takes the gradient of the weight instead of autograd.
+        all_gradients: asked in every backward pass whether autograd gets the gradients of inactive weights too, by
+            torch. These weights must then be 0.
 
     Returns:
         ``[..., outputs]``, contiguous.
@@ -116,7 +123,7 @@ def sparse_linear(
         raise ValueError(f"a weight {list(weight.shape)} has no elements")
     rows = x.reshape(-1, x.shape[-1], 1, 1)
     shape = ConvShape(x.shape[-1], (1, 1), weight.shape[0], (1, 1), (1, 1), (0, 0))
-    y = _convolve(rows, weight, bias, pattern, shape, packing, sink)
+    y = _convolve(rows, weight, bias, pattern, shape, packing, sink, all_gradients)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -141,11 +148,13 @@ def _convolve(
     shape: ConvShape,
     packing: Packing | None,
     sink: Sink | None,
+    all_gradients: Callable[[], bool],
 ) -> Tensor:
     packing = packing or choose_packing(shape, len(x))
     if not geometry(shape, packing).addressable:
         raise ValueError(f"{shape} needs offsets beyond the kernels' 32 bits")
-    y: Tensor = _SparseConv.apply(x, weight, bias, pattern, shape, packing, sink)
+    # Contiguous before: only an input can be saved for a second differentiation.
+    y: Tensor = _SparseConv.apply(x.contiguous(), weight, bias, pattern, shape, packing, sink, all_gradients)
     return y
 
 
@@ -162,9 +171,10 @@ class _SparseConv(torch.autograd.Function):
         shape: ConvShape,
         packing: Packing,
         sink: Sink | None,
+        all_gradients: Callable[[], bool],
     ) -> Tensor:
         native = compiled()
-        g, x = geometry(shape, packing), x.contiguous()
+        g = geometry(shape, packing)
         value = _gather(native, weight, pattern.index(weight.stride()))
         y = torch.empty(len(x), shape.outputs, *shape.out_size)
         offsets = bias.contiguous() if bias is not None else None
@@ -179,14 +189,18 @@ class _SparseConv(torch.autograd.Function):
 
         run_in_threads(compute, split_range(_groups(g, batch), torch.get_num_threads()))
         ctx.save_for_backward(x, weight, value)
-        ctx.pattern, ctx.g, ctx.sink = pattern, g, sink
+        ctx.pattern, ctx.shape, ctx.g, ctx.sink, ctx.all_gradients = pattern, shape, g, sink, all_gradients
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         native, pattern, g = compiled(), ctx.pattern, ctx.g
         x, weight, by_output = ctx.saved_tensors
+        all_gradients = ctx.all_gradients()
+        if all_gradients or torch.is_grad_enabled():  # enabled: create_graph=True
+            needs = ctx.needs_input_grad[:3]
+            gradients = _torchs_gradients(dy, x, weight, None if all_gradients else pattern, ctx.shape, needs)
+            return *gradients, None, None, None, None, None
         dy, batch, threads = dy.contiguous(), len(x), torch.get_num_threads()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         value = dx = dvalue = None
@@ -219,7 +233,22 @@ class _SparseConv(torch.autograd.Function):
             dweight = torch.zeros_like(weight)  # in the memory format of the weight
             index = pattern.index(dweight.stride())
             native.scatter(dvalue.data_ptr(), index.data_ptr(), pattern.count, dweight.data_ptr())
-        return dx, dweight, dbias, None, None, None, None
+        return dx, dweight, dbias, None, None, None, None, None
+
+
+def _torchs_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern | None, shape: ConvShape, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of input, weight and bias by torch, differentiable; None for all weights as ``pattern``."""
+    masked = weight if pattern is None else pattern.masked(weight)
+    kernel = masked.view(shape.outputs, shape.channels, *shape.kernel)
+    stride, padding = list(shape.stride), list(shape.padding)
+    settings: tuple[Any, ...] = ([shape.outputs], stride, padding, [1, 1], False, [0, 0], 1, list(needs))
+    dx, dkernel, dbias = torch.ops.aten.convolution_backward(dy, x, kernel, *settings)
+    if not needs[1]:
+        return dx, None, dbias
+    dweight = dkernel.reshape(weight.shape)
+    return dx, dweight if pattern is None else pattern.masked(dweight), dbias
 
 
 def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:

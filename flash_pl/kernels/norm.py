@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from flash_pl.kernels.library import (
     address,
@@ -47,7 +46,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
         warn_missing()
         y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, epsilon)
         return y, mean, inverse.pow(-2) - epsilon
-    results: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x, weight, bias, epsilon)
+    results: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(x.contiguous(), weight.contiguous(), bias, epsilon)
     return results
 
 
@@ -63,7 +62,7 @@ class _Norm(ctypes.Structure):
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        native, x, weight, bias = compiled(), x.contiguous(), weight.contiguous(), bias.contiguous()
+        native, bias = compiled(), bias.contiguous()
         norm = _Norm(len(x), x.shape[1], x.shape[2:].numel(), epsilon)
         y, mean, variance = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
 
@@ -80,10 +79,14 @@ class _BatchNorm(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         native, norm = compiled(), ctx.norm
         x, weight, mean, variance = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: torch's gradients can be differentiated again
+            statistics = None, None, mean, (variance + norm.epsilon).rsqrt()
+            needs = list(ctx.needs_input_grad[:3])
+            gradients = torch.ops.aten.native_batch_norm_backward(dy, x, weight, *statistics, True, norm.epsilon, needs)
+            return *gradients, None
         dy = dy.contiguous()
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from flash_pl.kernels.geometry import VECTOR, Pair, pair
@@ -95,10 +94,13 @@ class _MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         native, window = compiled(), ctx.window
         (source,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: torch's gradient can be differentiated again
+            places = _places(source, window).flatten(-2)
+            flat = dy.new_zeros(*ctx.shape[:-2], window.height * window.width)
+            return flat.scatter_add(-1, places, dy.flatten(-2)).view(ctx.shape), None, None, None
         dy, dx = dy.contiguous(), torch.empty(ctx.shape)
 
         def compute(first: int, last: int) -> None:
@@ -106,3 +108,15 @@ class _MaxPool(torch.autograd.Function):
 
         run_in_threads(compute, split_range(window.planes, torch.get_num_threads()))
         return dx, None, None, None
+
+
+def _places(source: Tensor, window: _Window) -> Tensor:
+    """Return the places in the flat images of the largest elements, int64 of the shape of ``source``.
+
+    Args:
+        source: their positions in the windows, counted row by row, uint8 ``[..., OH, OW]``.
+    """
+    position = source.long()
+    rows = torch.arange(window.out_height)[:, None] * window.stride_h - window.pad_h + position // window.kernel_w
+    columns = torch.arange(window.out_width) * window.stride_w - window.pad_w + position % window.kernel_w
+    return rows * window.width + columns

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from flash_pl.kernels.geometry import pair
 from flash_pl.kernels.pool import LARGEST_WINDOW
@@ -36,10 +37,14 @@ def computes(module: nn.Module) -> bool:
 def reaches(x: Tensor) -> bool:
     """Return whether the kernels can read this input: float32 on the CPU, outside of autocast.
 
+    Transforms of ``torch.func`` and forward-mode derivatives need torch's own operations.
+
     >>> reaches(torch.zeros(2)), reaches(torch.zeros(2, dtype=torch.float64))
     (True, False)
     """
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
 
 
 def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:

@@ -35,16 +35,20 @@ class EvaluationLoop:
     Args:
         fabric: precision and devices.
         seed: of the run. A module that draws during an evaluation draws the same numbers whatever ran before.
+
+    Attributes:
+        names: what ``validation_step`` logs, as ``model_flops`` has tried it before the run.
     """
 
     def __init__(self, fabric: Fabric, seed: int) -> None:
         self.fabric, self.seed = fabric, seed
+        self.names: frozenset[str] = frozenset()
 
     @torch.no_grad()
     def run(
         self, client: ClientState, weights: Tensor, batches: Iterable[Any], round: int = 0, model: int = 0
     ) -> dict[str, float]:
-        """Means of what ``validation_step`` logs over all batches.
+        """What ``validation_step`` logs, reduced over all batches.
 
         Args:
             client: whose module is evaluated.
@@ -239,6 +243,8 @@ def tier_suffix(density: float) -> str:
 def model_flops(client: ClientState, evaluation: EvaluationLoop, data: FederatedData) -> Flops | None:
     """FLOPs of one sample, counted on a batch of the test set; None if no ``validation_step`` runs the model.
 
+    This also tries the module on a batch and notes in ``evaluation`` which names it logs.
+
     Raises:
         ModuleError: the model cannot be evaluated on the data.
     """
@@ -247,11 +253,14 @@ def model_flops(client: ClientState, evaluation: EvaluationLoop, data: Federated
     if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
         return None
     weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
+    logged: dict[str, float] = {}
     try:
         with client.backend.eager():  # the counter sees torch's own operations only
-            flops = count_flops(module, names, lambda: evaluation.run(client, weights, batches))
+            flops = count_flops(module, names, lambda: logged.update(evaluation.run(client, weights, batches)))
     except (ConfigError, ModuleError):
         raise
     except Exception as error:
         raise ModuleError(f"a batch of the data cannot be evaluated: {describe_error(error)}") from error
-    return flops.of_each(samples_in(batches[0])) if flops.forward(flops.dense) else None
+    evaluation.names = frozenset(logged)
+    samples = client.meter.batch_samples or samples_in(batches[0])
+    return flops.of_each(int(samples)) if flops.forward(flops.dense) else None

@@ -49,7 +49,15 @@ def describe_error(error: Exception) -> str:
     """An exception in one line, with the innermost file and line outside of installed packages."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({own[-1].filename}:{own[-1].lineno})"
+    text = " ".join(str(error).split())
+    hint = f"; {SINGLE_SAMPLE_HINT}" if "more than 1 value per channel" in text else ""
+    return f"{type(error).__name__}: {text}{hint} ({own[-1].filename}:{own[-1].lineno})"
+
+
+# What to do about torch's error of a batch normalization in training.
+SINGLE_SAMPLE_HINT = (
+    "data.drop_last=true leaves out a last batch of one sample, but not the only batch of a client with one sample"
+)
 
 
 def check_mask(mask: object, maskable: int) -> None:

@@ -15,7 +15,7 @@ from flash_pl.loops.evaluation import RoundEvaluator
 from flash_pl.loops.failures import Failure, Fault, check_mask, check_tier_masks, server_hook
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
 from flash_pl.loops.local import LocalLoop
-from flash_pl.loops.round_metrics import check_names, logged_means, mask_agreement
+from flash_pl.loops.round_metrics import check_names, logged_metrics, mask_agreement
 from flash_pl.loops.settings import Participant, Plan
 from flash_pl.loops.workers import Workers
 from flash_pl.ranks import Ranks
@@ -191,7 +191,7 @@ class FederatedLoop:
                 [attempt.updates for attempt in attempts], server.layout.densities(server.mask)
             )
             row = agreement | costs | {"participants": len(updates), "lr_scale": self.plan.decay.scale(round)}
-            logged = logged_means(updates)
+            logged = logged_metrics(updates, self.evaluator.loop.names)
             check_names(logged, row)
             self.metrics = logged | row
             if self.workers.faults.on_client_error == "skip":

@@ -11,7 +11,7 @@ from flash_pl.checkpoint import Stateful
 from flash_pl.client import ClientContext, ClientState, samples_in
 from flash_pl.costs import CostLedger
 from flash_pl.data import Batches, FederatedData
-from flash_pl.errors import ClientError
+from flash_pl.errors import ClientError, ModuleError
 from flash_pl.loops.failures import Failure, Fault
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.settings import Participant
@@ -145,7 +145,7 @@ class FirstStageLoop:
         context = ClientContext(client, 0, self.stage.epochs, len(batches), self.seed, "sensitivity")
         self.client.receive(self.weights, self.mask)
         update = self.local.run(self.client, self.trainee, batches, context)
-        return update, self.stage.epochs * batches.samples
+        return update, self.stage.epochs * getattr(batches, "epoch_samples", batches.samples)
 
 
 class FirstBatches:
@@ -165,5 +165,8 @@ class FirstBatches:
         """One epoch in an order drawn from ``generator``."""
         self.samples = 0
         for batch in islice(self.batches.shuffled(generator), self.count):
-            self.samples += samples_in(batch)
+            try:
+                self.samples += samples_in(batch)
+            except ModuleError:  # a plain object; the other batches have as many samples on average
+                self.samples += round(self.batches.samples / len(self.batches))
             yield batch

@@ -76,7 +76,8 @@ class LocalLoop:
                 module.on_train_end()
                 module.on_fit_end()
         finally:
-            client.backend.dense = False  # the next evaluation must not depend on this client
+            # The next evaluation must not depend on this client.
+            client.backend.dense = client.backend.training_backward = False
         if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
             name, remedy = client.weight_norm_of_nothing(), "exclude this layer, or use a larger density"
             reason = f": the mask leaves no weight of an output of {name}, under weight_norm; {remedy}" if name else ""
@@ -97,6 +98,8 @@ class LocalLoop:
             densities=client.densities,
             trained_densities=trained_densities,
             metrics=client.meter.compute(),
+            reductions=client.meter.reductions,
+            epoch_samples=getattr(batches, "epoch_samples", None),
             dense_gradients=client.dense_steps / max(1, client.step),
             extra={name: tensor.clone() for name, tensor in extra.items()},  # they may be views of the weights
         )
@@ -106,9 +109,11 @@ class LocalLoop:
         module, optimizer, fabric = client.module, client.optimizer, self.fabric
         assert optimizer is not None
         transfer, training_step = Transfer(module, fabric), step_with_index(module.training_step)
+        watched = module.gradient_hook is not None
         for index, batch in enumerate(batches):
             client.batch = batch = transfer(batch)
-            client.backend.dense = dense = scheduler.wants_dense_gradients(client, client.step)
+            dense = scheduler.wants_dense_gradients(client, client.step)
+            client.backend.dense = dense or watched
             if module.on_train_batch_start(batch, index) == -1:
                 break
             client.prune_before_step_()
@@ -117,23 +122,25 @@ class LocalLoop:
                 with fabric.autocast():
                     output = training_step(batch, index)
                 module.on_before_zero_grad(optimizer)
-                module.optimizer_zero_grad(client.epoch, index, optimizer)
                 client.backend.sgd.clear()
+                module.optimizer_zero_grad(client.epoch, index, optimizer)
                 if output is not None:
                     outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
                     loss: Tensor = outputs["loss"]
                     self._losses = self._losses + loss.detach().float()
                     module.on_before_backward(loss)
+                    client.backend.training_backward = True
                     module.backward(loss)
+                    client.backend.training_backward = False
             if output is not None:
                 module.on_after_backward()
                 if not getattr(optimizer, "_step_supports_amp_scaling", False):
                     fabric.strategy.precision.unscale_gradients(optimizer)
                 self.before_optimizer_step(client, optimizer)
                 module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
-                with client.rates.applied():  # the round's decay and the scheduler's layer rates
+                # The round's decay and the scheduler's layer rates hold during the step.
+                with client.rates.applied(), client.backend.sgd.stepping():
                     fabric.strategy.optimizer_step(optimizer)
-                    client.backend.sgd.step_()
                 outputs |= {"loss": loss.detach()}
             client.step += 1
             client.dense_steps += dense

@@ -1,10 +1,11 @@
-"""The metrics of a round, but for its evaluation: means of what clients logged, agreement of the masks, costs."""
+"""The metrics of a round, but for its evaluation: what clients logged, agreement of the masks, costs."""
 
 from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
+from flash_pl.client import reduce_clients
 from flash_pl.errors import ConfigError
 from flash_pl.loops.evaluation import tier_suffix
 from flash_pl.server import ClientUpdate, ServerState
@@ -14,15 +15,25 @@ from flash_pl.sparsity import SparsityBudget, distances, overlaps
 LATER_COLUMNS = {"round", "seconds", "seconds_train", "failed"}
 
 
-def logged_means(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    """Means of what the clients logged, weighted by samples, each over the clients that logged it."""
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
+def logged_metrics(updates: Sequence[ClientUpdate], evaluated: Collection[str] = ()) -> dict[str, float]:
+    """What the clients logged while they trained, each metric over the clients that logged it.
+
+    A mean is weighted as clients are in averages by samples. A sum, minimum or maximum is that over all clients.
+
+    Args:
+        evaluated: names that the module logs in validation. The same name in training gets the prefix ``train_``.
+    """
+    values: dict[str, list[float]] = {}
+    weights: dict[str, list[float]] = {}
+    reductions: dict[str, str] = {}
     for update in updates:
+        reductions |= update.reductions
         for name, value in update.metrics.items():
-            sums[name] = sums.get(name, 0.0) + update.weight * value
-            weights[name] = weights.get(name, 0) + update.weight
-    return {name: total / weights[name] for name, total in sums.items()}
+            values.setdefault(name, []).append(value)
+            weights.setdefault(name, []).append(update.weight)
+    reduced = {name: reduce_clients(reductions.get(name, "mean"), values[name], weights[name]) for name in values}
+    check_names([f"train_{name}" for name in reduced if name in evaluated], reduced)
+    return {f"train_{name}" if name in evaluated else name: value for name, value in reduced.items()}
 
 
 def check_names(logged: Collection[str], row: Collection[str]) -> None:
@@ -32,7 +43,7 @@ def check_names(logged: Collection[str], row: Collection[str]) -> None:
         ConfigError: one is.
     """
     if shared := sorted(set(logged) & {*row, *LATER_COLUMNS}):
-        problem = f"the module logs {', '.join(shared)}, which training, validation or the round log too"
+        problem = f"the module logs {', '.join(shared)}, but a round has a value of this name already"
         raise ConfigError("log", problem, "give each its own name")
 
 

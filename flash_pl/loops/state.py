@@ -79,17 +79,19 @@ def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
 def server_model(loop: FederatedLoop) -> SparseModel:
     """The server's model, masked to the target density, by the names of the module; ``flash_pl.export`` writes it.
 
-    The module's weights become the server's; the next client receives its weights anyway.
-
-    Raises:
-        ModuleError: the module has been federated again since: it holds another run's weights.
+    Tensors that the server does not have, such as counters, are as at the start of every client.
     """
-    server, client = loop.server, loop.client
-    client.check_tensors()
-    client.reset()
-    client.arena.copy_(server.masked())
-    values = {name: value for name, value in client.module.state_dict().items() if isinstance(value, Tensor)}
-    tensors = {name: value.cpu().contiguous().clone() for name, value in values.items()}
+    server, module = loop.server, loop.client.module
+    owned: list[tuple[str, Tensor]] = [*module.named_parameters(remove_duplicate=False)]
+    owned += module.named_buffers(remove_duplicate=False)
+    first_names: dict[int, str] = {}  # tied tensors are in the arena by the first of their names
+    for name, tensor in owned:
+        first_names.setdefault(id(tensor), name)
+    sources = {name: first_names[id(tensor)] for name, tensor in owned}
+    weights = server.masked()
+    values = loop.client.local_buffers.initial() | {slot.name: slot.view(weights) for slot in server.layout.slots}
+    names = [name for name in module.state_dict() if sources.get(name) in values]
+    tensors = {name: values[sources[name]].cpu().contiguous().clone() for name in names}
     masks = {layer.name: layer.view(server.mask).cpu().contiguous().clone() for layer in server.layout.layers}
     density = int(server.mask.count_nonzero()) / server.layout.maskable
     facts = {"scheduler": type(loop.scheduler).__name__, "density": f"{density:.4g}", "round": str(loop.round)}

@@ -19,10 +19,12 @@ class ClientUpdate:
     Attributes:
         client, tier: id of the client, its tier of the budget (0 is the smallest).
         samples: n_i, number of training samples.
+        epoch_samples: samples of a local epoch, fewer than n_i with ``drop_last``; None for n_i.
         mask: the client's mask after training, bool ``[layout.maskable]``.
         densities: layer densities of the mask, float64 ``[layers]``.
         trained_densities: layer densities at which FLOPs of the training are counted, float64 ``[layers]``.
-        metrics: means of what the module logged while it trained.
+        metrics: what the module logged while it trained, reduced over its batches.
+        reductions: sum, min or max, for metrics that are not means.
         dense_gradients: share of the steps that computed gradients of pruned weights too.
         extra: a scheduler's own tensors (``SparseScheduler.on_client_end``), sent and counted with the update.
         costs: bytes of the round with this client, by column of the metrics.
@@ -37,6 +39,8 @@ class ClientUpdate:
     densities: Tensor
     trained_densities: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+    reductions: dict[str, str] = field(default_factory=dict)
+    epoch_samples: int | None = None
     dense_gradients: float = 0.0
     extra: dict[str, Tensor] = field(default_factory=dict)
     tier: int = 0
@@ -48,6 +52,10 @@ class ClientUpdate:
     def __post_init__(self) -> None:
         if self.weight is None:
             object.__setattr__(self, "weight", self.samples)
+
+    def trained_samples(self, epochs: int) -> int:
+        """How many samples went through ``epochs`` local epochs."""
+        return epochs * (self.samples if self.epoch_samples is None else self.epoch_samples)
 
     def to(self, device: torch.device) -> "ClientUpdate":
         """The same update with its mask and extra tensors on ``device``."""

@@ -166,3 +166,38 @@ def test_tensorboard_continues_in_a_second_run(make, make_trainer, unaware, tiny
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     assert [event.step for event in events.Scalars("accuracy/val_acc")] == [1, 2, 3, 4]
+
+
+def steps_by_tag(folder):
+    """The steps of every scalar, image and text, as TensorBoard shows them."""
+    events = EventAccumulator(str(folder), size_guidance=dict.fromkeys(("scalars", "images", "tensors"), 0))
+    events.Reload()
+    tags = events.Tags()
+    kinds = (("scalars", events.Scalars), ("images", events.Images), ("tensors", events.Tensors))
+    return {tag: [event.step for event in read(tag)] for kind, read in kinds for tag in tags[kind]}
+
+
+@pytest.mark.parametrize("checkpoints", [["last.ckpt"], ["previous.ckpt"], ["last.ckpt", "previous.ckpt"]])
+def test_a_resumed_run_shows_every_step_once(checkpoints, tmp_path, monkeypatch):
+    """From the newest checkpoint, from an older one, and from both, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMMAND, "rounds=6", "run_dir=whole"]) == 0
+    command = [*COMMAND, "rounds=4", "trainer.checkpoint_every=2"]
+    assert main(command) == 0
+    for name in checkpoints:
+        assert main([*command, "rounds=6", f"ckpt_path=run/checkpoints/{name}"]) == 0
+    whole, resumed = steps_by_tag("whole"), steps_by_tag("run")
+    assert len(whole) > 40 and whole.keys() == resumed.keys()
+    for tag, steps in resumed.items():
+        assert len(set(steps)) == len(steps), tag
+        if not tag.startswith(("final/", "config", "mask/layer_densities", "mask/votes")):  # of a shorter run, too
+            assert sorted(steps) == whole[tag], tag
+    with open("run/metrics.csv", newline="") as file:
+        assert [row["round"] for row in csv.DictReader(file)] == [str(round) for round in range(1, 7)]
+
+
+def test_a_run_that_starts_anew_in_the_same_folder_replaces_the_old_one(make_trainer, unaware, tiny_data, tmp_path):
+    logger = fabric_loggers.TensorBoardLogger(tmp_path / "board")
+    for rounds in (4, 2):
+        make_trainer(tmp_path, rounds=rounds, logger=logger).fit(unaware(), tiny_data)
+    assert steps_by_tag(logger.log_dir)["accuracy/val_acc"] == [1, 2]

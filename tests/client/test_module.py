@@ -57,8 +57,12 @@ def test_a_module_sees_its_optimizer_and_lr_schedulers_as_in_lightning(fit, unaw
 
     fit(Asking(), tiny_data)
     assert rates == 2 * [(0.1, 0.1), (0.05, 0.05), (0.025, 0.025)] and clients == [["end"], ["end"]]
-    without = fit(unaware(), tiny_data)
-    assert without.client.module.lr_schedulers() is None
+
+    class Without(unaware):
+        def on_train_start(self):
+            assert self.lr_schedulers() is None
+
+    fit(Without(), tiny_data)
 
 
 def test_a_module_may_read_its_logger(fit, unaware, tiny_data):

@@ -127,3 +127,13 @@ def test_the_generator_alone_decides() -> None:
     torch.manual_seed(99)
     assert torch.equal(first, CropFlip()(images, generator(1, "augment")))
     assert not torch.equal(first, CropFlip()(images, generator(2, "augment")))
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(9, 2), (8, 2), (3, 1), (1, 1)])
+def test_a_smaller_last_batch_can_be_left_out_unless_it_is_the_only_one(samples, batches):
+    data = Batches(torch.zeros(samples, 1, 2, 2), torch.arange(samples), batch_size=4, drop_last=True)
+    for epoch in (data.shuffled(torch.Generator().manual_seed(0)), iter(data)):
+        labels = torch.cat(sizes := [labels for _, labels in epoch])
+        assert len(sizes) == batches == len(data)
+        assert len(labels.unique()) == len(labels) == data.epoch_samples == min(samples, 4 * batches)
+    assert data.samples == samples

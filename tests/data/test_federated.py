@@ -20,7 +20,7 @@ from flash_pl.data import (
     TensorData,
 )
 from flash_pl.data.federated import check_federated
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ClientError, ConfigError
 from flash_pl.schedulers import PDST
 
 
@@ -257,3 +257,44 @@ def test_a_stock_trainer_trains_on_all_samples() -> None:
     trainer.fit(Linear(), datamodule=Digits())
     assert trainer.callback_metrics["acc"] > 0.85
     assert isinstance(trainer.val_dataloaders, Batches)
+
+
+def with_last_batches_of_one(**settings):
+    """4 clients with 9 samples each, in batches of 4."""
+    images, labels = torch.randn(36, 1, 8, 8), torch.arange(36) % 4
+    test = torch.randn(8, 1, 8, 8), torch.arange(8) % 4
+    return TensorData((images, labels), test, clients=4, partition=IID(), batch_size=4, **settings)
+
+
+class Normalized(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        self.sizes = []
+
+    def training_step(self, batch, batch_idx):
+        self.sizes.append(len(batch[1]))
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_drop_last_is_the_remedy_for_batch_normalization_of_one_sample():
+    trainer = FederatedTrainer(PDST(), density=0.5, rounds=1, cohort=4, local_epochs=2, accelerator="cpu")
+    with pytest.raises(ClientError, match=r"more than 1 value per channel.*data\.drop_last=true"):
+        trainer.fit(Normalized(), with_last_batches_of_one())
+    module = Normalized()
+    loop = trainer.fit(module, with_last_batches_of_one(drop_last=True))
+    assert module.sizes == [4] * 16
+    of_sample = loop.ledger.flops.training(loop.server.layout.densities(loop.server.mask))
+    assert loop.metrics["flops"] == pytest.approx(4 * 2 * 8 * of_sample)  # 8 samples of 9, 2 epochs, 4 clients
+
+
+def test_drop_last_must_be_true_or_false():
+    with pytest.raises(ConfigError) as error:
+        with_last_batches_of_one(drop_last="no")
+    assert error.value.key == "drop_last"

@@ -1,6 +1,7 @@
 """Sparse convolutions and linear layers against float64 torch with masked weights, for all instruction sets."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -156,13 +157,39 @@ def test_only_requested_gradients_are_computed(native: Library) -> None:
     assert case.x.grad is None
 
 
-def test_second_derivatives_are_refused(native: Library) -> None:
-    weight = torch.randn(1, 1, 1, 1, requires_grad=True)
-    x = torch.randn(1, 1, 2, 2, requires_grad=True)
-    y = sparse_conv2d(x, weight, None, SparsePattern(torch.ones(1, 1, 1, 1, dtype=torch.bool)))
-    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+def second_derivatives(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The gradients of a loss, and those of their squared norm."""
+    leaves = [value.clone().requires_grad_() for value in inputs]
+    first = torch.autograd.grad(compute(*leaves).pow(3).sum(), leaves, create_graph=True)
+    return [*first, *torch.autograd.grad(sum(value.square().sum() for value in first), leaves)]
+
+
+@pytest.mark.parametrize("every", [False, True], ids=["active", "all"])
+@pytest.mark.parametrize("seed", range(5))
+def test_second_derivatives_equal_torchs(native: Library, seed: int, every: bool) -> None:
+    case = random_case(seed)
+    mask, stride, padding = case.mask, case.stride, case.padding
+    weight, pattern = (case.weight * mask if every else case.weight).detach(), SparsePattern(mask)
+
+    def sparse(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = x.tanh().to(memory_format=torch.channels_last)
+        return sparse_conv2d(x, weight, bias, pattern, stride, padding, all_gradients=lambda: every)
+
+    def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x.tanh(), weight if every else weight * mask, bias, stride, padding)
+
+    inputs = case.x.detach(), weight, torch.randn(len(weight))
+    for value, expected in zip(second_derivatives(sparse, *inputs), second_derivatives(dense, *inputs), strict=True):
+        assert (value - expected).norm() <= 1e-4 * expected.norm() + 1e-6
+
+
+def test_second_derivatives_of_a_linear_layer_equal_torchs(native: Library) -> None:
+    mask = torch.rand(5, 6) < 0.4
+    inputs = torch.randn(7, 6), torch.randn(5, 6)
+    pattern = SparsePattern(mask)
+    found = second_derivatives(lambda x, weight: sparse_linear(x, weight, None, pattern), *inputs)
+    expected = second_derivatives(lambda x, weight: F.linear(x, weight * mask), *inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_autocast_does_not_change_the_result(native: Library) -> None:

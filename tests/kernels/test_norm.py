@@ -56,3 +56,12 @@ def test_channels_that_do_not_fit_and_single_values_are_refused(native: Library)
         batch_norm(torch.randn(2, 3, 4, 4), torch.ones(4), torch.zeros(4))
     with pytest.raises(ValueError, match="less than two values"):
         batch_norm(torch.randn(1, 3, 1, 1), torch.ones(3), torch.zeros(3))
+
+
+def test_second_derivatives_equal_torchs(native: Library) -> None:
+    inputs, found = (torch.randn(6, 3, 5, 5), torch.randn(3), torch.randn(3)), []
+    for norm in (lambda *leaves: batch_norm(*leaves)[0], lambda x, w, b: F.batch_norm(x, None, None, w, b, True)):
+        leaves = [value.clone().requires_grad_() for value in inputs]
+        first = torch.autograd.grad(norm(*leaves).pow(3).sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(value.square().sum() for value in first), leaves)])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)

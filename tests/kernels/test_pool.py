@@ -53,3 +53,12 @@ def test_any_leading_dimensions(native: Library, shape: tuple[int, ...]) -> None
 def test_unsupported_windows_are_refused(native: Library, kernel: int, padding: int) -> None:
     with pytest.raises(ValueError, match="window"):
         max_pool2d(torch.randn(1, 1, 6, 6), kernel, 1, padding)
+
+
+def test_second_derivatives_equal_torchs(native: Library) -> None:
+    x, found = torch.randn(4, 3, 9, 11), []
+    for pool in (max_pool2d, F.max_pool2d):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(pool(leaf.tanh(), 3, 2, 1).pow(3).sum(), leaf, create_graph=True)
+        found.append((first, *torch.autograd.grad(first.square().sum(), leaf)))
+    torch.testing.assert_close(*found)

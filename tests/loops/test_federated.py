@@ -102,9 +102,11 @@ def test_learning_rates_follow_the_round(unaware, tiny_data):
 def test_masked_and_union_models_are_told_apart(unaware, tiny_data):
     loop = FederatedTrainer(NST(), density=0.2, rounds=2, cohort=4, accelerator="cpu").fit(unaware(), tiny_data)
     assert loop.metrics["density"] == pytest.approx(0.2, abs=1e-3) and loop.metrics["density_union"] > 0.22
-    masked = loop.evaluator.loop.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
+    loop.client.attach_()
+    with loop.client.backend:  # other kernels round in another way
+        masked = loop.evaluator.loop.run(loop.client, loop.server.masked(), tiny_data.val_dataloader())
+        union = loop.evaluator.loop.run(loop.client, loop.server.union, tiny_data.val_dataloader())
     assert loop.metrics["val_loss"] == masked["val_loss"]
-    union = loop.evaluator.loop.run(loop.client, loop.server.union, tiny_data.val_dataloader())
     assert loop.metrics["val_loss_union"] == union["val_loss"] != masked["val_loss"]
 
 
@@ -149,8 +151,8 @@ def test_the_model_of_a_loop_is_what_a_device_gets(unaware, tiny_data):
     assert all(not model.tensors[name][~mask].any() for name, mask in model.masks.items())
     unaware().load_state_dict(model.tensors)
     FederatedTrainer(PDST(), density=0.2, rounds=1, cohort=3, accelerator="cpu").fit(module, tiny_data)
-    with pytest.raises(ModuleError, match="was replaced by another tensor"):  # it holds the other run's weights now
-        server_model(loop)
+    again = server_model(loop)  # although the module holds the other run's weights now
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in model.tensors.items())
 
 
 def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data):

@@ -246,6 +246,7 @@ def test_every_client_is_evaluated_on_its_own_samples(unaware, tiny_data):
     loop, watch = run("spdst", unaware, tiny_data, evaluate=evaluate, rounds=3)
     assert ["val_acc_clients" in row for row in watch.rows] == [False, True, True]
     server, expected, sizes = loop.server, [], []
+    loop.client.attach_()
     for client in range(8):
         batches = tiny_data.client_val_batches(client)
         if batches.samples:
