@@ -128,7 +128,7 @@ class ClientState:
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
-        self.meter = Meter(self._metrics)
+        self.meter = self.new_meter()
 
     # One client after the other
 
@@ -153,6 +153,10 @@ class ClientState:
             parameter.requires_grad_(requires_grad).grad = None
         for part, training in self._modes:
             part.training = training
+
+    def new_meter(self) -> Meter:
+        """A meter for what the module logs."""
+        return Meter(self._metrics)
 
     def create_optimizer(self, layer_rates: Tensor | None = None) -> None:
         """Make a new ``optimizer``, with ``lr_schedulers`` and ``rates``.

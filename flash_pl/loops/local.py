@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flash_pl.client import ClientContext, ClientState, GradientClipping
+from flash_pl.client import ClientContext, ClientState, GradientClipping, samples_in
 from flash_pl.data import Batches
 from flash_pl.errors import ModuleError
 from flash_pl.loops.failures import Fault
@@ -73,6 +73,9 @@ class LocalLoop:
                     module.on_train_epoch_start()
                     self._run_epoch(client, scheduler, batches.shuffled(order))
                     module.on_train_epoch_end()
+                extra_samples = 0
+                if scheduler.wants_batch_after_training(client):
+                    extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
                 module.on_train_end()
                 module.on_fit_end()
         finally:
@@ -100,7 +103,8 @@ class LocalLoop:
             metrics=client.meter.compute(),
             reductions=client.meter.reductions,
             epoch_samples=getattr(batches, "epoch_samples", None),
-            dense_gradients=client.dense_steps / max(1, client.step),
+            extra_samples=extra_samples,
+            dense_gradients=client.dense_steps / max(1, client.step + bool(extra_samples)),
             extra={name: tensor.clone() for name, tensor in extra.items()},  # they may be views of the weights
         )
 
@@ -150,6 +154,30 @@ class LocalLoop:
             module.on_train_batch_end(outputs, batch, index)
             scheduler.on_batch_end(client, client.step)
         client.batch = None
+
+    def _measure_gradients(self, client: ClientState, scheduler: SparseScheduler, batch: Any) -> int:
+        """Show the scheduler the gradients of one more batch, and let it move the mask; returns its samples."""
+        module, optimizer, meter = client.module, client.optimizer, client.meter
+        assert optimizer is not None
+        client.batch = batch = Transfer(module, self.fabric)(batch)
+        client.prune_()  # the last step may have been one that changes pruned weights
+        client.backend.dense, client.meter = True, client.new_meter()  # nothing is logged
+        with client.replaced_weights(self.forward_weights(client, scheduler)):
+            with self.fabric.autocast():
+                output = step_with_index(module.training_step)(batch, client.context.batches)
+            optimizer.zero_grad()
+            if output is not None:  # else the module skips the batch
+                loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+                module.backward(loss)
+        if output is not None:
+            self.fabric.strategy.precision.unscale_gradients(optimizer)
+            scheduler.on_dense_gradients(client, client.step)
+        optimizer.zero_grad()
+        client.meter = meter
+        client.dense_steps += 1
+        scheduler.on_batch_end(client, client.step + 1)
+        client.batch = None
+        return samples_in(batch)
 
     def forward_weights(self, client: ClientState, scheduler: SparseScheduler) -> Tensor | None:
         """The weights with which the next step computes, see ``SparseScheduler.forward_weights``."""

@@ -9,9 +9,20 @@ from flash_pl.schedulers.heterofl import HeteroFL
 from flash_pl.schedulers.magnitude_upload import MagnitudeUpload, SparsyFed, TopK, ZeroFL
 from flash_pl.schedulers.ssfl import SSFL, SaliencyStage, SaliencyTrainee
 from flash_pl.schedulers.stead import STEAD
-from flash_pl.schedulers.timing import Constant, Cosine, EveryEpoch, EverySteps, Interval, LastStep, Linear, RateDecay
+from flash_pl.schedulers.timing import (
+    AfterTraining,
+    Constant,
+    Cosine,
+    EveryEpoch,
+    EverySteps,
+    Interval,
+    LastStep,
+    Linear,
+    RateDecay,
+)
 
 __all__ = [
+    "AfterTraining",
     "Constant",
     "Cosine",
     "Dense",

@@ -158,6 +158,13 @@ class SparseScheduler(Stateful):
         """Whether ``on_dense_gradients`` is overridden."""
         return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
 
+    def wants_batch_after_training(self, client: ClientState) -> bool:
+        """Return whether the client computes dense gradients of one more batch after its last step, without a step.
+
+        It then calls ``on_dense_gradients`` and ``on_batch_end`` as for a step.
+        """
+        return False
+
     def on_batch_end(self, client: ClientState, step: int) -> None:
         """Called after every optimizer step, where the mask may move (``client.move_mask_``); ``step`` is from 1."""
 

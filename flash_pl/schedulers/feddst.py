@@ -23,7 +23,8 @@ class FedDST(DynamicSparseTraining):
     Unlike there: the first mask is random, there it has the largest initial weights; ERK scales densities, as RigL's
     code does, there sparsities (MNISTNet's conv2 has density 0.020 at d = 0.05, there 0.038); every layer drops the
     same fraction, there what their ERK of a lower density gives; the first move is in the first round, there in the
-    second (``scheduler.interval.start=1``), and its gradient is that of the last step, there one taken after it; a
+    second (``scheduler.interval.start=1``); its gradient is that of the last step, there that of one more batch
+    (``scheduler.interval.name=after_training``); a
     survivor is never chosen to grow, so that counts are exact; the rate enters once, there squared; which zero-valued
     weights fill the places of a layer is there up to ``torch.topk``; layers that the model excludes stay dense.
 
@@ -56,7 +57,8 @@ class FedDST(DynamicSparseTraining):
         return MaskedAverage() if tiers > 1 else ZeroingMaskedAverage()
 
     def rate(self, context: ClientContext, step: int) -> float:
-        return self.prune_rate * self.decay(context.round - 1, step / context.steps)  # the first move drops all of it
+        # The first move drops the whole rate.
+        return self.prune_rate * self.decay(context.round - 1, min(1.0, step / context.steps))
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         if self.interval.in_round(round):

@@ -35,8 +35,9 @@ class FedRTS(SparseScheduler):
     In round t from 0 a move drops prune_rate (1 + cos(pi t / T)) / 2. As in the port, the mask first moves in round 10
     and last in round T, here 50, there 300 of some 500: ``decay.rounds`` is T and ``interval.until`` T + 1.
 
-    Unlike there: gradients are those of the last step, there those of one more batch after it; layers that the model
-    excludes stay dense. Not verified: the paper may give y the opposite role; at y = 1/2 both are the same.
+    Unlike there: gradients are those of the last step, there those of one more batch after it
+    (``scheduler.interval.name=after_training``); layers that the model excludes stay dense. Not verified: the paper may
+    give y the opposite role; at y = 1/2 both are the same.
 
     Args:
         gamma: y, the influence of single clients, in [0, 1].
@@ -78,6 +79,9 @@ class FedRTS(SparseScheduler):
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
         return self.interval.due(client.context, step + 1)
+
+    def wants_batch_after_training(self, client: ClientState) -> bool:
+        return self.interval.due(client.context, client.context.steps + 1)
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         if self.wants_dense_gradients(client, step):

@@ -76,7 +76,7 @@ class DynamicSparseTraining(SparseScheduler):
 
     def rate(self, context: ClientContext, step: int) -> float:
         """The fraction that a move after the client's ``step``-th step (from 1) drops."""
-        return self.prune_rate * self.decay(context.round, step / context.steps)
+        return self.prune_rate * self.decay(context.round, min(1.0, step / context.steps))
 
     def due(self, context: ClientContext, step: int) -> bool:
         """Whether the mask moves after the client's ``step``-th step (from 1)."""
@@ -95,6 +95,9 @@ class DynamicSparseTraining(SparseScheduler):
             return self.sees_gradients
         accumulates = self.move.memory > 0 and self.interval.in_round(client.context.round)
         return accumulates or self.due(client.context, step + 1)
+
+    def wants_batch_after_training(self, client: ClientState) -> bool:
+        return self.due(client.context, client.context.steps + 1)
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
         if self.move.needs_gradient and self.wants_dense_gradients(client, step):

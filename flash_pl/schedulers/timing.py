@@ -132,3 +132,14 @@ class LastStep(Interval):
 
     def after(self, context: ClientContext, step: int) -> bool:
         return step == context.steps
+
+
+class AfterTraining(LastStep):
+    """After the last step, by the gradient of one more batch with which no step is taken (authors of FedDST, FedRTS).
+
+    The batch is the first of one more epoch. Its FLOPs are counted. What the module logs for it is left out, but
+    torchmetrics that ``training_step`` updates and batch norms see it.
+    """
+
+    def after(self, context: ClientContext, step: int) -> bool:
+        return step == context.steps + 1

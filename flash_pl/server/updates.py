@@ -20,6 +20,7 @@ class ClientUpdate:
         client, tier: id of the client, its tier of the budget (0 is the smallest).
         samples: n_i, number of training samples.
         epoch_samples: samples of a local epoch, fewer than n_i with ``drop_last``; None for n_i.
+        extra_samples: of a batch after the last epoch that gave gradients and no step.
         mask: the client's mask after training, bool ``[layout.maskable]``.
         densities: layer densities of the mask, float64 ``[layers]``.
         trained_densities: layer densities at which FLOPs of the training are counted, float64 ``[layers]``.
@@ -41,6 +42,7 @@ class ClientUpdate:
     metrics: dict[str, float] = field(default_factory=dict)
     reductions: dict[str, str] = field(default_factory=dict)
     epoch_samples: int | None = None
+    extra_samples: int = 0
     dense_gradients: float = 0.0
     extra: dict[str, Tensor] = field(default_factory=dict)
     tier: int = 0
@@ -54,8 +56,8 @@ class ClientUpdate:
             object.__setattr__(self, "weight", self.samples)
 
     def trained_samples(self, epochs: int) -> int:
-        """How many samples went through ``epochs`` local epochs."""
-        return epochs * (self.samples if self.epoch_samples is None else self.epoch_samples)
+        """How many samples went through ``epochs`` local epochs, and a batch after them."""
+        return epochs * (self.samples if self.epoch_samples is None else self.epoch_samples) + self.extra_samples
 
     def to(self, device: torch.device) -> "ClientUpdate":
         """The same update with its mask and extra tensors on ``device``."""

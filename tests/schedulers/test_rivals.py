@@ -20,6 +20,7 @@ from flash_pl.loops.first_stage import FirstBatches
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
+    AfterTraining,
     Constant,
     Cosine,
     EverySteps,
@@ -608,6 +609,34 @@ def test_feddst_keeps_what_only_devices_that_are_away_hold():
         budget = SparsityBudget([Tier(0.05, 0.8), Tier(0.2, 0.2)])
         train(FedDST(interval=interval), 0.2, rounds=2, budget=budget, callbacks=[Look()])
         assert max(zeros) < 50  # of some 140: places for what has grown
+
+
+@pytest.mark.parametrize("kind", [FedDST, FedRTS])
+def test_masks_may_move_by_the_gradient_of_one_more_batch_after_training(kind):
+    """The batch is another one, its gradient is that of the trained weights, and no step is taken with it."""
+    seen = []
+
+    class Looking(kind):
+        def on_dense_gradients(self, client, step):
+            seen.append((client.arena.clone(), client.batch, client.gradients(), step == client.context.steps))
+            super().on_dense_gradients(client, step)
+
+    make = {"interval": AfterTraining(), "decay": Constant()}
+    loop, watch = watched(Looking(**make), rounds=1, backend="dense")
+    plain, plain_watch = watched(kind(interval=LastStep(), decay=Constant()), rounds=1, backend="dense")
+    *steps, (weights, (images, labels), gradient, after) = seen
+    assert after and len(steps) > 1
+    assert loop.metrics["flops"] > plain.metrics["flops"] and loop.metrics["train_loss"] == plain.metrics["train_loss"]
+    module = Classifier(Network(), classes=4).to(memory_format=torch.channels_last)
+    layout = Layout(module, exclude_first_last=True)
+    layout.flatten_(module).copy_(weights)
+    F.cross_entropy(module(images), labels).backward()
+    expected = torch.cat([module.get_parameter(layer.name).grad.flatten() for layer in layout.layers])
+    grown = torch.cat([layer.view(gradient).contiguous().flatten() for layer in layout.layers])
+    torch.testing.assert_close(grown, expected)
+    kept = watch.reports[0][2] & plain_watch.reports[0][2]  # in both masks at the end: trained, and not moved since
+    size = layout.maskable
+    assert torch.equal(watch.reports[0][1][:size][kept], plain_watch.reports[0][1][:size][kept])
 
 
 def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
