@@ -17,8 +17,8 @@ TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.class
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=4", "cohort=2", "batch_size=8", "rounds=1", "density=0.2"]
 TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
 RESULT = {
-    "scheduler", "data", "model", "target_density", "density", "layer_density", "accuracy", "accuracy_union", "loss",
-    "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
+    "scheduler", "data", "model", "weights", "target_density", "density", "layer_density", "accuracy", "accuracy_union",
+    "loss", "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
 }  # fmt: skip
 HETERO = {"tiers", "accuracy_clients"}  # only in the results of the shipped configs with tiers
 

@@ -73,7 +73,7 @@ class TensorBoard(Callback):
             if not (continued and first):
                 tiers = [tier.density for tier in loop.plan.budget.tiers]
                 writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
-            writer.add_text("weights", coverage(loop.client), first)
+                writer.add_text("weights", coverage(loop.client))
             if self.config:
                 writer.add_text("config", f"```yaml\n{dump(dict(self.config))}```", first)
 

@@ -272,8 +272,8 @@ class ClientState:
             if bool(pruned.any()) and bool(pruned.isfinite().all()):  # the loss tells of weights that are not finite
                 name = self.layout.slot_of_largest(pruned)
                 raise ModuleError(
-                    f"{self.user_class}: the first step has changed pruned weights of {name}, which must stay 0; "
-                    "change weights in on_train_batch_end, after which pruned weights are set to 0 again"
+                    f"after the first step of a client pruned weights of {name} are not 0: {self.user_class} or "
+                    f"{type(self.scheduler).__name__} has changed them; a module may do so in on_train_batch_end"
                 )
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:

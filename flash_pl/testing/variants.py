@@ -117,7 +117,7 @@ class HiddenGradients(FederatedTrainer):
 class _HidingLocalLoop(LocalLoop):
     def before_optimizer_step(self, client: ClientState, optimizer: Optimizer) -> None:
         if not client.backend.dense:
-            client.scale_gradients_(client.mask.to(client.weights.dtype))
+            client.zero_pruned_gradients_()
         super().before_optimizer_step(client, optimizer)
 
 

@@ -18,7 +18,7 @@ import flash_pl
 from flash_pl import NST, PDST, SPDST, Classifier, ConfigError, Dense, FederatedTrainer, ModuleError, RoundDecay
 from flash_pl.callbacks import Callback, History
 from flash_pl.loops import Participant, server_model
-from flash_pl.loops.round_metrics import logged_means
+from flash_pl.loops.round_metrics import logged_metrics
 from flash_pl.schedulers import Sensitivity
 from flash_pl.server import ClientUpdate, SampleWeightedSampler, UniformSampler
 from flash_pl.server.votes import vote_share
@@ -68,9 +68,9 @@ def test_updates_weigh_as_the_sampler_asks(unaware, tiny_data):
     assert all(weight == samples for samples, weight in seen[:2])
     assert [weight for _, weight in seen[2:]] == pytest.approx([1.0, 1.0])
     weighed = [replace(update(20, True), metrics={"a": 1.0}), replace(update(60, False), metrics={"a": 2.0})]
-    assert logged_means(weighed) == {"a": 1.75} and vote_share(weighed).tolist() == [0.25]
+    assert logged_metrics(weighed) == {"a": 1.75} and vote_share(weighed).tolist() == [0.25]
     equal = [replace(one, weight=1.0) for one in weighed]
-    assert logged_means(equal) == {"a": 1.5} and vote_share(equal).tolist() == [0.5]
+    assert logged_metrics(equal) == {"a": 1.5} and vote_share(equal).tolist() == [0.5]
 
 
 def update(samples, active):

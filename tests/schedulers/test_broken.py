@@ -307,7 +307,7 @@ class LeavesAHookOnAWeight(SparseScheduler):
         client.module.model.conv2.weight.register_post_accumulate_grad_hook(lambda weight: None)
 
 
-@broken("a client computes with weights outside of its mask")
+@broken("pruned weights of model.conv2.weight are not 0: Classifier or WritesOutside has changed them")
 class WritesOutside(SparseScheduler):
     """What is pruned before the update, but not before the next step."""
 
