@@ -58,7 +58,7 @@ class FederatedTrainer:
         server_optimizer: moves the server on from the clients' mean; None takes the mean.
         round_average: deploy an average over rounds; None deploys the last round's model.
         decay: of the learning rates over rounds; None keeps the module's own rates.
-        include: names or globs of further layers or parameters to mask, such as embeddings.
+        include: names or globs of further layers to mask, such as embeddings, or of parameters.
         exclude: names or globs of layers or parameters that are never masked.
         exclude_first_last: never mask the first and the last maskable layer.
         evaluate: after which rounds the server and the clients are evaluated.

@@ -11,7 +11,8 @@ import torch
 from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from flash_pl.client.backend import Backend, PlainSGD, has_gradient_hooks
+from flash_pl.client.backend import Backend
+from flash_pl.client.plain_sgd import PlainSGD, has_gradient_hooks
 from flash_pl.kernels import (
     SparsePattern,
     batch_norm,

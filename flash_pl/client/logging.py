@@ -15,8 +15,15 @@ from torchmetrics import Metric, MetricCollection
 
 from flash_pl.errors import ModuleError
 
-# Lightning's reductions, by the functions that ``self.log(reduce_fx=...)`` takes in place of their names.
-REDUCTIONS: dict[Any, str] = {torch.mean: "mean"}
+# Names and functions that ``self.log(reduce_fx=...)`` accepts, and the names of their reductions.
+REDUCTIONS: dict[Any, str] = {
+    "mean": "mean",
+    "avg": "mean",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    torch.mean: "mean",
+}
 REDUCTIONS |= {torch.sum: "sum", sum: "sum", torch.min: "min", min: "min", torch.max: "max", max: "max"}
 _LOG, _LOG_DICT = inspect.signature(L.LightningModule.log), inspect.signature(L.LightningModule.log_dict)
 
@@ -46,15 +53,14 @@ class Meter:
     """Collects ``self.log`` calls and reduces them as Lightning's Trainer does over an epoch.
 
     The default is the mean, weighted by batch size. Sums, minima and maxima are those of the logged values. A
-    torchmetric computes its own value. Of a name that is logged inside of batches and between them, the value counts
-    whose hook came later, as in the Trainer.
+    torchmetric computes its own value. If a name is logged inside of batches and between them, the later hook wins, as
+    in the Trainer.
 
     Args:
         metrics: the module's torchmetrics; no others can be logged.
 
     Attributes:
-        batch_samples: number of samples of the last batch with a mean, as ``batch_size`` said or else as counted; None
-            before the first.
+        batch_samples: size of the last batch that logged a mean, by ``batch_size`` or counted; None before the first.
 
     >>> meter = Meter()
     >>> batch = (torch.zeros(3, 2), torch.zeros(3))
@@ -196,8 +202,7 @@ def _extreme(reduction: str, first: float | Tensor, second: float | Tensor) -> T
 
 def _reduction(name: str, reduce_fx: Any) -> str:
     """The name of Lightning's reduction ``reduce_fx``, itself a name or a function."""
-    known = {"avg": "mean"} | {kind: kind for kind in REDUCTIONS.values()}
-    kind = known.get(reduce_fx.lower()) if isinstance(reduce_fx, str) else REDUCTIONS.get(reduce_fx)
+    kind = REDUCTIONS.get(reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx)
     if kind is None:
         given = repr(reduce_fx) if isinstance(reduce_fx, str) else getattr(reduce_fx, "__name__", repr(reduce_fx))
         raise ModuleError(f"log({name!r}): reduce_fx is {given}; give mean, sum, min or max, or log a torchmetric")

@@ -50,7 +50,7 @@ class ClientModule(L.LightningModule):
 
     Before ``bind`` the module works as the user wrote it. Afterward its tensors are views into one vector, the arena,
     and gradients of pruned weights become 0 before gradient clipping and the optimizer's step. Weights that start at 0
-    with a fresh optimizer then stay exactly 0 under SGD (momentum, Nesterov, weight decay), Adam, AdamW and RMSprop.
+    with a fresh optimizer then stay exactly 0 under the optimizers in ``KEEP_ZEROS`` (``client/optimizers.py``).
 
     >>> module = federate(Classifier)(nn.Linear(2, 2, bias=False), classes=2)
     >>> client = module.bind(Layout(module))

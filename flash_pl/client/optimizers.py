@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from flash_pl.checks import check_choice, check_numbers
+from flash_pl.client.plain_sgd import has_step_hooks
 from flash_pl.errors import ModuleError
 
 
@@ -84,12 +85,11 @@ def keeps_zeros(optimizer: Optimizer) -> bool:
     >>> keeps_zeros(torch.optim.Adam([weight])), keeps_zeros(torch.optim.Muon([weight]))
     (True, False)
     """
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return type(optimizer) in KEEP_ZEROS and not hooks
+    return type(optimizer) in KEEP_ZEROS and not has_step_hooks(optimizer)
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Whether the step evaluates the loss itself, several times, as that of LBFGS does."""
+    """Whether ``step`` needs a closure with which it evaluates the loss itself, as that of LBFGS does."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 

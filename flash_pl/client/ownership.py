@@ -1,4 +1,4 @@
-"""A module's own tensors: before a run, and again afterward; during a run most are views into the arena."""
+"""The memory of a module's tensors before and after a run, and of those that are not in the arena during it."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ Strides = Mapping[str, tuple[int, ...]]
 
 
 def own_strides(module: nn.Module) -> Strides:
-    """Return the strides of the module's tensors by name; those of a tensor with gaps are without gaps."""
+    """Return the strides of the module's tensors by name; a tensor with gaps gets contiguous ones."""
     return {name: torch.empty_like(tensor, device="meta").stride() for name, tensor in _tensors(module).items()}
 
 

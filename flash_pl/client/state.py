@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from flash_pl.client.backend import Backend, own_grad
+from flash_pl.client.backend import Backend
 from flash_pl.client.logging import Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
+from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
@@ -194,7 +195,8 @@ class ClientState:
         The norm by which ``weight_norm`` divides is then 0, and the output NaN. None if there is no such parameter.
         """
         for slot in self.layout.layers:
-            if slot.name.endswith(("_v", ".original1")) and not bool(slot.view(self.mask).flatten(1).any(dim=1).all()):
+            weight, normed = slot.view(self.mask), slot.name.endswith((".weight_v", "weight.original1"))
+            if normed and not bool(weight.flatten(1).any(dim=1).all()):
                 return slot.name
         return None
 
@@ -277,7 +279,7 @@ class ClientState:
                 )
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
-        """Change the mask. Weights outside of ``survivors`` (bool ``[maskable]``) become 0, and so do their momenta."""
+        """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0."""
         self._count_steps()
         self.weights.mul_(survivors)
         self._set_mask(mask)

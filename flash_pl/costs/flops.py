@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs of one sample through the dense model; a multiply-add counts as two.
+    """Forward FLOPs of the dense model, of one sample or of a batch; a multiply-add counts as two.
 
     Args:
         layers: of the maskable layers, in their order.
@@ -66,9 +66,9 @@ class Flops:
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
     """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's formulas for single operations.
 
-    A product counts for the maskable weight that it multiplies with, wherever the module uses this weight. It also
-    counts for the weight if torch first computes another tensor of its size from it, as ``weight_norm`` and autocast
-    do. All other products, such as those of attention scores, are the ``rest``.
+    The FLOPs of a product are added to the maskable weight among its arguments, whichever layer calls it. The argument
+    may also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do. All
+    other products, such as those of attention scores, are the ``rest``.
 
     Args:
         module: the model.
@@ -80,7 +80,7 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0)
     """
     counter = _FlopCounter({name: module.get_parameter(name) for name in names})
-    with _by_products(module), counter:
+    with _without_fused_kernels(module), counter:
         run()
     rest = counter.flops.pop(None)
     return Flops(tuple(counter.flops.values()), rest, counter.first, counter.input)
@@ -98,7 +98,7 @@ class _FlopCounter(TorchDispatchMode):
         self.flops: dict[str | None, float] = {None: 0.0} | dict.fromkeys(weights, 0.0)
         self.first: int | None = None  # as in Flops
         self.input = 0.0
-        self._order = list(weights)
+        self._order, self._sizes = list(weights), {name: weight.numel() for name, weight in weights.items()}
         self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, weight) in it
         self._computed: list[Tensor] = []  # kept, so that no other tensor gets their storage
         for name, weight in weights.items():
@@ -117,10 +117,9 @@ class _FlopCounter(TorchDispatchMode):
             self._add(name, float(formula(*args, **kwargs, out_val=out)))
         elif name is not None:
             for tensor in tree_leaves(out):
-                if isinstance(tensor, Tensor) and self._weight_of(tensor) is None:
-                    size = next(stop - start for p in self._places.values() for start, stop, n in p if n == name)
-                    if tensor.numel() == size:
-                        self._remember(tensor, name)
+                same_size = isinstance(tensor, Tensor) and tensor.numel() == self._sizes[name]
+                if same_size and self._weight_of(tensor) is None:
+                    self._remember(tensor, name)
         return out
 
     def _add(self, name: str | None, flops: float) -> None:
@@ -142,7 +141,7 @@ class _FlopCounter(TorchDispatchMode):
 
 
 @contextmanager
-def _by_products(module: nn.Module) -> Iterator[None]:
+def _without_fused_kernels(module: nn.Module) -> Iterator[None]:
     """A context in which attention and recurrent layers call matrix products: no formula knows all fused kernels."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

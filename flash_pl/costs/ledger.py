@@ -58,7 +58,7 @@ class CostLedger(Stateful):
     def with_costs(self, update: ClientUpdate, down: Traffic, up: Traffic) -> ClientUpdate:
         """The update with the bytes of both ways and its time of arrival.
 
-        An update that arrives after the deadline is ``late`` and sends nothing.
+        A client that misses the deadline is ``late``; its upload is not counted.
         """
         if self.clock is None:
             return replace(update, costs=traffic_columns(down, up))

@@ -156,12 +156,15 @@ class LocalLoop:
         client.batch = None
 
     def _measure_gradients(self, client: ClientState, scheduler: SparseScheduler, batch: Any) -> int:
-        """Show the scheduler the gradients of one more batch, and let it move the mask; returns its samples."""
+        """Show the scheduler the gradients of one more batch, and let it move the mask; returns its samples.
+
+        Logged values are discarded; torchmetrics that ``training_step`` updates and batch norms count the batch.
+        """
         module, optimizer, meter = client.module, client.optimizer, client.meter
         assert optimizer is not None
         client.batch = batch = Transfer(module, self.fabric)(batch)
         client.prune_()  # the last step may have been one that changes pruned weights
-        client.backend.dense, client.meter = True, client.new_meter()  # nothing is logged
+        client.backend.dense, client.meter = True, client.new_meter()  # its values are discarded
         with client.replaced_weights(self.forward_weights(client, scheduler)):
             with self.fabric.autocast():
                 output = step_with_index(module.training_step)(batch, client.context.batches)

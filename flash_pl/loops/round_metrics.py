@@ -1,4 +1,4 @@
-"""The metrics of a round, but for its evaluation: what clients logged, agreement of the masks, costs."""
+"""The metrics of a round, but for its evaluation: what clients logged, and how their masks agree."""
 
 from collections.abc import Collection, Sequence
 

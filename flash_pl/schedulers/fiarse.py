@@ -19,7 +19,7 @@ class FIARSE(SparseScheduler):
     server averages every weight over the devices that have it in their mask, all with the same weight, and keeps its
     own value if no device has it. Values and mask go down, values go up.
 
-    Unlike there: biases and parameters of norms are ranked and masked with ``include=["*"]`` (``model.include``) only,
+    Unlike there: biases and parameters of norms are ranked and masked with ``include=["*.weight", "*.bias"]`` only,
     by default every device trains them all (they are some 0.1 % of a ResNet-18); a weight that falls below the
     threshold while a client trains stays active until the round ends; a weight is averaged over the devices with it in
     their mask, there over those that changed it; layers that the model excludes stay dense.

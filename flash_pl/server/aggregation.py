@@ -115,7 +115,7 @@ class ZeroingMaskedAverage(FedAvg):
 
 
 class MaskedAverage(ZeroingMaskedAverage):
-    """The same mean; a coordinate that no client was offered keeps the server's value.
+    """As ``ZeroingMaskedAverage``, but a coordinate that no client was offered keeps the server's value.
 
     So with tiers a round of small devices leaves the larger devices' weights alone. A coordinate that clients were
     offered and that is in no reported mask becomes 0: all who had it have dropped it.

@@ -72,9 +72,10 @@ class UniformSampler(ClientSampler):
 class SampleWeightedSampler(ClientSampler):
     """Draws clients with a probability in proportion to their numbers of samples n_i, without replacement.
 
-    A client is in the cohort with probability min(1, c n_i), exactly, where c makes the sum of all probabilities the
-    size of the cohort. Averages by samples give the clients of a cohort equal weights, so that sizes do not count
-    twice. (A client that is drawn every time weighs c n_i times as much as the others.)
+    Averages then estimate the mean over all samples (docs/estimators.md). A client is in the cohort with probability
+    min(1, c n_i), exactly, where c makes the sum of all probabilities the size of the cohort. Averages by samples give
+    the clients of a cohort equal weights, so that sizes do not count twice. (A client that is drawn every time weighs
+    c n_i times as much as the others.)
 
     Source: systematic sampling in random order, Hartley and Rao, Annals of Mathematical Statistics, 1962.
 

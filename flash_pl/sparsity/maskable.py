@@ -20,7 +20,7 @@ WEIGHTS = (
     ((nn.RNNBase, RNNCellBase), r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?"),
 )
 # torch.nn.utils.weight_norm keeps the direction of a weight in weight_v; spectral_norm and prune keep weight_orig.
-OLD_SUFFIXES = ("_v", "_orig")
+LEGACY_SUFFIXES = ("_v", "_orig")
 
 
 def maskable_names(
@@ -30,12 +30,12 @@ def maskable_names(
 
     These are the trainable weight matrices of linear layers, convolutions, transposed convolutions, attention and
     recurrent layers. Where torch computes such a weight from other parameters (``weight_norm``, ``spectral_norm``,
-    ``prune``, any parametrization that gives 0 for 0), it is the parameter that gives the weight its zeros.
+    ``prune``, any parametrization that is 0 exactly where its parameter is 0), the mask acts on that parameter.
 
     Args:
         module: the model.
-        include: names or glob patterns of more layers, whose parameters of two and more dimensions are masked too, or
-            of parameters of any shape.
+        include: names or glob patterns of more layers, whose parameters of two and more dimensions are masked too. A
+            pattern that matches no layer is one of parameters, of any shape.
         exclude: names or glob patterns of layers or parameters that are not masked.
         exclude_first_last: whether the first and the last of these layers are not masked either.
 
@@ -64,6 +64,9 @@ def maskable_names(
         if weight in trained and not any(fnmatchcase(layer, p) or fnmatchcase(weight, p) for p in exclude)
     )
     if not names:
+        if not exclude and not exclude_first_last:
+            problem = "[] leaves nothing to mask in a module without a trainable weight that is masked by default"
+            raise ConfigError("include", problem, "name layers or parameters")
         key, value = ("exclude", list(exclude)) if exclude else ("exclude_first_last", exclude_first_last)
         hint = "at least one trainable layer must be left, such as a Linear or Conv layer; include adds other weights"
         raise ConfigError(key, f"{as_yaml(value)} leaves no layer to mask", hint)
@@ -72,17 +75,18 @@ def maskable_names(
 
 def _layers(module: nn.Module, include: Sequence[str], trained: set[str]) -> Iterator[tuple[str, list[str]]]:
     """Every layer by name, with the full names of the parameters that may be masked in it, frozen ones included."""
-    unused = set(include)
+    unused, names = set(include), [name for name, _ in module.named_modules()]
+    of_layers = {pattern for pattern in include if any(fnmatchcase(name, pattern) for name in names if name)}
     for layer_name, layer in module.named_modules():
         prefix = f"{layer_name}." if layer_name else ""
         kinds = [pattern for types, pattern in WEIGHTS if isinstance(layer, types)]
         weights = []
         for tensor, parameter in _tensors(layer).items():
             name = prefix + parameter
-            asked = {p for p in include if fnmatchcase(name, p) or (layer_name and fnmatchcase(layer_name, p))}
-            by_name = any(fnmatchcase(name, pattern) for pattern in asked)
-            if asked and (by_name or layer.get_parameter(parameter).ndim > 1):
-                unused -= asked if name in trained else set()
+            asked = {p for p in include if fnmatchcase(layer_name if p in of_layers else name, p)}
+            if asked - of_layers or (asked and layer.get_parameter(parameter).ndim > 1):
+                if name in trained:
+                    unused -= asked
                 weights.append(name)
             elif any(re.fullmatch(pattern, tensor) for pattern in kinds):
                 weights.append(name)
@@ -97,7 +101,7 @@ def _tensors(layer: nn.Module) -> dict[str, str]:
     own = [name for name, _ in layer.named_parameters(recurse=False)]
     tensors = {name: name for name in own}
     for name in own:
-        for suffix in OLD_SUFFIXES:
+        for suffix in LEGACY_SUFFIXES:
             computed = name.removesuffix(suffix)
             if computed != name and computed not in own and hasattr(layer, computed):
                 tensors[computed] = tensors.pop(name)

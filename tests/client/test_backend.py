@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.client.backend import PlainSGD
+from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.kernels import available
 
 compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")

@@ -88,11 +88,19 @@ def test_include_adds_layers_and_parameters():
     assert maskable_names(module, include=["table", "scale"]) == ["table", "scale", "linear.weight"]
     assert maskable_names(module, include=["emb*"], exclude=["linear.weight"]) == ["embedding.weight"]
     assert maskable_names(module, include=["*.bias"]) == ["linear.weight", "linear.bias"]
+    nested = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), nn.Embedding(3, 2))
+    assert maskable_names(nested, include=["0.*", "1"]) == ["0.0.weight", "1.weight"]  # layers: no biases, no norms
     module.table.requires_grad_(False)
     for pattern in ("table", "nothing"):
         with pytest.raises(ConfigError, match=f"'{pattern}' matches no trainable weight") as error:
             maskable_names(module, include=[pattern])
         assert error.value.key == "include"
+
+
+def test_a_module_without_masked_weights_needs_include():
+    with pytest.raises(ConfigError, match="leaves nothing to mask") as error:
+        maskable_names(nn.Embedding(3, 2))
+    assert error.value.key == "include"
 
 
 def test_exclude_takes_single_weights():
