@@ -283,11 +283,15 @@ class ClientState:
         self._count_steps()
         self.weights.mul_(survivors)
         self._set_mask(mask)
-        state = self.optimizer.state if self.optimizer else {}
+        if self.optimizer is None:
+            return
+        rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
-            for value in state.get(parameter, {}).values():
+            for name, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.mul_(layer.view(survivors))
+                    # Rprop's step sizes begin at the learning rate, all other state at 0.
+                    start = float(rates[id(parameter)]) if name == "step_size" else 0.0
+                    value.masked_fill_(~layer.view(survivors), start)
 
     @contextmanager
     def replaced_weights(self, weights: Tensor | None) -> Iterator[None]:

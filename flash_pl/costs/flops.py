@@ -1,7 +1,7 @@
 """Theoretical floating-point operations of a model under a mask; how fast kernels compute them is another matter."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +66,10 @@ class Flops:
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
     """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's formulas for single operations.
 
-    The FLOPs of a product are added to the maskable weight among its arguments, whichever layer calls it. The argument
-    may also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do. All
-    other products, such as those of attention scores, are the ``rest``.
+    The FLOPs of a product are added to the maskable weight among its factors, whichever layer calls it. The factor may
+    also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do. All other
+    products, such as those of attention scores, are the ``rest``. The first product is taken as the one that works on
+    the input, and its whole weight as not needing the input's gradient.
 
     Args:
         module: the model.
@@ -79,11 +80,15 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
     Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0)
     """
-    counter = _FlopCounter({name: module.get_parameter(name) for name in names})
+    weights = {name: module.get_parameter(name) for name in names}
+    counter = _FlopCounter(weights, (*module.parameters(), *module.buffers()))
     with _without_fused_kernels(module), counter:
         run()
     rest = counter.flops.pop(None)
     return Flops(tuple(counter.flops.values()), rest, counter.first, counter.input)
+
+
+WITH_SUMMAND = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)  # their first argument is added to the product
 
 
 class _FlopCounter(TorchDispatchMode):
@@ -91,16 +96,20 @@ class _FlopCounter(TorchDispatchMode):
 
     Args:
         weights: the maskable weights by name. Several may lie in one storage, as they do in an arena.
+        constants: all parameters and buffers of the module.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], constants: Iterable[Tensor]) -> None:
         super().__init__()
         self.flops: dict[str | None, float] = {None: 0.0} | dict.fromkeys(weights, 0.0)
         self.first: int | None = None  # as in Flops
         self.input = 0.0
         self._order, self._sizes = list(weights), {name: weight.numel() for name, weight in weights.items()}
         self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, weight) in it
-        self._computed: list[Tensor] = []  # kept, so that no other tensor gets their storage
+        self._kept: list[Tensor] = []  # so that no other tensor gets their storage
+        self._constant: set[int] = set()  # storages that depend on parameters and buffers alone, not on the batch
+        for tensor in constants:
+            self._keep_constant(tensor)
         for name, weight in weights.items():
             self._remember(weight, name)
 
@@ -112,14 +121,20 @@ class _FlopCounter(TorchDispatchMode):
                 if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return out
         out = func(*args, **kwargs)
-        name = next((n for n in map(self._weight_of, tree_leaves((args, kwargs))) if n is not None), None)
         if formula is not None:
-            self._add(name, float(formula(*args, **kwargs, out_val=out)))
-        elif name is not None:
-            for tensor in tree_leaves(out):
-                same_size = isinstance(tensor, Tensor) and tensor.numel() == self._sizes[name]
-                if same_size and self._weight_of(tensor) is None:
-                    self._remember(tensor, name)
+            factors = args[1:3] if func._overloadpacket in WITH_SUMMAND else args[:2]
+            self._add(self._first_weight(factors), float(formula(*args, **kwargs, out_val=out)))
+            return out
+        inputs = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        outputs = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
+        constant, name = all(_storage(tensor) in self._constant for tensor in inputs), self._first_weight(inputs)
+        for tensor in outputs:
+            if not constant:
+                self._constant.discard(_storage(tensor))  # an operation in place has written data of the batch
+                continue
+            self._keep_constant(tensor)
+            if name is not None and tensor.numel() == self._sizes[name] and self._weight_of(tensor) is None:
+                self._remember(tensor, name)
         return out
 
     def _add(self, name: str | None, flops: float) -> None:
@@ -127,17 +142,27 @@ class _FlopCounter(TorchDispatchMode):
             self.first, self.input = (None, flops) if name is None else (self._order.index(name), 0.0)
         self.flops[name] += flops
 
+    def _keep_constant(self, tensor: Tensor) -> None:
+        self._kept.append(tensor)
+        self._constant.add(_storage(tensor))
+
     def _remember(self, weight: Tensor, name: str) -> None:
         start = int(weight.storage_offset())
-        self._computed.append(weight)
-        self._places.setdefault(weight.untyped_storage().data_ptr(), []).append((start, start + weight.numel(), name))
+        self._places.setdefault(_storage(weight), []).append((start, start + weight.numel(), name))
+
+    def _first_weight(self, values: Iterable[object]) -> str | None:
+        return next((name for name in map(self._weight_of, values) if name is not None), None)
 
     def _weight_of(self, value: object) -> str | None:
         """The maskable weight of which a tensor is a view."""
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             return None
-        places, offset = self._places.get(value.untyped_storage().data_ptr(), ()), value.storage_offset()
+        places, offset = self._places.get(_storage(value), ()), value.storage_offset()
         return next((name for start, stop, name in places if start <= offset < stop), None)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 @contextmanager

@@ -262,5 +262,12 @@ def model_flops(client: ClientState, evaluation: EvaluationLoop, data: Federated
     except Exception as error:
         raise ModuleError(f"a batch of the data cannot be evaluated: {describe_error(error)}") from error
     evaluation.names = frozenset(logged)
-    samples = client.meter.batch_samples or samples_in(batches[0])
-    return flops.of_each(int(samples)) if flops.forward(flops.dense) else None
+    if not flops.forward(flops.dense):
+        return None
+    try:
+        samples = samples_in(batches[0])
+    except ModuleError:  # the module says itself how many samples such a batch has
+        if not client.meter.batch_samples:
+            raise
+        samples = int(client.meter.batch_samples)
+    return flops.of_each(samples)

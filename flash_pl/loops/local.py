@@ -59,6 +59,9 @@ class LocalLoop:
         # A module's own draws (dropout) have a name like every other draw.
         seed = derive_seed(context.seed, f"{context.purpose}/module", context.round, context.client)
         seed_global_rng_(seed, self.fabric.device)
+        if name := client.weight_norm_of_nothing():
+            remedy = "exclude this layer, or use a larger density"
+            raise Fault(f"the mask leaves no weight of an output of {name}, and weight_norm would be NaN; {remedy}")
         scheduler.on_client_start(client, context)
         client.create_optimizer(scheduler.layer_rates(client))
         self._check_clipping(client)
@@ -74,7 +77,7 @@ class LocalLoop:
                     self._run_epoch(client, scheduler, batches.shuffled(order))
                     module.on_train_epoch_end()
                 extra_samples = 0
-                if scheduler.wants_batch_after_training(client):
+                if client.step == context.steps and scheduler.wants_batch_after_training(client):
                     extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
                 module.on_train_end()
                 module.on_fit_end()
@@ -82,9 +85,7 @@ class LocalLoop:
             # The next evaluation must not depend on this client.
             client.backend.dense = client.backend.training_backward = False
         if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
-            name, remedy = client.weight_norm_of_nothing(), "exclude this layer, or use a larger density"
-            reason = f": the mask leaves no weight of an output of {name}, under weight_norm; {remedy}" if name else ""
-            raise Fault(f"its training loss is not finite{reason}")
+            raise Fault("its training loss is not finite")
 
         client.check_tensors()
         client.prune_()  # a hook of the module may have changed pruned weights
@@ -171,6 +172,7 @@ class LocalLoop:
             optimizer.zero_grad()
             if output is not None:  # else the module skips the batch
                 loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+                self._losses = self._losses + loss.detach().float()
                 module.backward(loss)
         if output is not None:
             self.fabric.strategy.precision.unscale_gradients(optimizer)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from flash_pl.errors import ModuleError
-from flash_pl.sparsity.maskable import TRANSPOSED, maskable_names, own_weight
+from flash_pl.sparsity.maskable import CONVOLUTIONS, TRANSPOSED, maskable_names, own_weight
 
 KINDS = ["maskable", "parameter", "buffer"]  # kinds of tensors, in their order in the arena
 ALIGNMENT = 8  # elements; 16 bytes of the smallest floating-point type, as cuDNN's batch normalization requires
@@ -105,7 +105,8 @@ class Layout:
         except ValueError as error:
             raise ModuleError(str(error)) from error
         owners = [module.get_submodule(_layer_name(layer.name)) for layer in self.layers]
-        self.groups = tuple(getattr(owner, "groups", 1) for owner in owners)
+        convolutions = (*CONVOLUTIONS, *TRANSPOSED)
+        self.groups = tuple(int(owner.groups) if isinstance(owner, convolutions) else 1 for owner in owners)
         self.types: tuple[type[nn.Module], ...] = tuple(type(owner) for owner in owners)
         self.trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
         names = list(parameters)

@@ -56,13 +56,18 @@ def maskable_names(
             hint = f"use a name or a glob pattern of {', '.join(layers)}, or of a weight of these layers"
             raise ConfigError("exclude", f"{as_yaml(pattern)} matches no maskable layer", hint)
     chosen = list(layers)[1:-1] if exclude_first_last else list(layers)
-    # A weight that two layers share is one parameter. A frozen weight is not trained and therefore never masked.
-    names = dict.fromkeys(
-        weight
-        for layer in chosen
-        for weight in layers[layer]
-        if weight in trained and not any(fnmatchcase(layer, p) or fnmatchcase(weight, p) for p in exclude)
-    )
+    # A weight that several layers share is one parameter, which has the name that it has in the first of them. A frozen
+    # weight is not trained and therefore never masked.
+    first_name = {id(parameter): name for name, parameter in module.named_parameters()}
+    names, excluded = dict[str, None](), set[str]()
+    for layer, weights in layers.items():
+        for weight in weights:
+            name = first_name[id(module.get_parameter(weight))]
+            if layer not in chosen or any(fnmatchcase(layer, p) or fnmatchcase(weight, p) for p in exclude):
+                excluded.add(name)
+            elif name in trained:
+                names[name] = None
+    names = {name: None for name in names if name not in excluded}
     if not names:
         if not exclude and not exclude_first_last:
             problem = "[] leaves nothing to mask in a module without a trainable weight that is masked by default"
@@ -78,6 +83,8 @@ def _layers(module: nn.Module, include: Sequence[str], trained: set[str]) -> Ite
     unused, names = set(include), [name for name, _ in module.named_modules()]
     of_layers = {pattern for pattern in include if any(fnmatchcase(name, pattern) for name in names if name)}
     for layer_name, layer in module.named_modules():
+        if isinstance(layer, parametrize.ParametrizationList):
+            continue  # the layer that it computes has its parameters
         prefix = f"{layer_name}." if layer_name else ""
         kinds = [pattern for types, pattern in WEIGHTS if isinstance(layer, types)]
         weights = []
@@ -85,7 +92,7 @@ def _layers(module: nn.Module, include: Sequence[str], trained: set[str]) -> Ite
             name = prefix + parameter
             asked = {p for p in include if fnmatchcase(layer_name if p in of_layers else name, p)}
             if asked - of_layers or (asked and layer.get_parameter(parameter).ndim > 1):
-                if name in trained:
+                if layer.get_parameter(parameter).requires_grad:
                     unused -= asked
                 weights.append(name)
             elif any(re.fullmatch(pattern, tensor) for pattern in kinds):
@@ -105,11 +112,12 @@ def _tensors(layer: nn.Module) -> dict[str, str]:
             computed = name.removesuffix(suffix)
             if computed != name and computed not in own and hasattr(layer, computed):
                 tensors[computed] = tensors.pop(name)
+                tensors.pop(f"{computed}_g", None)  # the norms of weight_norm
     if parametrize.is_parametrized(layer):
         for tensor, steps in layer.parametrizations.items():  # type: ignore[union-attr, operator]
-            originals = [name for name, _ in steps.named_parameters(recurse=False) if _keeps_zeros(steps, name)]
-            if originals:
-                tensors[tensor] = f"parametrizations.{tensor}.{originals[-1]}"
+            *_, (name, _) = steps.named_parameters(recurse=False)  # the last one: weight_norm has its norms before
+            if _keeps_zeros(steps, name):
+                tensors[tensor] = f"parametrizations.{tensor}.{name}"
     return tensors
 
 

@@ -3,13 +3,16 @@
 import logging
 import warnings
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
 from flash_pl import PDST, FederatedTrainer
+from flash_pl.client import ClientContext, federate
 from flash_pl.client.optimizers import KEEP_ZEROS, keeps_zeros
 from flash_pl.errors import ClientError, ModuleError
+from flash_pl.sparsity import Layout
 
 SETTINGS = {"rounds": 2, "cohort": 2, "accelerator": "cpu"}
 
@@ -154,7 +157,7 @@ def test_weight_norm_of_an_output_without_weights_ends_with_a_reason(unaware, ti
             super().__init__()
             self.net[4] = nn.utils.parametrizations.weight_norm(self.net[4])
 
-    with pytest.raises(ClientError, match=r"no weight of an output of net\.4\.\S+original1, under weight_norm; excl"):
+    with pytest.raises(ClientError, match=r"no weight of an output of net\.4\.\S+original1, and weight_norm would"):
         FederatedTrainer(PDST(), density=0.01, **SETTINGS).fit(Normed(), tiny_data)
 
 
@@ -176,3 +179,38 @@ def test_a_run_tells_how_many_weights_are_maskable(unaware, tiny_data, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         FederatedTrainer(PDST(), density=0.5, include=["table"], **SETTINGS).fit(Mostly(3000), tiny_data)
+
+
+def test_what_a_module_logs_does_not_change_the_flops_of_a_sample(unaware, tiny_data):
+    class Logging(unaware):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.log("tokens", 1.0, batch_size=7 * len(batch[1]))
+
+    runs = [FederatedTrainer(PDST(), density=0.5, **SETTINGS).fit(cls(), tiny_data) for cls in (unaware, Logging)]
+    assert runs[0].metrics["flops"] == pytest.approx(runs[1].metrics["flops"]) and runs[0].metrics["flops"] > 0
+
+
+def test_weights_that_grow_start_with_the_step_size_of_rprop():
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 1, bias=False)
+
+        def training_step(self, batch, batch_idx):
+            return self.net(batch).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.Rprop(self.parameters(), lr=0.01)
+
+    module = federate(Module)()
+    client = module.bind(Layout(module))
+    client.receive(torch.ones(4), torch.tensor([True, True, False, False]))
+    client.start_training(ClientContext(0, 0, 1, 2, seed=0), PDST())
+    client.create_optimizer()
+    for _ in range(3):
+        module.net.weight.grad = torch.ones(1, 4) * client.mask
+        client.optimizer.step()
+    client.move_mask_(torch.tensor([True, False, True, False]), torch.tensor([True, False, False, False]))
+    sizes = client.optimizer.state[module.net.weight]["step_size"].flatten()
+    assert sizes[0] > 0.01 and sizes[1:].tolist() == pytest.approx([0.01] * 3)

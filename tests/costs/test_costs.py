@@ -188,6 +188,14 @@ def test_a_computed_weight_counts_for_the_parameter_under_the_mask():
         assert count_flops(layer, [name], lambda: layer(images)) == flops
 
 
+def test_a_product_counts_for_its_factor_and_not_for_a_bias_or_a_tensor_of_the_batch():
+    layers = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 8))
+    for sentences in (2, 3):  # 2 sentences of 5 words have as many words as the vocabulary
+        tokens = torch.zeros(sentences, 5, dtype=torch.long)
+        flops = count_flops(layers, ["0.weight", "1.bias", "1.weight"], lambda tokens=tokens: layers(tokens))
+        assert flops.layers == (0, 0, 2 * sentences * 5 * 4 * 8) and flops.rest == 0
+
+
 def test_a_transposed_convolution_is_counted_by_its_input():
     layer = nn.ConvTranspose2d(3, 5, 2, stride=2)
     assert count_flops(layer, ["weight"], lambda: layer(torch.zeros(1, 3, 4, 4))).layers == (2 * 16 * 3 * 5 * 4,)

@@ -639,6 +639,16 @@ def test_masks_may_move_by_the_gradient_of_one_more_batch_after_training(kind):
     assert torch.equal(watch.reports[0][1][:size][kept], plain_watch.reports[0][1][:size][kept])
 
 
+def test_a_loss_that_is_not_finite_in_the_batch_after_training_is_a_failure():
+    class Bad(FedDST):
+        def wants_batch_after_training(self, client):
+            client.arena[client.layout.maskable :].fill_(torch.nan)
+            return True
+
+    with pytest.raises(ClientError, match="its training loss is not finite"):
+        train(Bad(interval=AfterTraining(), decay=Constant()), 0.2, rounds=1)
+
+
 def test_fedrts_ranks_as_many_of_the_average_whoever_comes_first():
     found = []
     for order in (1, -1):

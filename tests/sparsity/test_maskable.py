@@ -97,6 +97,31 @@ def test_include_adds_layers_and_parameters():
         assert error.value.key == "include"
 
 
+def test_a_shared_weight_stays_dense_if_one_of_its_layers_is_excluded():
+    for first in (nn.Embedding(4, 4), nn.Linear(4, 4, bias=False)):
+        module = nn.Sequential(first, nn.Linear(4, 4, bias=False), nn.Linear(4, 2))
+        module[1].weight = first.weight
+        assert maskable_names(module) == ["0.weight", "2.weight"]
+        for pattern in ("1", "1.weight"):
+            assert maskable_names(module, exclude=[pattern]) == ["2.weight"]
+
+
+def test_the_norms_of_weight_norm_are_not_included_with_their_layer():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = nn.utils.weight_norm(nn.Linear(3, 2))
+    new = parametrizations.weight_norm(nn.Linear(3, 2))
+    names = maskable_names(nn.Sequential(old, new), include=["0", "1"])
+    assert names == ["0.weight_v", "1.parametrizations.weight.original1"]
+
+
+def test_an_attribute_groups_of_another_layer_is_not_that_of_a_convolution():
+    module = Bare()
+    module.groups = [1, 2]
+    layout = Layout(module, include=["table"])
+    assert Channels()(layout, torch.rand(layout.size), torch.tensor([5, 5])).any()
+
+
 def test_a_module_without_masked_weights_needs_include():
     with pytest.raises(ConfigError, match="leaves nothing to mask") as error:
         maskable_names(nn.Embedding(3, 2))
