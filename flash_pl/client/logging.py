@@ -89,8 +89,8 @@ class Meter:
         where a Trainer would show the value. Does not wait for the device.
 
         Raises:
-            ModuleError: the value is not a number or not a torchmetric of the module, or ``reduce_fx`` is none of
-                Lightning's.
+            ModuleError: the value is neither a number nor a torchmetric of the module, or ``reduce_fx`` is not mean,
+                sum, min or max, or ``on_step`` and ``on_epoch`` are both false.
         """
         given = _LOG.bind(None, name, value, *args, **kwargs).arguments
         if given.get("on_step") is False and given.get("on_epoch") is False:

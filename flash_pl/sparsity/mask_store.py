@@ -102,7 +102,7 @@ class MaskStore(Stateful):
                 self._free_rows.append(previous)
 
     def _fill_row(self, bits: Tensor, size: int) -> int:
-        """Copy a mask into a free row, of a new block if there is none."""
+        """Copy a mask into a free row; if no row is free, add a block of rows first."""
         if not self._blocks:
             self.size, self._rows_per_block = size, min(1024, max(1, BLOCK // max(1, len(bits))))
         if not self._free_rows:
