@@ -34,10 +34,11 @@ test: .venv/installed-test
 
 # Without the tests that train for seconds, start processes of their own or run whole commands.
 quick: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow" -n auto flash_pl tests --ignore=tests/ranks --ignore=tests/sweep \
-		--ignore=tests/compare --ignore=tests/export --ignore=tests/callbacks --ignore=tests/test_conf.py \
-		--ignore=tests/test_docs.py --ignore=tests/test_notebooks.py --ignore=tests/test_bad_input.py \
-		--ignore=tests/test_cli.py --ignore=tests/commands --ignore=tests/config/test_run_dir.py
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal flash_pl tests \
+		--ignore=tests/ranks --ignore=tests/sweep --ignore=tests/compare --ignore=tests/export \
+		--ignore=tests/callbacks --ignore=tests/commands --ignore=tests/test_conf.py --ignore=tests/test_docs.py \
+		--ignore=tests/test_notebooks.py --ignore=tests/test_bad_input.py --ignore=tests/test_cli.py \
+		--ignore=tests/config/test_run_dir.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

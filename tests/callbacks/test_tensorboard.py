@@ -177,16 +177,26 @@ def steps_by_tag(folder):
     return {tag: [event.step for event in read(tag)] for kind, read in kinds for tag in tags[kind]}
 
 
+SHORT = [*COMMAND, "clients=40"]  # five times fewer images for each
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> dict[str, list[int]]:
+    """The steps of a run of six rounds that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main([*SHORT, "rounds=6", f"run_dir={folder / 'run'}"]) == 0
+    return steps_by_tag(folder / "run")
+
+
 @pytest.mark.parametrize("checkpoints", [["last.ckpt"], ["previous.ckpt"], ["last.ckpt", "previous.ckpt"]])
-def test_a_resumed_run_shows_every_step_once(checkpoints, tmp_path, monkeypatch):
+def test_a_resumed_run_shows_every_step_once(checkpoints, whole_run, tmp_path, monkeypatch):
     """From the newest checkpoint, from an older one, and from both, one after the other."""
     monkeypatch.chdir(tmp_path)
-    assert main([*COMMAND, "rounds=6", "run_dir=whole"]) == 0
-    command = [*COMMAND, "rounds=4", "trainer.checkpoint_every=2"]
+    command = [*SHORT, "rounds=4", "trainer.checkpoint_every=2"]
     assert main(command) == 0
     for name in checkpoints:
         assert main([*command, "rounds=6", f"ckpt_path=run/checkpoints/{name}"]) == 0
-    whole, resumed = steps_by_tag("whole"), steps_by_tag("run")
+    whole, resumed = whole_run, steps_by_tag("run")
     assert len(whole) > 40 and whole.keys() == resumed.keys()
     for tag, steps in resumed.items():
         assert len(set(steps)) == len(steps), tag

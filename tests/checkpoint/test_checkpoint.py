@@ -121,6 +121,7 @@ for round in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
     draw = random.Random(0)
     for kill in range(2):

@@ -263,7 +263,7 @@ MODULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cls", MODULES)
 def test_every_backend_shows_the_same_gradients(cls, momentum, fit, tiny_data):
     class Module(cls):

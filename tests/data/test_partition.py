@@ -77,10 +77,10 @@ ALPHAS = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 1e3]
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_class_mixes_are_concentrated_as_dirichlet_draws(alpha: float) -> None:
     # The first client takes few samples of every class, so no class runs out.
-    labels, k, size = torch.arange(4000) % 5, 5, 80
+    labels, k, clients, size = torch.arange(1000) % 5, 5, 12, 84
     squares = []
     for seed in range(150):
-        mix = mixes(Dirichlet(alpha)(labels, 50, generator(seed, "partition"))[:1], labels)[0].double()
+        mix = mixes(Dirichlet(alpha)(labels, clients, generator(seed, "partition"))[:1], labels)[0].double()
         squares.append((mix.square().sum() * size - 1) / (size - 1))  # unbiased for sum p^2 of a multinomial draw
     # The standard deviation of the mean of 150 values in [0, 1] is at most 0.041.
     assert torch.stack(squares).mean().item() == pytest.approx((alpha + 1) / (k * alpha + 1), abs=0.1)

@@ -345,6 +345,7 @@ class Fails(SparseScheduler):
         server.weights.mul_(1 / round)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
 def test_a_broken_rule_is_named(cls):
     with pytest.raises(AssertionError, match=BROKEN[cls]):

@@ -59,6 +59,7 @@ METHODS = {
     "fiarse with importance": lambda: FIARSE(importance=True),
     "fedrts": lambda: FedRTS(interval=OFTEN, decay=Cosine(rounds=3)),
 }
+QUICK = ("fedrts", "heterofl", "jmwst")  # the others are for a full run of the tests
 LIMITS = {"dense": (1.0, 1.0), "saliency trainee": (1.0, 1.0), "zerofl": (0.3, None)}
 
 
@@ -72,7 +73,9 @@ def test_no_shipped_method_is_left_out():
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_the_contract(name, accelerator):
     upload, server = LIMITS.get(name, (None, None))
     check_scheduler(METHODS[name], upload=upload, server=server, accelerator=accelerator)

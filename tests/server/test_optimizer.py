@@ -113,6 +113,7 @@ def test_the_command_line_steps_and_writes_it_down(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     tiny = ["data=synthetic", "model=lenet5", "clients=4", "cohort=2", "rounds=3", "trainer.progress=false"]
+    tiny += ["data.samples=80", "data.test_samples=20"]
     for name, extra in {
         "mean": [],
         "momentum": ["server_optimizer.momentum=0.5"],

@@ -110,6 +110,7 @@ def test_the_command_line_averages_and_exports_it(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     tiny = ["data=synthetic", "model=lenet5", "clients=4", "cohort=2", "rounds=3", "trainer.progress=false"]
+    tiny += ["data.samples=80", "data.test_samples=20"]
     assert main(["fit", "pdst", *tiny, "run_dir=plain"]) == 0
     assert main(["fit", "pdst", *tiny, "run_dir=mean", "round_average.power=2"]) == 0
     plain, mean = (SavedRun(f"{name}/checkpoints/last.ckpt") for name in ("plain", "mean"))
