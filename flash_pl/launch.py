@@ -1,20 +1,19 @@
-"""How the processes of a run start, and how a signal stops them."""
+"""How the processes of a run start, and on which device each of them computes."""
 
 import atexit
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from lightning.fabric.accelerators.cuda import CUDAAccelerator
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
@@ -23,8 +22,6 @@ from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.errors import ConfigError, as_yaml
-
-# The start
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -49,6 +46,7 @@ def check_devices(devices: Any) -> None:
 def make_fabric(
     accelerator: str,
     devices: Any,
+    processes_per_device: int,
     num_nodes: int,
     precision: str,
     deterministic: bool,
@@ -59,23 +57,26 @@ def make_fabric(
     """Return a Fabric for this process, with the arguments of ``FederatedTrainer``. If torchrun started this process,
     its number of processes replaces ``devices``.
 
-    >>> fabric = make_fabric("cpu", 1, 1, "32-true", deterministic=True, timeout=60, callbacks=[], loggers=[])
+    >>> fabric = make_fabric("cpu", 1, 1, 1, "32-true", deterministic=True, timeout=60, callbacks=[], loggers=[])
     >>> fabric.device, fabric.world_size
     (device(type='cpu'), 1)
 
     Raises:
         ConfigError: an argument has an impossible value.
     """
-    check_integers(num_nodes=num_nodes)
+    check_integers(num_nodes=num_nodes, processes_per_device=processes_per_device)
     check_booleans(deterministic=deterministic)
     check_devices(devices)
     check_numbers("(0, inf)", timeout=timeout)
     check_choice(*PRECISIONS, precision=precision)
-    devices = torchrun_processes() or devices
-    several = torchrun_processes() is not None or devices != 1 or num_nodes != 1
+    shared, started = processes_per_device > 1, torchrun_processes()
+    if started is not None:
+        devices = _devices_of(started, processes_per_device)
+    several = started is not None or devices != 1 or num_nodes != 1 or shared
     fabric = Fabric(
-        accelerator=accelerator,
-        strategy=ProcessStrategy(timeout) if several else "auto",
+        accelerator=shared_gpus(accelerator, processes_per_device) if shared else accelerator,
+        # NCCL refuses two processes on one GPU.
+        strategy=ProcessStrategy(timeout, backend="gloo" if shared else None) if several else "auto",
         devices=devices,
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
@@ -86,7 +87,59 @@ def make_fabric(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        # In this mode torch fills every new tensor with NaN, to show programs that read memory before they write it.
+        # That is one more kernel for each tensor, and no result depends on it.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     return fabric
+
+
+def shared_gpus(accelerator: str, processes: int) -> CUDAAccelerator:
+    """Return an accelerator on which every GPU counts as ``processes`` devices: ranks 0 to ``processes`` - 1 get the
+    first one, and so on.
+
+    Raises:
+        ConfigError: there are no GPUs of CUDA, or ``accelerator`` asks for something else.
+    """
+    if accelerator not in ("auto", "cuda", "gpu") or not CUDAAccelerator.is_available():
+        problem = f"{processes} processes would share a GPU, and accelerator={accelerator} finds none of CUDA"
+        raise ConfigError("processes_per_device", problem, f"on a CPU every process is a device: devices={processes}")
+
+    class SharedGPUs(CUDAAccelerator):  # Fabric asks the class, not the object
+        @staticmethod
+        def get_parallel_devices(devices: list[int]) -> list[torch.device]:
+            return [gpu for gpu in CUDAAccelerator.get_parallel_devices(devices) for _ in range(processes)]
+
+    return SharedGPUs()
+
+
+def _devices_of(processes: int, processes_per_device: int) -> int:
+    """The number of devices for the processes that torchrun has started on this machine."""
+    if processes % processes_per_device:
+        problem = f"torchrun started {processes} processes on this machine, no multiple of {processes_per_device}"
+        raise ConfigError("processes_per_device", problem)
+    return processes // processes_per_device
+
+
+def check_sharing(fabric: Fabric, processes_per_device: int, cohort: int) -> None:
+    """Check that processes that share devices can all work at the same time.
+
+    Args:
+        fabric: not launched yet.
+        processes_per_device: how many share each device.
+        cohort: clients of a round.
+
+    Raises:
+        ConfigError: there are more of them than clients or than cores.
+    """
+    if processes_per_device == 1 or not isinstance(strategy := fabric.strategy, DDPStrategy):
+        return
+    here = strategy.num_processes
+    if (processes := here * strategy.num_nodes) > cohort:
+        problem = f"of {processes} processes {processes - cohort} would have no client: a cohort has {cohort}"
+        raise ConfigError("processes_per_device", problem, "use fewer processes or a larger cohort")
+    if here > (cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
+        problem = f"{here} processes on {cores} cores would wait for each other, and not for the GPU"
+        raise ConfigError("processes_per_device", problem, "use fewer processes")
 
 
 def torchrun_processes() -> int | None:
@@ -107,11 +160,12 @@ class ProcessStrategy(DDPStrategy):
 
     Args:
         timeout: see ``Ranks``.
+        backend: of torch.distributed; None takes NCCL for GPUs and gloo for CPUs.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, backend: str | None = None) -> None:
         self.timeout = timedelta(seconds=timeout)
-        super().__init__(timeout=self.timeout)
+        super().__init__(timeout=self.timeout, process_group_backend=backend)
 
     def _setup_distributed(self) -> None:
         # torchrun uses one store for all attempts. Without a prefix per attempt, gloo would find the addresses of dead
@@ -203,71 +257,3 @@ class Launcher:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(number)
-
-
-# The end
-
-# The signals that ask a run to stop, each with the signal by which a process forwards the request to the processes that
-# it started. They only note a forwarded request: the user's signal may reach them directly too, sooner or later, and
-# must not count as a second request. Windows has no user signals, so there a signal is forwarded as itself.
-SIGNALS: dict[signal.Signals, signal.Signals] = {
-    signal.SIGTERM: getattr(signal, "SIGUSR2", signal.SIGTERM),
-    signal.SIGINT: getattr(signal, "SIGUSR1", signal.SIGINT),
-}
-# A terminal, a launcher and a cluster's scheduler may all send the same request. Signals this close are one request.
-SAME_REQUEST = 1.0  # seconds
-
-
-class StopSignals:
-    """Notes a request to stop inside its block, so that a run can stop when its state is in order.
-
-    The first SIGTERM or SIGINT is noted in ``received``. A second one stops the process at once, if it comes at least
-    ``SAME_REQUEST`` seconds later. Outside the main thread, where Python allows no signal handlers, signals keep their
-    usual effect.
-
-    Args:
-        forward: sends a signal to the processes that this one started; see ``SIGNALS``.
-
-    Attributes:
-        received: the number of the signal, None before a request.
-
-    >>> with StopSignals() as stop:
-    ...     os.kill(os.getpid(), signal.SIGTERM)
-    ...     time.sleep(0.01)
-    >>> stop.received == signal.SIGTERM
-    True
-    """
-
-    def __init__(self, forward: Callable[[int], None] = lambda number: None) -> None:
-        self.received: int | None = None
-        self.forward = forward
-        self._previous_handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number, forwarded_as in SIGNALS.items():
-                # If both are the same signal, the dictionary keeps the second handler.
-                for handled, handler in {forwarded_as: self._on_forwarded, number: self._on_signal}.items():
-                    self._previous_handlers[handled] = signal.signal(handled, handler)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.received is None:
-            self.received, self._received_at = number, now
-            self.forward(SIGNALS[signal.Signals(number)])
-        elif now - self._received_at >= SAME_REQUEST:
-            self.forward(number)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    def _on_forwarded(self, forwarded_as: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = next(number for number, other in SIGNALS.items() if other == forwarded_as)
-            self._received_at = time.monotonic()

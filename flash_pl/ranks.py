@@ -109,10 +109,17 @@ class Ranks:
         Raises:
             RankError: see ``gather``.
         """
-        if self.size > 1:
-            self.gather(None)  # notices a rank that has failed; all_reduce would wait for it
-            with self._naming_the_lost_rank():
-                dist.all_reduce(tensor, group=self.group if tensor.device.type == "cpu" else None)
+        if self.size == 1:
+            return
+        self.gather(None)  # notices a rank that has failed; all_reduce would wait for it
+        with self._naming_the_lost_rank():
+            if tensor.device.type == "cuda" and dist.get_backend() == "nccl":
+                dist.all_reduce(tensor)
+            else:
+                on_host = tensor.cpu()
+                dist.all_reduce(on_host, group=self.group)
+                if on_host is not tensor:
+                    tensor.copy_(on_host)
 
     @contextmanager
     def sharing_errors(self) -> Iterator[None]:

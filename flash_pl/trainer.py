@@ -14,7 +14,7 @@ from flash_pl.client import Binding, ClientState, GradientClipping, coverage, de
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.launch import Launcher, StopSignals, make_fabric
+from flash_pl.launch import Launcher, check_sharing, make_fabric
 from flash_pl.loops import (
     EvaluationLoop,
     EvaluationSchedule,
@@ -41,6 +41,7 @@ from flash_pl.server import (
     ServerState,
     UniformSampler,
 )
+from flash_pl.signals import StopSignals
 from flash_pl.sparsity import Layout, SparsityBudget, total_count
 
 
@@ -72,6 +73,7 @@ class FederatedTrainer:
         devices: processes on this machine, one per device: a number, auto, or a list of GPU numbers. They share the
             clients of a round. Results are bitwise equal for any number of processes on equal processors. Under
             torchrun its number of processes counts.
+        processes_per_device: processes that share each GPU; they use it while one of them works on the host.
         num_nodes: number of machines.
         precision: 32-true, 16-mixed or bf16-mixed, as in Lightning's Trainer.
         deterministic: on CUDA, use only kernels that repeat their bits, where torch has them.
@@ -118,6 +120,7 @@ class FederatedTrainer:
         compile: bool = False,
         accelerator: str = "auto",
         devices: Any = 1,
+        processes_per_device: int = 1,
         num_nodes: int = 1,
         precision: Any = "32-true",
         deterministic: bool = True,
@@ -160,8 +163,17 @@ class FederatedTrainer:
         loggers = as_loggers(logger)
         self.callbacks = as_callbacks(callbacks, loggers)
         self.fabric = make_fabric(
-            accelerator, devices, num_nodes, precision, deterministic, timeout, self.callbacks, loggers
+            accelerator=accelerator,
+            devices=devices,
+            processes_per_device=processes_per_device,
+            num_nodes=num_nodes,
+            precision=precision,
+            deterministic=deterministic,
+            timeout=timeout,
+            callbacks=self.callbacks,
+            loggers=loggers,
         )
+        check_sharing(self.fabric, processes_per_device, self.cohort)
         self.ranks: Ranks | None = None
 
     def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:

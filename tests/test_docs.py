@@ -52,9 +52,8 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", commands())
 def test_a_documented_command_is_accepted(command):
     _, _, name, *overrides = shlex.split(command)
-    config = compose(
-        read_config(name), [*overrides, "trainer.devices=1", "trainer.num_nodes=1", "trainer.accelerator=cpu"]
-    )
+    one_process = ["trainer.devices=1", "trainer.processes_per_device=1", "trainer.num_nodes=1"]
+    config = compose(read_config(name), [*overrides, *one_process, "trainer.accelerator=cpu"])
     build_module(config, build_data(config))
     build_trainer(config)
 

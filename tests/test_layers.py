@@ -10,7 +10,7 @@ import flash_pl
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    ("errors", "seeding", "plotting", "yaml12"),
+    ("errors", "seeding", "plotting", "signals", "yaml12"),
     ("checks", "checkpoint"),
     ("ranks", "kernels", "models"),
     ("launch", "sparsity"),

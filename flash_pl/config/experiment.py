@@ -18,6 +18,7 @@ FREE = {
     "wire.verify",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.processes_per_device",
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.threads",

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError, RankError
-from flash_pl.launch import StopSignals
 from flash_pl.loops.failures import Failure
 from flash_pl.loops.settings import FaultPolicy, Participant
 from flash_pl.ranks import Ranks
+from flash_pl.signals import StopSignals
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flash_pl.compare import title_of
 from flash_pl.errors import ConfigError, Interrupted
-from flash_pl.launch import SIGNALS, StopSignals
+from flash_pl.signals import SIGNALS, StopSignals
 from flash_pl.sweep.jobs import Job
 
 PAUSE = 0.05  # seconds between two polls of the processes

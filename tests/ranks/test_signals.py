@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 
-from flash_pl.launch import StopSignals
+from flash_pl.signals import StopSignals
 
 TWICE = """
 import os, signal, time
-from flash_pl.launch import StopSignals
+from flash_pl.signals import StopSignals
 with StopSignals() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -23,7 +23,7 @@ with StopSignals() as stop:
 WITHOUT = "import signal; del signal.SIGUSR1, signal.SIGUSR2"  # as on Windows
 FORWARDED = """
 import os, signal
-from flash_pl.launch import StopSignals
+from flash_pl.signals import StopSignals
 before = signal.getsignal(signal.SIGINT)
 with StopSignals(lambda number: print(int(number))) as stop:
     os.kill(os.getpid(), signal.SIGINT)
