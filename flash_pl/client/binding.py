@@ -13,7 +13,7 @@ from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure_optimizer
 from flash_pl.client.ownership import Strides, give_back_, own_strides, to_channels_last_
-from flash_pl.client.state import ClientState, GradientHook
+from flash_pl.client.state import ClientState, GradientHooks
 from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.kernels import available
 from flash_pl.sparsity import Layout
@@ -47,7 +47,7 @@ class Binding:
         check_booleans(**flags)
         check_choice(*BACKENDS, backend=self.backend)
 
-    def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHook) -> ClientState:
+    def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHooks) -> ClientState:
         """Make ``module`` a ``ClientModule`` on the device of ``fabric``, its tensors in an arena.
 
         Raises:
@@ -70,7 +70,7 @@ class Binding:
             module._fabric = module._client = None
             raise
 
-    def _bind(self, module: ClientModule, scheduler: GradientHook, strides: Strides) -> ClientState:
+    def _bind(self, module: ClientModule, scheduler: GradientHooks, strides: Strides) -> ClientState:
         client = module.bind(Layout(module, self.exclude, self.exclude_first_last, self.include), scheduler)
         client.own_strides = strides
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)

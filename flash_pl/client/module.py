@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
-from flash_pl.client.state import ClientState, GradientHook
+from flash_pl.client.state import ClientState, GradientHooks
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
@@ -67,7 +67,7 @@ class ClientModule(L.LightningModule):
     _kept: Mapping[str, Tensor] = MappingProxyType({})  # after a run: the mask of each pruned weight, by name
     _user_class: type[L.LightningModule] = L.LightningModule
 
-    def bind(self, layout: Layout, scheduler: GradientHook | None = None) -> ClientState:
+    def bind(self, layout: Layout, scheduler: GradientHooks | None = None) -> ClientState:
         """Move the module's tensors into an arena of ``layout`` under a mask of ones; return the client's state.
 
         Args:

@@ -61,10 +61,14 @@ class ClientContext:
         return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
 
 
-class GradientHook(Protocol):
-    """The one hook of a sparse scheduler that is called inside the module's own hooks."""
+class GradientHooks(Protocol):
+    """The hooks of a sparse scheduler that are called inside the module's own hooks."""
+
+    def wants_dense_gradients(self, client: Any, step: int) -> bool: ...
 
     def on_dense_gradients(self, client: Any, step: int) -> None: ...
+
+    def on_gradients(self, client: Any, step: int) -> None: ...
 
 
 class ClientState:
@@ -110,7 +114,7 @@ class ClientState:
     rates: ScaledRates
     batch: Any = None
 
-    def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHook | None = None) -> None:
+    def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHooks | None = None) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
         self.own_strides = own_strides(module)
         self.arena = layout.flatten_(module)
@@ -140,7 +144,7 @@ class ClientState:
         self.prune_()
         self._received = True
 
-    def start_training(self, context: ClientContext, scheduler: GradientHook) -> None:
+    def start_training(self, context: ClientContext, scheduler: GradientHooks) -> None:
         """Forget the previous client: its optimizer, gradients and logged metrics, and which parameters and layers it
         has frozen or switched to evaluation mode. ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
@@ -337,9 +341,8 @@ class ClientState:
     def gradients(self) -> Tensor:
         """Return a copy of the gradients of the maskable weights ``[layout.maskable]``; 0 for a missing gradient.
 
-        Gradients of pruned weights are right only in ``on_dense_gradients``, in steps for which
-        ``wants_dense_gradients`` is true; afterward they become 0. Gradients of active weights stay until the next
-        step.
+        Gradients of pruned weights are right only in ``on_dense_gradients``; afterward they become 0. Gradients of
+        active weights stay until the next step.
         """
         gradients = torch.zeros_like(self.weights)
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
@@ -357,7 +360,9 @@ class ClientState:
     def mask_gradients_(self) -> None:
         """Show the gradients to the scheduler, then set those of pruned weights to 0."""
         if self.scheduler is not None:
-            self.scheduler.on_dense_gradients(self, self.step)
+            if self.scheduler.wants_dense_gradients(self, self.step):
+                self.scheduler.on_dense_gradients(self, self.step)
+            self.scheduler.on_gradients(self, self.step)
         self.zero_pruned_gradients_()
 
     def zero_pruned_gradients_(self) -> None:

@@ -139,24 +139,29 @@ class SparseScheduler(Stateful):
     def forward_weights(self, client: ClientState) -> Tensor | None:
         """Return the weights with which the next step computes, ``[maskable]``, 0 outside the mask; None for its own.
 
-        Gradients are then those of the returned weights: apply the chain rule in ``on_dense_gradients``.
+        Gradients are then those of the returned weights: apply the chain rule in ``on_gradients``.
         """
         return None
-
-    def on_dense_gradients(self, client: ClientState, step: int) -> None:
-        """Called after every backward pass, before gradients are masked, clipped and applied; ``step`` is from 0."""
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
         """Return whether step ``step`` (from 0) computes the gradients of pruned weights, which takes a dense pass.
 
-        By default it does if ``on_dense_gradients`` is overridden.
+        By default every step does if ``on_dense_gradients`` is overridden.
         """
-        return self.sees_gradients
+        return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
+
+    def on_dense_gradients(self, client: ClientState, step: int) -> None:
+        """Called after the backward pass of a step for which ``wants_dense_gradients`` is true."""
+
+    def on_gradients(self, client: ClientState, step: int) -> None:
+        """Called after every backward pass, before gradients are masked, clipped and applied, for example to scale
+        them (``client.scale_gradients_``); ``step`` is from 0. Gradients of pruned weights may be wrong."""
 
     @property
     def sees_gradients(self) -> bool:
-        """Whether ``on_dense_gradients`` is overridden."""
-        return type(self).on_dense_gradients is not SparseScheduler.on_dense_gradients
+        """Whether a hook may look at gradients: ``on_dense_gradients`` or ``on_gradients`` is overridden."""
+        cls, base = type(self), SparseScheduler
+        return cls.on_dense_gradients is not base.on_dense_gradients or cls.on_gradients is not base.on_gradients
 
     def wants_batch_after_training(self, client: ClientState) -> bool:
         """Return whether the client computes dense gradients of one more batch after its last step, without a step.

@@ -84,8 +84,7 @@ class FedRTS(SparseScheduler):
         return self.interval.due(client.context, client.context.steps + 1)
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
-        if self.wants_dense_gradients(client, step):
-            self.gradient = client.gradients()
+        self.gradient = client.gradients()
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
         layout, active = client.layout, client.layout.counts(client.mask)

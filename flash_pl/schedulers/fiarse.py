@@ -45,10 +45,7 @@ class FIARSE(SparseScheduler):
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.threshold = client.weights[client.mask].abs().min() if self.importance else None
 
-    def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
-        return False
-
-    def on_dense_gradients(self, client: ClientState, step: int) -> None:
+    def on_gradients(self, client: ClientState, step: int) -> None:
         if self.threshold is not None:
             magnitude, t = client.weights.abs(), self.threshold
             client.scale_gradients_(1 + 2 * t * magnitude / (magnitude + t).square().clamp(min=1e-12))

@@ -87,12 +87,16 @@ class DynamicSparseTraining(SparseScheduler):
 
     @property
     def sees_gradients(self) -> bool:
-        overridden = type(self).on_dense_gradients is not DynamicSparseTraining.on_dense_gradients
-        return self.move.needs_gradient or overridden
+        own = type(self).on_gradients is not SparseScheduler.on_gradients
+        return own or self.move.needs_gradient or self._subclass_sees_dense_gradients
+
+    @property
+    def _subclass_sees_dense_gradients(self) -> bool:
+        return type(self).on_dense_gradients is not DynamicSparseTraining.on_dense_gradients
 
     def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
         if not self.move.needs_gradient:
-            return self.sees_gradients
+            return self._subclass_sees_dense_gradients
         accumulates = self.move.memory > 0 and self.interval.in_round(client.context.round)
         return accumulates or self.due(client.context, step + 1)
 
@@ -100,7 +104,7 @@ class DynamicSparseTraining(SparseScheduler):
         return self.due(client.context, client.context.steps + 1)
 
     def on_dense_gradients(self, client: ClientState, step: int) -> None:
-        if self.move.needs_gradient and self.wants_dense_gradients(client, step):
+        if self.move.needs_gradient:  # else a subclass wants dense gradients
             before = self.gradient
             self.gradient = client.gradients()
             if before is not None and self.move.memory:  # 0 times an infinite gradient would be NaN

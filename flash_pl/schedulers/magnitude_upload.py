@@ -160,10 +160,7 @@ class SparsyFed(MagnitudeUpload):
     def forward_weights(self, client: ClientState) -> Tensor | None:
         return signed_power(client.weights, self.beta)
 
-    def wants_dense_gradients(self, client: ClientState, step: int) -> bool:
-        return False  # gradients of pruned weights would be multiplied by 0
-
-    def on_dense_gradients(self, client: ClientState, step: int) -> None:
+    def on_gradients(self, client: ClientState, step: int) -> None:
         client.scale_gradients_(self.beta * client.weights.abs() ** (self.beta - 1))
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:

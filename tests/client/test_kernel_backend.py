@@ -195,18 +195,22 @@ def test_batch_norms_have_torchs_running_statistics(momentum, track):
 
 @compiled
 def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
-    seen = []
+    seen, looked = [], []
 
     class Growing(PDST):
         def wants_dense_gradients(self, client, step):
             return step == 1
 
         def on_dense_gradients(self, client, step):
+            looked.append(step)
+
+        def on_gradients(self, client, step):
             gradient = client.module.net[0].weight.grad
             seen.append((step, bool(gradient[~client.layout.layers[0].view(client.mask)].any())))
 
     train(unaware, tiny_data, "sparse", Growing())
     assert {step for step, _ in seen} == {0, 1, 2} and all(dense == (step == 1) for step, dense in seen)
+    assert set(looked) == {1}
     assert SparseScheduler().wants_dense_gradients(None, 0) is False
 
 

@@ -267,14 +267,11 @@ def test_a_run_steps_at_rate_decay_and_factor(interval, backend, tiny_data):
 class Scaled(PDST):
     """Doubles the gradients of the first layer."""
 
-    def on_dense_gradients(self, client, step):
+    def on_gradients(self, client, step):
         first = client.layout.layers[0]
         factors = torch.ones(client.layout.maskable)
         factors[: first.shape.numel()] = 2.0
         client.scale_gradients_(factors)
-
-    def wants_dense_gradients(self, client, step):
-        return False
 
 
 @pytest.mark.parametrize("backend", ["dense", "auto", *(["sparse"] if available() else [])])

@@ -163,7 +163,7 @@ class DoesNotAskForGradients(NST):
     def wants_dense_gradients(self, client, step):
         return False
 
-    def on_dense_gradients(self, client, step):
+    def on_gradients(self, client, step):
         self.gradient = client.gradients()
 
 

@@ -197,9 +197,9 @@ def test_sparsyfed_steps_along_the_gradient_of_v():
     seen = {}
 
     class OneStep(SparsyFed):
-        def on_dense_gradients(self, client, step):
+        def on_gradients(self, client, step):
             seen["v"], seen["raw"] = client.weights.clone(), client.gradients()
-            super().on_dense_gradients(client, step)
+            super().on_gradients(client, step)
             seen["scaled"] = client.gradients()
 
     train(OneStep(activations=False), 0.2, rounds=1)
@@ -543,9 +543,9 @@ def test_holders_of_a_weight_count_alike(make):
 
 def test_fiarse_with_importance_steps_by_the_biased_gradient():
     class Looking(FIARSE):
-        def on_dense_gradients(self, client, step):
+        def on_gradients(self, client, step):
             before = client.gradients()
-            super().on_dense_gradients(client, step)
+            super().on_gradients(client, step)
             if step == 0:
                 held = client.weights.abs()[client.mask]
                 factor = 1 + 2 * held.min() * held / (held + held.min()) ** 2
@@ -616,10 +616,16 @@ def test_masks_may_move_by_the_gradient_of_one_more_batch_after_training(kind):
     """The batch is another one, its gradient is that of the trained weights, and no step is taken with it."""
     seen = []
 
+    def note(client, step):
+        seen.append((client.arena.clone(), client.batch, client.gradients(), step == client.context.steps))
+
     class Looking(kind):
         def on_dense_gradients(self, client, step):
-            seen.append((client.arena.clone(), client.batch, client.gradients(), step == client.context.steps))
+            note(client, step)
             super().on_dense_gradients(client, step)
+
+        def on_gradients(self, client, step):
+            note(client, step)
 
     make = {"interval": AfterTraining(), "decay": Constant()}
     loop, watch = watched(Looking(**make), rounds=1, backend="dense")
