@@ -1,10 +1,11 @@
 """One client's training: the hooks of Lightning's Trainer in the Trainer's order, and those of the sparse scheduler."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.precision import Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -40,6 +41,7 @@ class LocalLoop:
         self.fabric, self.clipping = fabric, clipping or GradientClipping()
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self._scaler_start = scaler.state_dict() | {"scale": LOSS_SCALE} if scaler is not None else None
+        self._losses = torch.zeros((), device=fabric.device)  # their sum over the client's steps
 
     def run(
         self, client: ClientState, scheduler: SparseScheduler, batches: Batches, context: ClientContext
@@ -53,8 +55,40 @@ class LocalLoop:
             Fault: a loss was not finite.
         """
         module = client.module
+        self.start_client(client, scheduler, context)
+        transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
+        order, extra_samples = context.generator("batches"), 0
+        try:
+            with scheduler.training(client):
+                module.on_fit_start()
+                module.on_train_start()
+                self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
+                for client.epoch in range(context.epochs):
+                    module.on_train_epoch_start()
+                    for index, batch in enumerate(batches.shuffled(order)):
+                        client.batch = transfer(batch)
+                        if self.start_step(client, scheduler, index):
+                            outputs = self.step(client, scheduler, training_step, index)
+                            self.end_step(client, scheduler, outputs, index)
+                        else:
+                            break
+                    client.batch = None
+                    module.on_train_epoch_end()
+                if client.step == context.steps and scheduler.wants_batch_after_training(client):
+                    extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
+                module.on_train_end()
+                module.on_fit_end()
+        finally:
+            # The next evaluation must not depend on this client.
+            client.backend.dense = client.backend.training_backward = False
+        if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
+            raise Fault("its training loss is not finite")
+        return self.make_update(client, scheduler, batches, context, extra_samples)
+
+    def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
+        """Forget the previous client, and make the optimizer of this one."""
         client.start_training(context, scheduler)
-        self._losses: Tensor | float = 0.0
+        self._losses.zero_()
         self._reset_loss_scale()
         # A module's own draws (dropout) have a name like every other draw.
         seed = derive_seed(context.seed, f"{context.purpose}/module", context.round, context.client)
@@ -66,27 +100,69 @@ class LocalLoop:
         client.create_optimizer(scheduler.layer_rates(client))
         self._check_clipping(client)
 
-        try:
-            with scheduler.training(client):
-                module.on_fit_start()
-                module.on_train_start()
-                self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
-                order = context.generator("batches")
-                for client.epoch in range(context.epochs):
-                    module.on_train_epoch_start()
-                    self._run_epoch(client, scheduler, batches.shuffled(order))
-                    module.on_train_epoch_end()
-                extra_samples = 0
-                if client.step == context.steps and scheduler.wants_batch_after_training(client):
-                    extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
-                module.on_train_end()
-                module.on_fit_end()
-        finally:
-            # The next evaluation must not depend on this client.
-            client.backend.dense = client.backend.training_backward = False
-        if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
-            raise Fault("its training loss is not finite")
+    def start_step(self, client: ClientState, scheduler: SparseScheduler, index: int) -> bool:
+        """What comes before step ``index`` of the epoch; False if the module ends the epoch here."""
+        dense = scheduler.wants_dense_gradients(client, client.step)
+        client.backend.dense = dense or client.module.gradient_hook is not None
+        if client.module.on_train_batch_start(client.batch, index) == -1:
+            return False
+        client.dense_steps += dense
+        client.prune_before_step_()
+        return True
 
+    def step(self, client: ClientState, scheduler: SparseScheduler, training_step: Step, index: int) -> dict[str, Any]:
+        """Forward pass, backward pass, mask and optimizer, for ``client.batch``.
+
+        Returns:
+            What ``training_step`` has returned, as a dictionary; empty if it skips the batch.
+        """
+        module, optimizer, fabric, batch = client.module, client.optimizer, self.fabric, client.batch
+        assert optimizer is not None
+        outputs: dict[str, Any] = {}
+        with client.replaced_weights(self.forward_weights(client, scheduler)):
+            with fabric.autocast():
+                output = training_step(batch, index)
+            module.on_before_zero_grad(optimizer)
+            client.backend.sgd.clear()
+            module.optimizer_zero_grad(client.epoch, index, optimizer)
+            if output is not None:
+                outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
+                loss: Tensor = outputs["loss"]
+                self._losses += loss.detach().float().reshape(())
+                module.on_before_backward(loss)
+                client.backend.training_backward = True
+                module.backward(loss)
+                client.backend.training_backward = False
+        if output is not None:
+            module.on_after_backward()
+            if not getattr(optimizer, "_step_supports_amp_scaling", False):
+                fabric.strategy.precision.unscale_gradients(optimizer)
+            self.before_optimizer_step(client, optimizer)
+            module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
+            # The round's decay and the scheduler's layer rates hold during the step.
+            with client.rates.applied(), client.backend.sgd.stepping():
+                fabric.strategy.optimizer_step(optimizer)
+            outputs |= {"loss": loss.detach()}
+        return outputs
+
+    def end_step(self, client: ClientState, scheduler: SparseScheduler, outputs: dict[str, Any], index: int) -> None:
+        """Learning-rate schedulers and hooks after step ``index`` of the epoch; the mask may move."""
+        client.step += 1
+        for schedule in client.lr_schedulers:
+            if schedule.due(index + 1, client.context.batches, client.epoch + 1):
+                client.module.lr_scheduler_step(schedule.lr_scheduler, None)
+        client.module.on_train_batch_end(outputs, client.batch, index)
+        scheduler.on_batch_end(client, client.step)
+
+    def make_update(
+        self,
+        client: ClientState,
+        scheduler: SparseScheduler,
+        batches: Batches,
+        context: ClientContext,
+        extra_samples: int,
+    ) -> ClientUpdate:
+        """What the trained client sends, without its weights."""
         client.check_tensors()
         client.prune_()  # a hook of the module may have changed pruned weights
         trained_densities = scheduler.trained_densities(client)
@@ -109,53 +185,6 @@ class LocalLoop:
             extra={name: tensor.clone() for name, tensor in extra.items()},  # they may be views of the weights
         )
 
-    def _run_epoch(self, client: ClientState, scheduler: SparseScheduler, batches: Iterable[Any]) -> None:
-        """One step for each batch: forward, backward, optimizer, learning-rate schedulers."""
-        module, optimizer, fabric = client.module, client.optimizer, self.fabric
-        assert optimizer is not None
-        transfer, training_step = Transfer(module, fabric), step_with_index(module.training_step)
-        watched = module.gradient_hook is not None
-        for index, batch in enumerate(batches):
-            client.batch = batch = transfer(batch)
-            dense = scheduler.wants_dense_gradients(client, client.step)
-            client.backend.dense = dense or watched
-            if module.on_train_batch_start(batch, index) == -1:
-                break
-            client.prune_before_step_()
-            outputs: dict[str, Any] = {}  # stays empty if the module skips the batch
-            with client.replaced_weights(self.forward_weights(client, scheduler)):
-                with fabric.autocast():
-                    output = training_step(batch, index)
-                module.on_before_zero_grad(optimizer)
-                client.backend.sgd.clear()
-                module.optimizer_zero_grad(client.epoch, index, optimizer)
-                if output is not None:
-                    outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
-                    loss: Tensor = outputs["loss"]
-                    self._losses = self._losses + loss.detach().float()
-                    module.on_before_backward(loss)
-                    client.backend.training_backward = True
-                    module.backward(loss)
-                    client.backend.training_backward = False
-            if output is not None:
-                module.on_after_backward()
-                if not getattr(optimizer, "_step_supports_amp_scaling", False):
-                    fabric.strategy.precision.unscale_gradients(optimizer)
-                self.before_optimizer_step(client, optimizer)
-                module.configure_gradient_clipping(optimizer, self.clipping.value, self.clipping.algorithm)
-                # The round's decay and the scheduler's layer rates hold during the step.
-                with client.rates.applied(), client.backend.sgd.stepping():
-                    fabric.strategy.optimizer_step(optimizer)
-                outputs |= {"loss": loss.detach()}
-            client.step += 1
-            client.dense_steps += dense
-            for schedule in client.lr_schedulers:
-                if schedule.due(index + 1, client.context.batches, client.epoch + 1):
-                    module.lr_scheduler_step(schedule.lr_scheduler, None)
-            module.on_train_batch_end(outputs, batch, index)
-            scheduler.on_batch_end(client, client.step)
-        client.batch = None
-
     def _measure_gradients(self, client: ClientState, scheduler: SparseScheduler, batch: Any) -> int:
         """Show the scheduler the gradients of one more batch, and let it move the mask; returns its samples.
 
@@ -172,7 +201,7 @@ class LocalLoop:
             optimizer.zero_grad()
             if output is not None:  # else the module skips the batch
                 loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
-                self._losses = self._losses + loss.detach().float()
+                self._losses += loss.detach().float().reshape(())
                 module.backward(loss)
         if output is not None:
             self.fabric.strategy.precision.unscale_gradients(optimizer)
