@@ -89,7 +89,7 @@ def make_fabric(
         torch.backends.cudnn.benchmark = False
         # In this mode torch fills every new tensor with NaN, to show programs that read memory before they write it.
         # That is one more kernel for each tensor, and no result depends on it.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return fabric
 
 
@@ -140,6 +140,19 @@ def check_sharing(fabric: Fabric, processes_per_device: int, cohort: int) -> Non
     if here > (cores := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
         problem = f"{here} processes on {cores} cores would wait for each other, and not for the GPU"
         raise ConfigError("processes_per_device", problem, "use fewer processes")
+
+
+def check_graphs(graphs: Any, fabric: Fabric) -> None:
+    """Check the trainer's option ``graphs``: auto, or whether to capture steps, which needs a GPU of CUDA.
+
+    Raises:
+        ConfigError: another value, or no such GPU.
+    """
+    if graphs != "auto" and not isinstance(graphs, bool):
+        raise ConfigError("graphs", f"{as_yaml(graphs)} is not auto, true or false")
+    if graphs is True and fabric.device.type != "cuda":
+        problem = f"steps are captured on GPUs of CUDA, and this process computes on {fabric.device.type}"
+        raise ConfigError("graphs", problem, "set graphs=auto")
 
 
 def torchrun_processes() -> int | None:

@@ -11,11 +11,13 @@ from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
 from flash_pl.client import Binding, ClientState, GradientClipping, coverage, detached_at_end, unsynchronized_metrics
+from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
 from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.launch import Launcher, check_sharing, make_fabric
+from flash_pl.launch import Launcher, check_graphs, check_sharing, make_fabric
 from flash_pl.loops import (
+    CapturedLoop,
     EvaluationLoop,
     EvaluationSchedule,
     FaultPolicy,
@@ -77,6 +79,8 @@ class FederatedTrainer:
         num_nodes: number of machines.
         precision: 32-true, 16-mixed or bf16-mixed, as in Lightning's Trainer.
         deterministic: on CUDA, use only kernels that repeat their bits, where torch has them.
+        graphs: capture a client's step once as a CUDA graph and replay it, with the same bits: true, false, or auto,
+            which is false as long as this has not been measured on a GPU.
         timeout: seconds after which a process that does not answer ends the run.
         faults: what a failing client does to the run.
         wire: how models are sent.
@@ -124,6 +128,7 @@ class FederatedTrainer:
         num_nodes: int = 1,
         precision: Any = "32-true",
         deterministic: bool = True,
+        graphs: Any = "auto",
         timeout: float = 1800.0,
         faults: FaultPolicy | None = None,
         wire: WireFormat | None = None,
@@ -173,6 +178,8 @@ class FederatedTrainer:
             callbacks=self.callbacks,
             loggers=loggers,
         )
+        check_graphs(graphs, self.fabric)
+        self.graphs = graphs
         check_sharing(self.fabric, processes_per_device, self.cohort)
         self.ranks: Ranks | None = None
 
@@ -341,6 +348,8 @@ class FederatedTrainer:
 
     def make_local_loop(self) -> LocalLoop:
         """Trains one client."""
+        if self.graphs is True:
+            return CapturedLoop(self.fabric, self.clipping, CudaRecorder)
         return LocalLoop(self.fabric, self.clipping)
 
     def make_evaluator(self, **parts: Any) -> RoundEvaluator:

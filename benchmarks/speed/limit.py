@@ -53,7 +53,7 @@ def between_clients(loop: FederatedLoop, repeats: int) -> float:
     loop.aggregator.reset(server.weights, server.layout.maskable, [1])
     for client in range(repeats):
         begun = time.perf_counter()
-        context = loop.plan.context(Participant(client, 0, 1), 1, 0)
+        context = loop.plan.context(Participant(client, 0, 1, 1), 1, 0)
         loop.client.receive(server.weights, loop.scheduler.client_mask(server.mask.clone(), None, context))
         update = loop.local.run(loop.client, loop.scheduler, NoBatches(), context)  # type: ignore[arg-type]
         loop.aggregator.add(update, loop.client.arena, offered=loop.client.mask)

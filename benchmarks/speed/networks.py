@@ -148,7 +148,8 @@ def started(loop: FederatedLoop) -> FederatedLoop:
 def client_turn(loop: FederatedLoop) -> Turn:
     """Training of client 0 by the federated loop, under the server's mask."""
     batches = loop.data.client_batches(0)
-    context = loop.plan.context(Participant(0, 0, batches.samples), len(batches), 0)
+    participant = Participant(0, 0, batches.samples, batches.samples)
+    context = loop.plan.context(participant, len(batches), 0)
 
     def turn() -> None:
         loop.client.receive(loop.server.weights, loop.server.mask)

@@ -150,6 +150,37 @@ class Meter:
         return weight
 
 
+class LoggedCalls(Meter):
+    """Notes what a step logs, so that it can be logged again with new values in the same tensors.
+
+    Args:
+        meter: gets the calls too; None for none.
+
+    Attributes:
+        calls: name, value, and the other arguments of each call of ``log``.
+        problem: why the calls cannot be repeated, None if they can.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        super().__init__()
+        self.meter = meter
+        self.calls: list[tuple[str, Tensor, tuple[Any, ...], dict[str, Any]]] = []
+        self.problem: str | None = None
+
+    def log(self, batch: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Note a call."""
+        if isinstance(value, Tensor):
+            self.calls.append((name, value.detach(), args, kwargs))
+        else:
+            self.problem = f"logs {name}, which is no tensor"
+        if self.meter is not None:
+            self.meter.log(batch, name, value, *args, **kwargs)
+
+    def values(self) -> list[Tensor]:
+        """The logged tensors."""
+        return [value for _, value, _, _ in self.calls]
+
+
 class _Values:
     """The values of one name: their sum and weight, or their smallest or largest.
 

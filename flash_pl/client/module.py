@@ -175,6 +175,13 @@ class TrainerSubstitute(L.LightningModule):
         """The client's state in a federated run; None under a Trainer or without any."""
         return self._client if self._trainer is None else None
 
+    def _asked(self, question: str) -> ClientState | None:
+        """The client's state, which remembers for what the module has asked."""
+        client = self._federated_client
+        if client is not None:
+            client.questions.add(question)
+        return client
+
     def clip_gradients(
         self,
         optimizer: Optimizer,
@@ -211,12 +218,12 @@ class TrainerSubstitute(L.LightningModule):
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizer; in a federated run that of the current client."""
-        client = self._federated_client
+        client = self._asked("optimizers")
         return super().optimizers(use_pl_optimizer) if client is None else client.optimizer
 
     def lr_schedulers(self) -> Any:
         """Return None, the learning-rate scheduler, or a list of several, as in Lightning."""
-        client = self._federated_client
+        client = self._asked("lr_schedulers")
         if client is None:
             return super().lr_schedulers()
         lr_schedulers = [schedule.lr_scheduler for schedule in client.lr_schedulers]
@@ -225,18 +232,18 @@ class TrainerSubstitute(L.LightningModule):
     @property
     def logger(self) -> Any:
         """The first logger; None without any."""
-        return super().logger if self._federated_client is None else next(iter(self.loggers), None)
+        return super().logger if self._asked("logger") is None else next(iter(self.loggers), None)
 
     @property
     def current_epoch(self) -> int:
         """Index of the epoch; in a federated run of the local epoch."""
-        client = self._federated_client
+        client = self._asked("current_epoch")
         return super().current_epoch if client is None else client.epoch
 
     @property
     def global_step(self) -> int:
         """Number of optimizer steps done; in a federated run of the current client's steps."""
-        client = self._federated_client
+        client = self._asked("global_step")
         return super().global_step if client is None else client.step
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.logging import Meter
+from flash_pl.client.logging import LoggedCalls, Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.client.plain_sgd import own_grad
@@ -91,6 +91,7 @@ class ClientState:
         dense_steps: number of steps that computed the gradients of pruned weights.
         batch: the current batch, None between batches.
         meter: what the module has logged.
+        questions: the attributes of a Trainer for which the module has asked; whoever wants to know clears them before.
         backend: computes the layers.
         local_buffers: the module's buffers outside of the arena.
         own_strides: the strides that the module's tensors have outside of the arena.
@@ -134,6 +135,7 @@ class ClientState:
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
         self.meter = self.new_meter()
+        self.questions: set[str] = set()
 
     # One client after the other
 
@@ -162,6 +164,16 @@ class ClientState:
     def new_meter(self) -> Meter:
         """A meter for what the module logs."""
         return Meter(self._metrics)
+
+    @contextmanager
+    def logged_calls(self, forward: bool = True) -> Iterator[LoggedCalls]:
+        """Note what the module logs inside the ``with`` block; without ``forward`` the meter does not get it."""
+        meter = self.meter
+        self.meter = logged = LoggedCalls(meter if forward else None)
+        try:
+            yield logged
+        finally:
+            self.meter = meter
 
     def create_optimizer(self, layer_rates: Tensor | None = None) -> None:
         """Make a new ``optimizer``, with ``lr_schedulers`` and ``rates``.
@@ -309,6 +321,11 @@ class ClientState:
             yield
         finally:
             self.weights.copy_(own)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the mask is all ones."""
+        return self._dense
 
     @property
     def densities(self) -> Tensor:

@@ -23,6 +23,7 @@ FREE = {
     "trainer.strategy",
     "trainer.threads",
     "trainer.deterministic",
+    "trainer.graphs",
     "trainer.timeout",
     "trainer.eval_every",
     "trainer.eval_last",

@@ -1,5 +1,6 @@
 """Loops: a client's training, evaluation, stage 1, and the rounds of stage 2 (read federated.py first)."""
 
+from flash_pl.loops.captured import CapturedLoop
 from flash_pl.loops.evaluation import EvaluationLoop, RoundEvaluator, Spread, model_flops, tier_suffix
 from flash_pl.loops.failures import Failure, Fault
 from flash_pl.loops.federated import CohortResult, FederatedLoop
@@ -10,6 +11,7 @@ from flash_pl.loops.state import restore_state, save_state, server_model, statef
 from flash_pl.loops.workers import Workers
 
 __all__ = [
+    "CapturedLoop",
     "CohortResult",
     "EvaluationLoop",
     "EvaluationSchedule",

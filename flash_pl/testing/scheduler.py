@@ -21,6 +21,7 @@ from flash_pl.testing.variants import (
     InterruptedTrainer,
     OneProcessPerClient,
     OtherGlobalDraws,
+    RecordedSteps,
     RoundsStartTwice,
 )
 
@@ -46,7 +47,8 @@ def check_scheduler(
     - The same run gives the same bits: when it is repeated, whatever state the global random number generators are in;
       with one process, and so one scheduler, per client, in any order; with rounds that start twice, as after a
       failure; without gradients of pruned weights in steps that do not ask for them; with updates that were encoded and
-      decoded; and when a new scheduler goes on from a checkpoint.
+      decoded; with steps that are recorded once and repeated without Python, as on a GPU (with ``accelerator="cpu"``);
+      and when a new scheduler goes on from a checkpoint.
 
     The check takes a few seconds on one core. It does not see what a class, a module or a file remembers from client to
     client if that makes no difference to these runs.
@@ -80,6 +82,10 @@ def check_scheduler(
     }
     for name, settings in variants.items():
         reference.compare(run(name, make, density, **settings))
+    if accelerator == "cpu":
+        by_torch = run("a run without sparse kernels", make, density, backend="dense")
+        name = "a run whose steps are recorded and repeated, as on a GPU"
+        by_torch.compare(run(name, make, density, backend="dense", trainer_class=RecordedSteps))
     with tempfile.TemporaryDirectory() as folder:
         interrupted = partial(InterruptedTrainer, interrupt_in=ROUNDS - 1)
         run("a run that is interrupted", make, density, trainer_class=interrupted, checkpoint=Path(folder))

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState
+from flash_pl.client.recorder import CpuRecorder
 from flash_pl.errors import Interrupted
-from flash_pl.loops import CohortResult, FederatedLoop, LocalLoop, Participant, RoundEvaluator
+from flash_pl.loops import CapturedLoop, CohortResult, FederatedLoop, LocalLoop, Participant, RoundEvaluator
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import seed_global_rng_
@@ -119,6 +120,13 @@ class _HidingLocalLoop(LocalLoop):
         if not client.backend.dense:
             client.zero_pruned_gradients_()
         super().before_optimizer_step(client, optimizer)
+
+
+class RecordedSteps(FederatedTrainer):
+    """Steps are recorded once and repeated without Python, as CUDA graphs are."""
+
+    def make_local_loop(self) -> LocalLoop:
+        return CapturedLoop(self.fabric, self.clipping, CpuRecorder)
 
 
 class InterruptedTrainer(FederatedTrainer):
