@@ -105,8 +105,12 @@ class Random(Criterion):
     def __call__(
         self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
     ) -> Tensor:
-        parts = zip(inputs.layout.split(candidates), counts.tolist(), strict=True)
-        return torch.cat([random_k(part, k, generator) for part, k in parts])
+        layout = inputs.layout
+        among: list[int | None] = [None] * len(layout.layers)
+        if candidates.device.type != "cpu":  # counted for all layers at once: the host waits for a GPU only here
+            among = layout.counts(candidates).tolist()
+        parts = zip(layout.split(candidates), counts.tolist(), among, strict=True)
+        return torch.cat([random_k(part, k, generator, count) for part, k, count in parts])
 
 
 class Redistribution(ABC):

@@ -28,6 +28,8 @@ def top_k(scores: Tensor, k: int, tie_breaker: Tensor | None = None) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     scores = scores.nan_to_num(nan=-1.0, posinf=torch.inf, neginf=-torch.inf)
     threshold = kth_largest(scores, k)
+    if scores.device.type != "cpu" and tie_breaker is None:
+        return _first_of_equal(scores, k, threshold)
     chosen = scores >= threshold
     if int(chosen.count_nonzero()) == k:
         return chosen
@@ -35,6 +37,12 @@ def top_k(scores: Tensor, k: int, tie_breaker: Tensor | None = None) -> Tensor:
     ties, missing = _indices(scores == threshold), k - int(chosen.count_nonzero())
     chosen[ties[:missing] if tie_breaker is None else ties[top_k(tie_breaker[ties], missing)]] = True
     return chosen
+
+
+def _first_of_equal(scores: Tensor, k: int, threshold: Tensor) -> Tensor:
+    """The ``k`` largest scores, given the k-th; of equal ones the first. The host does not wait for a GPU."""
+    above, equal = scores > threshold, scores == threshold
+    return above | (equal & (equal.cumsum(0) <= k - above.count_nonzero()))
 
 
 def kth_largest(values: Tensor, k: int) -> Tensor:
@@ -64,17 +72,32 @@ def _kth_largest(values: np.ndarray, k: int) -> np.generic:
     return np.partition(values, -k)[-k]
 
 
-def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def random_k(candidates: Tensor, k: int, generator: torch.Generator, count: int | None = None) -> Tensor:
     """Return a bool mask with exactly ``k`` ones, drawn without replacement among the ones of the 1-d ``candidates``.
+
+    Args:
+        candidates: bool ``[n]``.
+        k: how many to draw.
+        generator: source of random numbers, on the CPU.
+        count: number of candidates, if it is known; the host then need not wait for a GPU to count them.
 
     >>> mask = random_k(torch.tensor([True, True, False, True]), 2, torch.Generator().manual_seed(0))
     >>> int(mask.sum()), bool(mask[2])
     (2, False)
     """
+    if count is not None and candidates.device.type != "cpu":
+        return _of_ranks(candidates, count, first_of_permutation(count, k, generator))
     indices = _indices(candidates)
     chosen = torch.zeros_like(candidates)
     chosen[indices[first_of_permutation(len(indices), k, generator).to(indices.device)]] = True
     return chosen
+
+
+def _of_ranks(candidates: Tensor, count: int, ranks: Tensor) -> Tensor:
+    """The candidates with these ranks among all ``count`` candidates. The host does not wait for a GPU."""
+    by_rank = torch.zeros(count + 1, dtype=torch.bool)
+    by_rank[ranks + 1] = True
+    return by_rank.to(candidates.device)[candidates.cumsum(0)] & candidates
 
 
 def _indices(mask: Tensor) -> Tensor:

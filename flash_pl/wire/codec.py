@@ -41,6 +41,7 @@ from torch import Tensor
 from flash_pl.checks import check_choice
 from flash_pl.errors import PayloadError
 from flash_pl.sparsity import Layout, pack_bits
+from flash_pl.wire.mask_size import measure_mask
 from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, encode_positions
 from flash_pl.wire.reader import Reader, encode_varint
 
@@ -148,14 +149,19 @@ class Codec:
     def measure(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Sizes:
         """Return the sizes of the payload that ``encode`` would return.
 
-        The mask and the extra tensors are encoded, the other values are only counted.
+        Extra tensors are encoded, and so is the mask on a CPU, where that is faster than counting its bytes; the other
+        values are only counted.
         """
-        kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
-        header = HEADER_SIZE + len(encode_varint(message.samples)) + len(encode_varint(len(section)))
+        if message.mask.device.type == "cpu" or self.compress:
+            kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
+            length = len(section)
+        else:
+            kind, length = measure_mask(message.mask, self.sizes, reference, seed)
+        header = HEADER_SIZE + len(encode_varint(message.samples)) + len(encode_varint(length))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
         extra = encode_extra(message.extra, max_bools=self.layout.maskable)
         rest = 4 * (self.layout.elements - self.layout.maskable) + len(extra)
-        return Sizes(kind, header, len(section), values, rest)
+        return Sizes(kind, header, length, values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
         """Return the sizes of a payload, given the message that ``decode`` returned for it."""

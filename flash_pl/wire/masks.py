@@ -16,10 +16,11 @@ a payload (``flash_pl.wire.codec``):
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from flash_pl.errors import PayloadError
 from flash_pl.sparsity import pack_bits, random_k, unpack_bits
 from flash_pl.wire import rice
 from flash_pl.wire.reader import Reader, encode_varint
+
+CHECKSUM = 4  # bytes of a CRC-32
+T = TypeVar("T")
 
 
 class MaskKind(IntEnum):
@@ -76,39 +80,42 @@ def encode_mask(
     counts = _active_counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed gives this mask
     seed = 0 if full else seed
-    if seed is not None and (full or torch.equal(pack_bits(_cached_draw(seed, tuple(sizes), tuple(counts))), bits)):
+    if seed is not None and (full or torch.equal(pack_bits(cached_draw(seed, tuple(sizes), tuple(counts))), bits)):
         return MaskKind.SEED, seed.to_bytes(8, "little") + b"".join(map(encode_varint, counts))
     encodings = [
-        _Encoding(MaskKind.POSITIONS, _min_size(counts, sizes), lambda: encode_positions(mask, sizes)),
-        _Encoding(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
+        Encoding(MaskKind.POSITIONS, positions_min_size(counts, sizes), lambda: encode_positions(mask, sizes)),
+        Encoding(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
     if reference is not None and reference_bits is not None:
         changed, checksum = mask ^ _to_cpu(reference, reference_bits), _checksum(reference_bits)
-        min_size = len(checksum) + _min_size(_active_counts(changed, sizes), sizes)
-        encodings.append(_Encoding(MaskKind.DELTA, min_size, lambda: checksum + encode_positions(changed, sizes)))
+        min_size = len(checksum) + positions_min_size(_active_counts(changed, sizes), sizes)
+        encodings.append(Encoding(MaskKind.DELTA, min_size, lambda: checksum + encode_positions(changed, sizes)))
     if compress:
-        encodings.append(_Encoding(MaskKind.DEFLATED, 0, lambda: zlib.compress(bits.numpy().data, 9)))
-    return _shortest(encodings)
+        encodings.append(Encoding(MaskKind.DEFLATED, 0, lambda: zlib.compress(bits.numpy().data, 9)))
+    return shortest(encodings, len)
 
 
-class _Encoding(NamedTuple):
-    """A possible encoding of a mask: ``write`` returns at least ``min_size`` bytes."""
+@dataclass(frozen=True)
+class Encoding(Generic[T]):
+    """A possible encoding of a mask: ``make`` returns its section or its length, at least ``min_size``."""
 
     kind: MaskKind
     min_size: int
-    write: Callable[[], bytes]
+    make: Callable[[], T]
 
 
-def _shortest(encodings: Sequence[_Encoding]) -> tuple[MaskKind, bytes]:
-    """The kind and the bytes of the shortest encoding, the first one if several have the same length.
+def shortest(encodings: Sequence[Encoding[T]], length: Callable[[T], int]) -> tuple[MaskKind, T]:
+    """The kind and the section of the shortest encoding, the first one if several have the same length.
 
-    Encodings whose ``min_size`` is too large are not written at all.
+    Encodings whose ``min_size`` is too large are not made at all.
     """
-    best: tuple[float, int, bytes] = (math.inf, 0, b"")  # length, index of the encoding, bytes
+    best: tuple[float, int, T | None] = (math.inf, 0, None)  # length, index of the encoding, section
     for index, encoding in sorted(enumerate(encodings), key=lambda entry: entry[1].min_size):
         if (encoding.min_size, index) < best[:2]:
-            section = encoding.write()
-            best = min(best, (len(section), index, section))
+            section = encoding.make()
+            if (length(section), index) < best[:2]:
+                best = length(section), index, section
+    assert best[2] is not None
     return encodings[best[1]].kind, best[2]
 
 
@@ -122,7 +129,7 @@ def _active_counts(mask: Tensor, sizes: Sequence[int]) -> list[int]:
     return [int(np.count_nonzero(part.numpy())) for part in mask.split(list(sizes))]
 
 
-def _min_size(counts: Sequence[int], sizes: Sequence[int]) -> int:
+def positions_min_size(counts: Sequence[int], sizes: Sequence[int]) -> int:
     """A lower bound for the bytes of POSITIONS with so many positions in each layer."""
     return sum(map(rice.min_size, counts, sizes))
 
@@ -217,7 +224,7 @@ def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
 
 # For encoding only: the server sends the same first mask to every new client. Decoding does not use the cache, so a
 # sender cannot fill the memory of the receiver.
-_cached_draw = lru_cache(maxsize=1)(_draw)
+cached_draw = lru_cache(maxsize=1)(_draw)
 
 
 def _inflate(reader: Reader, size: int) -> bytes:

@@ -81,6 +81,22 @@ def parameter(count: int, size: int) -> int:
     return max(0, 1 + math.floor(math.log2(math.log(golden - 1) / math.log(mean / (mean + 1)))))
 
 
+def size(count: int, weights: int, zeros: int) -> int:
+    """Return the length of what ``encode`` returns for ``count`` positions in [0, weights).
+
+    Args:
+        zeros: of the unary stream, the sum of floor(g / 2^k) over all gaps g.
+
+    >>> size(50, 1000, zeros=0), len(encode(np.arange(50), 1000))
+    (34, 34)
+    """
+    head = len(encode_varint(count))
+    if not count:
+        return head
+    unary = count + zeros
+    return head + len(encode_varint(unary)) + -(-unary // 8) + -(-count * parameter(count, weights) // 8)
+
+
 def min_size(count: int, size: int) -> int:
     """Return a lower bound for the bytes that ``encode`` needs for ``count`` positions in [0, size).
 

@@ -7,20 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flash_pl import FederatedTrainer
+from flash_pl.client import recorder
 from flash_pl.data import Batches
 from flash_pl.loops import Participant
 from flash_pl.schedulers import PDST, SparseScheduler
-
-# What copies a result to the host, or has an output whose size the host must know.
-WAITING = {
-    torch.ops.aten._local_scalar_dense,
-    torch.ops.aten.is_nonzero,
-    torch.ops.aten.equal,
-    torch.ops.aten.nonzero,
-    torch.ops.aten.masked_select,
-    torch.ops.aten._unique2,
-    torch.ops.aten.unique_dim,
-}
 
 
 class Waits(TorchDispatchMode):
@@ -31,8 +21,7 @@ class Waits(TorchDispatchMode):
         self.found = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        indices = args[1] if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_) else ()
-        if function.overloadpacket in WAITING or any(i is not None and i.dtype == torch.bool for i in indices):
+        if recorder.waits(function, args):
             self.found[str(function)] += 1
         return function(*args, **(kwargs or {}))
 

@@ -5,8 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flash_pl.client.recorder import WaitWatch
 from flash_pl.seeding import generator
 from flash_pl.sparsity import kth_largest, random_k, top_k
+from flash_pl.sparsity.permutation import first_of_permutation
+from flash_pl.sparsity.select import _first_of_equal, _of_ranks
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
@@ -46,3 +49,24 @@ def test_random_k_draws_exactly_k_of_the_candidates(candidates, seed, data):
     chosen = random_k(mask, k, generator(seed, "test"))
     assert int(chosen.sum()) == k and bool((chosen <= mask).all())
     assert torch.equal(chosen, random_k(mask, k, generator(seed, "test")))
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
+def test_on_a_gpu_the_same_weights_are_chosen_without_waiting(values, data):
+    scores = torch.tensor(values, dtype=torch.float32)
+    k = data.draw(st.integers(1, len(values)))
+    threshold = kth_largest(scores, k)
+    with WaitWatch() as watch:
+        chosen = _first_of_equal(scores, k, threshold)
+    assert torch.equal(chosen, top_k(scores, k)) and watch.found is None
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.data())
+def test_on_a_gpu_the_same_weights_are_drawn_without_waiting(values, data):
+    candidates = torch.tensor(values)
+    count = sum(values)
+    k = data.draw(st.integers(0, count))
+    ranks = first_of_permutation(count, k, generator(1, "draw"))
+    with WaitWatch() as watch:
+        drawn = _of_ranks(candidates, count, ranks)
+    assert torch.equal(drawn, random_k(candidates, k, generator(1, "draw"))) and watch.found is None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from flash_pl.errors import PayloadError
 from flash_pl.seeding import generator
 from flash_pl.wire import MaskKind, Reader, decode_mask, encode_mask
-from flash_pl.wire.masks import _cached_draw, encode_positions
+from flash_pl.wire.mask_size import measure_mask
+from flash_pl.wire.masks import cached_draw, encode_positions
 from flash_pl.wire.reader import encode_varint
 
 
@@ -37,6 +38,24 @@ def test_masks_of_layers_of_any_size_come_back(sizes, density, moved, seed, comp
         assert (kind, len(section)) == min(lengths.items(), key=lambda entry: entry[1])  # the first of equal lengths
 
 
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0]),
+    st.sampled_from([None, 0.0, 0.001, 0.1, 1.0]),
+    st.sampled_from([None, 3]),
+    st.integers(0, 99),
+)
+def test_a_length_that_is_counted_is_that_of_the_bytes(sizes, density, moved, mask_seed, seed):
+    draws = generator(seed, "mask")
+    mask = torch.rand(sum(sizes), generator=draws) < density
+    if mask_seed is not None and seed % 2:
+        counts = [int(part.sum()) for part in mask.split(sizes)]
+        mask = cached_draw(mask_seed, tuple(sizes), tuple(counts))
+    reference = None if moved is None else mask ^ (torch.rand(len(mask), generator=draws) < moved)
+    kind, section = encode_mask(mask, sizes, reference, mask_seed)
+    assert measure_mask(mask, sizes, reference, mask_seed) == (kind, len(section))
+
+
 def test_of_equal_lengths_the_first_encoding_is_chosen():
     mask = torch.arange(28) == 0
     assert len(encode_positions(mask, [28])) == 4 == -(-28 // 8)
@@ -45,9 +64,9 @@ def test_of_equal_lengths_the_first_encoding_is_chosen():
 
 def test_a_decoded_seed_does_not_fill_the_cache():
     section = (3).to_bytes(8, "little") + encode_varint(2)
-    before = _cached_draw.cache_info()
+    before = cached_draw.cache_info()
     decode_mask(MaskKind.SEED, Reader(section), [9])
-    assert _cached_draw.cache_info() == before
+    assert cached_draw.cache_info() == before
 
 
 @pytest.mark.parametrize("sizes", [[0], [8], [20, 4]])
