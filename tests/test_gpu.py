@@ -1,6 +1,8 @@
 """What only a GPU can show; tests/schedulers/test_contract.py checks every method on one too."""
 
 import json
+import subprocess
+import sys
 import warnings
 from copy import deepcopy
 from functools import partial
@@ -19,6 +21,10 @@ from flash_pl.data import Batches, Synthetic
 from flash_pl.loops import Participant
 from flash_pl.models import VGG11, LeafCNN, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, STEAD, Sensitivity
+from flash_pl.sparsity import random_k, top_k
+from flash_pl.wire import encode_mask
+from flash_pl.wire.mask_size import measure_mask
+from tests.loops import test_captured as captured
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 STAGE_1 = Sensitivity(init_fraction=0.4, epochs=2)
@@ -138,3 +144,62 @@ def test_commands_on_a_gpu_repeat_their_bits(method, tmp_path, capsys):
     capsys.readouterr()
     assert main(["validate", str(one / "checkpoints" / "last.ckpt")]) == 0
     assert f"{reached[0]['accuracy']:.3f}"[:4] in capsys.readouterr().out
+
+
+class Adam(captured.Net):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01, capturable=True)
+
+
+def compare_captured(make, scheduler, **settings):
+    """Compare runs with and without captured steps; return the captured steps' loop."""
+    settings |= {"accelerator": "cuda"}
+    expected, rows, _ = captured.run(make, scheduler(), FederatedTrainer, graphs=False, **settings)
+    tensors, its_rows, loop = captured.run(make, scheduler(), FederatedTrainer, graphs=True, **settings)
+    assert all(map(torch.equal, tensors, expected)) and its_rows == rows
+    return loop.local
+
+
+@pytest.mark.parametrize("scheduler", [PDST, captured.moving, STEAD])
+@pytest.mark.parametrize("module", [*captured.MODULES.values(), captured.Schedule, captured.InPlace, Adam])
+def test_captured_steps_have_the_same_bits(module, scheduler):
+    assert compare_captured(module, scheduler).counts["replayed"]
+
+
+@pytest.mark.parametrize("settings", captured.SETTINGS.values(), ids=captured.SETTINGS)
+def test_captured_steps_under_settings_of_the_trainer(settings):
+    assert compare_captured(captured.Net, PDST, **settings).counts["replayed"]
+
+
+@pytest.mark.parametrize("module", captured.EAGER, ids=lambda cls: cls.__name__)
+def test_steps_that_cannot_be_captured(module):
+    local = compare_captured(module, PDST)
+    assert not local.counts["replayed"] and any(reason.startswith(captured.EAGER[module]) for reason in local.told)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.3, 1.0])
+def test_masks_are_chosen_and_measured_as_on_a_cpu(density):
+    draws = torch.Generator().manual_seed(1)
+    sizes = [1000, 3, 20_000]
+    mask = torch.rand(sum(sizes), generator=draws) < density
+    reference = mask ^ (torch.rand(len(mask), generator=draws) < 0.01)
+    for other in (None, mask, reference):
+        kind, section = encode_mask(mask, sizes, other)
+        assert measure_mask(mask.cuda(), sizes, other) == (kind, len(section))
+    scores = torch.randint(5, (len(mask),), generator=draws).float()
+    count = int(mask.sum())
+    for k in {0, 1, count // 2, count}:
+        assert torch.equal(top_k(scores.cuda(), k).cpu(), top_k(scores, k))
+        seeds = [torch.Generator().manual_seed(k) for _ in range(2)]
+        there = random_k(mask.cuda(), k, seeds[0], count)
+        assert torch.equal(there.cpu(), random_k(mask, k, seeds[1]))
+
+
+def test_processes_that_share_a_gpu_have_the_bits_of_one(tmp_path):
+    weights = []
+    for processes in (1, 2):
+        run = [f"run_dir={tmp_path / str(processes)}", f"trainer.processes_per_device={processes}", "rounds=3"]
+        command = [sys.executable, "-m", "flash_pl", "fit", "jmwst", "scheduler.sensitivity.epochs=2", *run]
+        subprocess.run([*command, "trainer.accelerator=gpu", "trainer.progress=false"], check=True, timeout=180)
+        weights.append(read_checkpoint(tmp_path / str(processes) / "checkpoints" / "last.ckpt")["flash_pl"]["server"])
+    assert all(torch.equal(weights[0][part], weights[1][part]) for part in ("weights", "mask"))

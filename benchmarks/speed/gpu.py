@@ -223,8 +223,7 @@ class Bench:
                 command = [
                     sys.executable,
                     __file__,
-                    "--worker",
-                    str(number),
+                    *["--worker", str(number), "--networks", self.networks[0]],
                     *["--graphs"] * graphs,
                     *["--cpu"] * self.cpu,
                 ]
@@ -244,9 +243,9 @@ def worker(network: str, processes: int, graphs: bool, cpu: bool) -> None:
     """A run on so many processes; rank 0 prints the median seconds of training of its rounds after the second."""
     history, made = History(), NETWORKS[network]
     data = made.images(clients=WORKER_CLIENTS, batches=2 if cpu else None)
-    where = (
-        {"accelerator": "cpu", "devices": processes} if cpu else {"processes_per_device": processes, "graphs": graphs}
-    )
+    where: dict[str, Any] = {"processes_per_device": processes, "graphs": graphs}
+    if cpu:
+        where = {"accelerator": "cpu", "devices": processes}
     trainer = FederatedTrainer(
         PDST(),
         density=0.05,
