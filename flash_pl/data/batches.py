@@ -188,10 +188,12 @@ class CropFlip:
         count, _, height, width = images.shape
         offsets = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
         mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        rows = offsets[0, :, None] + torch.arange(height)
-        columns = torch.arange(width).expand(count, width)
-        columns = offsets[1, :, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
+        # Three numbers of each image go to the device, where they become an index of each pixel.
+        top, left, mirror = torch.cat([offsets, mirrored.long()[None]]).to(images.device)[:, :, None]
+        rows = top + torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device).expand(count, width)
+        columns = left + torch.where(mirror.bool(), width - 1 - columns, columns)
         # Gathering from flat images with one index per pixel is several times faster than indexing with three tensors.
         index = (rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]).view(count, 1, -1)
         padded = F.pad(images, [self.padding] * 4).flatten(2)
-        return padded.gather(2, index.to(images.device).expand(-1, images.shape[1], -1)).view_as(images)
+        return padded.gather(2, index.expand(-1, images.shape[1], -1)).view_as(images)
