@@ -3,12 +3,13 @@
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
 OURS = {"_client", "_fabric", "_trainer", "_modules", "_kept"}  # attributes that are not the user's
@@ -39,51 +40,76 @@ class StepWatch:
 
     def __init__(self, module: L.LightningModule, device: torch.device) -> None:
         self.module, self.on_cpu = module, device.type == "cpu"
-        self._alive: list[Any] = []  # so that no new object takes the identity of an old one
-        self._state, self._draws = self._look(), self._generators()
+        self._before, self._draws = python_state(module), self._generators()
 
     def change(self) -> str | None:
         """What has changed, in words; None if nothing has."""
-        now = self._look()
-        changed = [key for key in {*now, *self._state} if now.get(key, ()) != self._state.get(key, ())]
+        before, now = self._before.values, python_state(self.module).values
+        changed = [key for key in {*now, *before} if now.get(key, ()) != before.get(key, ())]
         if changed:
             return f"changes {min(changed)}"
         return "draws random numbers on the host" if self._generators() != self._draws else None
-
-    def _look(self) -> dict[str, Any]:
-        """A value to compare for each attribute of each part of the module."""
-        found: dict[str, Any] = {}
-        for name, part in self.module.named_modules():
-            prefix = f"self.{name}." if name else "self."
-            for key, value in vars(part).items():
-                if key in ("_parameters", "_buffers"):
-                    found |= {f"{prefix}{inner}": self._compared(tensor) for inner, tensor in value.items()}
-                elif key not in OURS:
-                    found[f"{prefix}{key}"] = self._compared(value)
-        return found
-
-    def _compared(self, value: Any, depth: int = 0) -> Any:
-        """Something that is equal as long as ``value`` is the same."""
-        if isinstance(value, PLAIN):
-            return type(value), repr(value)  # NaN is not equal to itself
-        self._alive.append(value)
-        if isinstance(value, np.ndarray):
-            return value.tobytes()
-        if isinstance(value, Tensor | torch.nn.Module) or depth == DEPTH:
-            return id(value)
-        if isinstance(value, Sized) and len(value) > LONG:
-            return id(value), len(value)
-        if isinstance(value, Mapping):
-            return [(repr(key), self._compared(inner, depth + 1)) for key, inner in value.items()]
-        if isinstance(value, list | tuple | set | frozenset | deque):
-            return [self._compared(inner, depth + 1) for inner in value]
-        attributes = {} if isinstance(value, type) else getattr(value, "__dict__", {})
-        return id(value), [(key, self._compared(inner, depth + 1)) for key, inner in attributes.items()]
 
     def _generators(self) -> list[Any]:
         kind, numbers, place, *_ = np.random.get_state()
         states = [random.getstate(), kind, np.asarray(numbers).tobytes(), place]
         return states if self.on_cpu else [*states, torch.default_generator.get_state().numpy().tobytes()]
+
+
+class PythonState(NamedTuple):
+    """What a step may read of a module besides its tensors.
+
+    Attributes:
+        values: for each attribute of each part something hashable, which is equal as long as the attribute is the same.
+        alive: the objects in it, so that no new one takes the identity of an old one.
+    """
+
+    values: dict[str, Any]
+    alive: list[Any]
+
+
+def python_state(module: nn.Module, metrics: bool = True) -> PythonState:
+    """Return the state of a module now.
+
+    Args:
+        metrics: with the torchmetrics in it, which every evaluation changes.
+
+    >>> layer = nn.Dropout(0.5)
+    >>> before = python_state(layer)
+    >>> layer.p = 0.4
+    >>> {name for name, value in python_state(layer).values.items() if value != before.values[name]}
+    {'self.p'}
+    """
+    state = PythonState({}, [])
+    for name, part in module.named_modules():
+        prefix = f"self.{name}." if name else "self."
+        if isinstance(part, Metric) and not metrics:
+            continue
+        for key, value in vars(part).items():
+            if key in ("_parameters", "_buffers"):
+                state.values.update({f"{prefix}{inner}": _hashable(t, state.alive) for inner, t in value.items()})
+            elif key not in OURS:
+                state.values[f"{prefix}{key}"] = _hashable(value, state.alive)
+    return state
+
+
+def _hashable(value: Any, alive: list[Any], depth: int = 0) -> Any:
+    """Something hashable that is equal as long as ``value`` is the same."""
+    if isinstance(value, PLAIN):
+        return type(value), repr(value)  # NaN is not equal to itself
+    alive.append(value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, Tensor | nn.Module) or depth == DEPTH:
+        return id(value)
+    if isinstance(value, Sized) and len(value) > LONG:
+        return id(value), len(value)
+    if isinstance(value, Mapping):
+        return tuple((repr(key), _hashable(inner, alive, depth + 1)) for key, inner in value.items())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return tuple(_hashable(inner, alive, depth + 1) for inner in value)
+    attributes = {} if isinstance(value, type) else getattr(value, "__dict__", {})
+    return id(value), tuple((key, _hashable(inner, alive, depth + 1)) for key, inner in attributes.items())
 
 
 class WatchedIndex(int):

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from flash_pl.client import Backend, ClientContext, ClientState, GradientClipping
 from flash_pl.client.plain_sgd import has_gradient_hooks, has_step_hooks
 from flash_pl.client.recorder import NotRepeatable, Recorder, WaitWatch
-from flash_pl.client.watch import StepWatch, WatchedIndex
+from flash_pl.client.watch import PLAIN, StepWatch, WatchedIndex, python_state
+from flash_pl.loops.failures import describe_error
 from flash_pl.loops.local import LocalLoop, Step
 from flash_pl.schedulers import SparseScheduler
 
@@ -58,9 +59,9 @@ class CapturedLoop(LocalLoop):
     """Replays the steps that can be replayed. All others run as in ``LocalLoop``; the bits are the same.
 
     Weights, masks and buffers stay in their memory for all clients, so one captured step serves them all. A step is of
-    another kind if shapes, modes or frozen parameters differ. It is captured for the learning rates that hold then,
-    since these are numbers in it. What runs between steps (moves of the mask, learning-rate schedulers, hooks before
-    and after a batch) is Python as before.
+    another kind if shapes, modes or frozen parameters differ. It is captured for the learning rates and the attributes
+    of the module that hold then, since these are constants in it. What runs between steps (moves of the mask,
+    learning-rate schedulers, hooks before and after a batch) is Python as before.
 
     A kind runs step by step if a rule excludes it, or if one of its first steps waits for the device, changes Python
     state of the module, draws random numbers on the host, or asks for the epoch, the index or the optimizer. The first
@@ -85,12 +86,16 @@ class CapturedLoop(LocalLoop):
         self._captured: OrderedDict[Any, CapturedStep] = OrderedDict()
         self._state: dict[tuple[Tensor, str], Tensor] = {}  # of the optimizer, where captured steps find it
         self.told: set[str] = set()
+        self._states: dict[Any, tuple[int, Any]] = {}  # numbers of the module's Python states, and what they refer to
         self._failure: str | None = None  # of a capture
 
     def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
         super().start_client(client, scheduler, context)
-        self._parts, self._parameters = list(client.module.modules()), list(client.module.parameters())
+        module = client.module
+        self._parts, self._parameters = list(module.modules()), list(module.parameters())
         self._rule_is_known = self._state_is_placed = False
+        self._seen: set[Any] = set()  # keys of this client's steps
+        self._own_values: list[Any] | None = None
 
     def step(self, client: ClientState, scheduler: SparseScheduler, training_step: Step, index: int) -> dict[str, Any]:
         def eager(index: int = index) -> dict[str, Any]:
@@ -111,8 +116,12 @@ class CapturedLoop(LocalLoop):
         if self._watched[kind] < WATCHED:
             return self._watch(client, kind, eager, index)
         self._place_state(client)
-        key = kind, _rates(client)
+        key = kind, self._python_state(client), _rates(client)
         if key not in self._captured:
+            if key not in self._seen:  # a rate that comes once is not worth a capture
+                self._seen.add(key)
+                self.counts["eager"] += 1
+                return eager()
             return self._capture(client, kind, key, eager, index)
         self._captured.move_to_end(key)
         self.counts["replayed"] += 1
@@ -141,6 +150,8 @@ class CapturedLoop(LocalLoop):
             return "16-mixed asks after every backward pass whether a gradient overflowed"
         if has_step_hooks(optimizer):
             return "the optimizer has hooks"
+        if any(schedule.interval == "step" for schedule in client.lr_schedulers):
+            return "the learning rate changes at every step"
         if type(optimizer) is not torch.optim.SGD and not all(g.get("capturable") for g in optimizer.param_groups):
             return f"{type(optimizer).__name__} needs the host (torch's Adam does not with capturable=True)"
         if any(isinstance(value, Tensor) for group in optimizer.param_groups for value in group.values()):
@@ -156,6 +167,24 @@ class CapturedLoop(LocalLoop):
         modes = tuple(part.training for part in self._parts)
         frozen = tuple(parameter.requires_grad for parameter in self._parameters)
         return type(client.optimizer), structure, batch, modes, frozen, client.is_dense
+
+    def _python_state(self, client: ClientState) -> int:
+        """What steps read of the module besides its tensors; hooks and callbacks may change it between steps.
+
+        All of it is looked at once a client and whenever a plain attribute of the module itself has changed.
+
+        Returns:
+            The number of the state.
+        """
+        own = [value for value in vars(client.module).values() if isinstance(value, PLAIN)]
+        if own != self._own_values:
+            self._own_values = own
+            state = python_state(client.module, metrics=False)
+            known = tuple(state.values.items())
+            if known not in self._states:
+                self._states[known] = len(self._states), state.alive
+            self._state_number = self._states[known][0]
+        return self._state_number
 
     def _watch(self, client: ClientState, kind: Any, eager: Eager, index: int) -> dict[str, Any]:
         """Take a step and look at what it does."""
@@ -212,12 +241,15 @@ class CapturedLoop(LocalLoop):
             # What can fail has been looked for before, so no other capture is tried.
             self._failure = self._rule = f"a capture has failed: {error}"
             rank_zero_warn(f"no more steps are captured: {error}")
+        except Exception as error:  # of the module: the step itself, with its own index, may have none
+            self.reasons[kind] = f"a capture has failed: {describe_error(error)}"
+            self._tell(client, self.reasons[kind])
         finally:
             client.batch = batch
         captured.calls = logged.calls
         captured.gradients = [(parameter, parameter.grad) for parameter in self._parameters]
         before.restore()
-        if self._failure is not None:
+        if self._failure is not None or kind in self.reasons:
             return eager()
         captured.recorder.replay()
         replayed = [*_Snapshot(client, self._losses).values(), *logged.values()]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import History
+from flash_pl.callbacks import Callback, History
 from flash_pl.data import Synthetic
 from flash_pl.loops import RoundDecay
 from flash_pl.schedulers import FIARSE, STEAD, Cosine, FedDST, LastStep, SparsyFed
@@ -51,13 +51,14 @@ class Net(L.LightningModule):
         return torch.optim.SGD(self.parameters(), **self.sgd)
 
 
-def run(make, scheduler, trainer_class, rounds=3, **settings):
+def run(make, scheduler, trainer_class, rounds=3, callback=None, **settings):
     """The server's tensors and the rows of a run, and its loop."""
     torch.manual_seed(0)
     history = History()
     data = Synthetic(samples=150, test_samples=8, classes=4, shape=(1, 8, 8), clients=5, batch_size=8, seed=1)
     settings = {"density": 0.3, "cohort": 3, "local_epochs": 2, "backend": "dense", "accelerator": "cpu"} | settings
-    loop = trainer_class(scheduler, rounds=rounds, seed=1, callbacks=[history], **settings).fit(make(), data)
+    callbacks = [history, *([callback()] if callback else [])]
+    loop = trainer_class(scheduler, rounds=rounds, seed=1, callbacks=callbacks, **settings).fit(make(), data)
     rows = [{name: value for name, value in row.items() if "seconds" not in name} for row in history.rows]
     return [loop.server.weights, loop.server.mask, loop.server.union], rows, loop
 
@@ -112,6 +113,32 @@ class Schedule(Net):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
+class Anneals(Net):
+    """What the step reads changes between clients, in an attribute and in a layer."""
+
+    scale = 1.0
+
+    def on_fit_start(self):
+        self.scale = self.scale * 0.5 if self.scale > 0.1 else 1.0
+        self.net[6].p = 0.1 * self.scale
+
+    def training_step(self, batch, batch_idx):
+        return self.scale * self.loss(batch)
+
+
+class ChangesBetweenSteps(Net):
+    """What the step reads changes with every batch."""
+
+    seen = 0
+
+    def on_after_batch_transfer(self, batch, index):
+        self.seen += 1
+        return batch
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch) * (1 + 0.1 * (self.seen % 3))
+
+
 class InPlace(Net):
     """Keeps a mean in a buffer, in place."""
 
@@ -138,7 +165,7 @@ class Dictionaries(Net):
         super().validation_step((batch["images"], batch["more"][0]), batch_idx)
 
 
-@pytest.mark.parametrize("module", [Schedule, InPlace, Dictionaries], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("module", [Schedule, Anneals, InPlace, Dictionaries], ids=lambda cls: cls.__name__)
 def test_modules_whose_steps_are_replayed(module):
     assert check(module).counts["replayed"]
 
@@ -179,6 +206,18 @@ class Index(Net):
 class IndexInATensor(Net):
     def training_step(self, batch, batch_idx):
         return self.loss(batch) * (1 + torch.tensor(0.01) * batch_idx)
+
+
+class IndexOfATensor(Net):
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch) * (1 + torch.arange(9.0)[batch_idx])
+
+
+class ScheduleOfSteps(Net):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 class Epoch(Net):
@@ -264,6 +303,8 @@ EAGER = {
     Appends: "training_step changes self.losses",
     Index: "training_step uses the index of the batch",
     IndexInATensor: "a replay has other results than the step itself",
+    IndexOfATensor: "a capture has failed: ",
+    ScheduleOfSteps: "the learning rate changes at every step",
     Epoch: "training_step asks for current_epoch",
     GlobalStep: "training_step asks for global_step",
     Waits: "training_step waits for the device (_local_scalar_dense)",
@@ -285,6 +326,28 @@ def test_steps_that_cannot_be_repeated_are_found_and_the_run_says_why(module):
     local = check(module)
     assert not local.counts["replayed"]
     assert any(reason.startswith(EAGER[module]) for reason in local.told), local.told
+
+
+def test_attributes_that_change_between_steps_are_seen():
+    assert not check(ChangesBetweenSteps).counts["replayed"]
+
+
+class Annealing(Callback):
+    """Changes the module after each round."""
+
+    def on_round_end(self, loop, row):
+        loop.client.module.scale *= 0.5
+
+
+def test_a_callback_may_change_what_steps_read():
+    class Scaled(Net):
+        scale = 1.0
+
+        def training_step(self, batch, batch_idx):
+            return self.scale * self.loss(batch)
+
+    counts = check(Scaled, callback=Annealing).counts
+    assert counts["captured"] == 6 and counts["replayed"] > 18
 
 
 SCHEDULERS = {
