@@ -1,8 +1,7 @@
 """Steps that are captured once and then replayed for all clients and rounds, so that the host need not prepare them."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from flash_pl.client import Backend, ClientContext, ClientState, GradientClipping
+from flash_pl.client.captured_step import CapturedStep, Snapshot, state_tensors
 from flash_pl.client.plain_sgd import has_gradient_hooks, has_step_hooks
 from flash_pl.client.recorder import NotRepeatable, Recorder, WaitWatch
 from flash_pl.client.watch import PLAIN, StepWatch, WatchedIndex, python_state
@@ -23,36 +23,6 @@ WATCHED = 2  # steps of a kind that are looked at before one is captured; librar
 KEPT = 16  # captured steps that are kept, the last ones used
 OTHER_INDEX = 1_000_003  # added to the index of the batch while a step is captured: no result may depend on it
 Eager = Callable[..., dict[str, Any]]
-
-
-@dataclass
-class CapturedStep:
-    """A step that can be replayed.
-
-    Attributes:
-        recorder: replays its operations.
-        batch: where they read the batch.
-        outputs: what ``LocalLoop.step`` returned; a replay renews its tensors.
-        calls: what the step logs, see ``LoggedCalls``.
-        gradients: the parameters' gradients.
-    """
-
-    recorder: Recorder
-    batch: Any
-    outputs: dict[str, Any] = field(default_factory=dict)
-    calls: list[Any] = field(default_factory=list)
-    gradients: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
-
-    def replay(self, client: ClientState) -> dict[str, Any]:
-        """Take the step with ``client.batch``."""
-        for place, part in zip(tree_leaves(self.batch), tree_leaves(client.batch), strict=True):
-            place.copy_(part)
-        self.recorder.replay()
-        for parameter, gradient in self.gradients:
-            parameter.grad = gradient
-        for name, value, args, kwargs in self.calls:
-            client.meter.log(client.batch, name, value, *args, **kwargs)
-        return dict(self.outputs)
 
 
 class CapturedLoop(LocalLoop):
@@ -93,7 +63,7 @@ class CapturedLoop(LocalLoop):
         super().start_client(client, scheduler, context)
         module = client.module
         self._parts, self._parameters = list(module.modules()), list(module.parameters())
-        self._rule_is_known = self._state_is_placed = False
+        self._rule_is_known, self._placed = False, 0
         self._seen: set[Any] = set()  # keys of this client's steps
         self._own_values: list[Any] | None = None
 
@@ -166,7 +136,8 @@ class CapturedLoop(LocalLoop):
         )
         modes = tuple(part.training for part in self._parts)
         frozen = tuple(parameter.requires_grad for parameter in self._parameters)
-        return type(client.optimizer), structure, batch, modes, frozen, client.is_dense
+        with_state = len(client.optimizer.state)  # type: ignore[union-attr]
+        return type(client.optimizer), with_state, structure, batch, modes, frozen, client.is_dense
 
     def _python_state(self, client: ClientState) -> int:
         """What steps read of the module besides its tensors; hooks and callbacks may change it between steps.
@@ -219,17 +190,20 @@ class CapturedLoop(LocalLoop):
 
     def _place_state(self, client: ClientState) -> None:
         """Put the state of a client's optimizer where captured steps find it; moves of the mask act on it there."""
-        if self._state_is_placed:
+        state: Any = client.optimizer.state  # type: ignore[union-attr]
+        if len(state) == self._placed:
             return
-        self._state_is_placed = True
-        for parameter, name, value in _state(client.optimizer):
+        self._placed = len(state)
+        for parameter, name, value in list(state_tensors(state)):
             place = self._state.setdefault((parameter, name), value)
             if place is not value:
-                client.optimizer.state[parameter][name] = place.copy_(value)  # type: ignore[union-attr]
+                state[parameter][name] = place.copy_(value)
 
     def _capture(self, client: ClientState, kind: Any, key: Any, eager: Eager, index: int) -> dict[str, Any]:
         """Capture a step and compare its replay with the step itself, from which the client goes on."""
-        before, batch = _Snapshot(client, self._losses), client.batch
+        before, batch = Snapshot(client, self._losses), client.batch
+        state: Any = client.optimizer.state  # type: ignore[union-attr]
+        had_state = {(parameter, name) for parameter, name, _ in state_tensors(state)}
         captured = CapturedStep(self.recorder(), tree_map(torch.clone, batch))
         for parameter in self._parameters:
             parameter.grad = None  # the backward pass then makes them where replays find them
@@ -249,14 +223,18 @@ class CapturedLoop(LocalLoop):
         captured.calls = logged.calls
         captured.gradients = [(parameter, parameter.grad) for parameter in self._parameters]
         before.restore()
+        for owner, name, _ in list(state_tensors(state)):
+            if (owner, name) not in had_state:
+                del state[owner][name]
+                self.reasons[kind] = "the optimizer makes state in this step"
         if self._failure is not None or kind in self.reasons:
             return eager()
         captured.recorder.replay()
-        replayed = [*_Snapshot(client, self._losses).values(), *logged.values()]
+        replayed = [*Snapshot(client, self._losses).values(), *logged.values()]
         before.restore()
         with client.logged_calls() as logged:
             outputs = eager()
-        stepped = [*_Snapshot(client, self._losses).values(), *logged.values()]
+        stepped = [*Snapshot(client, self._losses).values(), *logged.values()]
         same = len(replayed) == len(stepped) and all(map(torch.equal, replayed, stepped))
         if same:
             self.counts["captured"] += 1
@@ -267,34 +245,6 @@ class CapturedLoop(LocalLoop):
             self.reasons[kind] = "a replay has other results than the step itself"
             self._tell(client, self.reasons[kind])
         return outputs
-
-
-class _Snapshot:
-    """Copies of everything that a step changes, which ``restore`` brings back."""
-
-    def __init__(self, client: ClientState, losses: Tensor) -> None:
-        state = [value for _, _, value in _state(client.optimizer)]
-        self._tensors = [client.arena, *client.module.buffers(), losses, *state]
-        self._copies = [tensor.clone() for tensor in self._tensors]
-        self._on_gpu = client.arena.is_cuda
-        self._generator = torch.cuda.get_rng_state() if self._on_gpu else torch.get_rng_state()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for tensor, copy in zip(self._tensors, self._copies, strict=True):
-            tensor.copy_(copy)
-        (torch.cuda.set_rng_state if self._on_gpu else torch.set_rng_state)(self._generator)
-
-    def values(self) -> list[Tensor]:
-        return [*self._copies, self._generator]
-
-
-def _state(optimizer: Any) -> Iterator[tuple[Tensor, str, Tensor]]:
-    """The tensors of an optimizer's state, each with its parameter and name."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                yield parameter, name, value
 
 
 def _keeps_state(optimizer: Any) -> bool:

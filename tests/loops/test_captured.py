@@ -126,6 +126,24 @@ class Anneals(Net):
         return self.scale * self.loss(batch)
 
 
+class Unfreezes(Net):
+    """The first layer gets its momentum in the second epoch."""
+
+    def __init__(self):
+        super().__init__(momentum=0.9)
+
+    def on_fit_start(self):
+        self.net[0].requires_grad_(False)
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)]
+
+    def lr_scheduler_step(self, scheduler, metric):
+        self.net[0].requires_grad_(True)
+        scheduler.step()
+
+
 class ChangesBetweenSteps(Net):
     """What the step reads changes with every batch."""
 
@@ -165,7 +183,7 @@ class Dictionaries(Net):
         super().validation_step((batch["images"], batch["more"][0]), batch_idx)
 
 
-@pytest.mark.parametrize("module", [Schedule, Anneals, InPlace, Dictionaries], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("module", [Schedule, Anneals, Unfreezes, InPlace, Dictionaries], ids=lambda cls: cls.__name__)
 def test_modules_whose_steps_are_replayed(module):
     assert check(module).counts["replayed"]
 
