@@ -57,12 +57,17 @@ class CapturedLoop(LocalLoop):
         self._state: dict[tuple[Tensor, str], Tensor] = {}  # of the optimizer, where captured steps find it
         self.told: set[str] = set()
         self._states: dict[Any, tuple[int, Any]] = {}  # numbers of the module's Python states, and what they refer to
+        self._places: list[int] = []  # of the module's tensors
         self._failure: str | None = None  # of a capture
 
     def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
         super().start_client(client, scheduler, context)
         module = client.module
         self._parts, self._parameters = list(module.modules()), list(module.parameters())
+        places = [tensor.data_ptr() for tensor in (*self._parameters, *module.buffers())]
+        if places != self._places:  # between two runs of a loop the module is the user's
+            self._captured.clear()
+            self._places = places
         self._rule_is_known, self._placed = False, 0
         self._seen: set[Any] = set()  # keys of this client's steps
         self._own_values: list[Any] | None = None
@@ -253,11 +258,11 @@ def _keeps_state(optimizer: Any) -> bool:
 
 def _rates(client: ClientState) -> Any:
     """The numbers of a client's optimizer, which are constants of a captured step."""
-    groups = tuple(
-        (tuple((name, value) for name, value in group.items() if name != "params"), tuple(map(id, group["params"])))
-        for group in client.rates.optimizer.param_groups
-    )
-    return groups, client.rates.lr_scale, tuple(client.rates.factors.values())
+    groups = []
+    for group in client.rates.optimizer.param_groups:
+        settings = tuple((name, repr(value)) for name, value in group.items() if name != "params")
+        groups.append((settings, tuple(map(id, group["params"]))))
+    return tuple(groups), client.rates.lr_scale, tuple(client.rates.factors.values())
 
 
 def _has_layer_hooks(part: nn.Module) -> bool:

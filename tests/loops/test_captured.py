@@ -410,6 +410,37 @@ def test_a_capture_that_fails_leaves_no_trace_and_is_the_last_one():
     assert loop.local.told == {"a capture has failed: the driver says no"} and not loop.local.counts["captured"]
 
 
+class StopsAfterOne(Callback):
+    def on_round_end(self, loop, row):
+        loop.should_stop = loop.round == 1
+
+
+def test_a_loop_may_run_again_after_the_module_was_the_users():
+    class Buffered(InPlace):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("step", torch.zeros(()), persistent=False)  # not in the arena
+
+        def training_step(self, batch, batch_idx):
+            self.step.add_(1)
+            return self.loss(batch) / self.step
+
+    servers = []
+    for trainer_class in (FederatedTrainer, RecordedSteps):
+        torch.manual_seed(0)
+        data = Synthetic(samples=60, test_samples=8, classes=4, shape=(1, 8, 8), clients=3, batch_size=4, seed=1)
+        settings = {"density": 0.3, "cohort": 2, "rounds": 3, "backend": "dense", "accelerator": "cpu"}
+        trainer = trainer_class(PDST(), callbacks=[StopsAfterOne()], **settings)
+        loop = trainer.loop(Buffered(), data)
+        trainer.run(loop)
+        assert loop.round == 1
+        loop.should_stop = False
+        trainer.run(loop)
+        servers.append((loop.round, loop.server.weights))
+    assert servers[0][0] == servers[1][0] == 3 and torch.equal(servers[0][1], servers[1][1])
+    assert loop.local.counts["captured"] == 2  # a graph knows the old place of the buffer; the recorder here does not
+
+
 def test_few_captured_steps_are_kept(monkeypatch):
     monkeypatch.setattr("flash_pl.loops.captured.KEPT", 2)
     local = check(Net, decay=RoundDecay(ratio=0.5))
