@@ -120,6 +120,7 @@ def frames(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [CallsItself, CallsPart])
 def test_compiled_training_is_the_same_and_traced_once_per_mode(cls, tiny_data, frames):
     loops = []

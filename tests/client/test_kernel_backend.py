@@ -34,6 +34,7 @@ def test_training_equals_that_of_dense_kernels_up_to_rounding(backend, unaware, 
     assert not torch.equal(sparse.weights, dense.weights) or backend == "auto"
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize("name", ["nst", "jmwst", "hetero_jmwst", "dense"])
 def test_kernels_follow_a_mask_that_moves(name, unaware, tiny_data):

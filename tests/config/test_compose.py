@@ -135,6 +135,7 @@ def test_the_users_value_wins_over_official():
     assert first_mask["rescale"]["class_path"] == "flash_pl.sparsity.ScaleOnce"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jmwst", "hetero_jmwst", "stead", "feddst"])
 def test_what_repeats_a_run_follows_new_values(name):
     start = ["data=fashion_mnist", "data.seed=3", "compat=official"]
@@ -147,6 +148,7 @@ def test_what_repeats_a_run_follows_new_values(name):
     assert data["partition"]["init_args"]["alpha"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiers", [[], ["budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"]])
 @pytest.mark.parametrize(
     ("first", "then"), [("jmwst", "dense"), ("dense", "jmwst"), ("jmwst", "feddst"), ("fiarse", "nst")]

@@ -43,6 +43,7 @@ def train(method, module, data, rounds=4, sampler=None, **settings) -> tuple:
     return trainer.fit(module(), data), watch.rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_clients_that_train_on_decoded_bytes_train_the_same(method, unaware, tiny_data):
     counted, rows = train(method, unaware, tiny_data)

@@ -85,7 +85,7 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("scheduler", [PDST, moving, STEAD, NST])
+@pytest.mark.parametrize("scheduler", [PDST, *(pytest.param(s, marks=pytest.mark.slow) for s in (moving, STEAD, NST))])
 @pytest.mark.parametrize("module", MODULES)
 def test_most_steps_are_replayed_with_the_same_bits(module, scheduler):
     counts = check(MODULES[module], scheduler).counts
@@ -339,6 +339,7 @@ EAGER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", EAGER, ids=lambda cls: cls.__name__)
 def test_steps_that_cannot_be_repeated_are_found_and_the_run_says_why(module):
     local = check(module)

@@ -280,6 +280,7 @@ def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):
     assert torch.equal(plain.server.mask, watched.server.mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spdst", "jmwst", "nst"])
 def test_hetero_runs_resume_and_validate_as_they_were(method, unaware, tiny_data, tmp_path):
     whole, _ = run(method, unaware, tiny_data, rounds=3, cohort=3)

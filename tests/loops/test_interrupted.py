@@ -52,6 +52,7 @@ def table(folder):
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("purpose", ["sensitivity", "round", "finetune"])
 @pytest.mark.parametrize("client", [0, 5])
 def test_the_end_is_that_of_a_run_left_alone(purpose, client, unaware, tiny_data, tmp_path):
@@ -92,6 +93,7 @@ def test_a_state_that_was_read_once_can_be_gone_on_from_twice(unaware, tiny_data
     assert torch.equal(first.deployed, deployed) and first.deployed.data_ptr() != second.deployed.data_ptr()
 
 
+@pytest.mark.slow
 def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, tmp_path):
     def fit(module, folder, **how):
         policy, callback = FaultPolicy("skip"), Checkpoint(tmp_path / folder, every=0)

@@ -62,6 +62,7 @@ def test_every_parameter_gets_a_gradient(build: Build) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODELS)
 def test_construction_depends_on_the_seed_alone(build: Build) -> None:
     def weights(seed: int) -> torch.Tensor:

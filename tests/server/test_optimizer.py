@@ -80,6 +80,7 @@ def test_a_trainer_that_fits_twice_begins_without_a_past(unaware, tiny_data):
     assert torch.equal(fit(), fit())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [FedAvgM, FedAdam])
 def test_a_resumed_run_goes_on_with_its_moments(make, unaware, tiny_data, tmp_path):
     def run(rounds, folder, ckpt_path=None, optimizer=make):
@@ -107,6 +108,7 @@ def test_a_resumed_run_goes_on_with_its_moments(make, unaware, tiny_data, tmp_pa
         run(5, tmp_path / "parts", "last", optimizer=None)
 
 
+@pytest.mark.slow
 def test_the_command_line_steps_and_writes_it_down(tmp_path, monkeypatch):
     from flash_pl.cli import main
     from flash_pl.export import SavedRun

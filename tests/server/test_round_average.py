@@ -44,6 +44,7 @@ def test_a_weight_that_enters_the_mask_counts_for_the_rounds_before_as_it_was_th
     assert state.round_average[2] == 5 == (4 + 4 + 7) / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", [PDST, SPDST, NST])
 def test_training_is_the_same_and_another_model_is_deployed(scheduler, unaware, tiny_data):
     def fit(average):
@@ -80,6 +81,7 @@ def test_a_round_without_clients_counts_with_the_model_it_left(unaware, tiny_dat
     torch.testing.assert_close(loop.server.round_average, torch.stack(models).mean(0))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware, tiny_data, tmp_path):
     def run(rounds, folder, ckpt_path=None, round_average=True):
         torch.manual_seed(0)
@@ -105,6 +107,7 @@ def test_a_resumed_run_deploys_the_same_and_one_without_an_average_none(unaware,
     assert without.server.round_average is None and torch.equal(without.server.weights, whole.server.weights)
 
 
+@pytest.mark.slow
 def test_the_command_line_averages_and_exports_it(tmp_path, monkeypatch):
     from flash_pl.cli import main
 

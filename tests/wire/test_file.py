@@ -150,6 +150,7 @@ def test_random_bytes_are_refused(data, begun):
         decode_flash(b"FLPM\2\0\0\0" + data if begun else data)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.integers(0, 9), st.integers(0, 10**6), st.integers(0, 255), st.booleans(), st.booleans())
 def test_a_changed_byte_is_noticed_and_never_breaks_the_reader(seed, place, byte, repair, compress):
