@@ -167,17 +167,8 @@ class FederatedTrainer:
         self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
         loggers = as_loggers(logger)
         self.callbacks = as_callbacks(callbacks, loggers)
-        self.fabric = make_fabric(
-            accelerator=accelerator,
-            devices=devices,
-            processes_per_device=processes_per_device,
-            num_nodes=num_nodes,
-            precision=precision,
-            deterministic=deterministic,
-            timeout=timeout,
-            callbacks=self.callbacks,
-            loggers=loggers,
-        )
+        machine = (accelerator, devices, processes_per_device, num_nodes, precision, deterministic, timeout)
+        self.fabric = make_fabric(*machine, self.callbacks, loggers)
         check_graphs(graphs, self.fabric)
         self.graphs = graphs
         check_sharing(self.fabric, processes_per_device, self.cohort)

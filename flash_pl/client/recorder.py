@@ -23,7 +23,7 @@ WAITING = frozenset(
 
 
 class NotRepeatable(Exception):
-    """A step cannot be recorded; the message says why and continues "because"."""
+    """A step cannot be recorded; the message says why."""
 
 
 class Recorder(Protocol):
@@ -144,7 +144,7 @@ class WaitWatch(TorchDispatchMode):
     """Notes the first operation inside its block that would make the host wait for a GPU.
 
     Attributes:
-        found: its name, None if there is none.
+        found: the name of that operation; None as long as no operation waits.
 
     >>> with WaitWatch() as watch:
     ...     total = torch.ones(3).sum().item()

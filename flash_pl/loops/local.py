@@ -88,6 +88,7 @@ class LocalLoop:
     def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
         """Forget the previous client, and make the optimizer of this one."""
         client.start_training(context, scheduler)
+        self._module_sees_gradients = client.module.gradient_hook is not None
         self._losses.zero_()
         self._reset_loss_scale()
         # A module's own draws (dropout) have a name like every other draw.
@@ -103,7 +104,7 @@ class LocalLoop:
     def start_step(self, client: ClientState, scheduler: SparseScheduler, index: int) -> bool:
         """What comes before step ``index`` of the epoch; False if the module ends the epoch here."""
         dense = scheduler.wants_dense_gradients(client, client.step)
-        client.backend.dense = dense or client.module.gradient_hook is not None
+        client.backend.dense = dense or self._module_sees_gradients
         if client.module.on_train_batch_start(client.batch, index) == -1:
             return False
         client.dense_steps += dense
