@@ -13,7 +13,7 @@ from flash_pl.checks import check_integers, check_types
 from flash_pl.client import Binding, ClientState, GradientClipping, coverage, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
-from flash_pl.data import FederatedData, check_federated
+from flash_pl.data import FederatedData, as_federated, check_client_batches, check_federated, torn_down
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.launch import Launcher, check_graphs, check_sharing, make_fabric
 from flash_pl.loops import (
@@ -45,6 +45,8 @@ from flash_pl.server import (
 )
 from flash_pl.signals import StopSignals
 from flash_pl.sparsity import Layout, SparsityBudget, total_count
+
+AnyData = FederatedData | L.LightningDataModule | None
 
 
 class FederatedTrainer:
@@ -174,7 +176,14 @@ class FederatedTrainer:
         check_sharing(self.fabric, processes_per_device, self.cohort)
         self.ranks: Ranks | None = None
 
-    def fit(self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None) -> FederatedLoop:
+    def fit(
+        self,
+        module: L.LightningModule,
+        data: AnyData = None,
+        ckpt_path: str | Path | None = None,
+        *,
+        datamodule: L.LightningDataModule | None = None,
+    ) -> FederatedLoop:
         """Train; return the finished loop with the server's weights, mask and last metrics.
 
         A module that is not a ``ClientModule`` becomes one. Afterward its weights are the server's, masked to d, also
@@ -183,7 +192,9 @@ class FederatedTrainer:
 
         Args:
             module: its ``training_step`` trains every client.
-            data: the data of all clients.
+            data: the data of all clients. A LightningDataModule that knows no clients becomes a
+                ``PartitionedDataModule`` of 100 clients.
+            datamodule: the same, by Lightning's name.
             ckpt_path: a checkpoint from which to go on. "last" is the newest valid one of the trainer's ``Checkpoint``
                 callback; without any file the run starts afresh.
 
@@ -192,8 +203,9 @@ class FederatedTrainer:
             ModuleError: the module cannot be federated.
             RunError: the run ended early: a client or the scheduler failed, a signal, another process, a full disk.
         """
-        with detached_at_end(module):
-            loop = self.loop(module, data)
+        federated = as_federated(data, datamodule)
+        with detached_at_end(module), torn_down(federated):
+            loop = self.loop(module, federated)
             state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is not None:
                 self.resume(loop, state)
@@ -201,24 +213,28 @@ class FederatedTrainer:
         return loop
 
     def validate(
-        self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None = None
+        self,
+        module: L.LightningModule,
+        data: AnyData = None,
+        ckpt_path: str | Path | None = None,
+        *,
+        datamodule: L.LightningDataModule | None = None,
     ) -> dict[str, float]:
         """Metrics of the module's weights, or of a checkpoint's server: masked, and ``_union`` where it differs.
 
         Raises:
             ConfigError: as in ``fit``, and if "last" finds no checkpoint, or one from before the first mask.
         """
-        with detached_at_end(module):
-            return self._validate(module, data, ckpt_path)
+        federated = as_federated(data, datamodule)
+        with detached_at_end(module), torn_down(federated):
+            return self._validate(self.loop(module, federated), ckpt_path)
 
-    def _validate(
-        self, module: L.LightningModule, data: FederatedData, ckpt_path: str | Path | None
-    ) -> dict[str, float]:
-        loop = self.loop(module, data)
+    def _validate(self, loop: FederatedLoop, ckpt_path: str | Path | None) -> dict[str, float]:
+        module = loop.client.module
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(module), loop.client.backend:
             if ckpt_path is None:
                 weights = loop.client.arena.clone()
-                return loop.evaluator.loop.run(loop.client, weights, data.val_dataloader())
+                return loop.evaluator.loop.run(loop.client, weights, loop.data.val_dataloader())
             state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is None:
                 raise ConfigError("ckpt_path", f"no checkpoint for '{ckpt_path}'", "give a run that has saved one")
@@ -239,6 +255,7 @@ class FederatedTrainer:
         ranks = self.launch()
         ranks.broadcast(data.prepare_data)
         data.setup("fit")
+        check_client_batches(data)
         plan = self._plan(data)
         data.to_(self.fabric.device)
         client = self.binding(module, self.fabric, self.scheduler)

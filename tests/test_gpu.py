@@ -17,7 +17,7 @@ from flash_pl.callbacks import Checkpoint
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.client import Classifier
-from flash_pl.data import Batches, Synthetic
+from flash_pl.data import Synthetic, TensorBatches
 from flash_pl.loops import Participant
 from flash_pl.models import VGG11, LeafCNN, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, STEAD, Sensitivity
@@ -106,7 +106,7 @@ def test_steps_do_not_wait_for_the_gpu(unaware, tiny_data):
         loop = trainer.loop(unaware(), deepcopy(tiny_data))
         loop.server.mask = loop.scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
         images, labels = torch.randn(8 * steps, 1, 8, 8, device="cuda"), torch.zeros(8 * steps, device="cuda").long()
-        batches = Batches(images, labels, 8)
+        batches = TensorBatches(images, labels, 8)
         context = loop.plan.context(Participant(0, 0, batches.samples, batches.samples), len(batches), 0)
         loop.client.receive(loop.server.weights, loop.server.mask)
         torch.cuda.set_sync_debug_mode("warn")

@@ -28,7 +28,7 @@ from networks import FORMATS, NETWORKS, Turn, bare_turns, client_turn, federated
 
 from flash_pl import JMWST, NST, PDST, Classifier, FederatedTrainer
 from flash_pl.callbacks import Callback
-from flash_pl.data import Batches
+from flash_pl.data import TensorBatches
 from flash_pl.loops import EvaluationSchedule
 from flash_pl.models import MNISTNet
 from flash_pl.schedulers import Sensitivity, SparseScheduler
@@ -53,7 +53,7 @@ class EqualClients:
         self.clients, self.classes = clients, 10
         draws = torch.Generator().manual_seed(1)
         images, labels = torch.randn(96, 1, 28, 28, generator=draws), torch.randint(10, (96,), generator=draws)
-        self.batches = Batches(images, labels, 32)
+        self.batches = TensorBatches(images, labels, 32)
         self.client_sizes = [96] * clients
 
     def prepare_data(self) -> None: ...
@@ -62,10 +62,10 @@ class EqualClients:
 
     def to_(self, device: torch.device) -> None: ...
 
-    def client_batches(self, client: int) -> Batches:
+    def client_batches(self, client: int) -> TensorBatches:
         return self.batches
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> TensorBatches:
         return self.batches
 
 

@@ -1,11 +1,16 @@
-"""Data of a federation: data sets, partitions over clients, and batches from memory."""
+"""Data of a federation: data sets, partitions over clients, and batches."""
 
-from flash_pl.data.batches import Augment, Batches, CropFlip, Samples, Shuffled
-from flash_pl.data.federated import ClientTestData, FederatedData, FederatedDataModule, check_federated
+from flash_pl.data.augment import Augment, AugmentInTwoSteps, CropFlip
+from flash_pl.data.batches import Batches, Shuffled, TensorBatches
+from flash_pl.data.datamodule import PartitionedDataModule, as_federated
+from flash_pl.data.dataset import ClientDatasets, PartitionedDataset
+from flash_pl.data.federated import ClientTestData, FederatedData, check_client_batches, check_federated, torn_down
 from flash_pl.data.femnist import FEMNIST
 from flash_pl.data.partition import IID, Dirichlet, LabelShards, Partition, UnbalancedDirichlet
+from flash_pl.data.partitioned import PartitionedData
+from flash_pl.data.samples import Samples
 from flash_pl.data.synthetic import Synthetic
-from flash_pl.data.tensors import TensorData
+from flash_pl.data.tensors import FederatedDataModule, TensorData
 from flash_pl.data.vision import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, TinyImageNet
 
 __all__ = [
@@ -15,7 +20,9 @@ __all__ = [
     "IID",
     "MNIST",
     "Augment",
+    "AugmentInTwoSteps",
     "Batches",
+    "ClientDatasets",
     "ClientTestData",
     "CropFlip",
     "Digits",
@@ -25,11 +32,18 @@ __all__ = [
     "FederatedDataModule",
     "LabelShards",
     "Partition",
+    "PartitionedData",
+    "PartitionedDataModule",
+    "PartitionedDataset",
     "Samples",
     "Shuffled",
     "Synthetic",
+    "TensorBatches",
     "TensorData",
     "TinyImageNet",
     "UnbalancedDirichlet",
+    "as_federated",
+    "check_client_batches",
     "check_federated",
+    "torn_down",
 ]

@@ -1,96 +1,115 @@
-"""Samples in memory, the mini-batches of a client, and their augmentation.
+"""Mini-batches: what the loops ask of a client's data, and the batches that are cut from tensors.
 
-Batches are cut from tensors that stay on the device where clients train. There are no worker processes and no Python
-code per sample.
+Batches of tensors are cut on the device where clients train. There are no worker processes and no Python code per
+sample.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from flash_pl.checks import check_booleans, check_integers, check_types
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.checks import check_booleans, check_integers
+from flash_pl.data.augment import Augment, AugmentInTwoSteps
+from flash_pl.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Images and labels of a data set or of a part of it, in memory.
+class Batches(Protocol):
+    """The mini-batches of one client, or of a test set. Any object with these members can be used.
 
-    Attributes:
-        images: uint8 in [0, 255] or floating point, ``[n, C, H, W]``.
-        labels: int64 ``[n]``.
-        owners: the number of each sample's natural client, such as the writer of a digit, int64 ``[n]``; None if the
-            data have no natural clients.
+    A batch may have any structure that the module's ``training_step`` takes: a tuple of tensors, a dictionary, a list
+    of strings. The loops move its tensors to the device by the module's own transfer hooks.
 
-    >>> samples = Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))
-    >>> len(samples)
-    3
-    >>> Samples(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1]))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    flash_pl.errors.ConfigError: samples: images of shape (3, 1, 8, 8) and labels of shape (2,) do not fit; give ...
-
-    Raises:
-        ConfigError: a wrong class or dtype, or shapes that do not fit together.
+    A source of batches may also have ``epoch_samples``, the number of samples of an epoch, if it leaves some out.
     """
 
-    images: Tensor
-    labels: Tensor
-    owners: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        check_types(owners=(self.owners, Tensor))
-        for key, value in {"images": self.images, "labels": self.labels}.items():
-            if not isinstance(value, Tensor):
-                raise ConfigError(key, f"{as_yaml(value)} is not an object of class Tensor")
-        if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise ConfigError("images", f"dtype {self.images.dtype} is neither uint8 nor floating point")
-        if self.labels.dtype != torch.int64:
-            raise ConfigError("labels", f"dtype {self.labels.dtype} is not int64")
-        n = len(self.images)
-        per_sample = [self.labels] if self.owners is None else [self.labels, self.owners]
-        if self.images.ndim != 4 or any(tensor.shape != (n,) for tensor in per_sample):
-            tensors = {"images": self.images, "labels": self.labels, "owners": self.owners}
-            shapes = [f"{key} of shape {tuple(t.shape)}" for key, t in tensors.items() if t is not None]
-            raise ConfigError(
-                "samples",
-                f"{' and '.join(shapes)} do not fit",
-                "give images [n, C, H, W], labels [n] and, if the data have them, owners [n]",
-            )
+    @property
+    def samples(self) -> int:
+        """Number of samples n."""
+        ...
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Number of batches in an epoch."""
+        ...
 
-    def to(self, device: torch.device) -> "Samples":
-        """Return the samples with images and labels on ``device``; the owners stay where they are.
+    def __iter__(self) -> Iterator[Any]:
+        """The batches in a fixed order, without random augmentation."""
+        ...
 
-        Only the partition reads the owners, and it works on the CPU.
-        """
-        return Samples(self.images.to(device), self.labels.to(device), self.owners)
-
-
-# Changes a batch of images [B, C, H, W], not normalized yet, at random, by numbers from the generator.
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
+    def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
+        """One epoch of training batches, in an order drawn from ``generator``."""
+        ...
 
 
-class Batches:
-    """The mini-batches of one client, or of a test set. The last batch may be smaller.
-
-    Iterate over ``Batches`` to get the samples in order, without augmentation; call ``shuffled`` for a training epoch.
+def check_batches(batches: object, source: str) -> None:
+    """Check that an object has the members of ``Batches``; a ``DataLoader``, for example, does not.
 
     Args:
-        images: floating point ``[n, C, H, W]``, on any device.
-        labels: int64 ``[n]``, on the same device.
-        batch_size: samples per batch.
-        augment: a function (images ``[B, C, H, W]``, generator) -> images; only ``shuffled`` applies it.
-        normalize: a function images -> images, applied to every batch after ``augment``, as in torchvision's recipes;
-            None if ``images`` are normalized already.
-        drop_last: leave out a smaller last batch, unless it is the only one.
+        source: what returned the object, such as ``"MyData.client_batches"``.
 
-    >>> batches = Batches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
+    Raises:
+        ConfigError: names the first missing member.
+    """
+    for name in ("shuffled", "samples", "__len__"):
+        if not hasattr(batches, name):
+            problem = f"{source} returns an object of class {type(batches).__name__}, which has no {name}"
+            raise ConfigError(
+                "data",
+                problem,
+                "a source of batches has shuffled(generator), which yields the batches of an epoch, samples, and "
+                "__len__; flash_pl.data.ClientDatasets makes one of a Dataset or a DataLoader for each client",
+            )
+
+
+class EpochLength(ABC):
+    """The lengths of an epoch of ``samples`` samples in batches of ``batch_size``, of which the last may be smaller.
+
+    With ``drop_last`` a smaller last batch is left out, unless it is the only one.
+    """
+
+    batch_size: int
+    drop_last: bool
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """Number of samples n."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-self.epoch_samples // self.batch_size)
+
+    @property
+    def epoch_samples(self) -> int:
+        """Number of samples in an epoch, fewer than n with ``drop_last``."""
+        if not self.drop_last or self.samples < self.batch_size:
+            return self.samples
+        return self.samples // self.batch_size * self.batch_size
+
+    def shuffled_rows(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The places of the samples in each batch of an epoch, int64 ``[B]`` each, in an order drawn at random."""
+        return torch.randperm(self.samples, generator=generator)[: self.epoch_samples].split(self.batch_size)
+
+
+class TensorBatches(EpochLength):
+    """Batches that are cut from tensors: pairs of inputs ``[B, ...]`` and labels ``[B, ...]``.
+
+    Iterate over them to get the samples in order, without augmentation; call ``shuffled`` for a training epoch.
+
+    Args:
+        inputs: ``[n, ...]``, on any device.
+        labels: ``[n, ...]``, on the same device.
+        batch_size: samples per batch.
+        augment: a function (inputs ``[B, ...]``, generator) -> inputs, or an ``AugmentInTwoSteps``; only ``shuffled``
+            applies it.
+        normalize: a function inputs -> inputs, applied to every batch after ``augment``, as in torchvision's recipes;
+            None if ``inputs`` are normalized already.
+        drop_last: leave out a smaller last batch, unless it is the only one.
+        rows: int64; only these rows of the tensors are samples, and they are copied batch by batch. None for all rows.
+
+    >>> batches = TensorBatches(torch.zeros(5, 1, 2, 2), torch.arange(5), batch_size=2)
     >>> [labels.tolist() for images, labels in batches]
     [[0, 1], [2, 3], [4]]
     >>> epoch = [labels for images, labels in batches.shuffled(torch.Generator().manual_seed(0))]
@@ -100,51 +119,47 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor,
+        inputs: Tensor,
         labels: Tensor,
         batch_size: int,
-        augment: Augment | None = None,
+        augment: Augment | AugmentInTwoSteps | None = None,
         normalize: Callable[[Tensor], Tensor] | None = None,
         drop_last: bool = False,
+        rows: Tensor | None = None,
     ) -> None:
         check_integers(batch_size=batch_size)
         check_booleans(drop_last=drop_last)
-        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.inputs, self.labels, self.batch_size, self.rows = inputs, labels, batch_size, rows
         self.augment, self.normalize, self.drop_last = augment, normalize, drop_last
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return -(-self.epoch_samples // self.batch_size)
 
     @property
     def samples(self) -> int:
         """Number of samples n."""
-        return len(self.images)
+        return len(self.inputs if self.rows is None else self.rows)
 
-    @property
-    def epoch_samples(self) -> int:
-        """Number of samples in an epoch, fewer than n with ``drop_last``."""
-        if not self.drop_last or self.samples < self.batch_size:
-            return self.samples
-        return self.samples // self.batch_size * self.batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches in the order of the samples, without augmentation."""
-        samples, size = self.epoch_samples, self.batch_size
-        batches = zip(self.images[:samples].split(size), self.labels[:samples].split(size), strict=True)
-        for images, labels in batches:
-            yield (images if self.normalize is None else self.normalize(images)), labels
+        for start in range(0, self.epoch_samples, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.epoch_samples))
+            index = part if self.rows is None else self.rows[part]
+            inputs = self.inputs[index]
+            yield (inputs if self.normalize is None else self.normalize(inputs)), self.labels[index]
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""
-        order = torch.randperm(self.samples, generator=generator).to(self.images.device)
-        for index in order[: self.epoch_samples].split(self.batch_size):
-            images = self.images.index_select(0, index)
-            if self.augment is not None:
-                images = self.augment(images, generator)
-            if self.normalize is not None:
-                images = self.normalize(images)
-            yield images, self.labels.index_select(0, index)
+        device, parts = self.inputs.device, self.shuffled_rows(generator)
+        sizes = [len(part) for part in parts]
+        order = torch.cat(parts) if self.rows is None else self.rows[torch.cat(parts)]
+        augment = self.augment
+        if isinstance(augment, AugmentInTwoSteps):  # its numbers go to the device once an epoch
+            draws = torch.cat([augment.draw(size, generator) for size in sizes], dim=1).to(device).split(sizes, dim=1)
+        for step, index in enumerate(order.to(device).split(sizes)):
+            inputs = self.inputs.index_select(0, index)
+            if isinstance(augment, AugmentInTwoSteps):
+                inputs = augment.apply(inputs, draws[step])
+            elif augment is not None:
+                inputs = augment(inputs, generator)
+            yield (inputs if self.normalize is None else self.normalize(inputs)), self.labels.index_select(0, index)
 
 
 class Shuffled:
@@ -161,39 +176,5 @@ class Shuffled:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return self.batches.shuffled(self.generator)
-
-
-@dataclass(frozen=True)
-class CropFlip:
-    """Random crop after zero padding, and random horizontal flip; each image gets its own crop and flip.
-
-    Data sets augment before they normalize, as torchvision's recipes do, so the padding is black.
-
-    Args:
-        padding: pixels added on every side, of value 0; the crop has the size of the original image.
-        flip: whether to mirror each image with probability 0.5.
-
-    >>> images = torch.rand(2, 3, 32, 32)
-    >>> CropFlip(padding=4)(images, torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 3, 32, 32])
-    """
-
-    padding: int = 4
-    flip: bool = True
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment ``[B, C, H, W]``. The draws do not depend on the device."""
-        count, _, height, width = images.shape
-        offsets = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
-        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        # Three numbers of each image go to the device, where they become an index of each pixel.
-        top, left, mirror = torch.cat([offsets, mirrored.long()[None]]).to(images.device)[:, :, None]
-        rows = top + torch.arange(height, device=images.device)
-        columns = torch.arange(width, device=images.device).expand(count, width)
-        columns = left + torch.where(mirror.bool(), width - 1 - columns, columns)
-        # Gathering from flat images with one index per pixel is several times faster than indexing with three tensors.
-        index = (rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]).view(count, 1, -1)
-        padded = F.pad(images, [self.padding] * 4).flatten(2)
-        return padded.gather(2, index.expand(-1, images.shape[1], -1)).view_as(images)

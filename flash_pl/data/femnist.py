@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flash_pl.data.batches import Samples
 from flash_pl.data.files import StoredData
+from flash_pl.data.samples import Samples
 
 Writers = dict[str, dict[str, list]]  # of each writer by name: "x", the images, and "y", the labels
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from flash_pl.data.batches import Samples
-from flash_pl.data.federated import FederatedDataModule, FederatedKeywords
+from flash_pl.data.samples import Samples
+from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
 
 
@@ -78,14 +78,14 @@ class StoredData(FederatedDataModule):
 
     def _check(self, samples: Samples) -> None:
         """Check that samples are not empty and have this data set's shape and classes."""
-        shape, labels = tuple(samples.images.shape[1:]), samples.labels
+        shape, labels = tuple(samples.inputs.shape[1:]), samples.labels
         if not len(samples):
             raise ValueError("they contain no images")
         if shape != self.shape:
             raise ValueError(f"images have shape {shape}, not {self.shape}")
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             raise ValueError(f"labels go from {labels.min()} to {labels.max()}, not within 0 to {self.classes - 1}")
-        if samples.images.is_floating_point() and not samples.images.isfinite().all():
+        if samples.inputs.is_floating_point() and not samples.inputs.isfinite().all():
             raise ValueError("a pixel is not finite")
 
     def find(self) -> Path:

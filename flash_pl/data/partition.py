@@ -6,7 +6,7 @@ All functions return sample indices. Every random choice comes from the generato
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from flash_pl.errors import ConfigError
 class Partition(Protocol):
     """Divides the training samples over the clients. Every sample goes to exactly one client.
 
-    Any callable with this signature is a partition.
+    Any callable with this signature is a partition. One that has an attribute ``needs_labels`` which is False gets 0 as
+    the label of every sample, so that no labels must be read.
     """
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
@@ -34,6 +35,8 @@ class IID:
     >>> [len(part) for part in parts]
     [4, 3, 3]
     """
+
+    needs_labels: ClassVar[bool] = False
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:
         order = torch.randperm(len(labels), generator=generator)
@@ -166,6 +169,30 @@ class LabelShards:
         for shard, samples in zip(order, shards, strict=True):
             parts[shard // self.shards_per_client].append(samples)
         return [torch.cat(part) for part in parts]
+
+
+class LabelBins:
+    """Classes of labels: integer labels are their own classes, numbers are put into bins with equally many samples.
+
+    Args:
+        labels: of the training samples, ``[n]``; the bins are between their quantiles.
+        bins: how many; fewer if many labels are equal.
+
+    >>> prices = torch.tensor([1.0, 1.5, 9.0, 7.0, 100.0, 2.0])
+    >>> LabelBins(prices, bins=3)(prices)
+    tensor([0, 0, 2, 1, 2, 1])
+    """
+
+    def __init__(self, labels: Tensor, bins: int = 10) -> None:
+        self.edges: Tensor | None = None
+        if labels.is_floating_point():
+            ordered = labels.double().sort().values
+            places = torch.arange(1, bins) * len(ordered) // bins
+            self.edges = ordered[places].unique()
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Return the class of each label, int64 ``[n]``."""
+        return labels if self.edges is None else torch.bucketize(labels.double(), self.edges, right=True)
 
 
 def even_sizes(samples: int, clients: int) -> list[int]:

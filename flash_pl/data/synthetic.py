@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import Unpack
 
-from flash_pl.data.batches import Samples
-from flash_pl.data.federated import FederatedDataModule, FederatedKeywords
+from flash_pl.data.samples import Samples
+from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
-from flash_pl.data.batches import CropFlip, Samples
-from flash_pl.data.federated import FederatedDataModule, FederatedKeywords
+from flash_pl.data.augment import CropFlip
 from flash_pl.data.files import IDX_FILES, IdxData, StoredData
+from flash_pl.data.samples import Samples
+from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 
 
 class MNIST(IdxData):
@@ -173,7 +174,7 @@ class TinyImageNet(StoredData):
         if os.access(folder, os.W_OK):
             # Written under another name first, since another process may read the file at any moment.
             partial = folder / f".decoded-{os.getpid()}.pt"
-            torch.save([train.images, train.labels, test.images, test.labels], partial)
+            torch.save([train.inputs, train.labels, test.inputs, test.labels], partial)
             partial.replace(decoded)
         return train, test
 

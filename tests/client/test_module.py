@@ -167,7 +167,7 @@ def test_tied_weights_are_saved_as_one(fit, tiny_data, unaware, tmp_path):
     module = Tied()
     loop = fit(module, tiny_data, callbacks=[Checkpoint(tmp_path)])
     plain = Tied.load_from_checkpoint(tmp_path / "last.ckpt")
-    images = tiny_data.val_dataloader().images
+    images = tiny_data.val_dataloader().inputs
     assert torch.equal(plain.net(images), module.net(images))
     assert loop.round == 1
 

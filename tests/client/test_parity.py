@@ -8,7 +8,7 @@ import torch
 from lightning.fabric import Fabric
 
 from flash_pl.client import ClientContext, GradientClipping, federate
-from flash_pl.data import Batches
+from flash_pl.data import TensorBatches
 from flash_pl.errors import ModuleError
 from flash_pl.loops import LocalLoop
 from flash_pl.schedulers import SparseScheduler
@@ -37,8 +37,8 @@ HOOKS = [
 ]
 
 
-class FixedOrder(Batches):
-    """Batches that both trainers see in the same order."""
+class FixedOrder(TensorBatches):
+    """TensorBatches that both trainers see in the same order."""
 
     def shuffled(self, generator):
         return iter(self)

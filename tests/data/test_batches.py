@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.data import Batches, CropFlip, Samples, Shuffled
+from flash_pl.data import CropFlip, Samples, Shuffled, TensorBatches
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 
@@ -15,11 +15,12 @@ from flash_pl.seeding import generator
 @pytest.mark.parametrize(
     "split",
     [
-        (torch.zeros(3, 4, 4), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(3, 1, 4, 4), torch.tensor(3)),
+        (torch.zeros(3, 1), torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64)),
         (torch.zeros(3, 1, 4, 4), torch.zeros(2, dtype=torch.int64)),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(split: tuple[Tensor, Tensor]) -> None:
+def test_shapes_that_do_not_fit_are_refused(split: tuple[Tensor, ...]) -> None:
     with pytest.raises(ConfigError, match=r"\(3") as error:
         Samples(*split)
     assert error.value.key == "samples"
@@ -28,9 +29,8 @@ def test_shapes_that_do_not_fit_are_refused(split: tuple[Tensor, Tensor]) -> Non
 @pytest.mark.parametrize(
     "key, value, tensors",
     [
-        ("images", "int64", (torch.zeros(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), None)),
-        ("labels", "float32", (torch.zeros(1, 1, 2, 2), torch.zeros(1), None)),
-        ("images", "null", (None, torch.zeros(1, dtype=torch.int64), None)),
+        ("labels", "int32", (torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int32), None)),
+        ("inputs", "null", (None, torch.zeros(1, dtype=torch.int64), None)),
         ("labels", "null", (torch.zeros(1, 1, 2, 2), None, None)),
         ("owners", r"\[1\]", (torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64), [1])),
     ],
@@ -41,10 +41,10 @@ def test_wrong_dtypes_and_classes_are_refused(key: str, value: str, tensors: tup
     assert error.value.key == key
 
 
-def numbered(samples: int, batch_size: int, augment: object = None) -> Batches:
+def numbered(samples: int, batch_size: int, augment: object = None) -> TensorBatches:
     """Sample i has pixels and label i."""
     images = torch.arange(samples).float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    return Batches(images, torch.arange(samples), batch_size, augment)  # type: ignore[arg-type]
+    return TensorBatches(images, torch.arange(samples), batch_size, augment)  # type: ignore[arg-type]
 
 
 @given(samples=st.integers(1, 40), batch_size=st.integers(1, 50))
@@ -131,7 +131,7 @@ def test_the_generator_alone_decides() -> None:
 
 @pytest.mark.parametrize(("samples", "batches"), [(9, 2), (8, 2), (3, 1), (1, 1)])
 def test_a_smaller_last_batch_can_be_left_out_unless_it_is_the_only_one(samples, batches):
-    data = Batches(torch.zeros(samples, 1, 2, 2), torch.arange(samples), batch_size=4, drop_last=True)
+    data = TensorBatches(torch.zeros(samples, 1, 2, 2), torch.arange(samples), batch_size=4, drop_last=True)
     for epoch in (data.shuffled(torch.Generator().manual_seed(0)), iter(data)):
         labels = torch.cat(sizes := [labels for _, labels in epoch])
         assert len(sizes) == batches == len(data)

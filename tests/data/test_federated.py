@@ -9,7 +9,6 @@ from torchvision.transforms import v2
 from flash_pl import FederatedTrainer
 from flash_pl.data import (
     IID,
-    Batches,
     CropFlip,
     Digits,
     FederatedData,
@@ -17,6 +16,7 @@ from flash_pl.data import (
     LabelShards,
     Samples,
     Synthetic,
+    TensorBatches,
     TensorData,
 )
 from flash_pl.data.federated import check_federated
@@ -67,13 +67,13 @@ def test_pixels_are_normalized_as_torchvision_does() -> None:
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.25, 0.5], [0.5, 2.0])])
     (images, labels), *rest = data.val_dataloader()
     assert not rest and torch.equal(labels, torch.arange(24, 30) % 3)
-    torch.testing.assert_close(images, reference(data.load()[1].images))
+    torch.testing.assert_close(images, reference(data.load()[1].inputs))
 
 
 def test_training_images_are_padded_then_normalized_as_in_torchvisions_recipes() -> None:
     data = ThreeClasses(clients=1, partition=IID(), augment=CropFlip(padding=2, flip=False))
     ready(data)
-    raw = data.load()[0].images
+    raw = data.load()[0].inputs
     padded = v2.Compose([v2.Pad(2), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.25, 0.5], [0.5, 2.0])])(
         raw
     )  # the value of black is -0.5 and -0.25
@@ -88,8 +88,8 @@ def test_training_images_are_padded_then_normalized_as_in_torchvisions_recipes()
 def test_all_clients_together_have_the_training_set() -> None:
     data = ThreeClasses(clients=5)
     ready(data)
-    own = torch.cat([data.client_batches(client).images for client in range(5)])
-    everything = data.train_dataloader().batches.images
+    own = torch.cat([data.client_batches(client).inputs for client in range(5)])
+    everything = data.train_dataloader().batches.inputs
     assert sorted(own.flatten(1).sum(1).tolist()) == pytest.approx(sorted(everything.flatten(1).sum(1).tolist()))
 
 
@@ -99,7 +99,7 @@ def test_the_test_set_is_normalized_once() -> None:
     before = data.val_dataloader()
     assert data.val_dataloader() is before and data.test_dataloader() is before
     data.to_(torch.device("cpu"))
-    assert torch.equal(data.val_dataloader().images, before.images)
+    assert torch.equal(data.val_dataloader().inputs, before.inputs)
 
 
 def test_the_seed_decides_the_partition() -> None:
@@ -174,10 +174,10 @@ def test_the_server_and_the_clients_are_evaluated_on_validation_samples() -> Non
     assert validation.samples == sum(round(0.2 * n) for n in plain.client_sizes)
     assert sum(data.client_val_batches(client).samples for client in range(10)) == validation.samples
     assert len(data.train_dataloader()) == -(-sum(data.client_sizes) // data.batch_size)
-    assert torch.equal(data.test_dataloader().images, plain.val_dataloader().images)
-    trained = torch.cat([data.client_batches(client).images for client in range(10)])
+    assert torch.equal(data.test_dataloader().inputs, plain.val_dataloader().inputs)
+    trained = torch.cat([data.client_batches(client).inputs for client in range(10)])
     known = {image.numpy().tobytes() for image in trained}
-    fresh = [image.numpy().tobytes() not in known for image in validation.images]
+    fresh = [image.numpy().tobytes() not in known for image in validation.inputs]
     assert sum(fresh) > 0.99 * len(fresh)  # a few images occur twice in the data set
 
 
@@ -190,7 +190,7 @@ def test_setup_fails_alike_every_time() -> None:
 
 
 def test_the_seed_decides_the_validation_split() -> None:
-    first, again, other = (digits(0.2, seed=seed).val_dataloader().images for seed in (1, 1, 2))
+    first, again, other = (digits(0.2, seed=seed).val_dataloader().inputs for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -256,7 +256,7 @@ def test_a_stock_trainer_trains_on_all_samples() -> None:
     )
     trainer.fit(Linear(), datamodule=Digits())
     assert trainer.callback_metrics["acc"] > 0.85
-    assert isinstance(trainer.val_dataloaders, Batches)
+    assert isinstance(trainer.val_dataloaders, TensorBatches)
 
 
 def with_last_batches_of_one(**settings):

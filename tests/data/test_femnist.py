@@ -24,7 +24,7 @@ def test_femnist_writers_are_clients(tmp_path: Path) -> None:
     train, _ = data.load()
     assert train.labels.tolist() == [5, 6, 61] and train.owners is not None and train.owners.tolist() == [0, 0, 1]
     assert data.clients == 2 and sorted(data.client_sizes) == [1, 2]
-    pixels_seen = data.val_dataloader().images * 255
+    pixels_seen = data.val_dataloader().inputs * 255
     torch.testing.assert_close(pixels_seen[2].flatten(), torch.from_numpy(pixels[0]).float())
 
 

@@ -22,7 +22,7 @@ WriteIdx = Callable[[Path, bool], torch.Tensor]
 def test_idx_files_in_the_root(kind: Any, packed: bool, inside: str, tmp_path: Path, write_idx: WriteIdx) -> None:
     images = write_idx(tmp_path / "root" / (kind.folder if inside == "raw" else "."), packed)
     train, test = kind(root=tmp_path / "root").load()
-    assert torch.equal(train.images, images) and train.labels.tolist() == list(range(6)) and len(test) == 2
+    assert torch.equal(train.inputs, images) and train.labels.tolist() == list(range(6)) and len(test) == 2
 
 
 def test_an_incomplete_idx_file_is_named(tmp_path: Path, write_idx: WriteIdx) -> None:

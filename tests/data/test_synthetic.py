@@ -9,11 +9,11 @@ from flash_pl.errors import ConfigError
 
 def test_synthetic_classes_can_be_learned() -> None:
     train, test = Synthetic(samples=400, test_samples=100, seed=3).load()
-    templates = torch.stack([train.images[train.labels == label].mean(0) for label in range(10)]).flatten(1)
-    guesses = torch.cdist(test.images.flatten(1), templates).argmin(1)
+    templates = torch.stack([train.inputs[train.labels == label].mean(0) for label in range(10)]).flatten(1)
+    guesses = torch.cdist(test.inputs.flatten(1), templates).argmin(1)
     assert (guesses == test.labels).float().mean() > 0.95
-    assert torch.equal(train.images, Synthetic(samples=400, seed=3).load()[0].images)
-    assert not torch.equal(train.images, Synthetic(samples=400, seed=4).load()[0].images)
+    assert torch.equal(train.inputs, Synthetic(samples=400, seed=3).load()[0].inputs)
+    assert not torch.equal(train.inputs, Synthetic(samples=400, seed=4).load()[0].inputs)
 
 
 @pytest.mark.parametrize("key", ["samples", "test_samples"])

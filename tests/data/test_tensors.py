@@ -20,7 +20,7 @@ def test_images_in_double_precision_become_single() -> None:
     data = TensorData((images, labels), (images, labels), clients=2, partition=IID(), seed=1)
     data.setup("fit")
     batches = data.client_batches(0)
-    assert batches.images.dtype == torch.float32 and data.val_dataloader().images.dtype == torch.float32
+    assert batches.inputs.dtype == torch.float32 and data.val_dataloader().inputs.dtype == torch.float32
 
 
 def test_numpy_arrays_are_used_like_tensors() -> None:
@@ -29,7 +29,7 @@ def test_numpy_arrays_are_used_like_tensors() -> None:
     data = [TensorData(split, split, clients=2, partition=IID()) for split in (tensors, arrays)]
     for module in data:
         module.setup()
-    assert torch.equal(data[0].train.images, data[1].train.images) and data[0].classes == data[1].classes == 6
+    assert torch.equal(data[0].train.inputs, data[1].train.inputs) and data[0].classes == data[1].classes == 6
 
 
 GOOD = torch.rand(6, 1, 2, 2), torch.arange(6)

@@ -26,7 +26,7 @@ def test_the_debian_package_is_unpacked_once_for_torchvision(
     assert torch.equal(torchvision.datasets.FashionMNIST(cache, train=True).data, images[:, 0])
     assert [path.name for path in cache.iterdir()] == ["FashionMNIST"]
     monkeypatch.setattr(FashionMNIST, "debian", tmp_path / "removed")
-    assert torch.equal(data.load()[0].images, images)
+    assert torch.equal(data.load()[0].inputs, images)
 
 
 def test_fashion_mnist_names_all_three_remedies(cache: Path) -> None:
@@ -43,9 +43,9 @@ def test_fashion_mnist_names_all_three_remedies(cache: Path) -> None:
 def test_the_real_fashion_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FashionMNIST, "debian", Path("/usr/share/datasets/fashion-mnist"))
     train, test = FashionMNIST().load()
-    assert train.images.shape == (60_000, 1, 28, 28) and test.images.shape == (10_000, 1, 28, 28)
+    assert train.inputs.shape == (60_000, 1, 28, 28) and test.inputs.shape == (10_000, 1, 28, 28)
     assert train.labels.bincount().tolist() == [6000] * 10
-    pixels = train.images.float() / 255
+    pixels = train.inputs.float() / 255
     assert pixels.mean().item() == pytest.approx(FashionMNIST.mean[0], abs=1e-3)
     assert pixels.std().item() == pytest.approx(FashionMNIST.std[0], abs=1e-3)
 
@@ -64,7 +64,7 @@ def test_cifar_batches(kind: Any, inside: bool, tmp_path: Path, monkeypatch: pyt
     (folder / kind.source.meta["filename"]).write_bytes(pickle.dumps({kind.source.meta["key"]: ["name"]}))
     train, test = kind(root=folder if inside else tmp_path).load()
     assert len(train) == 4 * len(kind.source.train_list) and test.labels.tolist() == [0, 1, 2, 3]
-    assert torch.equal(test.images, torch.from_numpy(pixels).view(4, 3, 32, 32))
+    assert torch.equal(test.inputs, torch.from_numpy(pixels).view(4, 3, 32, 32))
 
 
 def test_cifar_is_augmented_by_default() -> None:
@@ -85,15 +85,15 @@ def test_tiny_imagenet_is_decoded_once(tmp_path: Path) -> None:
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01\t0\t0\t63\t63\n")
 
     train, test = TinyImageNet(root=tmp_path).load()
-    assert train.images.shape == (4, 3, 64, 64) and train.images.dtype == torch.uint8
+    assert train.inputs.shape == (4, 3, 64, 64) and train.inputs.dtype == torch.uint8
     assert train.labels.tolist() == [0, 0, 1, 1] and test.labels.tolist() == [1]
-    assert train.images[2, 0].float().mean() > 150 > 50 > train.images[0].float().mean()
-    assert (test.images[0, 0] == test.images[0, 2]).all()
+    assert train.inputs[2, 0].float().mean() > 150 > 50 > train.inputs[0].float().mean()
+    assert (test.inputs[0, 0] == test.inputs[0, 2]).all()
 
     for path in folder.glob("*/**/*.JPEG"):
         path.unlink()
     again, _ = TinyImageNet(root=folder).load()
-    assert torch.equal(again.images, train.images)
+    assert torch.equal(again.inputs, train.inputs)
 
 
 def test_digits() -> None:
@@ -101,8 +101,8 @@ def test_digits() -> None:
     assert len(train) == 1437 and len(test) == 360
     test_counts, counts = test.labels.bincount(), train.labels.bincount() + test.labels.bincount()
     assert (test_counts - counts / 5).abs().max() < 1  # the test set is stratified
-    assert train.images.mean().item() == pytest.approx(Digits.mean[0], abs=1e-3)
-    assert train.images.std().item() == pytest.approx(Digits.std[0], abs=1e-3)
+    assert train.inputs.mean().item() == pytest.approx(Digits.mean[0], abs=1e-3)
+    assert train.inputs.std().item() == pytest.approx(Digits.std[0], abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10, CIFAR100, TinyImageNet, FEMNIST, Synthetic, Digits])

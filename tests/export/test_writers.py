@@ -130,7 +130,7 @@ def test_onnx_computes_the_same_outputs_as_torch(name, prefix, runs, folder, cap
     net.load_state_dict(SavedRun(runs[name]).model().tensors)
     session = onnxruntime.InferenceSession(path)
     for size in (1, 3, 5):
-        images = data.normalize(data.test.images[:size])
+        images = data.normalize(data.test.inputs[:size])
         (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(output), net(images), rtol=1e-5, atol=1e-5)

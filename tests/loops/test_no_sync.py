@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flash_pl import FederatedTrainer
 from flash_pl.client import recorder
-from flash_pl.data import Batches
+from flash_pl.data import TensorBatches
 from flash_pl.loops import Participant
 from flash_pl.schedulers import PDST, SparseScheduler
 
@@ -31,7 +31,7 @@ def waits(module, data, scheduler: SparseScheduler, steps: int) -> Counter:
     trainer = FederatedTrainer(scheduler, density=0.3, cohort=1, accelerator="cpu", backend="dense")
     loop = trainer.loop(module, data)
     loop.server.mask = scheduler.initial_mask(loop.server, None, torch.Generator().manual_seed(1))
-    batches = Batches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
+    batches = TensorBatches(torch.randn(4 * steps, 1, 8, 8), torch.randint(4, (4 * steps,)), 4)
     context = loop.plan.context(Participant(0, 0, batches.samples, batches.samples), len(batches), 0)
     loop.client.receive(loop.server.weights, loop.server.mask)
     with Waits() as found:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from flash_pl import NST
 from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier, ClientContext, ClientState
-from flash_pl.data import Batches
+from flash_pl.data import TensorBatches
 from flash_pl.errors import ClientError, ConfigError
 from flash_pl.kernels import SparsePattern, available, sparse_linear
 from flash_pl.loops.first_stage import FirstBatches
@@ -397,7 +397,7 @@ def test_ssfl_keeps_the_largest_mean_saliencies():
 
 
 def test_a_first_stage_of_some_batches_counts_the_samples_in_them():
-    batches = Batches(torch.zeros(45, 1, 2, 2), torch.zeros(45, dtype=torch.int64), batch_size=32)
+    batches = TensorBatches(torch.zeros(45, 1, 2, 2), torch.zeros(45, dtype=torch.int64), batch_size=32)
     for few, samples in ((1, 32), (2, 45), (3, 45)):
         some = FirstBatches(batches, few)
         for _ in range(2):

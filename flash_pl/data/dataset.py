@@ -1,0 +1,324 @@
+"""Map-style datasets of torch as federated data: one that is divided over clients, or one for each client."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from typing_extensions import Unpack
+
+from flash_pl.checks import check_integers
+from flash_pl.data.labels import Numbering, Source, as_targets, read_labels
+from flash_pl.data.partitioned import PartitionedData, PartitionKeywords
+from flash_pl.data.reader import DatasetBatches, Reader
+from flash_pl.errors import ConfigError, as_yaml
+
+Collate = Callable[[list[Any]], Any]
+
+
+class DatasetSamples:
+    """The samples of a map-style dataset, as ``PartitionedData`` divides them. Labels are read when they are needed.
+
+    Args:
+        dataset: map-style.
+        reader: reads batches of it.
+        targets, owners: where the label and the owner of each sample are, see ``read_labels``; None for no owners.
+        like: the training samples, whose numbers these samples use for equal labels and owners.
+    """
+
+    def __init__(
+        self, dataset: Any, reader: Reader, targets: Source, owners: Source, like: "DatasetSamples | None" = None
+    ) -> None:
+        self.dataset, self.reader, self._sources, self.like = dataset, reader, (targets, owners), like
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def _labels(self) -> list[Any] | None:
+        return read_labels("targets", self.dataset, self._sources[0])
+
+    @cached_property
+    def _label_numbers(self) -> Numbering:
+        return Numbering(self._labels or ())
+
+    @cached_property
+    def _owner_values(self) -> list[Any] | None:
+        return None if self._sources[1] is None else read_labels("owners", self.dataset, self._sources[1])
+
+    @cached_property
+    def _owner_numbers(self) -> Numbering:
+        return Numbering(self._owner_values or ())
+
+    @cached_property
+    def targets(self) -> Tensor | None:
+        """See ``SampleSet``."""
+        return as_targets(self._labels, (self.like or self)._label_numbers)
+
+    @cached_property
+    def owners(self) -> Tensor | None:
+        """See ``SampleSet``."""
+        values = self._owner_values
+        return None if values is None else (self.like or self)._owner_numbers(values)
+
+
+@dataclass(frozen=True)
+class LoadedBy:
+    """A map-style dataset and how its owner loads it; None for what only a ``DataLoader`` says."""
+
+    dataset: Any
+    collate_fn: Collate | None = None
+    batch_size: int | None = None
+    drop_last: bool = False
+    workers: int | None = None
+
+    @classmethod
+    def of(cls, key: str, value: Any) -> "LoadedBy":
+        """What a dataset or a ``DataLoader`` says.
+
+        Raises:
+            ConfigError: neither a map-style dataset nor a loader of one; or the loader chooses its samples by a sampler
+                of its own, which a client would not use.
+        """
+        loader = value if isinstance(value, DataLoader) else None
+        dataset = value if loader is None else loader.dataset
+        several = isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], DataLoader)
+        is_map = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        if several or isinstance(dataset, IterableDataset) or not is_map:
+            problem = f"{as_yaml(dataset)} is not a map-style dataset"
+            raise ConfigError(key, problem, "give an object with __getitem__ and __len__, as torch's Dataset has")
+        if loader is None:
+            return cls(dataset)
+        if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:
+            problem = "the DataLoader has a sampler of its own, which clients would not use"
+            raise ConfigError(key, problem, "give the dataset, or a DataLoader with batch_size and shuffle alone")
+        return cls(dataset, loader.collate_fn, loader.batch_size, loader.drop_last, loader.num_workers)
+
+    @classmethod
+    def joined(cls, key: str, values: Any) -> "tuple[LoadedBy, list[int]]":
+        """One dataset of those of all clients, and the number of samples of each.
+
+        Raises:
+            ConfigError: no list of datasets or loaders, or loaders that differ in more than their datasets.
+        """
+        if not isinstance(values, list | tuple) or not values:
+            raise ConfigError(key, f"{as_yaml(values)} is not a list with a dataset for each client")
+        parts = [cls.of(f"{key}[{client}]", value) for client, value in enumerate(values)]
+        for client, part in enumerate(parts):
+            for name in ("collate_fn", "batch_size", "drop_last"):
+                if getattr(part, name) != getattr(parts[0], name):
+                    problem = f"the loaders of clients 0 and {client} differ in their {name}"
+                    raise ConfigError(key, problem, f"give them the same, or datasets and {name}=")
+        return replace(parts[0], dataset=ConcatDataset([part.dataset for part in parts])), [
+            len(part.dataset) for part in parts
+        ]
+
+
+class DatasetModule(PartitionedData):
+    """Federated data that are read sample by sample from map-style datasets. A subclass says from which (``sources``).
+
+    Args:
+        targets, owners, collate_fn, workers: see ``PartitionedDataset``.
+        **keywords: see ``PartitionedData``.
+    """
+
+    train: DatasetSamples
+    test: DatasetSamples | None
+
+    def __init__(
+        self,
+        *,
+        targets: Source = None,
+        owners: Source = None,
+        collate_fn: Collate | None = None,
+        workers: int | None = None,
+        **keywords: Unpack[PartitionKeywords],
+    ) -> None:
+        super().__init__(**keywords)
+        check_integers(0, optional=True, workers=workers)
+        if collate_fn is not None and not callable(collate_fn):
+            raise ConfigError("collate_fn", f"{as_yaml(collate_fn)} is not a function of a list of samples")
+        self.targets, self.owners, self.collate_fn, self.workers = targets, owners, collate_fn, workers
+        self._given = frozenset(keywords)
+
+    @abstractmethod
+    def sources(self) -> tuple[LoadedBy, LoadedBy | None]:
+        """The training and the test dataset; None for no test samples."""
+
+    def load(self) -> tuple[DatasetSamples, DatasetSamples | None]:
+        """Return the samples of ``sources``; what only a loader says holds where no argument says otherwise."""
+        train, test = self.sources()
+        if "batch_size" not in self._given:
+            self.batch_size = train.batch_size or self.batch_size
+        if "eval_batch_size" not in self._given:
+            self.eval_batch_size = (test and test.batch_size) or self.eval_batch_size
+        if "drop_last" not in self._given:
+            self.drop_last = train.drop_last
+        samples = DatasetSamples(train.dataset, self.reader(train), self.targets, self.owners)
+        if test is None:
+            return samples, None
+        # Values that the user gives for each training sample say nothing about the test samples.
+        targets, owners = (
+            source if isinstance(source, str) or callable(source) else None for source in (self.targets, self.owners)
+        )
+        return samples, DatasetSamples(test.dataset, self.reader(test), targets, owners, like=samples)
+
+    def reader(self, source: LoadedBy) -> Reader:
+        """Reads batches of a dataset, by the arguments or as its loader would."""
+        workers = (source.workers or 0) if self.workers is None else self.workers
+        return Reader(source.dataset, self.collate_fn or source.collate_fn, workers)
+
+    def train_batches(self, index: Tensor) -> DatasetBatches:
+        """See ``PartitionedData``."""
+        return DatasetBatches(self.train.reader, index, self.batch_size, self.drop_last)
+
+    def eval_batches(self, samples: DatasetSamples, index: Tensor | None = None) -> DatasetBatches:
+        """See ``PartitionedData``."""
+        index = torch.arange(len(samples)) if index is None else index
+        return DatasetBatches(samples.reader, index, self.eval_batch_size)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: the largest integer label of a training sample, plus 1; ``setup`` comes first."""
+        targets = self.train.targets
+        if targets is None or targets.is_floating_point():
+            raise AttributeError("these samples have no classes")
+        return int(targets.max()) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an input: the first part of a sample; ``setup`` comes first."""
+        sample = self.train.dataset[0]
+        if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
+            raise AttributeError("the first part of a sample is not a tensor")
+        return tuple(sample[0].shape)
+
+    def teardown(self, stage: str) -> None:
+        """End the worker processes."""
+        for samples in (self.train, self.test):
+            if samples is not None:
+                samples.reader.close()
+
+
+class PartitionedDataset(DatasetModule):
+    """A torch dataset that is divided over clients: torchvision's, an ``ImageFolder``, one of Hugging Face, your own.
+
+    Batches have the structure that ``collate_fn`` gives them; the module's ``training_step`` gets them on its device.
+
+    Args:
+        dataset: the training samples: a map-style dataset, or a ``DataLoader`` of one.
+        test: the same for the samples on which the server is evaluated; None if ``validation`` gives some.
+        targets: one label for each sample, by which the partition divides the samples: the name of an attribute, of a
+            column or of an entry of each sample, a function of a sample, or the labels. None looks for usual names
+            (targets, labels, label, target, y), then at the second part of each sample. Numbers that are not integers
+            are put into bins.
+        owners: the natural client of each sample, such as an author, in the same forms; None for none.
+        collate_fn: makes a batch of a list of samples; by default torch's ``default_collate``.
+        workers: processes that read samples ahead while clients train; worth it if samples are read from files. By
+            default those of a ``DataLoader``, otherwise 0. Results are the same for any number.
+        **keywords: see ``PartitionedData``: clients, partition, batch_size, eval_batch_size, validation, seed,
+            drop_last.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> dataset = TensorDataset(torch.rand(80, 3), torch.arange(80) % 4)
+    >>> data = PartitionedDataset(dataset, clients=5, validation=0.25)
+    >>> data.setup()
+    >>> data.client_sizes, data.classes
+    ([12, 12, 12, 12, 12], 4)
+
+    Samples with an author, who is their client:
+
+    >>> lines = [{"text": text, "author": text[0]} for text in ("to be", "call me", "that is")]
+    >>> data = PartitionedDataset(lines, lines, owners="author", clients=None, batch_size=2)
+    >>> data.setup()
+    >>> sorted(batch["text"] for client in range(data.clients) for batch in data.client_batches(client))
+    [['call me'], ['to be', 'that is']]
+
+    Raises:
+        ConfigError: no map-style dataset, or an argument that ``PartitionedData`` refuses.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        test: Any = None,
+        *,
+        targets: Source = None,
+        owners: Source = None,
+        collate_fn: Collate | None = None,
+        workers: int | None = None,
+        **keywords: Unpack[PartitionKeywords],
+    ) -> None:
+        super().__init__(targets=targets, owners=owners, collate_fn=collate_fn, workers=workers, **keywords)
+        self._loaded = LoadedBy.of("dataset", dataset), None if test is None else LoadedBy.of("test", test)
+
+    def sources(self) -> tuple[LoadedBy, LoadedBy | None]:
+        """See ``DatasetModule``."""
+        return self._loaded
+
+
+class ClientDatasets(DatasetModule):
+    """One dataset, or one ``DataLoader``, for each client.
+
+    Args:
+        trains: the training samples of each client, in the order of the clients.
+        tests: the test samples of each client, on all of which the server is evaluated; or one dataset for the server.
+            None if ``validation`` gives some.
+        collate_fn, workers: see ``PartitionedDataset``; all clients have the same.
+        **keywords: see ``PartitionedData``, without clients and partition.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> trains = [TensorDataset(torch.rand(n, 3), torch.zeros(n)) for n in (4, 8)]
+    >>> data = ClientDatasets(trains, trains[0])
+    >>> data.setup()
+    >>> data.client_sizes, data.val_dataloader().samples
+    ([4, 8], 4)
+
+    Raises:
+        ConfigError: a client without samples, datasets that cannot be joined, or an argument that ``PartitionedData``
+            refuses.
+    """
+
+    def __init__(
+        self,
+        trains: Sequence[Any],
+        tests: Any = None,
+        *,
+        collate_fn: Collate | None = None,
+        workers: int | None = None,
+        **keywords: Unpack[PartitionKeywords],
+    ) -> None:
+        for name in ("clients", "partition"):
+            if name in keywords:
+                raise ConfigError(name, "each client has its own dataset already", "leave it out")
+        super().__init__(collate_fn=collate_fn, workers=workers, **keywords)
+        train, self._sizes = LoadedBy.joined("trains", trains)
+        if empty := [client for client, size in enumerate(self._sizes) if not size]:
+            raise ConfigError("trains", f"client {empty[0]} has no training samples", "leave such clients out")
+        self._test_sizes: list[int] | None = None
+        test: LoadedBy | None = None
+        if isinstance(tests, list | tuple):
+            if len(tests) != len(trains):
+                raise ConfigError("tests", f"{len(tests)} test sets for {len(trains)} clients", "give one for each")
+            test, self._test_sizes = LoadedBy.joined("tests", tests)
+        elif tests is not None:
+            test = LoadedBy.of("tests", tests)
+        self._loaded = train, test
+
+    def sources(self) -> tuple[LoadedBy, LoadedBy | None]:
+        """See ``DatasetModule``."""
+        return self._loaded
+
+    def divide_train(self, train: Any) -> list[Tensor]:
+        """The samples of each client are those of its dataset."""
+        return list(torch.arange(len(train)).split(self._sizes))
+
+    def divide_test(self, train_parts: list[Tensor]) -> list[Tensor]:
+        """The test samples of each client are those of its own test set, if there is one for each."""
+        if self._test_sizes is None:
+            return super().divide_test(train_parts)
+        return list(torch.arange(sum(self._test_sizes)).split(self._test_sizes))

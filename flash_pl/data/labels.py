@@ -1,0 +1,135 @@
+"""Labels and owners of a dataset's samples: from an attribute, a column, or one pass over the samples."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+from flash_pl.errors import ConfigError, as_yaml
+
+LABEL_NAMES = ("targets", "labels", "label", "target", "y")  # of attributes, columns and entries of a sample
+Source = str | Callable[[Any], Any] | Sequence | np.ndarray | Tensor | None
+
+
+def read_labels(key: str, dataset: Any, source: Source = None) -> list[Any] | None:
+    """Return one value for each sample of a dataset, or None if its samples have no known label.
+
+    Args:
+        key: names the setting in errors.
+        dataset: map-style.
+        source: where the values are: the name of an attribute, of a column or of an entry of each sample; a function of
+            a sample; the values themselves. None looks for an attribute, a column or an entry with a usual name
+            (``LABEL_NAMES``), then takes the second part of a sample that is a tuple.
+
+    >>> read_labels("targets", [("cat.png", 0), ("dog.png", 1)])
+    [0, 1]
+    >>> read_labels("owners", [{"text": "to be", "author": "S"}, {"text": "call me", "author": "M"}], "author")
+    ['S', 'M']
+
+    Raises:
+        ConfigError: ``source`` is a name that the dataset and its samples lack, or has another number of values.
+    """
+    if isinstance(source, str) or source is None:
+        values = _column(dataset, LABEL_NAMES if source is None else (source,))
+        if values is None:
+            values = _one_pass(key, dataset, source)
+    elif callable(source):
+        values = [source(dataset[i]) for i in range(len(dataset))]
+    else:
+        values = source
+    if values is None:
+        return None
+    if not isinstance(values, Collection) or len(values) != len(dataset):
+        count = f"{len(values)} values" if isinstance(values, Collection) else as_yaml(values)
+        raise ConfigError(key, f"{count} for {len(dataset)} samples", "give one value for each sample")
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+
+
+def _column(dataset: Any, names: Sequence[str]) -> Any:
+    """The values of an attribute or a column, without reading the samples; None if there is none."""
+    if isinstance(dataset, Subset):
+        values = _column(dataset.dataset, names)
+        return None if values is None else [values[i] for i in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_column(part, names) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else [value for part in parts for value in part]
+    columns = getattr(dataset, "column_names", None)  # of Hugging Face datasets
+    for name in names:
+        if isinstance(columns, list) and name in columns:
+            return dataset[name][:]
+        values = getattr(dataset, name, None)
+        if isinstance(values, Sized) and not isinstance(values, str) and len(values) == len(dataset):
+            return values
+    if type(dataset) is TensorDataset and names == LABEL_NAMES and len(dataset.tensors) > 1:
+        return dataset.tensors[-1] if dataset.tensors[-1].ndim == 1 else None
+    return None
+
+
+def _one_pass(key: str, dataset: Any, name: str | None) -> list[Any] | None:
+    """Read all samples once for one value of each."""
+    if not len(dataset):
+        return []
+    first = dataset[0]
+    if isinstance(first, Mapping):
+        name = name or next((label for label in LABEL_NAMES if label in first), None)
+        if name is not None and name not in first:
+            problem = f"{type(dataset).__name__} has no attribute, and its samples have no entry {as_yaml(name)}"
+            raise ConfigError(key, problem, f"a sample has {', '.join(map(str, first))}")
+        part: Any = name
+    elif name is not None:
+        problem = f"{type(dataset).__name__} has no attribute {as_yaml(name)} with a value for each sample"
+        raise ConfigError(key, problem, "give a name that it has, the values, or a function of a sample")
+    else:
+        part = 1 if isinstance(first, tuple | list) and len(first) > 1 else None
+    if part is None or not _is_label(first[part]):
+        return None
+    rank_zero_info(f"reading {len(dataset)} samples of {type(dataset).__name__} once for their {key}; give {key}= them")
+    return [_plain(first[part]), *(_plain(dataset[i][part]) for i in range(1, len(dataset)))]
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str | bytes | int | float | np.generic) or (isinstance(value, Tensor) and not value.ndim)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor | np.generic) else value
+
+
+class Numbering:
+    """Numbers the distinct values of labels or owners: in their order if they are strings, otherwise as they come.
+
+    >>> numbers = Numbering(["b", "a", "b"])
+    >>> numbers(["b", "a", "b"]), numbers(["c", "a"])  # a value that comes later gets the next number
+    (tensor([1, 0, 1]), tensor([2, 0]))
+    """
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        distinct = set(values)
+        try:
+            ordered = sorted(distinct)
+        except TypeError:  # of several kinds
+            ordered = sorted(distinct, key=repr)
+        self.numbers = {value: number for number, value in enumerate(ordered)}
+
+    def __call__(self, values: Sequence[Any]) -> Tensor:
+        """Return the number of each value, int64 ``[n]``."""
+        return torch.tensor([self.numbers.setdefault(value, len(self.numbers)) for value in values], dtype=torch.int64)
+
+
+def as_targets(values: Sequence[Any] | None, numbering: Numbering | None = None) -> Tensor | None:
+    """Return labels as partitions take them: integers as they are, numbers in float32, other values numbered.
+
+    >>> as_targets([0, 2]), as_targets([0.5, 2.0]), as_targets(["b", "a"])
+    (tensor([0, 2]), tensor([0.5000, 2.0000]), tensor([1, 0]))
+    """
+    if values is None or any(isinstance(value, Sequence) and not isinstance(value, str | bytes) for value in values):
+        return None
+    if all(isinstance(value, int | np.integer) for value in values):
+        return torch.tensor([int(value) for value in values], dtype=torch.int64)
+    if all(isinstance(value, int | float | np.number) for value in values):
+        return torch.tensor([float(value) for value in values])
+    return (numbering or Numbering(values))(values)

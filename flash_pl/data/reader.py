@@ -1,0 +1,156 @@
+"""Batches of a map-style dataset, whose samples are read one by one, in this process or in worker processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+
+from flash_pl.data.batches import EpochLength
+from flash_pl.seeding import derive_seed, preserve_global_rng, seed_global_rng_
+
+CPU = torch.device("cpu")
+Job = tuple[int, list[int]]  # a batch to read: the seed of its random draws, and the indices of its samples
+
+
+class Reader:
+    """Reads batches of a dataset; they are the same for any number of workers.
+
+    Before each batch the global generators of torch, numpy and Python, from which random transforms draw, get a seed of
+    this batch. In this process their states are restored afterward. A dataset that draws from a generator of its own
+    does not profit from that.
+
+    Args:
+        dataset: map-style, with ``__getitem__`` or ``__getitems__``.
+        collate_fn: makes a batch of a list of samples; by default torch's ``default_collate``.
+        workers: processes that read samples while clients train; 0 reads in this process. They live as long as the
+            reader or until ``close``, and serve all clients.
+
+    >>> reader = Reader([10, 11, 12, 13])
+    >>> list(reader.read([[3, 0], [2]], seed=0))
+    [tensor([13, 10]), tensor([12])]
+    """
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None, workers: int = 0) -> None:
+        self.fetch, self.workers = _Fetch(dataset, collate_fn), workers
+        self._jobs: list[Job] = []
+        self._loader: DataLoader | None = None
+        self._reads = 0
+
+    def read(self, batches: Sequence[Sequence[int]], seed: int) -> Iterator[Any]:
+        """The batches of samples with these indices, in this order. A new call ends the one before it.
+
+        Args:
+            batches: sample indices of each batch.
+            seed: of the random draws of the dataset.
+
+        Raises:
+            RuntimeError: a sample cannot be read.
+        """
+        jobs = [(derive_seed(seed, "sample", batch), list(map(int, index))) for batch, index in enumerate(batches)]
+        self._reads += 1
+        read = self._reads
+        if not self.workers:
+            for job in jobs:
+                with preserve_global_rng(CPU):
+                    batch = self.fetch.read(job)
+                yield batch
+            return
+        self._jobs[:] = jobs
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.fetch,
+                batch_sampler=self._jobs,  # type: ignore[arg-type]
+                collate_fn=_unchanged,
+                num_workers=self.workers,
+                persistent_workers=True,  # to start them for every client would take longer than many epochs
+                pin_memory=torch.cuda.is_available(),
+            )
+        with preserve_global_rng(CPU):  # the loader draws a seed for its workers
+            loaded = iter(self._loader)
+        for batch in loaded:
+            if read != self._reads:
+                raise RuntimeError("the batches of this dataset are read anew already")
+            yield batch
+
+    def close(self) -> None:
+        """End the workers; the next ``read`` starts new ones."""
+        self._loader = None
+
+
+class _Fetch(Dataset):
+    """The dataset as a ``DataLoader`` sees it: one item is a whole batch."""
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None) -> None:
+        self.dataset, self.collate_fn = dataset, collate_fn or default_collate
+        # Rows of tensors are taken at once, which is many times faster than one by one.
+        self.takes_rows = type(dataset) is TensorDataset and self.collate_fn is default_collate
+
+    def __getitems__(self, job: Job) -> Any:
+        return self.read(job)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, job: Job) -> Any:
+        """Read a batch."""
+        seed, index = job
+        if self.takes_rows:
+            return [tensor[index] for tensor in self.dataset.tensors]
+        seed_global_rng_(seed, CPU)
+        return self.collate_fn(self._samples(index))
+
+    def _samples(self, index: list[int]) -> list[Any]:
+        if callable(at_once := getattr(self.dataset, "__getitems__", None)):
+            return at_once(index)
+        samples = []
+        for number in index:
+            try:
+                samples.append(self.dataset[number])
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                name = type(self.dataset).__name__
+                raise RuntimeError(f"sample {number} of {name} cannot be read ({reason})") from error
+        return samples
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+class DatasetBatches(EpochLength):
+    """Batches of some samples of a dataset.
+
+    Args:
+        reader: reads the samples.
+        index: of the samples in the dataset, int64 ``[n]``.
+        batch_size: samples per batch.
+        drop_last: leave out a smaller last batch, unless it is the only one.
+
+    >>> batches = DatasetBatches(Reader("abcde", list), torch.tensor([4, 1, 2]), batch_size=2)
+    >>> list(batches)
+    [['e', 'b'], ['c']]
+    >>> sorted(sum(batches.shuffled(torch.Generator().manual_seed(0)), []))
+    ['b', 'c', 'e']
+    """
+
+    def __init__(self, reader: Reader, index: Tensor, batch_size: int, drop_last: bool = False) -> None:
+        self.reader, self.index, self.batch_size, self.drop_last = reader, index, batch_size, drop_last
+
+    @property
+    def samples(self) -> int:
+        """Number of samples n."""
+        return len(self.index)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches in the order of the samples. Random transforms draw the same numbers in every pass."""
+        return self.reader.read([part.tolist() for part in self.index.split(self.batch_size)], seed=0)
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
+        """One epoch in an order drawn from ``generator``: that of ``TensorBatches`` for as many samples."""
+        rows = self.shuffled_rows(generator)
+        # The seed of the transforms comes from a copy of the generator, so that the next epoch's order stays that of
+        # samples without transforms.
+        seed = int(torch.randint(2**62, (), generator=generator.clone_state()))
+        return self.reader.read([self.index[part].tolist() for part in rows], seed)
