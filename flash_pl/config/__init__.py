@@ -3,13 +3,12 @@
 from flash_pl.config.build import (
     build_budget,
     build_callbacks,
-    build_data,
     build_module,
     build_trainer,
     by_config_key,
     network_prefix,
-    prepare,
 )
+from flash_pl.config.build_data import build_data, prepare
 from flash_pl.config.compose import compose, label, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
 from flash_pl.config.run_dir import RunDir

@@ -11,6 +11,7 @@ from torch import nn
 
 from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier
+from flash_pl.config.build_data import Config, facts_of, refuse_unused
 from flash_pl.config.components import MASK_KEYS
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.schema import KEYS, options_of
@@ -19,36 +20,11 @@ from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
-from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed
 from flash_pl.server import ClientSampler, FedAvg, RoundAverage, ServerOptimizer
 from flash_pl.sparsity import Layout, SparsityBudget
 from flash_pl.trainer import FederatedTrainer
-
-Config = Mapping[str, Any]
-
-
-def build_data(config: Config) -> FederatedData:
-    """The data module; nothing is loaded yet."""
-    settings = {key: config[key] for key in ("clients", "batch_size", "seed")}
-    target = locate("data.class_path", config["data"]["class_path"])
-    _refuse_unused(config, [key for key in ("clients", "batch_size") if not signature(target).accepts(key)], "data")
-    return instantiate("data", config["data"], FederatedData, fill=settings)
-
-
-def prepare(data: FederatedData, ranks: Ranks) -> None:
-    """Fetch the data in one process, and load them in all.
-
-    Raises:
-        ConfigError: a setting that does not fit the data, by its key in the config.
-        DataNotFoundError: the data are in none of the folders searched.
-    """
-    try:
-        ranks.broadcast(data.prepare_data)
-        data.setup("fit")
-    except ConfigError as error:
-        raise (error if error.key in KEYS else error.within("data")) from error
 
 
 def build_module(config: Config, data: FederatedData) -> L.LightningModule:
@@ -59,8 +35,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     data set them.
     """
     if not _takes_lr(config):
-        _refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
-    facts = _facts_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
+        refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
+    facts = facts_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     for key, hint in MASK_KEYS.items():
         if not fits(config["model"][key], hint):
             raise ConfigError(f"model.{key}", f"{as_yaml(config['model'][key])} is not {describe(hint)}")
@@ -175,16 +151,6 @@ def _component(model: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model.items() if key not in MASK_KEYS}
 
 
-def _facts_of(data: FederatedData) -> dict[str, Any]:
-    """The facts about the data that a model may take as arguments."""
-    facts: dict[str, Any] = {}
-    if (classes := getattr(data, "classes", None)) is not None:
-        facts |= {"num_classes": classes, "classes": classes}
-    if (shape := getattr(data, "shape", None)) is not None:
-        facts |= {"in_channels": shape[0], "image_size": shape[-1]}
-    return facts
-
-
 def _is_own_module(config: Config) -> bool:
     """Whether the config names a LightningModule, which is trained as it is, and not a network."""
     target = locate("model.class_path", config["model"]["class_path"])
@@ -195,16 +161,6 @@ def _takes_lr(config: Config) -> bool:
     """Whether the config sets the learning rate; a LightningModule without an argument ``lr`` keeps its own rates."""
     target = locate("model.class_path", config["model"]["class_path"])
     return not _is_own_module(config) or "lr" in signature(target).parameters
-
-
-def _refuse_unused(config: Config, keys: Sequence[str], section: str) -> None:
-    """Refuse values of ``keys`` that would have no effect, since the class of ``section`` has no argument for them."""
-    for key in keys:
-        default = KEYS[key].default
-        if config[key] not in (default, None):
-            argument = "lr" if key.startswith("lr") else key
-            reason = f"{config[section]['class_path']} takes no argument {argument}"
-            raise ConfigError(key, f"{as_yaml(config[key])} would have no effect: {reason}", "leave it out")
 
 
 def _decay(config: Config) -> RoundDecay | None:

@@ -6,10 +6,12 @@ from flash_pl.data.datamodule import PartitionedDataModule, as_federated
 from flash_pl.data.dataset import ClientDatasets, PartitionedDataset
 from flash_pl.data.federated import ClientTestData, FederatedData, check_client_batches, check_federated, torn_down
 from flash_pl.data.femnist import FEMNIST
+from flash_pl.data.image_folder import ImageFolders
 from flash_pl.data.partition import IID, Dirichlet, LabelShards, Partition, UnbalancedDirichlet
 from flash_pl.data.partitioned import PartitionedData
 from flash_pl.data.samples import Samples
 from flash_pl.data.synthetic import Synthetic
+from flash_pl.data.table import CSVTable
 from flash_pl.data.tensors import FederatedDataModule, TensorData
 from flash_pl.data.vision import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, TinyImageNet
 
@@ -24,12 +26,14 @@ __all__ = [
     "Batches",
     "ClientDatasets",
     "ClientTestData",
+    "CSVTable",
     "CropFlip",
     "Digits",
     "Dirichlet",
     "FashionMNIST",
     "FederatedData",
     "FederatedDataModule",
+    "ImageFolders",
     "LabelShards",
     "Partition",
     "PartitionedData",

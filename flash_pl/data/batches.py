@@ -88,9 +88,9 @@ class EpochLength(ABC):
             return self.samples
         return self.samples // self.batch_size * self.batch_size
 
-    def shuffled_rows(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The places of the samples in each batch of an epoch, int64 ``[B]`` each, in an order drawn at random."""
-        return torch.randperm(self.samples, generator=generator)[: self.epoch_samples].split(self.batch_size)
+    def shuffled_order(self, generator: torch.Generator) -> Tensor:
+        """The places of the samples of an epoch, int64, in an order drawn at random."""
+        return torch.randperm(self.samples, generator=generator)[: self.epoch_samples]
 
 
 class TensorBatches(EpochLength):
@@ -147,13 +147,13 @@ class TensorBatches(EpochLength):
 
     def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""
-        device, parts = self.inputs.device, self.shuffled_rows(generator)
-        sizes = [len(part) for part in parts]
-        order = torch.cat(parts) if self.rows is None else self.rows[torch.cat(parts)]
-        augment = self.augment
+        order, augment = self.shuffled_order(generator), self.augment
+        parts = (order if self.rows is None else self.rows[order]).to(self.inputs.device).split(self.batch_size)
         if isinstance(augment, AugmentInTwoSteps):  # its numbers go to the device once an epoch
-            draws = torch.cat([augment.draw(size, generator) for size in sizes], dim=1).to(device).split(sizes, dim=1)
-        for step, index in enumerate(order.to(device).split(sizes)):
+            sizes = [len(part) for part in parts]
+            numbers = torch.cat([augment.draw(size, generator) for size in sizes], dim=1)
+            draws = numbers.to(self.inputs.device).split(sizes, dim=1)
+        for step, index in enumerate(parts):
             inputs = self.inputs.index_select(0, index)
             if isinstance(augment, AugmentInTwoSteps):
                 inputs = augment.apply(inputs, draws[step])

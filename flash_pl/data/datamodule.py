@@ -82,6 +82,25 @@ class PartitionedDataModule(DatasetModule):
         size = test.batch_size or self.eval_batch_size
         return DatasetBatches(self.reader(test), torch.arange(len(test.dataset)), size)
 
+    @property
+    def classes(self) -> int:
+        """``num_classes`` or ``classes`` of the module; otherwise as its dataset says after ``setup``."""
+        for name in ("num_classes", "classes"):
+            if isinstance(number := getattr(self.datamodule, name, None), int):
+                return number
+        self._require_setup()
+        return super().classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an input, after ``setup``."""
+        self._require_setup()
+        return super().shape
+
+    def _require_setup(self) -> None:
+        if self._samples is None:
+            raise AttributeError("the datasets of a LightningDataModule are known after setup")
+
     def teardown(self, stage: str) -> None:
         """End the worker processes, and call the module's own hook."""
         super().teardown(stage)

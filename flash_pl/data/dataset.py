@@ -144,6 +144,7 @@ class DatasetModule(PartitionedData):
             raise ConfigError("collate_fn", f"{as_yaml(collate_fn)} is not a function of a list of samples")
         self.targets, self.owners, self.collate_fn, self.workers = targets, owners, collate_fn, workers
         self._given = frozenset(keywords)
+        self._samples: tuple[DatasetSamples, DatasetSamples | None] | None = None
 
     @abstractmethod
     def sources(self) -> tuple[LoadedBy, LoadedBy | None]:
@@ -151,6 +152,11 @@ class DatasetModule(PartitionedData):
 
     def load(self) -> tuple[DatasetSamples, DatasetSamples | None]:
         """Return the samples of ``sources``; what only a loader says holds where no argument says otherwise."""
+        if self._samples is None:
+            self._samples = self._load()
+        return self._samples
+
+    def _load(self) -> tuple[DatasetSamples, DatasetSamples | None]:
         train, test = self.sources()
         if "batch_size" not in self._given:
             self.batch_size = train.batch_size or self.batch_size
@@ -183,23 +189,23 @@ class DatasetModule(PartitionedData):
 
     @property
     def classes(self) -> int:
-        """Number of classes: the largest integer label of a training sample, plus 1; ``setup`` comes first."""
-        targets = self.train.targets
+        """Number of classes: the largest label of a training sample, plus 1, if labels are integers."""
+        targets = self.load()[0].targets
         if targets is None or targets.is_floating_point():
             raise AttributeError("these samples have no classes")
         return int(targets.max()) + 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an input: the first part of a sample; ``setup`` comes first."""
-        sample = self.train.dataset[0]
+        """Shape of an input: of the first part of a sample, if it is a tensor."""
+        sample = self.load()[0].dataset[0]
         if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
             raise AttributeError("the first part of a sample is not a tensor")
         return tuple(sample[0].shape)
 
     def teardown(self, stage: str) -> None:
         """End the worker processes."""
-        for samples in (self.train, self.test):
+        for samples in self._samples or ():
             if samples is not None:
                 samples.reader.close()
 

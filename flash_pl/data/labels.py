@@ -46,17 +46,20 @@ def read_labels(key: str, dataset: Any, source: Source = None) -> list[Any] | No
     if not isinstance(values, Collection) or len(values) != len(dataset):
         count = f"{len(values)} values" if isinstance(values, Collection) else as_yaml(values)
         raise ConfigError(key, f"{count} for {len(dataset)} samples", "give one value for each sample")
-    return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    return _as_list(values)
 
 
 def _column(dataset: Any, names: Sequence[str]) -> Any:
     """The values of an attribute or a column, without reading the samples; None if there is none."""
     if isinstance(dataset, Subset):
         values = _column(dataset.dataset, names)
-        return None if values is None else [values[i] for i in dataset.indices]
+        if values is None:
+            return None
+        values = _as_list(values)
+        return [values[i] for i in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         parts = [_column(part, names) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else [value for part in parts for value in part]
+        return None if any(part is None for part in parts) else [value for part in parts for value in _as_list(part)]
     columns = getattr(dataset, "column_names", None)  # of Hugging Face datasets
     for name in names:
         if isinstance(columns, list) and name in columns:
@@ -93,6 +96,10 @@ def _one_pass(key: str, dataset: Any, name: str | None) -> list[Any] | None:
 
 def _is_label(value: Any) -> bool:
     return isinstance(value, str | bytes | int | float | np.generic) or (isinstance(value, Tensor) and not value.ndim)
+
+
+def _as_list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(map(_plain, values))
 
 
 def _plain(value: Any) -> Any:

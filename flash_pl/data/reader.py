@@ -145,12 +145,16 @@ class DatasetBatches(EpochLength):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches in the order of the samples. Random transforms draw the same numbers in every pass."""
-        return self.reader.read([part.tolist() for part in self.index.split(self.batch_size)], seed=0)
+        return self.reader.read(self._parts(self.index), seed=0)
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
         """One epoch in an order drawn from ``generator``: that of ``TensorBatches`` for as many samples."""
-        rows = self.shuffled_rows(generator)
+        order = self.shuffled_order(generator)
         # The seed of the transforms comes from a copy of the generator, so that the next epoch's order stays that of
         # samples without transforms.
         seed = int(torch.randint(2**62, (), generator=generator.clone_state()))
-        return self.reader.read([self.index[part].tolist() for part in rows], seed)
+        return self.reader.read(self._parts(self.index[order]), seed)
+
+    def _parts(self, index: Tensor) -> list[list[int]]:
+        """The sample indices of each batch; no batches for no samples."""
+        return [part.tolist() for part in index.split(self.batch_size) if len(part)]

@@ -1,6 +1,7 @@
-"""The FEMNIST network of the LEAF benchmark."""
+"""Small networks: for images of 28x28 pixels, and for rows of a table."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -144,3 +145,34 @@ class LeafCNN(nn.Module):
         features = self.pool(F.relu(self.conv1(images)))
         features = self.pool(F.relu(self.conv2(features)))
         return self.fc2(F.relu(self.fc1(features.flatten(1))))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, for rows of a table: ``[B, in_features]`` -> ``[B, num_classes]``.
+
+    Args:
+        in_features: number of columns.
+        num_classes: number of outputs.
+        hidden: width of each hidden layer.
+        init: of the layers before a ReLU, see ``initialize``.
+
+    Raises:
+        ConfigError: a number is not a positive integer.
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int = 10, hidden: Sequence[int] = (128, 128), init: Init = "he"
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden, num_classes]
+        for width in widths:
+            check_integers(hidden=width)
+        layers = [nn.Linear(*sides) for sides in pairwise(widths)]
+        self.hidden, self.output = nn.ModuleList(layers[:-1]), layers[-1]
+        initialize(init, *layers[:-1])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]``."""
+        for layer in self.hidden:
+            rows = F.relu(layer(rows))
+        return self.output(rows)
