@@ -221,6 +221,11 @@ def test_one_dataset_or_loader_for_each_client():
     trained(data)
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([1])
+
+
 @pytest.mark.parametrize(
     "key, make",
     [
@@ -235,7 +240,7 @@ def test_one_dataset_or_loader_for_each_client():
         ("dataset", lambda: PartitionedDataset(iter([1, 2]))),
         (
             "dataset",
-            lambda: PartitionedDataset(type("Stream", (IterableDataset,), {"__iter__": lambda self: iter([])})()),
+            lambda: PartitionedDataset(Stream()),
         ),
         ("test", lambda: PartitionedDataset(TensorDataset(X), DataLoader(TensorDataset(X), batch_size=None))),
         ("workers", lambda: PartitionedDataset(TensorDataset(X), TensorDataset(X), workers=-1)),

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from flash_pl import PDST, EvaluationSchedule, FederatedTrainer
 from flash_pl.config import build_trainer, compose, read_config
+from flash_pl.data import PartitionedDataset
 
 FLASH = ["dense", "pdst", "nst", "spdst", "jmwst", "hetero_jmwst", "hetero_nst"]
 OTHERS = ["topk", "zerofl", "sparsyfed", "ssfl", "feddst", "fedrts", "fiarse", "heterofl", "rigl", "set", "stead"]
@@ -56,6 +58,29 @@ def test_ranks_agree_with_one_process(schedulers, size, cohort, unaware, tiny_da
     for rank, outcomes in enumerate(run_ranks(size, runs)):
         for scheduler, outcome_of_rank, expected in zip(schedulers, outcomes, alone, strict=True):
             assert outcome_of_rank == expected, (scheduler, rank)
+
+
+class Noisy(Dataset):
+    """Samples with a random transform."""
+
+    targets = [index % 4 for index in range(60)]
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return torch.full((1, 8, 8), float(index % 4)) + torch.rand(1, 8, 8), index % 4
+
+
+def test_a_dataset_with_random_transforms(unaware, run_ranks):
+    def run(rank, workers=0):
+        torch.manual_seed(0)
+        data = PartitionedDataset(Noisy(), Noisy(), clients=8, batch_size=4, workers=workers)
+        return outcome(trainer("jmwst", cohort=3).fit(unaware(), data))
+
+    expected = run(0)
+    assert run(0, workers=1) == expected
+    assert run_ranks(2, run) == [expected] * 2
 
 
 def test_there_may_be_fewer_models_to_evaluate_than_ranks(unaware, tiny_data, run_ranks):
