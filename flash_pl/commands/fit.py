@@ -27,6 +27,7 @@ from flash_pl.config import (
     saved_config,
     to_repeat,
 )
+from flash_pl.data import torn_down
 from flash_pl.errors import RunError
 from flash_pl.launch import restarts
 
@@ -57,7 +58,7 @@ def fit(options: argparse.Namespace) -> None:
         callbacks.append(ProgressBar((monitor, "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
     ranks = trainer.launch()
-    with ranks.sharing_errors():
+    with ranks.sharing_errors(), torn_down(data):
         # Whatever can go wrong goes wrong before a file of the directory is touched.
         prepare(data, ranks)
         with by_config_key():

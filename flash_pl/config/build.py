@@ -54,8 +54,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
         return model
     if "classes" not in facts:
         problem = f"{as_yaml(config['model']['class_path'])} is a network, and the data have no number of `classes`"
-        hint = "give a LightningModule, or data with an attribute classes (num_classes in a LightningDataModule)"
-        raise ConfigError("model", problem, hint)
+        remedy = "give a LightningModule, or data with an attribute classes (num_classes in a LightningDataModule)"
+        raise ConfigError("model", problem, remedy)
     return Classifier(model, facts["classes"], lr=config["lr"])
 
 

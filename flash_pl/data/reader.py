@@ -1,6 +1,10 @@
 """Batches of a map-style dataset, whose samples are read one by one, in this process or in worker processes."""
 
+import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -59,23 +63,36 @@ class Reader:
             return
         self._jobs[:] = jobs
         if self._loader is None:
+            # Without this call the exit of Python would wait for workers that nobody has told to end. It must come
+            # before those that close the queues (priority 10), through which the workers are told.
+            Finalize(None, _close, args=(weakref.ref(self),), exitpriority=100)
             self._loader = DataLoader(
                 self.fetch,
                 batch_sampler=self._jobs,  # type: ignore[arg-type]
                 collate_fn=_unchanged,
                 num_workers=self.workers,
                 persistent_workers=True,  # to start them for every client would take longer than many epochs
+                worker_init_fn=_leave_signals_to_the_run,
                 pin_memory=torch.cuda.is_available(),
             )
-        with preserve_global_rng(CPU):  # the loader draws a seed for its workers
-            loaded = iter(self._loader)
-        for batch in loaded:
-            if read != self._reads:
-                raise RuntimeError("the batches of this dataset are read anew already")
-            yield batch
+        try:
+            with preserve_global_rng(CPU):  # the loader draws a seed for its workers
+                loaded = iter(self._loader)
+            for batch in loaded:
+                if read != self._reads:
+                    raise RuntimeError("the batches of this dataset are read anew already")
+                if isinstance(batch, _Unreadable):
+                    raise RuntimeError(batch.reason)
+                yield batch
+        except RuntimeError:  # a worker may be gone, as one that has used too much memory; the next call has new ones
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the workers; the next ``read`` starts new ones."""
+        iterator = None if self._loader is None else self._loader._iterator
+        if iterator is not None:  # an epoch that was broken off may refer to it as well, so that it would live on
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
         self._loader = None
 
 
@@ -88,7 +105,10 @@ class _Fetch(Dataset):
         self.takes_rows = type(dataset) is TensorDataset and self.collate_fn is default_collate
 
     def __getitems__(self, job: Job) -> Any:
-        return self.read(job)
+        try:
+            return self.read(job)
+        except Exception as error:  # otherwise its message would hold the traceback of the worker
+            return _Unreadable(_describe(error))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -109,10 +129,34 @@ class _Fetch(Dataset):
             try:
                 samples.append(self.dataset[number])
             except Exception as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 name = type(self.dataset).__name__
-                raise RuntimeError(f"sample {number} of {name} cannot be read ({reason})") from error
+                raise RuntimeError(f"sample {number} of {name} cannot be read ({_describe(error)})") from error
         return samples
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """In the place of a batch that a worker cannot read."""
+
+    reason: str
+
+
+def _describe(error: Exception) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker ignore requests to stop: a terminal or a cluster sends them to it too, and the run ends it."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _close(reader: "weakref.ref[Reader]") -> None:
+    if (found := reader()) is not None:
+        found.close()
 
 
 def _unchanged(batch: Any) -> Any:

@@ -1,6 +1,8 @@
 """Datasets of torch as federated data: equal to tensors bit for bit, for any number of workers; labels and owners."""
 
 import random
+import subprocess
+import sys
 
 import lightning as L
 import numpy as np
@@ -103,7 +105,7 @@ def test_a_sample_that_cannot_be_read_is_named(workers):
         def __getitem__(self, index):
             return self.rows[index], self.answers[1000 if index == 7 else index]
 
-    with pytest.raises(RunError, match="sample 7 of Broken"):
+    with pytest.raises(RunError, match=r"^client \d in round 1: [^\n]*sample 7 of Broken [^\n]*IndexError[^\n]*$"):
         trained(PartitionedDataset(Broken(*TRAIN), TensorDataset(*TEST), targets=Y[:60], workers=workers, clients=2))
 
 
@@ -345,3 +347,19 @@ def test_batches_of_any_structure():
     data = PartitionedDataset(samples, samples[:8], collate_fn=pad, clients=4, batch_size=4)
     loop = FederatedTrainer(JMWST(), density=0.5, rounds=2, cohort=2, accelerator="cpu").fit(Tagger(), data)
     assert 0 < loop.metrics["val_loss"] < 1
+
+
+EXIT = """
+import torch
+from flash_pl.data import PartitionedDataset
+dataset = [(torch.zeros(3), index % 2) for index in range(100)]
+data = PartitionedDataset(dataset, dataset, clients=2, workers=2)
+data.setup()
+batches = iter(data.client_batches(0))
+next(batches)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_program_also_in_the_middle_of_an_epoch():
+    subprocess.run([sys.executable, "-c", EXIT], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Every row of the table of docs/howto/data.md, "What you have and what you write", trains a round, in at most 3 lines."""
+"""Every row of the table in docs/howto/data.md, what you have and what you write, trains a round, in 3 lines at most."""
 
 import csv
 from importlib.util import find_spec
