@@ -21,7 +21,7 @@ from flash_pl.data import Synthetic, TensorBatches
 from flash_pl.loops import Participant
 from flash_pl.models import VGG11, LeafCNN, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, STEAD, Sensitivity
-from flash_pl.sparsity import random_k, top_k
+from flash_pl.sparsity import Layout, on_device, random_k_by_layer, top_k
 from flash_pl.wire import encode_mask
 from flash_pl.wire.mask_size import measure_mask
 from tests.loops import test_captured as captured
@@ -190,9 +190,11 @@ def test_masks_are_chosen_and_measured_as_on_a_cpu(density):
     count = int(mask.sum())
     for k in {0, 1, count // 2, count}:
         assert torch.equal(top_k(scores.cuda(), k).cpu(), top_k(scores, k))
-        seeds = [torch.Generator().manual_seed(k) for _ in range(2)]
-        there = random_k(mask.cuda(), k, seeds[0], count)
-        assert torch.equal(there.cpu(), random_k(mask, k, seeds[1]))
+    layout = Layout(nn.Sequential(nn.Linear(10, 100, bias=False), nn.Linear(3, 1, bias=False), nn.Linear(200, 100)))
+    wished = layout.counts(mask) // 3
+    here, there = (random_k_by_layer(layout, each, wished, torch.Generator()) for each in (mask, mask.cuda()))
+    assert torch.equal(here, there.cpu())
+    assert torch.equal(on_device(on_device(mask, torch.device("cuda:0")), torch.device("cpu")), mask)
 
 
 def test_processes_that_share_a_gpu_have_the_bits_of_one(tmp_path):

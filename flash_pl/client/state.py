@@ -349,9 +349,10 @@ class ClientState:
     def _set_mask(self, mask: Tensor) -> None:
         self.backend.set_mask(mask)
         if mask is not self.mask:
-            self.mask, self._densities = mask, None
+            counts = self.layout.counts(mask)  # the host waits for a GPU once, here
+            self.mask, self._densities = mask, counts.double() / self.layout.sizes
             self._keep.copy_(mask.view(torch.uint8))  # ten times faster than a copy from bool
-            self._dense = int(mask.count_nonzero()) == mask.numel()
+            self._dense = int(counts.sum()) == mask.numel()
 
     # Gradients
 

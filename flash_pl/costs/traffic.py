@@ -126,9 +126,9 @@ class Link(Stateful):
         self.verify, self.rounds_values = format.verify, format.values != "fp32"
         self.masks = MaskStore()
 
-    def previous_mask(self, client: int) -> Tensor | None:
-        """The mask of the client's last round, bool ``[maskable]`` on the CPU; None before its first round."""
-        return self.masks.get(client)
+    def previous_mask(self, client: int, device: torch.device) -> Tensor | None:
+        """The mask of the client's last round, bool ``[maskable]`` on ``device``; None before its first round."""
+        return self.masks.get(client, device)
 
     def down(self, weights: Tensor, mask: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor, Traffic]:
         """Send the server's arena ``weights`` ``[size]`` under ``mask`` to a client whose last mask is ``previous``.

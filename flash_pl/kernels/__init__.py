@@ -1,4 +1,7 @@
-"""Layers for CPUs in time proportional to the number of active weights; torch computes them without a compiler."""
+"""C for CPUs: layers in time proportional to the number of active weights; without a compiler torch computes them.
+
+It also passes over numbers of torch's generator (``flash_pl.kernels.twister``).
+"""
 
 from flash_pl.kernels.conv import sparse_conv2d, sparse_linear
 from flash_pl.kernels.geometry import Packing

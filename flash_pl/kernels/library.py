@@ -17,7 +17,7 @@ from flash_pl.errors import ConfigError
 
 ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
 ISA_VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 2  # version of csrc/native.c; an editable installation can have a library compiled from older sources
+INTERFACE = 3  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -30,6 +30,7 @@ _ARGUMENTS = {
     "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER],
     "norm_forward": [_POINTER] * 4 + [_LONG] * 2 + [_POINTER] * 3,
     "norm_backward": [_POINTER] * 6 + [_LONG] * 2 + [_POINTER] * 3,
+    "draw": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER],
 }
 
 
@@ -64,6 +65,7 @@ class Library:
     pool_backward: Any
     norm_forward: Any
     norm_backward: Any
+    draw: Any
 
     def use(self, isa: str) -> bool:
         """Use this instruction set from now on. Return False and change nothing if the machine does not have it."""

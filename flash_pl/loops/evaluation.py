@@ -197,7 +197,7 @@ class RoundEvaluator:
         batches = len(self.data.client_batches(participant.client))
         facts = self.plan.context(participant, batches, done)
         context = replace(facts, purpose="finetune", epochs=self.schedule.finetune_epochs)
-        previous = self.link.previous_mask(participant.client)
+        previous = self.link.previous_mask(participant.client, self.server.mask.device)
         mask = self.scheduler.deployed_mask(tier_masks[participant.tier], previous, context)
         return self.server.deployed, mask, context
 

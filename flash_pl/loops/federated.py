@@ -241,7 +241,7 @@ class FederatedLoop:
         if not batches.samples:
             raise Fault("it has no samples")
         context = self.plan.context(participant, len(batches), self.round)
-        previous_mask = link.previous_mask(participant.client)
+        previous_mask = link.previous_mask(participant.client, self.server.mask.device)
         client_mask = scheduler.client_mask(self.tier_masks[participant.tier], previous_mask, context)
         check_mask(client_mask, client.layout.maskable)
         weights, mask, down = link.down(self.server.weights, client_mask, previous_mask)

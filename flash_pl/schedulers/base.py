@@ -115,7 +115,8 @@ class SparseScheduler(Stateful):
 
         Args:
             tier_mask: the server's mask for the client's tier.
-            previous_mask: the mask with which the client ended its last round, on the CPU; None before its first round.
+            previous_mask: the mask with which the client ended its last round, on the same device; None before its
+                first round.
             context: the facts of the client's training.
         """
         return tier_mask

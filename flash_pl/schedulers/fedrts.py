@@ -13,7 +13,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import ClientUpdate, ServerState
-from flash_pl.sparsity import ERK, FirstMask, top_k_by_layer
+from flash_pl.sparsity import ERK, FirstMask, on_device, top_k_by_layer
 
 
 class FedRTS(SparseScheduler):
@@ -122,7 +122,7 @@ class FedRTS(SparseScheduler):
 def client_share(updates: Sequence[ClientUpdate], name: str) -> Tensor:
     """sum_i p_i of the booleans that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
     total = sum(update.weight for update in updates)
-    shares = (update.weight / total * update.extra[name].cpu().double() for update in updates)
+    shares = (update.weight / total * on_device(update.extra[name], torch.device("cpu")).double() for update in updates)
     return sum(shares, start=torch.zeros((), dtype=torch.float64))
 
 

@@ -202,12 +202,14 @@ class NST(DynamicSparseTraining):
 
     def on_round_start(self, server: ServerState, tier_masks: Sequence[Tensor], round: int) -> None:
         if round == 0:
-            self.shared_masks = [mask.cpu() for mask in tier_masks]
+            self.shared_masks = list(tier_masks)
+        # On the device of the clients; a checkpoint has them on the CPU.
+        self.shared_masks = [mask.to(server.mask.device) for mask in self.shared_masks]
 
     def client_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
         if previous_mask is None or self.tier_of(previous_mask) != context.tier:
             return self.shared_masks[context.tier].to(tier_mask.device)
-        return previous_mask.to(tier_mask.device)
+        return previous_mask
 
     def tier_of(self, mask: Tensor) -> int:
         """The tier with the nearest number of weights; moves keep that number, the authors' moves nearly."""
@@ -219,7 +221,7 @@ class NST(DynamicSparseTraining):
         server.mask = self.voter(server, updates, server.density)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shared_masks": list(self.shared_masks)}
+        return {"shared_masks": [mask.cpu() for mask in self.shared_masks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.shared_masks = list(state["shared_masks"])

@@ -65,10 +65,12 @@ class ClientUpdate:
         return replace(self, mask=self.mask.to(device), extra=extra)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes: tensors on the CPU, the mask at one bit a weight."""
+        """For other processes: tensors on the CPU, the mask at one bit a weight, and the kind of its device."""
         extra = {name: tensor.cpu() for name, tensor in self.extra.items()}
-        return vars(self) | {"mask": pack_bits(self.mask), "maskable": len(self.mask), "extra": extra}
+        packed = {"mask": pack_bits(self.mask), "maskable": len(self.mask), "device": self.mask.device.type}
+        return vars(self) | packed | {"extra": extra}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        mask = unpack_bits(state["mask"], state.pop("maskable"))
+        # Unpacked on this process's own device of that kind: it will be needed there.
+        mask = unpack_bits(state["mask"].to(state.pop("device")), state.pop("maskable"))
         self.__dict__.update(state | {"mask": mask})

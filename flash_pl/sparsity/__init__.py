@@ -27,7 +27,7 @@ from flash_pl.sparsity.first_mask import (
     VariancePreserving,
 )
 from flash_pl.sparsity.layout import Layout, Slot, layers_of
-from flash_pl.sparsity.mask_store import MaskStore, pack_bits, unpack_bits
+from flash_pl.sparsity.mask_store import MaskStore, on_device, pack_bits, unpack_bits
 from flash_pl.sparsity.maskable import own_weight
 from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
 from flash_pl.sparsity.moves import (
@@ -46,7 +46,7 @@ from flash_pl.sparsity.moves import (
     Scored,
     TotalMagnitude,
 )
-from flash_pl.sparsity.select import kth_largest, random_k, top_k, top_k_by_layer
+from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
     NM,
@@ -116,8 +116,10 @@ __all__ = [
     "nested_masks",
     "overlaps",
     "own_weight",
+    "on_device",
     "pack_bits",
     "random_k",
+    "random_k_by_layer",
     "top_k",
     "top_k_by_layer",
     "total_count",

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from flash_pl.checkpoint import Stateful
 
 BLOCK = 4 << 20  # bytes of a block
+CPU = torch.device("cpu")
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -33,12 +34,25 @@ def pack_bits_on_device(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(bits: Tensor, size: int) -> Tensor:
-    """Return the mask of ``size`` weights that ``pack_bits`` packed, bool ``[size]`` on the CPU.
+    """Return the mask of ``size`` weights that ``pack_bits`` packed, bool ``[size]`` on the device of ``bits``.
 
     >>> unpack_bits(torch.tensor([160], dtype=torch.uint8), 3)
     tensor([ True, False,  True])
     """
-    return torch.from_numpy(np.unpackbits(bits.numpy(), count=size).view(bool))
+    if bits.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(bits.numpy(), count=size).view(bool))
+    return unpack_bits_on_device(bits, size)
+
+
+def unpack_bits_on_device(bits: Tensor, size: int) -> Tensor:
+    """Unpack bits as ``unpack_bits`` does, but on their device, so that only one bit per weight was copied before."""
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return (bits.unsqueeze(1) >> places & 1).view(-1)[:size].bool()
+
+
+def on_device(mask: Tensor, device: torch.device) -> Tensor:
+    """Return a mask (bool ``[n]``) on ``device``. Between the CPU and another device it goes at one bit per weight."""
+    return mask if mask.device == device else unpack_bits(pack_bits(mask).to(device), len(mask))
 
 
 class MaskStore(Stateful):
@@ -50,6 +64,9 @@ class MaskStore(Stateful):
     Masks lie in blocks of some megabytes. One allocation per mask would scatter them between the temporary tensors of
     training, and the process would hold about five times the memory of the masks
     (benchmarks/speed/mask_memory.py).
+
+    The blocks are in the host's memory, also if clients train on a GPU: there are up to as many masks as clients, of
+    which a round needs those of its cohort. These go to the GPU and back at one bit per weight, and are unpacked there.
 
     >>> store = MaskStore()
     >>> store.put(0, torch.tensor([True, False, True]))
@@ -79,9 +96,9 @@ class MaskStore(Stateful):
         """Bytes of all stored masks."""
         return len(self._row_of) * -(-self.size // 8)
 
-    def get(self, client: int) -> Tensor | None:
-        """Return the client's mask, bool ``[size]`` on the CPU, or None."""
-        return unpack_bits(self._bits(self._row[client]), self.size) if client in self._row else None
+    def get(self, client: int, device: torch.device = CPU) -> Tensor | None:
+        """Return the client's mask, bool ``[size]`` on ``device``, or None."""
+        return unpack_bits(self._bits(self._row[client]).to(device), self.size) if client in self._row else None
 
     def put(self, client: int, mask: Tensor) -> None:
         """Store a copy of the client's mask (bool ``[size]``, any device) and forget the previous one."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from flash_pl.checks import check_numbers
 from flash_pl.sparsity.density import allot
 from flash_pl.sparsity.layout import Layout
-from flash_pl.sparsity.select import random_k, top_k_by_layer
+from flash_pl.sparsity.mask_store import on_device
+from flash_pl.sparsity.select import random_k_by_layer, top_k_by_layer
 
 MAX_FILL = 0.99  # a layer grows into at most this fraction of its free places (FLASH authors' code)
 NEARLY_DENSE = 0.2  # sparsity below which a growing layer drops at most its sparsity (FLASH authors' code)
@@ -105,12 +106,7 @@ class Random(Criterion):
     def __call__(
         self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
     ) -> Tensor:
-        layout = inputs.layout
-        among: list[int | None] = [None] * len(layout.layers)
-        if candidates.device.type != "cpu":  # counted for all layers at once: the host waits for a GPU only here
-            among = layout.counts(candidates).tolist()
-        parts = zip(layout.split(candidates), counts.tolist(), among, strict=True)
-        return torch.cat([random_k(part, k, generator, count) for part, k, count in parts])
+        return random_k_by_layer(inputs.layout, candidates, counts, generator)
 
 
 class Redistribution(ABC):
@@ -350,4 +346,4 @@ class BernoulliMove(Move):
         layout = inputs.layout
         free = (layout.sizes - layout.counts(kept)).clamp(min=1)
         probability = (wished / free).float().repeat_interleave(layout.sizes)
-        return (torch.rand(layout.maskable, generator=generator) < probability).to(kept.device) & ~kept
+        return on_device(torch.rand(layout.maskable, generator=generator) < probability, kept.device) & ~kept

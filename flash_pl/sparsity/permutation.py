@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flash_pl.kernels.twister import draw_words
+
 LARGE = 1 / 8  # for k of at least this share of n, drawing the whole permutation is faster
 LIMIT = 2**32 // 20  # from this n on, torch.randperm draws its random numbers in another way
 
@@ -13,7 +15,8 @@ def first_of_permutation(n: int, k: int, generator: torch.Generator) -> Tensor:
 
     torch.randperm exchanges place i of 0, 1, ..., n - 1 with a random place >= i, for i = 0 to n - 2 (Fisher, Yates).
     After k exchanges the first k places are final. This function stops there, which saves time if k is much below n.
-    It also draws the random numbers of the other exchanges, so the generator ends in the same state as for randperm.
+    It also passes over the random numbers of the other exchanges, so the generator ends in the same state as for
+    randperm.
     Random masks are drawn this way. Any other way of drawing would change the results of every published run.
 
     >>> first_of_permutation(1000, 3, torch.Generator().manual_seed(0)).tolist()
@@ -24,17 +27,8 @@ def first_of_permutation(n: int, k: int, generator: torch.Generator) -> Tensor:
     if k >= LARGE * n or n >= LIMIT:
         return torch.randperm(n, generator=generator)[:k]
     steps = np.arange(k)
-    partners = steps + _random_numbers(k, n - 1, generator) % (n - steps)
+    partners = steps + draw_words(generator, n - 1, wanted=k) % (n - steps)
     return torch.from_numpy(_exchange(partners))
-
-
-def _random_numbers(k: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """Draw ``count`` > k numbers of 32 bits from the generator and return the first ``k``, uint32."""
-    pairs = torch.empty(count // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    if count % 2:
-        torch.empty(1, dtype=torch.int32).random_(generator=generator)
-    used = pairs[: -(-k // 2)].numpy()  # the upper half of each pair is the earlier number
-    return np.stack([used >> 32, used], axis=1).astype(np.uint32).reshape(-1)[:k]
 
 
 def _exchange(partners: np.ndarray) -> np.ndarray:

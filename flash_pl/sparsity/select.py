@@ -1,6 +1,6 @@
 """Exact choices among weights: the k largest scores, or k weights at random."""
 
-from itertools import repeat
+from itertools import accumulate, repeat
 
 import numpy as np
 import torch
@@ -72,32 +72,22 @@ def _kth_largest(values: np.ndarray, k: int) -> np.generic:
     return np.partition(values, -k)[-k]
 
 
-def random_k(candidates: Tensor, k: int, generator: torch.Generator, count: int | None = None) -> Tensor:
+def random_k(candidates: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Return a bool mask with exactly ``k`` ones, drawn without replacement among the ones of the 1-d ``candidates``.
 
     Args:
         candidates: bool ``[n]``.
         k: how many to draw.
         generator: source of random numbers, on the CPU.
-        count: number of candidates, if it is known; the host then need not wait for a GPU to count them.
 
     >>> mask = random_k(torch.tensor([True, True, False, True]), 2, torch.Generator().manual_seed(0))
     >>> int(mask.sum()), bool(mask[2])
     (2, False)
     """
-    if count is not None and candidates.device.type != "cpu":
-        return _of_ranks(candidates, count, first_of_permutation(count, k, generator))
     indices = _indices(candidates)
     chosen = torch.zeros_like(candidates)
     chosen[indices[first_of_permutation(len(indices), k, generator).to(indices.device)]] = True
     return chosen
-
-
-def _of_ranks(candidates: Tensor, count: int, ranks: Tensor) -> Tensor:
-    """The candidates with these ranks among all ``count`` candidates. The host does not wait for a GPU."""
-    by_rank = torch.zeros(count + 1, dtype=torch.bool)
-    by_rank[ranks + 1] = True
-    return by_rank.to(candidates.device)[candidates.cumsum(0)] & candidates
 
 
 def _indices(mask: Tensor) -> Tensor:
@@ -136,3 +126,37 @@ def top_k_by_layer(
     breakers = repeat(None) if tie_breaker is None else layout.split(tie_breaker)
     parts = zip(layout.split(scores), counts.tolist(), breakers, strict=False)
     return torch.cat([top_k(part, k, breaker) for part, k, breaker in parts])
+
+
+def random_k_by_layer(layout: Layout, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a mask with ``counts[l]`` random ``candidates`` of each layer l, as ``random_k`` draws them.
+
+    Args:
+        layout: the layout of the arena.
+        candidates: bool ``[layout.maskable]``.
+        counts: number of weights of each layer, int64 ``[layers]``.
+        generator: source of random numbers, on the CPU.
+
+    Returns:
+        bool ``[layout.maskable]``.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)))
+    >>> free = torch.tensor([True, False, True, False, True, True])
+    >>> random_k_by_layer(layout, free, torch.tensor([2, 0]), torch.Generator())
+    tensor([ True, False,  True, False, False, False])
+    """
+    if candidates.device.type != "cpu":
+        return _random_k_by_rank(layout, candidates, counts, generator)
+    parts = zip(layout.split(candidates), counts.tolist(), strict=True)
+    return torch.cat([random_k(part, k, generator) for part, k in parts])
+
+
+def _random_k_by_rank(layout: Layout, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the ranks of the chosen weights among all candidates; only these go to a GPU, and its host waits once."""
+    among = layout.counts(candidates).tolist()
+    layers = zip(accumulate(among, initial=0), among, counts.tolist(), strict=False)
+    ranks = torch.cat([first + first_of_permutation(count, k, generator) for first, count, k in layers])
+    chosen = torch.zeros(sum(among) + 1, dtype=torch.bool, device=candidates.device)
+    chosen.index_fill_(0, 1 + ranks.int().to(candidates.device).long(), True)
+    return chosen[candidates.cumsum(0)] & candidates  # a place that is no candidate has the rank of the one before it

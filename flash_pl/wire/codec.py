@@ -42,7 +42,7 @@ from flash_pl.checks import check_choice
 from flash_pl.errors import PayloadError
 from flash_pl.sparsity import Layout, pack_bits
 from flash_pl.wire.mask_size import measure_mask
-from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, encode_positions
+from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, encode_positions, to_cpu
 from flash_pl.wire.reader import Reader, encode_varint
 
 MAGIC = b"FLPL"
@@ -247,8 +247,8 @@ def encode_extra(extra: Mapping[str, Tensor], max_tensors: int = MAX_TENSORS, ma
             raise ValueError(f"{name}: a tensor {tuple(tensor.shape)} of {tensor.dtype} cannot be encoded")
         parts += [encode_varint(len(text)), text, bytes([EXTRA_DTYPES.index(tensor.dtype)])]
         parts += [encode_varint(size) for size in (tensor.ndim, *tensor.shape)]
-        flat = tensor.detach().cpu().reshape(-1)
-        parts.append(_encode_bools(flat, max_bools) if tensor.dtype == torch.bool else _to_bytes(flat))
+        flat = tensor.detach().reshape(-1)
+        parts.append(_encode_bools(flat, max_bools) if tensor.dtype == torch.bool else _to_bytes(flat.cpu()))
     return b"".join(parts)
 
 
@@ -281,9 +281,12 @@ def decode_extra(reader: Reader, max_tensors: int = MAX_TENSORS, max_bools: int 
 
 def _encode_bools(values: Tensor, max_bools: int) -> bytes:
     """The kind of a mask section, its length and the section."""
-    kind, section = MaskKind.BITMAP, pack_bits(values).numpy().tobytes()
-    if len(values) <= max_bools and len(positions := encode_positions(values, [len(values)])) < len(section):
-        kind, section = MaskKind.POSITIONS, positions
+    bits = pack_bits(values)
+    kind, section = MaskKind.BITMAP, bits.numpy().tobytes()
+    if len(values) <= max_bools:
+        positions = encode_positions(to_cpu(values, bits), [len(values)])
+        if len(positions) < len(section):
+            kind, section = MaskKind.POSITIONS, positions
     return bytes([kind]) + encode_varint(len(section)) + section
 
 

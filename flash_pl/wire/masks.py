@@ -76,7 +76,7 @@ def encode_mask(
     reference_bits = None if reference is None else pack_bits(reference)
     if reference_bits is not None and np.array_equal(bits.numpy(), reference_bits.numpy()):
         return MaskKind.REFERENCE, _checksum(bits)
-    mask = _to_cpu(mask, bits)
+    mask = to_cpu(mask, bits)
     counts = _active_counts(mask, sizes)
     full = sum(counts) == len(mask)  # then nothing is drawn, and any seed gives this mask
     seed = 0 if full else seed
@@ -87,7 +87,7 @@ def encode_mask(
         Encoding(MaskKind.BITMAP, len(bits), lambda: bits.numpy().tobytes()),
     ]
     if reference is not None and reference_bits is not None:
-        changed, checksum = mask ^ _to_cpu(reference, reference_bits), _checksum(reference_bits)
+        changed, checksum = mask ^ to_cpu(reference, reference_bits), _checksum(reference_bits)
         min_size = len(checksum) + positions_min_size(_active_counts(changed, sizes), sizes)
         encodings.append(Encoding(MaskKind.DELTA, min_size, lambda: checksum + encode_positions(changed, sizes)))
     if compress:
@@ -119,7 +119,7 @@ def shortest(encodings: Sequence[Encoding[T]], length: Callable[[T], int]) -> tu
     return encodings[best[1]].kind, best[2]
 
 
-def _to_cpu(mask: Tensor, bits: Tensor) -> Tensor:
+def to_cpu(mask: Tensor, bits: Tensor) -> Tensor:
     """The mask on the CPU; a mask on a GPU is unpacked from its ``bits``, which were copied already."""
     return mask if mask.device.type == "cpu" else unpack_bits(bits, len(mask))
 

@@ -170,7 +170,7 @@ def test_a_mask_of_another_tier_is_not_taken_up_again(unaware, tiny_data):
         def on_client_end(self, loop, update):
             afforded = total_count(loop.server.layout.sizes, TIERS[update.tier].density)
             assert int(update.mask.sum()) == afforded
-            again = loop.ledger.link.previous_mask(update.client)
+            again = loop.ledger.link.masks.get(update.client)
             seen.append(again is not None and int(again.sum()) == afforded)
 
     trainer = FederatedTrainer(

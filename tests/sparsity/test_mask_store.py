@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.sparsity import MaskStore, pack_bits, unpack_bits
-from flash_pl.sparsity.mask_store import pack_bits_on_device
+from flash_pl.sparsity.mask_store import pack_bits_on_device, unpack_bits_on_device
 
 SIZE = 11
 puts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**SIZE - 1) | st.integers(0, 2)), max_size=40)
@@ -17,7 +17,8 @@ def test_packing_loses_nothing(flags):
     bits = pack_bits(mask)
     assert bits.dtype == torch.uint8 and len(bits) == -(-len(flags) // 8)
     assert torch.equal(unpack_bits(bits, len(flags)), mask)
-    assert torch.equal(pack_bits_on_device(mask), bits)  # the path of a GPU, here on the CPU
+    assert torch.equal(pack_bits_on_device(mask), bits)  # the paths of a GPU, here on the CPU
+    assert torch.equal(unpack_bits_on_device(bits, len(flags)), mask)
 
 
 def mask_of(number):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from flash_pl.client.recorder import WaitWatch
 from flash_pl.seeding import generator
-from flash_pl.sparsity import kth_largest, random_k, top_k
-from flash_pl.sparsity.permutation import first_of_permutation
-from flash_pl.sparsity.select import _first_of_equal, _of_ranks
+from flash_pl.sparsity import Layout, kth_largest, random_k, random_k_by_layer, top_k
+from flash_pl.sparsity.select import _first_of_equal, _random_k_by_rank
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
@@ -61,12 +61,14 @@ def test_on_a_gpu_the_same_weights_are_chosen_without_waiting(values, data):
     assert torch.equal(chosen, top_k(scores, k)) and watch.found is None
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=60), st.data())
-def test_on_a_gpu_the_same_weights_are_drawn_without_waiting(values, data):
-    candidates = torch.tensor(values)
-    count = sum(values)
-    k = data.draw(st.integers(0, count))
-    ranks = first_of_permutation(count, k, generator(1, "draw"))
-    with WaitWatch() as watch:
-        drawn = _of_ranks(candidates, count, ranks)
-    assert torch.equal(drawn, random_k(candidates, k, generator(1, "draw"))) and watch.found is None
+@given(st.lists(st.booleans(), min_size=60, max_size=60), st.data())
+def test_on_a_gpu_the_same_weights_are_drawn(candidates, data):
+    mask = torch.tensor(candidates)
+    layout = Layout(
+        nn.Sequential(nn.Linear(5, 8, bias=False), nn.Linear(8, 1, bias=False), nn.Linear(6, 2, bias=False))
+    )
+    counts = torch.tensor([data.draw(st.integers(0, count)) for count in layout.counts(mask).tolist()])
+    draws = [generator(1, "draw") for _ in range(2)]
+    drawn = _random_k_by_rank(layout, mask, counts, draws[0])
+    assert torch.equal(drawn, random_k_by_layer(layout, mask, counts, draws[1]))
+    assert torch.equal(layout.counts(drawn), counts) and torch.equal(draws[0].get_state(), draws[1].get_state())

@@ -1,4 +1,5 @@
-/* Sparse convolution, max-pooling and batch normalization for CPUs: one library, the widest instruction set of the machine at run time. */
+/* Sparse convolution, max-pooling and batch normalization for CPUs: one library, the widest instruction set of the machine at run time.
+   Also numbers of torch's generator. */
 
 #include <math.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 
 #include "geometry.h"
 #include "kernels.h"
+#include "twister.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -100,7 +102,7 @@ typedef uint8_t bytes_baseline __attribute__((vector_size(4)));
 static const kernels *chosen = &kernels_baseline;
 
 /* Of the functions and structures below; library.py expects the same. */
-EXPORT int flash_pl_interface(void) { return 2; }
+EXPORT int flash_pl_interface(void) { return 3; }
 
 /* Use an instruction set by its name; 0 if this machine lacks it. */
 EXPORT int flash_pl_use(const char *name) {
@@ -176,6 +178,10 @@ EXPORT void flash_pl_pool_backward(const window *w, const float *dy, const uint8
             int64_t corner = plane * in_pixels + (oh * w->stride_h - w->pad_h) * w->width - w->pad_w;
             for (int64_t ow = 0; ow < w->out_width; ow++, corner += w->stride_w) dx[corner + tap[*from++]] += *dy++;
         }
+}
+
+EXPORT void flash_pl_draw(uint32_t *state, int64_t *left, int64_t count, int64_t wanted, uint32_t *numbers) {
+    draw(state, left, count, wanted, numbers);
 }
 
 /* Python's build tools ask for this symbol. The library is loaded with ctypes and never imported: no Python headers. */
