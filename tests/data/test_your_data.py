@@ -1,4 +1,4 @@
-"""Every row of the table in docs/howto/data.md, what you have and what you write, trains a round, in 3 lines at most."""
+"""Every row of the table in docs/howto/data.md, what you have and what you write, trains a round, in 3 lines."""
 
 import csv
 from importlib.util import find_spec
