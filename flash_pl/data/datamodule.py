@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import Unpack
 
 from flash_pl.data.batches import Batches
-from flash_pl.data.dataset import Collate, DatasetModule, LoadedBy
+from flash_pl.data.dataset_module import Collate, DatasetModule, LoadedBy
 from flash_pl.data.labels import Source
 from flash_pl.data.partitioned import PartitionKeywords
 from flash_pl.data.reader import DatasetBatches

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from typing_extensions import Unpack
 
 from flash_pl.checks import check_integers, check_numbers
-from flash_pl.data.dataset import DatasetModule, LoadedBy
+from flash_pl.data.dataset_module import DatasetModule, LoadedBy
 from flash_pl.data.partition import hold_out
 from flash_pl.data.partitioned import PartitionKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml

@@ -106,6 +106,30 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor | np.generic) else value
 
 
+class LabelBins:
+    """Classes of labels: integer labels are their own classes, numbers are put into bins with equally many samples.
+
+    Args:
+        labels: of the training samples, ``[n]``; the bins are between their quantiles.
+        bins: how many; fewer if many labels are equal.
+
+    >>> prices = torch.tensor([1.0, 1.5, 9.0, 7.0, 100.0, 2.0])
+    >>> LabelBins(prices, bins=3)(prices)
+    tensor([0, 0, 2, 1, 2, 1])
+    """
+
+    def __init__(self, labels: Tensor, bins: int = 10) -> None:
+        self.edges: Tensor | None = None
+        if labels.is_floating_point():
+            ordered = labels.double().sort().values
+            places = torch.arange(1, bins) * len(ordered) // bins
+            self.edges = ordered[places].unique()
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Return the class of each label, int64 ``[n]``."""
+        return labels if self.edges is None else torch.bucketize(labels.double(), self.edges, right=True)
+
+
 class Numbering:
     """Numbers the distinct values of labels or owners: in their order if they are strings, otherwise as they come.
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flash_pl.checks import check_booleans, check_integers, check_numbers
 from flash_pl.data.batches import Batches, Shuffled
-from flash_pl.data.partition import IID, Dirichlet, LabelBins, Partition, hold_out, split_test_samples
+from flash_pl.data.labels import LabelBins
+from flash_pl.data.partition import IID, Dirichlet, Partition, hold_out, split_test_samples
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import generator
 

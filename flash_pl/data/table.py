@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from flash_pl.checks import check_numbers
-from flash_pl.data.labels import Numbering
-from flash_pl.data.partition import LabelBins, hold_out
+from flash_pl.data.labels import LabelBins, Numbering
+from flash_pl.data.partition import hold_out
 from flash_pl.data.samples import Samples
 from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
