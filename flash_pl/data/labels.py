@@ -131,7 +131,7 @@ class LabelBins:
 
 
 class Numbering:
-    """Numbers the distinct values of labels or owners: in their order if they are strings, otherwise as they come.
+    """Numbers the distinct values of labels or owners: in sorted order.
 
     >>> numbers = Numbering(["b", "a", "b"])
     >>> numbers(["b", "a", "b"]), numbers(["c", "a"])  # a value that comes later gets the next number
