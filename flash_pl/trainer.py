@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
-from flash_pl.client import Binding, ClientState, GradientClipping, coverage, detached_at_end, unsynchronized_metrics
+from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, check_federated
@@ -241,7 +240,8 @@ class FederatedTrainer:
         data.setup("fit")
         plan = self._plan(data)
         data.to_(self.fabric.device)
-        client = self.binding(module, self.fabric, self.scheduler)
+        facts = RunFacts(self.fabric, data, lambda: plan.largest_client(data.client_batches))
+        client = self.binding(module, self.fabric, self.scheduler, facts)
         self._check_smallest_tier(client.layout)
         if ranks.size > 1:  # the processes may have drawn different initial weights
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
@@ -294,7 +294,6 @@ class FederatedTrainer:
             unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
-            self._tell_coverage(loop.client)
             try:
                 loop.run()
             finally:
@@ -372,15 +371,6 @@ class FederatedTrainer:
         if not total_count(layout.sizes, density):
             problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
             raise ConfigError("density", problem, "use a larger density")
-
-    @staticmethod
-    def _tell_coverage(client: ClientState) -> None:
-        """Say on which part of the model the density acts; below a half the user may not expect it."""
-        text, layout = coverage(client), client.layout
-        if 2 * layout.maskable < layout.trained:
-            rank_zero_warn(f"{text}. The density is that of the maskable ones alone; include= masks more.")
-        else:
-            rank_zero_info(text)
 
     def _ledger(self, layout: Layout, population: Population) -> CostLedger:
         link, clock = Link(layout, self.wire, seed=derive_seed(self.seed, "mask")), None
