@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Checkpoint, ConsensusCSV, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
+from flash_pl.callbacks import Checkpoint, ConsensusCSV, EarlyStopping, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
 from flash_pl.commands.help import fit_help
 from flash_pl.commands.parser import add_config, add_overrides, command
@@ -53,6 +53,8 @@ def fit(options: argparse.Namespace) -> None:
     checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
     board = TensorBoard(directory.config, consensus, monitor)
     callbacks: list[Any] = [metrics, consensus, board, ErrorLog(directory.path), checkpoint]
+    if config["trainer"]["patience"]:
+        callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
     if config["trainer"]["progress"]:
         callbacks.append(ProgressBar((monitor, "val_loss", "density")))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))

@@ -45,6 +45,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
         **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         **({"late": _late(**result["reports"])} if "reports" in result else {}),
+        **({"stopped": result["stopped"]} if "stopped" in result else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
     runs, checkpoint, config = (

@@ -32,6 +32,7 @@ FREE = {
     "trainer.checkpoint_every",
     "trainer.monitor",
     "trainer.monitor_mode",
+    "trainer.patience",
     "trainer.progress",
     "trainer.on_client_error",
     "trainer.min_clients",

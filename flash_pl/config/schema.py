@@ -98,6 +98,7 @@ class RunOptions:
         checkpoint_every: rounds between two checkpoints; 0 saves only the best and the last one.
         monitor: the metric that result.json calls accuracy, and by which best.ckpt is chosen.
         monitor_mode: max or min, the best value of that metric.
+        patience: end the run after this many evaluations in a row without a new best value of monitor; null never does.
         progress: show a progress bar in a terminal.
         threads: CPU threads of a process; the last bits depend on it; null leaves the number to torch.
         strategy: auto or ddp, as in Lightning; both spread the clients over the processes.
@@ -110,6 +111,7 @@ class RunOptions:
     checkpoint_every: int = 10
     monitor: str = "val_acc"
     monitor_mode: str = "max"
+    patience: int | None = None
     progress: bool = True
     threads: int | None = 1
     strategy: str = "auto"
@@ -117,7 +119,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_integers(0, checkpoint_every=self.checkpoint_every, lr_delay=self.lr_delay)
-        check_integers(optional=True, threads=self.threads)
+        check_integers(optional=True, threads=self.threads, patience=self.patience)
         check_choice("max", "min", monitor_mode=self.monitor_mode)
         check_choice("auto", "ddp", strategy=self.strategy)
         check_booleans(progress=self.progress)
