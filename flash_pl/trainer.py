@@ -86,6 +86,8 @@ class FederatedTrainer:
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
         callbacks: ``flash_pl.callbacks.Callback`` objects.
         logger: one Lightning logger or several. ``callbacks.TensorBoard``, added if missing, sends them every round.
+        enable_progress_bar: show a bar in a terminal or a notebook, elsewhere a line every ten seconds.
+        enable_model_summary: print facts about data, model and training before the first round.
 
     >>> from flash_pl import PDST, Classifier
     >>> from flash_pl.data import Synthetic
@@ -134,6 +136,8 @@ class FederatedTrainer:
         fleet: Fleet | None = None,
         callbacks: Sequence[Any] = (),
         logger: Any = (),
+        enable_progress_bar: bool = True,
+        enable_model_summary: bool = True,
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
@@ -165,7 +169,7 @@ class FederatedTrainer:
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
         loggers = as_loggers(logger)
-        self.callbacks = as_callbacks(callbacks, loggers)
+        self.callbacks = as_callbacks(callbacks, loggers, enable_progress_bar, enable_model_summary)
         machine = (accelerator, devices, processes_per_device, num_nodes, precision, deterministic, timeout)
         self.fabric = make_fabric(*machine, self.callbacks, loggers)
         check_graphs(graphs, self.fabric)

@@ -5,7 +5,8 @@ from flash_pl.callbacks.checkpoint import Checkpoint
 from flash_pl.callbacks.csv import ConsensusCSV, History, MetricsCSV
 from flash_pl.callbacks.early_stopping import EarlyStopping
 from flash_pl.callbacks.error_log import ErrorLog
-from flash_pl.callbacks.progress import ProgressBar
+from flash_pl.callbacks.progress import ProgressBar, ProgressLines
+from flash_pl.callbacks.run_summary import RunSummary
 from flash_pl.callbacks.tensorboard import TensorBoard
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "History",
     "MetricsCSV",
     "ProgressBar",
+    "ProgressLines",
+    "RunSummary",
     "TensorBoard",
 ]

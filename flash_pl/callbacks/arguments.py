@@ -10,15 +10,21 @@ from lightning.fabric.utilities import rank_zero_warn
 
 from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.checkpoint import Checkpoint
+from flash_pl.callbacks.progress import ProgressBar, ProgressLines, progress_display
+from flash_pl.callbacks.run_summary import RunSummary
 from flash_pl.callbacks.tensorboard import TensorBoard
+from flash_pl.checks import check_booleans
 from flash_pl.errors import ConfigError, as_yaml
 
 
-def as_callbacks(callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> tuple[Callback, ...]:
+def as_callbacks(
+    callbacks: Sequence[Callback], loggers: Sequence[Logger], progress: bool = False, summary: bool = False
+) -> tuple[Callback, ...]:
     """Return the callbacks of a run in the order in which they are called.
 
-    If there are loggers, a ``TensorBoard`` is added unless one is given. ``Checkpoint`` comes last: its file must show
-    what the other callbacks have done after the round.
+    What is not given and not switched off is added: a ``RunSummary``, a display of the progress, and a ``TensorBoard``
+    if there are loggers. ``Checkpoint`` comes last: its file must show what the other callbacks have done after the
+    round.
 
     >>> from flash_pl.callbacks import History
     >>> [type(callback).__name__ for callback in as_callbacks([Checkpoint("runs/1"), History()], loggers=[])]
@@ -30,14 +36,25 @@ def as_callbacks(callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> tu
     Raises:
         ConfigError: ``callbacks`` is not a list of ``Callback`` objects.
     """
+    check_booleans(enable_progress_bar=progress, enable_model_summary=summary)
     if not isinstance(callbacks, Sequence):
         raise ConfigError("callbacks", f"{as_yaml(callbacks)} is not a list")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise ConfigError("callbacks", f"{as_yaml(callback)} is not a callback", _how_to_fix(callback))
-    if loggers and not any(isinstance(callback, TensorBoard) for callback in callbacks):
-        callbacks = [*callbacks, TensorBoard()]
-    return tuple(sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)))
+
+    def missing(*kinds: type[Callback]) -> bool:
+        return not any(isinstance(callback, kinds) for callback in callbacks)
+
+    added: list[Callback] = []
+    if summary and missing(RunSummary):
+        folders = [callback.folder.path for callback in callbacks if isinstance(callback, Checkpoint)]
+        added.append(RunSummary(*folders[:1]))
+    if progress and missing(ProgressBar, ProgressLines):
+        added.append(progress_display())
+    if loggers and missing(TensorBoard):
+        added.append(TensorBoard())
+    return tuple(sorted([*callbacks, *added], key=lambda callback: isinstance(callback, Checkpoint)))
 
 
 def _how_to_fix(value: object) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Checkpoint, ConsensusCSV, EarlyStopping, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
+from flash_pl.callbacks import Checkpoint, ConsensusCSV, EarlyStopping, ErrorLog, MetricsCSV, RunSummary, TensorBoard
+from flash_pl.callbacks.progress import progress_display
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
 from flash_pl.commands.help import fit_help
 from flash_pl.commands.parser import add_config, add_overrides, command
@@ -56,7 +57,9 @@ def fit(options: argparse.Namespace) -> None:
     if config["trainer"]["patience"]:
         callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
     if config["trainer"]["progress"]:
-        callbacks.append(ProgressBar((monitor, "val_loss", "density")))
+        callbacks.append(progress_display((monitor, "val_loss", "density")))
+    if config["trainer"]["enable_model_summary"]:
+        callbacks.append(RunSummary(directory.path))
     trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
     ranks = trainer.launch()
     with ranks.sharing_errors():

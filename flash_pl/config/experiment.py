@@ -30,6 +30,7 @@ FREE = {
     "trainer.eval_clients_every",
     "trainer.finetune_epochs",
     "trainer.checkpoint_every",
+    "trainer.enable_model_summary",
     "trainer.monitor",
     "trainer.monitor_mode",
     "trainer.patience",

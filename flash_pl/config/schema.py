@@ -99,7 +99,7 @@ class RunOptions:
         monitor: the metric that result.json calls accuracy, and by which best.ckpt is chosen.
         monitor_mode: max or min, the best value of that metric.
         patience: end the run after this many evaluations in a row without a new best value of monitor; null never does.
-        progress: show a progress bar in a terminal.
+        progress: show a progress bar in a terminal, elsewhere a line every ten seconds.
         threads: CPU threads of a process; the last bits depend on it; null leaves the number to torch.
         strategy: auto or ddp, as in Lightning; both spread the clients over the processes.
         lr_delay: rounds by which the decay of the learning rate lags.
@@ -137,6 +137,7 @@ SET_OTHERWISE = {
     "include": "model.include",
     "exclude": "model.exclude",
     "exclude_first_last": "model.exclude_first_last",
+    "enable_progress_bar": "trainer.progress",
     "evaluate": "the keys of EvaluationSchedule",
     "faults": "the keys of FaultPolicy",
     "logger": "flash-pl fit, which logs to the run directory",
