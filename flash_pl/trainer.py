@@ -85,7 +85,8 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
         callbacks: ``flash_pl.callbacks.Callback`` objects.
-        logger: one Lightning logger or several. ``callbacks.TensorBoard``, added if missing, sends them every round.
+        logger: a Lightning logger, the name of one (tensorboard, csv, wandb or mlflow), a list of both, True for
+            tensorboard, or False. ``callbacks.Loggers``, added if missing, sends every round to them.
         enable_progress_bar: show a bar in a terminal or a notebook, elsewhere a line every ten seconds.
         enable_model_summary: print facts about data, model and training before the first round.
 

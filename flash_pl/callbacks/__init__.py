@@ -5,6 +5,7 @@ from flash_pl.callbacks.checkpoint import Checkpoint
 from flash_pl.callbacks.csv import ConsensusCSV, History, MetricsCSV
 from flash_pl.callbacks.early_stopping import EarlyStopping
 from flash_pl.callbacks.error_log import ErrorLog
+from flash_pl.callbacks.loggers import Loggers
 from flash_pl.callbacks.progress import ProgressBar, ProgressLines
 from flash_pl.callbacks.run_summary import RunSummary
 from flash_pl.callbacks.tensorboard import TensorBoard
@@ -16,6 +17,7 @@ __all__ = [
     "EarlyStopping",
     "ErrorLog",
     "History",
+    "Loggers",
     "MetricsCSV",
     "ProgressBar",
     "ProgressLines",

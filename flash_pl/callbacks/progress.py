@@ -38,6 +38,9 @@ class ProgressBar(Callback):
     def __init__(self, metrics: Sequence[str] = METRICS, console: Console | None = None) -> None:
         self.metrics = metrics
         self.console = console or Console(file=sys.stderr)
+        # A run may be aborted before it has started, if another callback fails.
+        self.bar = Progress(console=self.console, disable=True)
+        self.cell: NotebookCell | None = None
 
     @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
@@ -116,11 +119,12 @@ class ProgressLines(Callback):
 
     def __init__(self, metrics: Sequence[str] = METRICS, every: float = 10.0, file: TextIO | None = None) -> None:
         self.metrics, self.every, self.file = metrics, every, file
+        self._waiting = ""  # the line of a round that was not written
 
     @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
         self._start(loop)
-        self._waiting = ""  # the line of a round that was not written
+        self._waiting = ""
         self._written = -self.every + time.monotonic()  # the next line is written
 
     def _start(self, loop: FederatedLoop) -> None:

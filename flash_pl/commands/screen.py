@@ -52,10 +52,12 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
     runs, checkpoint, config = (
         shlex.quote(str(path)) for path in (run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
     )
+    database = shlex.quote(f"sqlite:///{run / 'mlflow.db'}")
     run_dir = shlex.quote(f"run_dir={as_argument(run)}")
     lines = [
         f"run         {run}",
-        f"curves      tensorboard --logdir {runs}",
+        *([f"curves      tensorboard --logdir {runs}"] if any(run.glob("events.out.tfevents.*")) else []),
+        *([f"curves      mlflow ui --backend-store-uri {database}"] if (run / "mlflow.db").exists() else []),
         f"report      flash-pl compare {runs} --out report",
         f"validate    flash-pl validate {checkpoint}",
         f"export      flash-pl export {checkpoint} --to model.safetensors",

@@ -14,6 +14,7 @@ FREE = {
     "run_dir",
     "ckpt_path",
     "callbacks",
+    "logger",
     "given",  # repeats other keys
     "wire.verify",
     "trainer.accelerator",

@@ -58,6 +58,7 @@ class Keys:
         sampler: how the cohort of a round is drawn.
         fleet: devices whose time is simulated, with a fleet.deadline; null simulates none.
         callbacks: list of callbacks of your own, such as [my_file.MyCallback].
+        logger: who gets the metrics, as names like tensorboard,wandb or classes of Lightning loggers; false for nobody.
         trainer: machine, evaluation, checkpoints.
         wire: how models are sent, and which bytes are counted.
     """
@@ -86,6 +87,7 @@ class Keys:
     sampler: Any = "uniform"
     fleet: Any = None
     callbacks: list[Any] = ()  # type: ignore[assignment]  # a list in every config
+    logger: Any = "tensorboard"
     trainer: Any = None
     wire: Any = None
 
@@ -140,7 +142,6 @@ SET_OTHERWISE = {
     "enable_progress_bar": "trainer.progress",
     "evaluate": "the keys of EvaluationSchedule",
     "faults": "the keys of FaultPolicy",
-    "logger": "flash-pl fit, which logs to the run directory",
 }
 
 
