@@ -113,6 +113,7 @@ class FederatedLoop:
 
     def run(self) -> None:
         """Make the first mask, unless a checkpoint brought one, and train all rounds."""
+        self.stop_reason = ""
         try:
             if self.round_average is None:  # an average out of a checkpoint would never change again
                 self.server.round_average = None
