@@ -58,6 +58,10 @@ class ModuleError(TypeError):
     """A LightningModule that cannot be federated; the message says what to change."""
 
 
+class TrainerQuestionError(ModuleError, AttributeError):
+    """A module asks ``self.trainer`` for something that it does not have in a federated run."""
+
+
 class DataNotFoundError(FileNotFoundError):
     """A data set that is in none of the folders searched; the message says where to put it."""
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
 from flash_pl.checks import check_integers, check_types
-from flash_pl.client import Binding, ClientState, GradientClipping, coverage, detached_at_end, unsynchronized_metrics
+from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, as_federated, check_client_batches, check_federated, torn_down
@@ -44,7 +43,7 @@ from flash_pl.server import (
     UniformSampler,
 )
 from flash_pl.signals import StopSignals
-from flash_pl.sparsity import Layout, SparsityBudget, total_count
+from flash_pl.sparsity import Layout, SparsityBudget
 
 AnyData = FederatedData | L.LightningDataModule | None
 
@@ -88,7 +87,10 @@ class FederatedTrainer:
         wire: how models are sent.
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
         callbacks: ``flash_pl.callbacks.Callback`` objects.
-        logger: one Lightning logger or several. ``callbacks.TensorBoard``, added if missing, sends them every round.
+        logger: a Lightning logger, the name of one (tensorboard, csv, wandb or mlflow), a list of both, True for
+            tensorboard, or False. ``callbacks.Loggers``, added if missing, sends every round to them.
+        enable_progress_bar: show a bar in a terminal or a notebook, elsewhere a line every ten seconds.
+        enable_model_summary: print facts about data, model and training before the first round.
 
     >>> from flash_pl import PDST, Classifier
     >>> from flash_pl.data import Synthetic
@@ -137,6 +139,8 @@ class FederatedTrainer:
         fleet: Fleet | None = None,
         callbacks: Sequence[Any] = (),
         logger: Any = (),
+        enable_progress_bar: bool = True,
+        enable_model_summary: bool = True,
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
@@ -168,7 +172,7 @@ class FederatedTrainer:
         self.clipping = GradientClipping(gradient_clip_val, gradient_clip_algorithm)
         self.wire, self.fleet, self.timeout, self.faults = wire, fleet, timeout, faults or FaultPolicy()
         loggers = as_loggers(logger)
-        self.callbacks = as_callbacks(callbacks, loggers)
+        self.callbacks = as_callbacks(callbacks, loggers, enable_progress_bar, enable_model_summary)
         machine = (accelerator, devices, processes_per_device, num_nodes, precision, deterministic, timeout)
         self.fabric = make_fabric(*machine, self.callbacks, loggers)
         check_graphs(graphs, self.fabric)
@@ -258,8 +262,9 @@ class FederatedTrainer:
         check_client_batches(data)
         plan = self._plan(data)
         data.to_(self.fabric.device)
-        client = self.binding(module, self.fabric, self.scheduler)
-        self._check_smallest_tier(client.layout)
+        facts = RunFacts(self.fabric, data, lambda: plan.largest_client(data.client_batches))
+        client = self.binding(module, self.fabric, self.scheduler, facts)
+        self.budget.check_layout(client.layout)
         if ranks.size > 1:  # the processes may have drawn different initial weights
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
             client.local_buffers.set_initial(ranks.broadcast(client.local_buffers.initial))
@@ -311,7 +316,6 @@ class FederatedTrainer:
             unsynchronized_metrics(loop.client.module),
             loop.client.backend,
         ):
-            self._tell_coverage(loop.client)
             try:
                 loop.run()
             finally:
@@ -383,21 +387,6 @@ class FederatedTrainer:
             sampler=self.sampler,
             decay=self.decay,
         )
-
-    def _check_smallest_tier(self, layout: Layout) -> None:
-        density = min(tier.density for tier in self.budget.tiers)
-        if not total_count(layout.sizes, density):
-            problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
-            raise ConfigError("density", problem, "use a larger density")
-
-    @staticmethod
-    def _tell_coverage(client: ClientState) -> None:
-        """Say on which part of the model the density acts; below a half the user may not expect it."""
-        text, layout = coverage(client), client.layout
-        if 2 * layout.maskable < layout.trained:
-            rank_zero_warn(f"{text}. The density is that of the maskable ones alone; include= masks more.")
-        else:
-            rank_zero_info(text)
 
     def _ledger(self, layout: Layout, population: Population) -> CostLedger:
         link, clock = Link(layout, self.wire, seed=derive_seed(self.seed, "mask")), None

@@ -6,9 +6,13 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+import flash_pl.config  # noqa: F401  # reads the trainer's defaults before they change
+from flash_pl import FederatedTrainer
 from flash_pl.data import Dirichlet, Synthetic
 
 torch.set_num_threads(1)
+# Tests show no progress, except those of the displays, which ask for it.
+FederatedTrainer.__init__.__kwdefaults__ |= {"enable_progress_bar": False, "enable_model_summary": False}
 settings.register_profile("untimed", deadline=None)  # a machine may be busy
 settings.load_profile("untimed")
 

@@ -17,7 +17,7 @@ from flash_pl.data.files import IDX_FILES as FILES
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
-TINY += ["trainer.accelerator=cpu", "trainer.progress=false"]
+TINY += ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.enable_model_summary=false"]
 
 
 @pytest.fixture(autouse=True)

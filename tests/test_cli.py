@@ -25,6 +25,7 @@ from flash_pl.errors import ConfigError
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
 TINY += ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.threads=1"]
+TINY += ["trainer.enable_model_summary=false"]
 
 
 def refusal(capsys, *arguments, command="fit"):

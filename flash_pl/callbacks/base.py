@@ -13,8 +13,8 @@ class Callback:
     """Watches a run. All hooks are empty here; a callback overrides the ones that it needs.
 
     Every hook gets the running ``FederatedLoop``. A callback may read everything in it, such as ``loop.server.mask``,
-    ``loop.round`` and ``loop.plan.rounds``. It must not change the model. The one thing that it may set is
-    ``loop.should_stop = True`` in ``on_round_end``: the run then ends after this round.
+    ``loop.round`` and ``loop.plan.rounds``. It must not change the model. What it may set, in ``on_round_end``, is
+    ``loop.should_stop = True``, which ends the run after this round, and ``loop.stop_reason``, which says why.
 
     If a run has several processes (ranks), each has its own copy of every callback. All ranks call all hooks, with
     these exceptions:
@@ -25,7 +25,7 @@ class Callback:
     ``loop.should_stop`` must be set on all ranks or on none. Files and the screen are for rank 0 alone: decorate such a
     hook with ``lightning.fabric.utilities.rank_zero_only``.
 
-    A callback that ends the run at a given accuracy:
+    A callback that ends the run at a given accuracy (``EarlyStopping`` ends it once a metric no longer improves):
 
     >>> from torch import nn
     >>> from flash_pl import PDST, Classifier, FederatedTrainer

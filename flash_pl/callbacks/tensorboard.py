@@ -1,7 +1,7 @@
-"""The scalars of every round for all loggers, and charts, figures and settings for TensorBoard."""
+"""What only TensorBoard can show: charts, figures, accuracy against costs, settings with the final metrics."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from flash_pl import plotting
 from flash_pl.callbacks.base import Callback
-from flash_pl.callbacks.csv import ConsensusCSV, layer_metrics
+from flash_pl.callbacks.csv import ConsensusCSV
+from flash_pl.callbacks.loggers import LoggerGuard, facts, final_metrics, group, hyperparameters
 from flash_pl.client import coverage, layer_labels
 from flash_pl.loops import FederatedLoop
 from flash_pl.yaml12 import dump
@@ -21,10 +22,7 @@ FIGURES = 10  # how often in a run each figure is drawn
 
 
 class TensorBoard(Callback):
-    """Sends the metrics and layer densities of every round to all loggers, grouped as TensorBoard shows them
-    (``accuracy/``, ``loss/``, ``mask/``, ``cost/``, ...).
-
-    A TensorBoard logger also gets:
+    """Sends to the TensorBoard loggers of the run, besides the metrics that all loggers get from ``Loggers``:
 
     - charts that compare tiers, or ways to count bytes, in the tab "Custom Scalars";
     - accuracy against kilobytes sent up (``accuracy_by_kB_up/``) and against simulated milliseconds
@@ -36,7 +34,8 @@ class TensorBoard(Callback):
     A resumed run replaces what an earlier process wrote about later rounds, so that every step appears once.
 
     Args:
-        config: the resolved config.
+        config: the resolved config; without one there is no text of it, and the settings are those of trainer, module
+            and data.
         consensus: the callback whose table the figures show; None draws no figures.
         monitor: the metric that the charts and the final metrics show as the accuracy.
 
@@ -54,6 +53,7 @@ class TensorBoard(Callback):
         self, config: Mapping[str, Any] | None = None, consensus: ConsensusCSV | None = None, monitor: str = "val_acc"
     ) -> None:
         self.config, self.consensus, self.monitor = config or {}, consensus, monitor
+        self.guard = LoggerGuard()
         self._by_cost: dict[str, list[tuple[int, float]]] = {}  # accuracies against costs: (step, value) by tag
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
@@ -63,10 +63,11 @@ class TensorBoard(Callback):
         state["accuracy_by_cost"] = {tag: list(points) for tag, points in self._by_cost.items()}
 
     def on_run_start(self, loop: FederatedLoop) -> None:
+        self.guard = LoggerGuard()
         first = loop.round + 1 if loop.round else 0  # the first step that this run writes
         if not loop.round:
             self._by_cost = {}
-        for writer in _writers(loop):
+        for writer in (logger.experiment for logger in _tensorboard_loggers(loop)):
             continued = _has_earlier_files(writer)
             if continued or first:
                 self._replace_from(writer, first)
@@ -90,27 +91,19 @@ class TensorBoard(Callback):
                     writer.add_scalar(tag, value, step)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        evaluated = {*loop.evaluated, self.monitor}
-        scalars = {f"{group(name, evaluated)}/{name}": value for name, value in row.items() if name != "round"}
-        scalars |= {f"layer_{name}": value for name, value in layer_metrics(loop).items()}
-        loop.fabric.log_dict(scalars, step=loop.round)
         points = self._accuracy_by_cost(row)
-        for writer in _writers(loop):
-            for tag, (step, value) in points.items():
-                writer.add_scalar(tag, value, step)
-            if loop.round % max(1, loop.plan.rounds // FIGURES) == 0 or loop.done:
-                self._add_figures(writer, loop)
+        for logger in self.guard.working(_tensorboard_loggers(loop)):
+            with self.guard(logger):
+                for tag, (step, value) in points.items():
+                    logger.experiment.add_scalar(tag, value, step)
+                if loop.round % max(1, loop.plan.rounds // FIGURES) == 0 or loop.done:
+                    self._add_figures(logger.experiment, loop)
 
     def on_run_end(self, loop: FederatedLoop) -> None:
-        if not self.config:
-            return
-        row, totals = loop.metrics, loop.ledger.totals
-        final = {"accuracy": row.get(self.monitor), "accuracy_union": row.get(f"{self.monitor}_union")}
-        final |= {"MB_up": totals["bytes_up"] / 1e6, "MB_down": totals["bytes_down"] / 1e6}
-        final |= {name: row.get(name) for name in ("flops_total", "fleet_seconds_total", "mismatch_clients")}
-        metrics = {f"final/{name}": value for name, value in final.items() if value is not None}
-        for logger in _tensorboard_loggers(loop):
-            logger.log_hyperparams(hyperparameters(self.config), metrics, step=loop.round)
+        settings = hyperparameters(self.config) if self.config else facts(loop)
+        for logger in self.guard.working(_tensorboard_loggers(loop)):
+            with self.guard(logger):
+                logger.log_hyperparams(settings, final_metrics(loop, self.monitor), step=loop.round)
 
     def _accuracy_by_cost(self, row: Mapping[str, float]) -> dict[str, tuple[int, float]]:
         """The new points of accuracy against costs, if the costs have grown."""
@@ -132,51 +125,15 @@ class TensorBoard(Callback):
 
 
 def _tensorboard_loggers(loop: FederatedLoop) -> list[TensorBoardLogger]:
-    return [logger for logger in loop.fabric.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _writers(loop: FederatedLoop) -> list[SummaryWriter]:
-    """The writers of the TensorBoard loggers on rank 0, none on other ranks."""
-    return [logger.experiment for logger in _tensorboard_loggers(loop)] if loop.ranks.rank == 0 else []
+    """The TensorBoard loggers on rank 0, none on other ranks."""
+    loggers = loop.fabric.loggers if loop.ranks.rank == 0 else []
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _has_earlier_files(writer: SummaryWriter) -> bool:
     """Whether the writer's folder has event files besides the one that is open."""
     files = list(Path(writer.log_dir).glob("events.out.tfevents.*"))
     return len(files) > (writer.file_writer is not None)
-
-
-# The group of a metric by a word in its name; the first word that occurs decides.
-MODEL_GROUPS = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
-GROUPS = MODEL_GROUPS | {
-    "bytes": "cost",
-    "flops": "cost",
-    "fleet": "cost",
-    "late": "cost",
-    "mismatch": "mask",
-    "density": "mask",
-    "moved": "mask",
-    "mask": "mask",
-    "masks": "mask",
-    "seconds": "time",
-}
-
-
-def group(name: str, evaluated: Collection[str] = ()) -> str:
-    """Return the group of a metric by the words in its name.
-
-    Args:
-        evaluated: the metrics that come from an evaluation of the server. Without a word that decides, these are in the
-            group "server", and all others in the group "client".
-
-    >>> group("val_acc_union"), group("mismatch_server"), group("train_f1"), group("fleet_seconds")
-    ('accuracy', 'mask', 'client', 'cost')
-    >>> group("val_latency", ["val_latency"]), group("translate_bleu")
-    ('server', 'client')
-    """
-    groups, default = (MODEL_GROUPS, "server") if name in evaluated else (GROUPS, "client")
-    words = re.findall("[a-z]+", name.lower())
-    return next((title for word, title in groups.items() if word in words), default)
 
 
 Charts = dict[str, dict[str, list[object]]]
@@ -260,46 +217,3 @@ def vote_figure(votes: Sequence[int]) -> Figure:
     axes.set_ylabel("% of the weights in any client's mask")
     plotting.set_integer_ticks(axes.xaxis)
     return figure
-
-
-# Top-level keys of the config of which components get a copy.
-COPIED_KEYS = {"clients", "batch_size", "seed", "alpha", "density"}
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in which experiments may differ, as dotted keys with plain values; lists become text.
-
-    Left out are the settings of the machine, the class path of a component that has a name, and a component's copy of a
-    top-level key. A component's value that differs from the top-level key stays.
-
-    >>> scheduler = {"name": "nst", "class_path": "flash_pl.NST", "init_args": {"prune_rate": 0.2}}
-    >>> hyperparameters({"seed": 1, "scheduler": scheduler, "data": {"init_args": {"seed": 1}}, "wire": {}})
-    {'seed': 1, 'scheduler.name': 'nst', 'scheduler.prune_rate': 0.2}
-    >>> hyperparameters({"seed": 1, "data": {"init_args": {"seed": 2}}})
-    {'seed': 1, 'data.seed': 2}
-    """
-    settings: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in ("trainer", "wire"):
-            continue
-        leaves = _leaves(value, key) if isinstance(value, Mapping) else {key: value}
-        settings |= {name: leaf for name, leaf in leaves.items() if name == key or not _is_copy(name, leaf, config)}
-    plain = (bool, int, float, str)
-    return {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return the values in a nested mapping by dotted keys; ``init_args`` adds nothing to a key."""
-    leaves: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "class_path" and "name" in node:
-            continue
-        name = prefix if key == "init_args" else f"{prefix}.{key}"
-        leaves |= _leaves(value, name) if isinstance(value, Mapping) else {name: value}
-    return leaves
-
-
-def _is_copy(name: str, value: Any, config: Mapping[str, Any]) -> bool:
-    """Whether ``value``, at the dotted key ``name``, is a component's copy of a top-level key."""
-    key = name.rpartition(".")[2]
-    return key in COPIED_KEYS and key in config and config[key] == value

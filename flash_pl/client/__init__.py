@@ -2,6 +2,7 @@
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.binding import BACKENDS, Binding, choose_backend, coverage, detached_at_end
+from flash_pl.client.client_trainer import ClientTrainer, RunFacts
 from flash_pl.client.logging import Meter, reduce_clients, samples_in, unsynchronized_metrics
 from flash_pl.client.module import Classifier, ClientModule, federate, layer_labels
 from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
@@ -15,9 +16,11 @@ __all__ = [
     "ClientContext",
     "ClientModule",
     "ClientState",
+    "ClientTrainer",
     "GradientClipping",
     "LRSchedule",
     "Meter",
+    "RunFacts",
     "ScaledRates",
     "choose_backend",
     "configure_optimizer",

@@ -19,11 +19,14 @@ class Backend:
     parameters and its hooks.
 
     Attributes:
+        name: of the kernels, for the summary of a run.
         dense: True while the gradients of pruned weights are needed, so that torch must compute the layers.
         training_backward: True in the backward pass of a training step, whose gradients of pruned weights become 0.
             Other backward passes are the user's own and get all gradients.
         sgd: takes the optimizer's steps for the layers that sparse kernels compute.
     """
+
+    name = "dense kernels"
 
     def __init__(self) -> None:
         self.dense = self.training_backward = False
@@ -53,6 +56,8 @@ class CompiledBackend(Backend):
     Args:
         module: bound.
     """
+
+    name = "compiled kernels"
 
     def __init__(self, module: L.LightningModule) -> None:
         super().__init__()

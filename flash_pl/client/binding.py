@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import lightning as L
 from lightning.fabric import Fabric
+from lightning.fabric.utilities import rank_zero_warn
 
 from flash_pl.checks import check_booleans, check_choice
 from flash_pl.client.backend import Backend, CompiledBackend
+from flash_pl.client.client_trainer import RunFacts
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure_optimizer
@@ -47,8 +49,13 @@ class Binding:
         check_booleans(**flags)
         check_choice(*BACKENDS, backend=self.backend)
 
-    def __call__(self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHooks) -> ClientState:
+    def __call__(
+        self, module: L.LightningModule, fabric: Fabric, scheduler: GradientHooks, facts: RunFacts | None = None
+    ) -> ClientState:
         """Make ``module`` a ``ClientModule`` on the device of ``fabric``, its tensors in an arena.
+
+        Args:
+            facts: what ``self.trainer`` answers before the first client; None leaves it to Lightning.
 
         Raises:
             ConfigError: ``include``, ``exclude`` or ``backend`` does not fit the module.
@@ -57,6 +64,7 @@ class Binding:
         module.__class__ = federate(type(module))
         assert isinstance(module, ClientModule)
         module.trainer, module.fabric = None, fabric  # a stock Trainer may have had the module before
+        module._run_facts = facts
         module.setup("fit")
         module.configure_model()
         module.to(fabric.device)
@@ -67,7 +75,7 @@ class Binding:
             return self._bind(module, scheduler, strides)
         except BaseException:
             give_back_(module, strides)
-            module._fabric = module._client = None
+            module._fabric = module._run_facts = module._client = None
             raise
 
     def _bind(self, module: ClientModule, scheduler: GradientHooks, strides: Strides) -> ClientState:
@@ -76,6 +84,9 @@ class Binding:
         client.backend = choose_backend(module, client.layout, self.backend, self.compile)
         _check_optimizers(client)  # before the first client trains
         _check_buffers(client)
+        if 2 * client.layout.maskable < client.layout.trained:  # the user may not expect it
+            text = "The density is that of the maskable ones alone; include= masks more."
+            rank_zero_warn(f"{coverage(client)}. {text}")
         return client
 
 
@@ -84,12 +95,7 @@ def _check_optimizers(client: ClientState) -> None:
     module = client.module
     assert isinstance(module, ClientModule)
     name = f"{module._user_class.__name__}.configure_optimizers"
-    try:
-        (first, _), (second, _) = configure_optimizer(module), configure_optimizer(module)
-    except AttributeError as error:
-        if "self.trainer" not in str(error):
-            raise
-        raise ModuleError(f"{name} reads self.trainer, which does not exist in a federated run") from error
+    (first, _), (second, _) = configure_optimizer(module), configure_optimizer(module)
     groups = {id(group) for group in first.param_groups}
     if first is second or groups & {id(group) for group in second.param_groups}:
         raise ModuleError(
@@ -171,5 +177,7 @@ def detached_at_end(module: L.LightningModule) -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(module, ClientModule) and module._client is not None:
-            module._client.detach_()
+        if isinstance(module, ClientModule):
+            if module._client is not None:
+                module._client.detach_()
+            module._fabric = module._run_facts = None  # an error may have come before there was a client

@@ -42,6 +42,8 @@ class KernelBackend(Backend):
         everywhere: use the sparse kernels wherever they work, not only where they are faster at a layer's density.
     """
 
+    name = "sparse kernels"
+
     def __init__(self, module: L.LightningModule, layout: Layout, everywhere: bool = False) -> None:
         super().__init__()
         self.everywhere = everywhere

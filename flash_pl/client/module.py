@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
+from flash_pl.client.client_trainer import ClientTrainer, RunFacts
 from flash_pl.client.state import ClientState, GradientHooks
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
@@ -64,6 +65,7 @@ class ClientModule(L.LightningModule):
 
     # The only attributes that are added to the user's module.
     _client: ClientState | None = None  # during a run
+    _run_facts: RunFacts | None = None  # during a run
     _kept: Mapping[str, Tensor] = MappingProxyType({})  # after a run: the mask of each pruned weight, by name
     _user_class: type[L.LightningModule] = L.LightningModule
 
@@ -169,6 +171,7 @@ class TrainerSubstitute(L.LightningModule):
     """
 
     _client: ClientState | None = None
+    _run_facts: RunFacts | None = None
 
     @property
     def _federated_client(self) -> ClientState | None:
@@ -181,6 +184,17 @@ class TrainerSubstitute(L.LightningModule):
         if client is not None:
             client.questions.add(question)
         return client
+
+    @property
+    def trainer(self) -> Any:
+        """The stock Trainer; in a federated run a ``ClientTrainer``."""
+        if self._trainer is not None or self._run_facts is None:
+            return super().trainer
+        return ClientTrainer(self._run_facts, self._asked("trainer"))
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        L.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
 
     def clip_gradients(
         self,
@@ -233,6 +247,16 @@ class TrainerSubstitute(L.LightningModule):
     def logger(self) -> Any:
         """The first logger; None without any."""
         return super().logger if self._asked("logger") is None else next(iter(self.loggers), None)
+
+    @property
+    def global_rank(self) -> int:
+        """Index of the process."""
+        return super().global_rank if self._run_facts is None else self._run_facts.fabric.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """Index of the process on its machine."""
+        return super().local_rank if self._run_facts is None else self._run_facts.fabric.local_rank
 
     @property
     def current_epoch(self) -> int:

@@ -91,6 +91,7 @@ class ClientState:
         dense_steps: number of steps that computed the gradients of pruned weights.
         batch: the current batch, None between batches.
         meter: what the module has logged.
+        validating: a model is evaluated with the client's module.
         questions: the attributes of a Trainer for which the module has asked; whoever wants to know clears them before.
         backend: computes the layers.
         local_buffers: the module's buffers outside of the arena.
@@ -114,6 +115,7 @@ class ClientState:
     lr_schedulers: Sequence[LRSchedule] = ()
     rates: ScaledRates
     batch: Any = None
+    validating = False
 
     def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHooks | None = None) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
@@ -253,7 +255,8 @@ class ClientState:
             masks = zip(self.layout.layers, self._keep_views, strict=True)
             module._kept = {} if self._dense else {layer.name: keep.bool() for layer, keep in masks}
         give_back_(module, self.own_strides)
-        self._fabric, module._fabric, module._client = module._fabric, None, None
+        self._of_run = module._fabric, module._run_facts
+        module._fabric = module._run_facts = module._client = None
 
     def attach_(self) -> None:
         """Make the module's tensors views into the arena again, for another run."""
@@ -264,7 +267,7 @@ class ClientState:
         for slot in self.layout.slots:
             view = slot.view(self.arena)
             tensors[slot.name].data = view.copy_(tensors[slot.name].detach())
-        module._fabric, module._client = self._fabric, self
+        (module._fabric, module._run_facts), module._client = self._of_run, self
 
     # Weights and mask
 

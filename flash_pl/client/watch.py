@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
-OURS = {"_client", "_fabric", "_trainer", "_modules", "_kept"}  # attributes that are not the user's
+OURS = {"_client", "_fabric", "_trainer", "_modules", "_kept", "_run_facts"}  # attributes that are not the user's
 LONG = 10_000  # entries of a list above which only its length is compared
 DEPTH = 4  # how deep attributes of attributes are followed
 

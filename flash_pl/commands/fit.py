@@ -5,10 +5,20 @@ import functools
 import time
 from typing import Any
 
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from rich.console import Console
 
-from flash_pl.callbacks import Checkpoint, ConsensusCSV, ErrorLog, MetricsCSV, ProgressBar, TensorBoard
+from flash_pl.callbacks import (
+    Checkpoint,
+    ConsensusCSV,
+    EarlyStopping,
+    ErrorLog,
+    Loggers,
+    MetricsCSV,
+    RunSummary,
+    TensorBoard,
+)
+from flash_pl.callbacks.progress import progress_display
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
 from flash_pl.commands.help import fit_help
 from flash_pl.commands.parser import add_config, add_overrides, command
@@ -17,9 +27,11 @@ from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
     RunDir,
     build_data,
+    build_loggers,
     build_module,
     build_trainer,
     by_config_key,
+    check_loggers,
     compose,
     prepare,
     read_config,
@@ -45,6 +57,7 @@ def fit(options: argparse.Namespace) -> None:
     """Train, and write a run directory."""
     content = read_config(options.config)
     config = compose(content, options.arguments)
+    check_loggers(config)
     data = build_data(config)
     module = build_module(config, data)
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
@@ -52,11 +65,15 @@ def fit(options: argparse.Namespace) -> None:
     metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
     extra, every = {"config": directory.to_repeat}, config["trainer"]["checkpoint_every"]
     checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
-    board = TensorBoard(directory.config, consensus, monitor)
-    callbacks: list[Any] = [metrics, consensus, board, ErrorLog(directory.path), checkpoint]
+    loggers, board = Loggers(directory.config, monitor), TensorBoard(directory.config, consensus, monitor)
+    callbacks: list[Any] = [metrics, consensus, loggers, board, ErrorLog(directory.path), checkpoint]
+    if config["trainer"]["patience"]:
+        callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
     if config["trainer"]["progress"]:
-        callbacks.append(ProgressBar((monitor, "val_loss", "density")))
-    trainer = build_trainer(config, callbacks, TensorBoardLogger(directory.path, name="", version=""))
+        callbacks.append(progress_display((monitor, "val_loss", "density")))
+    if config["trainer"]["enable_model_summary"]:
+        callbacks.append(RunSummary(directory.path))
+    trainer = build_trainer(config, callbacks, [DummyLogger() for _ in config["logger"]])
     ranks = trainer.launch()
     with ranks.sharing_errors(), torn_down(data):
         # Whatever can go wrong goes wrong before a file of the directory is touched.
@@ -70,6 +87,8 @@ def fit(options: argparse.Namespace) -> None:
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
+        if ranks.rank == 0:  # the other processes keep loggers that do nothing
+            trainer.fabric.loggers[:] = build_loggers(config, directory.path)
         ranks.broadcast(lambda: directory.open(resumed=state is not None, bytes_needed=checkpoint.bytes_needed(loop)))
         started, first = time.perf_counter(), loop.round
         try:

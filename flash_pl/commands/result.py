@@ -29,6 +29,7 @@ def summarize(
     - ``accuracy_union``: the same of the model before masking.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
       fleet; ``bytes_dense``, the size of the dense model.
+    - ``stopped``: why the run ended before its last round, if a callback said so.
     - ``tiers``: the accuracy of the model masked to each tier, if there are several tiers.
     - ``accuracy_clients``: how the accuracy on the clients' own test samples spreads over the clients, if the clients
       are evaluated; ``accuracy_finetuned``: the same after fine-tuning.
@@ -74,6 +75,8 @@ def summarize(
             "lightning": L.__version__,
         },
     }
+    if loop.stop_reason:
+        result["stopped"] = loop.stop_reason
     if tiers:
         result["tiers"] = [
             {"density": tier.density, "accuracy": metrics.get(monitor + tier_suffix(tier.density))} for tier in tiers

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from flash_pl.callbacks.progress import duration
 from flash_pl.compare import title_of
 from flash_pl.compare.columns import PERCENT, scale_of_metric
 from flash_pl.config.run_dir import as_argument
@@ -43,17 +44,20 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
             f"{kind} {_percent(value)}" for kind, value in mismatch.items() if value is not None
         ),
         "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
-        **({"simulated time": _duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
+        **({"simulated time": duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
         **({"late": _late(**result["reports"])} if "reports" in result else {}),
+        **({"stopped": result["stopped"]} if "stopped" in result else {}),
         "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
     }
     runs, checkpoint, config = (
         shlex.quote(str(path)) for path in (run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
     )
+    database = shlex.quote(f"sqlite:///{run / 'mlflow.db'}")
     run_dir = shlex.quote(f"run_dir={as_argument(run)}")
     lines = [
         f"run         {run}",
-        f"curves      tensorboard --logdir {runs}",
+        *([f"curves      tensorboard --logdir {runs}"] if any(run.glob("events.out.tfevents.*")) else []),
+        *([f"curves      mlflow ui --backend-store-uri {database}"] if (run / "mlflow.db").exists() else []),
         f"report      flash-pl compare {runs} --out report",
         f"validate    flash-pl validate {checkpoint}",
         f"export      flash-pl export {checkpoint} --to model.safetensors",
@@ -77,15 +81,6 @@ def _line(text: str) -> Text:
 
 def _spread(accuracy: Mapping[str, float | None], write: Callable[[float | None], str]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {write(value)}" for name, value in accuracy.items())
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(4000), _duration(12.3)
-    ('1 h 7 min', '12.3 s')
-    """
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{seconds:.1f} s" if seconds < 60 else f"{hours} h {minutes} min"
 
 
 def _late(in_time: int, late: int) -> str:

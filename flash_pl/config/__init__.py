@@ -11,6 +11,7 @@ from flash_pl.config.build import (
 from flash_pl.config.build_data import build_data, prepare
 from flash_pl.config.compose import compose, label, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
+from flash_pl.config.loggers import build_loggers, check_loggers
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.schema import resolve
 from flash_pl.config.shipped import read_config
@@ -20,9 +21,11 @@ __all__ = [
     "build_budget",
     "build_callbacks",
     "build_data",
+    "build_loggers",
     "build_module",
     "build_trainer",
     "by_config_key",
+    "check_loggers",
     "compose",
     "experiment",
     "label",

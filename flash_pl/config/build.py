@@ -125,6 +125,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
             wire=_wire(config),
             callbacks=callbacks,
             logger=logger,
+            enable_progress_bar=options["progress"],
             **_options(FederatedTrainer, options),
             **optional,
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from flash_pl.config import shipped
 from flash_pl.config.components import accepted, expand, merge, overlay, unfold
+from flash_pl.config.loggers import logger_nodes
 from flash_pl.config.names import one_of
 from flash_pl.config.schema import KEYS, check_names, referring, typed
 from flash_pl.config.shipped import as_component, read_dotlist
@@ -123,6 +124,7 @@ def _expanded(user: Mapping[str, Any]) -> dict[str, Any]:
     settings = overlay(overlay(defaults, _without_sections(compat)), _without_sections(user))
     if "callbacks" in settings:
         settings["callbacks"] = _callbacks(settings["callbacks"])
+    settings["logger"] = logger_nodes(settings.get("logger", KEYS["logger"].default))
     components = {
         "data": data,
         "model": {"include": [], "exclude": [], "exclude_first_last": False} | model,

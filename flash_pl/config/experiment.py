@@ -14,6 +14,7 @@ FREE = {
     "run_dir",
     "ckpt_path",
     "callbacks",
+    "logger",
     "given",  # repeats other keys
     "wire.verify",
     "trainer.accelerator",
@@ -30,8 +31,10 @@ FREE = {
     "trainer.eval_clients_every",
     "trainer.finetune_epochs",
     "trainer.checkpoint_every",
+    "trainer.enable_model_summary",
     "trainer.monitor",
     "trainer.monitor_mode",
+    "trainer.patience",
     "trainer.progress",
     "trainer.on_client_error",
     "trainer.min_clients",

@@ -58,6 +58,7 @@ class Keys:
         sampler: how the cohort of a round is drawn.
         fleet: devices whose time is simulated, with a fleet.deadline; null simulates none.
         callbacks: list of callbacks of your own, such as [my_file.MyCallback].
+        logger: who gets the metrics, as names like tensorboard,wandb or classes of Lightning loggers; false for nobody.
         trainer: machine, evaluation, checkpoints.
         wire: how models are sent, and which bytes are counted.
     """
@@ -86,6 +87,7 @@ class Keys:
     sampler: Any = "uniform"
     fleet: Any = None
     callbacks: list[Any] = ()  # type: ignore[assignment]  # a list in every config
+    logger: Any = "tensorboard"
     trainer: Any = None
     wire: Any = None
 
@@ -98,7 +100,8 @@ class RunOptions:
         checkpoint_every: rounds between two checkpoints; 0 saves only the best and the last one.
         monitor: the metric that result.json calls accuracy, and by which best.ckpt is chosen.
         monitor_mode: max or min, the best value of that metric.
-        progress: show a progress bar in a terminal.
+        patience: end the run after this many evaluations in a row without a new best value of monitor; null never does.
+        progress: show a progress bar in a terminal, elsewhere a line every ten seconds.
         threads: CPU threads of a process; the last bits depend on it; null leaves the number to torch.
         strategy: auto or ddp, as in Lightning; both spread the clients over the processes.
         lr_delay: rounds by which the decay of the learning rate lags.
@@ -110,6 +113,7 @@ class RunOptions:
     checkpoint_every: int = 10
     monitor: str = "val_acc"
     monitor_mode: str = "max"
+    patience: int | None = None
     progress: bool = True
     threads: int | None = 1
     strategy: str = "auto"
@@ -117,7 +121,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_integers(0, checkpoint_every=self.checkpoint_every, lr_delay=self.lr_delay)
-        check_integers(optional=True, threads=self.threads)
+        check_integers(optional=True, threads=self.threads, patience=self.patience)
         check_choice("max", "min", monitor_mode=self.monitor_mode)
         check_choice("auto", "ddp", strategy=self.strategy)
         check_booleans(progress=self.progress)
@@ -135,9 +139,9 @@ SET_OTHERWISE = {
     "include": "model.include",
     "exclude": "model.exclude",
     "exclude_first_last": "model.exclude_first_last",
+    "enable_progress_bar": "trainer.progress",
     "evaluate": "the keys of EvaluationSchedule",
     "faults": "the keys of FaultPolicy",
-    "logger": "flash-pl fit, which logs to the run directory",
 }
 
 

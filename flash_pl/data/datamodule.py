@@ -37,6 +37,8 @@ class PartitionedDataModule(DatasetModule):
     ...         return DataLoader(TensorDataset(torch.rand(8, 3), torch.arange(8) % 4), batch_size=8)
     >>> data = PartitionedDataModule(Points(), clients=5)
     >>> data.setup()
+    >>> print(data)
+    PartitionedDataModule: 40 training samples of 5 clients
     >>> data.client_sizes, len(data.client_batches(0)), data.val_dataloader().samples
     ([8, 8, 8, 8, 8], 2, 8)
 

@@ -175,6 +175,12 @@ class PartitionedData(L.LightningDataModule):
         ends = [torch.searchsorted(order.values, train.owners[part[0]], right=True).item() for part in train_parts]
         return [order.indices[start:end] for start, end in zip(starts, ends, strict=True)]
 
+    def __str__(self) -> str:
+        """Clients and samples in one line; Lightning's own text supposes loaders of torch."""
+        if self._train_parts is None:
+            return f"{type(self).__name__}, not set up"
+        return f"{type(self).__name__}: {sum(self.client_sizes)} training samples of {self.clients} clients"
+
     # FederatedData
 
     def to_(self, device: torch.device) -> None:

@@ -34,8 +34,8 @@ class CapturedLoop(LocalLoop):
     learning-rate schedulers, hooks before and after a batch) is Python as before.
 
     A kind runs step by step if a rule excludes it, or if one of its first steps waits for the device, changes Python
-    state of the module, draws random numbers on the host, or asks for the epoch, the index or the optimizer. The first
-    replay must have the bits of the step itself.
+    state of the module, draws random numbers on the host, or asks for the epoch, the index, the optimizer or
+    ``self.trainer``. The first replay must have the bits of the step itself.
 
     Args:
         fabric, clipping: as in ``LocalLoop``.

@@ -61,7 +61,11 @@ class EvaluationLoop:
         client.backend.set_mask(client.weights != 0)
         client.reset()
         with evaluating(client.module):  # leaves evaluation mode on errors too: the next client trains with this module
-            self._run(client, batches)
+            client.validating = True
+            try:
+                self._run(client, batches)
+            finally:
+                client.validating = False
         return client.meter.compute()
 
     def _run(self, client: ClientState, batches: Iterable[Any]) -> None:

@@ -67,6 +67,7 @@ class FederatedLoop:
         layer_mismatch: the last round's mismatches of each layer alone, by their names among the metrics.
         failed: how many times a client has failed and was skipped.
         should_stop: end the run after this round; a callback may set it in ``on_round_end``, on every rank.
+        stop_reason: why a callback has set ``should_stop``, in words; empty if it says nothing.
         has_mask: stage 1 is over and the first mask is made.
         evaluation_pending: the round has changed the server and is not evaluated yet.
         consistent: the server is as a round left it, so a checkpoint may hold it.
@@ -103,7 +104,7 @@ class FederatedLoop:
         self.votes: list[int] = []
         self.layer_mismatch: dict[str, list[float]] = {}
         self.should_stop, self.has_mask, self.evaluation_pending, self.consistent = False, False, False, True
-        self.first_stage_progress = Progress()
+        self.stop_reason, self.first_stage_progress = "", Progress()
 
     @property
     def done(self) -> bool:
@@ -112,6 +113,7 @@ class FederatedLoop:
 
     def run(self) -> None:
         """Make the first mask, unless a checkpoint brought one, and train all rounds."""
+        self.stop_reason = ""
         try:
             if self.round_average is None:  # an average out of a checkpoint would never change again
                 self.server.round_average = None

@@ -1,5 +1,6 @@
 """Settings of a run that are fixed before its first round: who trains when, learning rates, evaluation, failures."""
 
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 
 from flash_pl.checks import check_choice, check_integers
@@ -156,6 +157,11 @@ class Plan:
         weights = self.sampler.weights(self.population, self.cohort)
         pairs = zip(clients, tiers, strict=True)
         return [Participant(client, tier, samples[client], weights[client]) for client, tier in pairs]
+
+    def largest_client(self, batches: Callable[[int], Sized]) -> ClientContext:
+        """The context in the first round of the client with the most samples; ``batches`` returns those of a client."""
+        largest = max(self.everyone(0), key=lambda participant: participant.samples)
+        return self.context(largest, len(batches(largest.client)), 0)
 
     def context(self, participant: Participant, batches: int, round: int) -> ClientContext:
         """The facts of a client's training in a round, given its number of batches per epoch."""

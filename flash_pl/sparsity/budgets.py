@@ -11,7 +11,7 @@ from torch import Tensor
 from flash_pl.checks import check_numbers
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
-from flash_pl.sparsity.density import allot
+from flash_pl.sparsity.density import allot, total_count
 from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import top_k_by_layer
 
@@ -78,6 +78,17 @@ class SparsityBudget:
     def ratios(self) -> list[float]:
         """Density of each tier divided by the server's density, increasing to 1."""
         return [tier.density / self.density for tier in self.tiers]
+
+    def check_layout(self, layout: Layout) -> None:
+        """Check that the smallest tier has a weight of a model of this layout.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        density = self.tiers[0].density
+        if not total_count(layout.sizes, density):
+            problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
+            raise ConfigError("density", problem, "use a larger density")
 
     def assign_tiers(self, clients: int, seed: int) -> list[int] | None:
         """Return the tier of each client 0..N-1, 0 for the smallest, or None if clients have no fixed tier.

@@ -69,6 +69,8 @@ def train(
         accelerator=accelerator,
         exclude_first_last=True,
         callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         **settings,
     )
     data = Synthetic(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flash_pl import PDST, FederatedTrainer
-from flash_pl.callbacks import Callback, Checkpoint, MetricsCSV, ProgressBar, TensorBoard
+from flash_pl.callbacks import Callback, Checkpoint, Loggers, MetricsCSV, ProgressBar, TensorBoard
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def make_trainer() -> Callable[..., FederatedTrainer]:
 
     def make(folder: Path, scheduler=None, rounds: int = 3, more: tuple[Callback, ...] = (), **settings: Any):
         checkpoint = Checkpoint(folder, every=2, extra={"note": "x"})
-        callbacks = [MetricsCSV(folder), checkpoint, TensorBoard(), ProgressBar(), *more]
+        callbacks = [MetricsCSV(folder), checkpoint, Loggers(), TensorBoard(), ProgressBar(), *more]
         settings = {"density": 0.2, "rounds": rounds, "cohort": 2, "accelerator": "cpu"} | settings
         return FederatedTrainer(scheduler or PDST(), callbacks=callbacks, **settings)
 

@@ -5,10 +5,10 @@ import csv
 import lightning as L
 import pytest
 from lightning.fabric import loggers as fabric_loggers
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import callbacks as theirs
 
 from flash_pl import PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Callback, Checkpoint, History, TensorBoard
+from flash_pl.callbacks import Callback, Checkpoint, History, Loggers, TensorBoard
 from flash_pl.errors import RunError
 
 
@@ -26,10 +26,21 @@ REFUSED = [
     ({"callbacks": [History]}, "callbacks", ["the class History", "pass an object", "History(...)"]),
     ({"callbacks": [lambda loop, row: None]}, "callbacks", ["an object of class function", "callbacks.Callback"]),
     ({"callbacks": [Unrelated()]}, "callbacks", ["an object of class Unrelated", "callbacks.Callback"]),
-    ({"callbacks": [EarlyStopping("val_acc")]}, "callbacks", ["EarlyStopping", "Lightning", "loop.should_stop"]),
-    ({"callbacks": [EarlyStopping]}, "callbacks", ["the class EarlyStopping", "Lightning"]),
-    ({"logger": True}, "logger", ["true", "Lightning logger"]),
-    ({"logger": "tensorboard"}, "logger", ["'tensorboard'", "Lightning logger"]),
+    ({"callbacks": [theirs.EarlyStopping("val_acc")]}, "callbacks", ["flash_pl.callbacks.EarlyStopping"]),
+    ({"callbacks": [theirs.EarlyStopping]}, "callbacks", ["the class EarlyStopping", "flash_pl.callbacks.EarlyStop"]),
+    ({"callbacks": [theirs.ModelCheckpoint()]}, "callbacks", ["ModelCheckpoint", "flash_pl.callbacks.Checkpoint"]),
+    ({"callbacks": [theirs.TQDMProgressBar()]}, "callbacks", ["TQDMProgressBar", "flash_pl.callbacks.ProgressBar"]),
+    ({"callbacks": [theirs.RichProgressBar()]}, "callbacks", ["RichProgressBar", "flash_pl.callbacks.ProgressBar"]),
+    ({"callbacks": [theirs.ModelSummary()]}, "callbacks", ["ModelSummary", "flash_pl.callbacks.RunSummary"]),
+    ({"callbacks": [theirs.LearningRateMonitor()]}, "callbacks", ["LearningRateMonitor", "lr_scale"]),
+    ({"callbacks": [theirs.StochasticWeightAveraging(0.1)]}, "callbacks", ["Stochastic", "round_average"]),
+    ({"callbacks": [theirs.Timer()]}, "callbacks", ["Timer", "Lightning", "loop.should_stop"]),
+    ({"callbacks": [fabric_loggers.CSVLogger(".")]}, "callbacks", ["CSVLogger", "logger=CSVLogger(...)"]),
+    ({"logger": 5}, "logger", ["5", "Lightning logger", "mlflow"]),
+    ({"logger": "tensorbord"}, "logger", ["'tensorbord'", "wandb"]),
+    ({"logger": ["csv", "tensorboard,csv"]}, "logger", ["'tensorboard,csv'", "wandb"]),
+    ({"enable_progress_bar": "yes"}, "enable_progress_bar", ["'yes'"]),
+    ({"enable_model_summary": 1}, "enable_model_summary", ["1"]),
 ]
 
 
@@ -42,11 +53,11 @@ def test_other_objects_are_refused_with_a_hint(arguments, key, words):
 
 def test_checkpoint_comes_last_and_a_logger_brings_tensorboard(tmp_path):
     given = [Checkpoint(tmp_path), Callbacks(), History()]
-    logger = fabric_loggers.CSVLogger(tmp_path)
+    logger = fabric_loggers.TensorBoardLogger(tmp_path)
     trainer = FederatedTrainer(PDST(), accelerator="cpu", callbacks=given, logger=logger)
-    assert [type(callback) for callback in trainer.callbacks] == [Callbacks, History, TensorBoard, Checkpoint]
-    own = TensorBoard()
-    assert FederatedTrainer(PDST(), accelerator="cpu", callbacks=[own], logger=logger).callbacks == (own,)
+    assert [type(callback) for callback in trainer.callbacks] == [Callbacks, History, Loggers, TensorBoard, Checkpoint]
+    own = TensorBoard(), Loggers()
+    assert FederatedTrainer(PDST(), accelerator="cpu", callbacks=own, logger=logger).callbacks == own
 
 
 @pytest.mark.parametrize("make", [fabric_loggers.CSVLogger, L.pytorch.loggers.CSVLogger])
@@ -57,8 +68,8 @@ def test_a_logger_that_buffers_rows_writes_them_also_in_a_second_run(make, make_
         (path,) = tmp_path.glob("csv/*/*/metrics.csv")
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [int(row["step"]) for row in rows] == runs * [1, 2, 3]
-        assert all(float(row["accuracy/val_acc"]) >= 0 for row in rows)
+        assert [int(row["step"]) for row in rows] == runs * [1, 2, 3, 3]  # the last row has the final metrics
+        assert all(float(row["accuracy/val_acc"] or row["final/accuracy"]) >= 0 for row in rows)
 
 
 def test_a_run_that_fails_leaves_the_rows_of_its_loggers(make_trainer, unaware, tiny_data, tmp_path):

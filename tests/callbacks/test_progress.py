@@ -1,16 +1,25 @@
-"""The progress bar of a run."""
+"""What a run shows while it trains: a bar in a terminal or a notebook, lines in a log file."""
 
 import io
+import re
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
-from flash_pl import PDST, FederatedTrainer
-from flash_pl.callbacks import Callback, ProgressBar
+from flash_pl import JMWST, PDST, FederatedTrainer
+from flash_pl.callbacks import Callback, ProgressBar, ProgressLines, RunSummary, progress
+from flash_pl.errors import RunError
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def fit(module, data, callbacks, scheduler=None, rounds=2, **settings):
+    settings = {"density": 0.2, "cohort": 2, "accelerator": "cpu"} | settings
+    return FederatedTrainer(scheduler or PDST(), rounds=rounds, callbacks=callbacks, **settings).fit(module, data)
 
 
 def test_the_bar_shows_rounds_and_the_named_metrics(unaware, tiny_data):
@@ -22,7 +31,109 @@ def test_the_bar_shows_rounds_and_the_named_metrics(unaware, tiny_data):
             seen.append((task.completed, task.description, f"val_loss {row['val_loss']:.3f}  density 0.200"))
 
     bar = ProgressBar(("val_loss", "nothing", "density"), Console(file=Terminal(), width=120))
-    settings = {"density": 0.2, "rounds": 2, "cohort": 2, "accelerator": "cpu"}
-    FederatedTrainer(PDST(), callbacks=[bar, Watch()], **settings).fit(unaware(), tiny_data)
-    assert [done for done, _, _ in seen] == [1, 2]
+    for _ in range(2):
+        fit(unaware(), tiny_data, [bar, Watch()])
+    assert [done for done, _, _ in seen] == [1, 2, 1, 2]
     assert all(shown == expected for _, shown, expected in seen)
+
+
+def test_the_bar_in_a_notebook_is_one_output_that_changes(unaware, tiny_data, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, bar):
+            (task,) = bar.tasks
+            shown.append((task.completed, "<pre" in bar._repr_mimebundle_([], [])["text/html"]))
+
+    monkeypatch.setattr("IPython.display.display", lambda bar, display_id: Handle() if display_id else None)
+    fit(unaware(), tiny_data, [ProgressBar(console=Console(file=io.StringIO(), force_jupyter=True))])
+    assert shown[-1] == (2, True)
+
+
+class Clock:
+    """A clock on which every round takes ``seconds``."""
+
+    def __init__(self, seconds, monkeypatch):
+        self.now, self.seconds = 100.0, seconds
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def callback(self):
+        class Tick(Callback):
+            def on_round_end(_, loop, row):
+                self.now += self.seconds
+
+        return Tick()
+
+
+ROUND = re.compile(r"round (\d+) of (\d+)")
+
+
+def rounds_in(text):
+    return [int(ROUND.match(line)[1]) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds", "expected"),
+    [(60.0, 4, [1, 2, 3, 4]), (1.0, 25, [1, 11, 21, 25]), (0.001, 30, [1, 30])],
+)
+def test_fast_rounds_have_a_line_only_now_and_then(seconds, rounds, expected, unaware, tiny_data, monkeypatch):
+    clock, file = Clock(seconds, monkeypatch), io.StringIO()
+    for _ in range(2):
+        file.seek(0)
+        file.truncate()
+        fit(unaware(), tiny_data, [clock.callback(), ProgressLines(file=file)], rounds=rounds, cohort=1)
+        assert rounds_in(file.getvalue()) == expected
+
+
+def test_a_line_has_the_pace_the_time_left_and_the_metrics(unaware, tiny_data, monkeypatch):
+    clock, file = Clock(90.0, monkeypatch), io.StringIO()
+    loop = fit(unaware(), tiny_data, [clock.callback(), ProgressLines(["val_acc", "other"], file=file)], rounds=3)
+    first, *_, last = file.getvalue().splitlines()
+    assert all(part in first for part in ("round 1 of 3", "90.00 s", "3 min 0 s", "val_acc")) and "other" not in first
+    assert f"val_acc {loop.metrics['val_acc']:.3f}" in last and "left" not in last
+
+
+def test_stage_1_has_lines_too_and_does_not_count_as_a_round(unaware, tiny_data, monkeypatch):
+    clock, file = Clock(1.0, monkeypatch), io.StringIO()
+
+    class SlowStage(Callback):
+        def on_first_stage_client_end(self, loop, done, total):
+            clock.now += 1000.0
+
+    fit(unaware(), tiny_data, [SlowStage(), clock.callback(), ProgressLines(file=file)], JMWST())
+    stage, first = file.getvalue().splitlines()[0], file.getvalue().splitlines()[-2]
+    assert "stage 1" in stage and "1.00 s" in first
+
+
+def test_the_last_round_of_a_run_that_ends_early_has_a_line(unaware, tiny_data, monkeypatch):
+    class Stop(Callback):
+        def __init__(self, error):
+            self.error = error
+
+        def on_round_end(self, loop, row):
+            loop.should_stop = loop.round == 3
+            if loop.round == 3 and self.error:
+                raise RunError("full")
+
+    for error in (False, True):
+        clock, file = Clock(0.1, monkeypatch), io.StringIO()
+        callbacks = [clock.callback(), ProgressLines(file=file), Stop(error)]
+        if error:
+            with pytest.raises(RunError):
+                fit(unaware(), tiny_data, callbacks, rounds=9)
+        else:
+            fit(unaware(), tiny_data, callbacks, rounds=9)
+        assert rounds_in(file.getvalue()) == [1, 3]
+
+
+def test_displays_are_added_unless_they_are_switched_off(monkeypatch):
+    def kinds(**settings):
+        trainer = FederatedTrainer(PDST(), accelerator="cpu", **settings)
+        return [type(callback) for callback in trainer.callbacks]
+
+    both = {"enable_progress_bar": True, "enable_model_summary": True}
+    assert kinds(**both) == [RunSummary, ProgressLines]
+    assert kinds(enable_progress_bar=False, enable_model_summary=False) == []
+    assert kinds(**both, callbacks=[ProgressBar()]) == [ProgressBar, RunSummary]
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert kinds(**both) == [RunSummary, ProgressBar]

@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.callbacks import TensorBoard
-from flash_pl.callbacks.tensorboard import charts, density_figure, group, hyperparameters, vote_figure
+from flash_pl.callbacks.loggers import group, hyperparameters
+from flash_pl.callbacks.tensorboard import charts, density_figure, vote_figure
 from flash_pl.cli import main
 from flash_pl.config import compose, read_config
 
@@ -151,9 +152,9 @@ def test_other_loggers_get_the_grouped_scalars(callbacks, unaware, tiny_data):
     logger = Recorder()
     settings = {"density": 0.2, "rounds": 3, "cohort": 2, "accelerator": "cpu"}
     FederatedTrainer(PDST(), callbacks=callbacks, logger=logger, **settings).fit(unaware(), tiny_data)
-    assert [step for step, _ in logger.logged] == [1, 2, 3]
+    assert [step for step, _ in logger.logged] == [1, 2, 3, 3]
     expected = {"accuracy/val_acc", "loss/val_loss", "mask/mismatch_clients", "layer_density/net.0"}
-    assert all(expected <= metrics.keys() for _, metrics in logger.logged)
+    assert all(expected <= metrics.keys() for _, metrics in logger.logged[:3])
 
 
 @pytest.mark.parametrize("make", [fabric_loggers.TensorBoardLogger, L.pytorch.loggers.TensorBoardLogger])
@@ -165,7 +166,8 @@ def test_tensorboard_continues_in_a_second_run(make, make_trainer, unaware, tiny
     trainer.fit(unaware(), tiny_data, ckpt_path="last")
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert [event.step for event in events.Scalars("accuracy/val_acc")] == [1, 2, 3, 4]
+    # Of two files of the same second either may be read first.
+    assert sorted(event.step for event in events.Scalars("accuracy/val_acc")) == [1, 2, 3, 4]
 
 
 def steps_by_tag(folder):

@@ -181,7 +181,8 @@ def test_callbacks_of_the_config_join_those_of_the_caller(tmp_path, monkeypatch)
     config = composed("callbacks=[watching.Watch, {class_path: watching.Watch, init_args: {every: 5}}]")
     assert [callback.every for callback in build_callbacks(config)] == [1, 5]
     first = build_callbacks(config)[0]
-    assert [callback.every for callback in build_trainer(config, [first]).callbacks] == [1, 1, 5]
+    callbacks = build_trainer(config, [first]).callbacks
+    assert [callback.every for callback in callbacks if type(callback) is type(first)] == [1, 1, 5]
     with pytest.raises(ConfigError) as error:
         build_trainer(composed("callbacks=[{class_path: watching.Watch, every: often}]"))
     assert error.value.key == "callbacks[0].every" and "'often'" in str(error.value)

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import Dataset
 
 from flash_pl import PDST, EvaluationSchedule, FederatedTrainer
+from flash_pl.callbacks import Callback, EarlyStopping
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.data import PartitionedDataset
 
@@ -115,3 +116,20 @@ def test_all_ranks_start_with_the_buffers_of_rank_0(unaware, tiny_data, run_rank
 
     first, second = run_ranks(2, run)
     assert first == second
+
+
+def test_all_ranks_stop_early_in_the_same_round(unaware, tiny_data, run_ranks):
+    """The seconds of a round, which differ from rank to rank, must not let one rank stop and another go on."""
+
+    class Seconds(Callback):
+        def on_round_end(self, loop, row):
+            row["noise"] = float(loop.round if loop.ranks.rank else -loop.round)
+
+    def run(rank):
+        callbacks = [Seconds(), EarlyStopping("noise", patience=2)]
+        settings = {"rounds": 6, "cohort": 2, "accelerator": "cpu", "timeout": 30, "callbacks": callbacks}
+        loop = FederatedTrainer(PDST(), density=0.2, **settings).fit(unaware(), tiny_data)
+        return loop.round, loop.stop_reason
+
+    first, second = run_ranks(2, run)
+    assert first == second and first[0] == 3

@@ -1,0 +1,273 @@
+"""What every logger gets: the settings, the metrics of every round, and the final metrics."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.utilities import rank_zero_warn
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+from flash_pl.callbacks.base import Callback
+from flash_pl.callbacks.csv import layer_metrics
+from flash_pl.errors import ConfigError
+from flash_pl.loops import FederatedLoop
+from flash_pl.loops.state import identity
+
+
+class Loggers(Callback):
+    """Sends to every logger of the run the settings at its start, the metrics and layer densities of every round, and
+    the final metrics (``final/accuracy``, ``final/MB_up``, ...) at its end.
+
+    Metrics are grouped as TensorBoard and W&B show them (``accuracy/``, ``loss/``, ``mask/``, ``cost/``). A resumed
+    run continues the runs of ``WandbLogger`` and ``MLFlowLogger``: their ids are in the checkpoint. Rounds after the
+    checkpoint are then in them twice. ``callbacks.TensorBoard`` does what only TensorBoard can.
+
+    A logger that cannot start ends the run before its first round. A logger that fails later is left out for the rest
+    of the run, with a warning.
+
+    Args:
+        config: the resolved config; without one the settings are those of trainer, module and data.
+        monitor: the metric that the final metrics call accuracy.
+
+    >>> import tempfile
+    >>> from lightning.pytorch.loggers import CSVLogger
+    >>> from flash_pl import PDST, FederatedTrainer
+    >>> trainer = FederatedTrainer(PDST(), logger=CSVLogger(tempfile.mkdtemp()))
+    >>> [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, Loggers)]
+    ['Loggers']
+
+    Raises:
+        ConfigError: a logger cannot start.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, monitor: str = "val_acc") -> None:
+        self.config, self.monitor = config or {}, monitor
+        self.guard = LoggerGuard()
+        self._saved_runs: list[list[str]] = []
+
+    def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        self._saved_runs = state.get("logger_runs", [])
+
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        state["logger_runs"] = self._runs
+
+    def on_run_start(self, loop: FederatedLoop) -> None:
+        self.guard = LoggerGuard()
+        continue_runs(loop.fabric.loggers, self._saved_runs)
+        self._saved_runs = []
+        settings = hyperparameters(self.config, everything=True) if self.config else facts(loop)
+        for logger in loop.fabric.loggers:
+            try:
+                _start(logger, settings)
+            except Exception as error:
+                problem = f"{type(logger).__name__} cannot start ({_in_one_line(error)})"
+                raise ConfigError("logger", problem, "correct its settings, or leave it out") from error
+        self._runs = ids_of_runs(loop.fabric.loggers)
+
+    def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
+        evaluated = {*loop.evaluated, self.monitor}
+        scalars = {f"{group(name, evaluated)}/{name}": value for name, value in row.items() if name != "round"}
+        scalars |= {f"layer_{name}": value for name, value in layer_metrics(loop).items()}
+        for logger in self.guard.working(loop.fabric.loggers):
+            with self.guard(logger):
+                logger.log_metrics(scalars, step=loop.round)
+
+    def on_run_end(self, loop: FederatedLoop) -> None:
+        for logger in self.guard.working(loop.fabric.loggers):
+            if not isinstance(logger, TensorBoardLogger):  # gets them with the settings
+                with self.guard(logger):
+                    logger.log_metrics(final_metrics(loop, self.monitor), step=loop.round)
+
+
+class LoggerGuard:
+    """Lets a run go on without a logger that fails, for instance because a server does not answer.
+
+    The logger is left out for the rest of the run: to wait for a server in every round would cost more than its curve.
+
+    >>> from lightning.pytorch.loggers.logger import DummyLogger
+    >>> guard, logger = LoggerGuard(), DummyLogger()
+    >>> with guard(logger):
+    ...     raise OSError("the server does not answer")
+    >>> guard.working([logger])
+    []
+    """
+
+    def __init__(self) -> None:
+        self._failed: list[Any] = []
+
+    def working(self, loggers: Sequence[Any]) -> list[Any]:
+        """Those of the loggers that have not failed."""
+        return [logger for logger in loggers if all(logger is not failed for failed in self._failed)]
+
+    @contextmanager
+    def __call__(self, logger: Any) -> Iterator[None]:
+        """Turn an error of the logger in the block into a warning."""
+        try:
+            yield
+        except Exception as error:
+            self._failed.append(logger)
+            name = type(logger).__name__
+            rank_zero_warn(f"{name} has failed, and the rest of the run goes on without it: {_in_one_line(error)}")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _start(logger: Any, settings: Mapping[str, Any]) -> None:
+    """Let the logger begin its run, and send it the settings."""
+    if isinstance(logger, TensorBoardLogger):
+        return  # gets the settings with the final metrics
+    if isinstance(logger, MLFlowLogger):
+        settings = _new_parameters(logger, settings)
+    try:
+        logger.log_hyperparams(settings)
+    except NotImplementedError:  # Fabric's CSVLogger
+        pass
+
+
+def _new_parameters(logger: MLFlowLogger, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an MLflow run does not have yet.
+
+    MLflow never changes a parameter. What a resumed run has changed, such as ``rounds``, becomes a tag.
+    """
+    client, run = logger.experiment, logger.run_id
+    if not hasattr(client, "update_run") or run is None:  # on ranks that do not log
+        return dict(settings)
+    known = client.get_run(run).data.params
+    client.update_run(run, status="RUNNING")  # it has ended if this run is resumed
+    for name in settings.keys() & known.keys():
+        if str(settings[name])[:250] != known[name]:  # Lightning sends as many characters
+            client.set_tag(run, name, str(settings[name]))
+    return {name: value for name, value in settings.items() if name not in known}
+
+
+# Runs of loggers that a resumed run continues
+
+
+def ids_of_runs(loggers: Sequence[Any]) -> list[list[str]]:
+    """The ids by which W&B and MLflow know the run, each with the class of its logger."""
+    kinds = (WandbLogger, MLFlowLogger)
+    return [[type(logger).__name__, str(logger.version)] for logger in loggers if isinstance(logger, kinds)]
+
+
+def continue_runs(loggers: Sequence[Any], saved: Sequence[Sequence[str]]) -> None:
+    """Let loggers that have no run yet continue those in ``saved``, which ``ids_of_runs`` returned."""
+    left = [tuple(entry) for entry in saved]
+    for logger in loggers:
+        known = next((entry for entry in left if entry[0] == type(logger).__name__), None)
+        if known is None:
+            continue
+        left.remove(known)
+        # Lightning's loggers take an id only when they are made, and these are made before a checkpoint is read.
+        if isinstance(logger, WandbLogger) and logger.version is None:
+            logger._id = logger._wandb_init["id"] = known[1]
+        elif isinstance(logger, MLFlowLogger) and logger._run_id is None:
+            logger._run_id = known[1]
+
+
+# Metrics
+
+# The group of a metric by a word in its name; the first word that occurs decides.
+MODEL_GROUPS = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
+GROUPS = MODEL_GROUPS | {
+    "bytes": "cost",
+    "flops": "cost",
+    "fleet": "cost",
+    "late": "cost",
+    "mismatch": "mask",
+    "density": "mask",
+    "moved": "mask",
+    "mask": "mask",
+    "masks": "mask",
+    "seconds": "time",
+}
+
+
+def group(name: str, evaluated: Collection[str] = ()) -> str:
+    """Return the group of a metric by the words in its name.
+
+    Args:
+        evaluated: the metrics that come from an evaluation of the server. Without a word that decides, these are in the
+            group "server", and all others in the group "client".
+
+    >>> group("val_acc_union"), group("mismatch_server"), group("train_f1"), group("fleet_seconds")
+    ('accuracy', 'mask', 'client', 'cost')
+    >>> group("val_latency", ["val_latency"]), group("translate_bleu")
+    ('server', 'client')
+    """
+    groups, default = (MODEL_GROUPS, "server") if name in evaluated else (GROUPS, "client")
+    words = re.findall("[a-z]+", name.lower())
+    return next((title for word, title in groups.items() if word in words), default)
+
+
+def final_metrics(loop: FederatedLoop, monitor: str) -> dict[str, float]:
+    """Return the metrics by which finished runs compare, as ``final/NAME``; those that the run does not have are left
+    out."""
+    row, totals = loop.metrics, loop.ledger.totals
+    final = {"accuracy": row.get(monitor), "accuracy_union": row.get(f"{monitor}_union")}
+    final |= {"MB_up": totals["bytes_up"] / 1e6, "MB_down": totals["bytes_down"] / 1e6}
+    final |= {name: row.get(name) for name in ("flops_total", "fleet_seconds_total", "mismatch_clients")}
+    return {f"final/{name}": value for name, value in final.items() if value is not None}
+
+
+# Settings
+
+COPIED_KEYS = {"clients", "batch_size", "seed", "alpha", "density"}  # of the top level; components get a copy
+
+
+def facts(loop: FederatedLoop) -> dict[str, Any]:
+    """Return the settings of a run without a config: the hyperparameters of module and data, and the trainer's own."""
+    settings: dict[str, Any] = {**getattr(loop.data, "hparams", {}), **loop.client.module.hparams}
+    settings |= {name: value for name, value in identity(loop).items() if value is not None}
+    settings |= {name: getattr(loop.plan, name) for name in ("rounds", "cohort", "local_epochs")}
+    return _plain(settings)
+
+
+def hyperparameters(config: Mapping[str, Any], everything: bool = False) -> dict[str, Any]:
+    """Return the settings in which experiments may differ, as dotted keys with plain values; lists become text.
+
+    Left out are the loggers, the class path of a component that has a name, and a component's copy of a top-level key.
+    A component's value that differs from the top-level key stays.
+
+    Args:
+        everything: with the settings of the machine.
+
+    >>> scheduler = {"name": "nst", "class_path": "flash_pl.NST", "init_args": {"prune_rate": 0.2}}
+    >>> hyperparameters({"seed": 1, "scheduler": scheduler, "data": {"init_args": {"seed": 1}}, "wire": {}})
+    {'seed': 1, 'scheduler.name': 'nst', 'scheduler.prune_rate': 0.2}
+    >>> hyperparameters({"seed": 1, "data": {"init_args": {"seed": 2}}, "trainer": {"threads": 1}}, everything=True)
+    {'seed': 1, 'data.seed': 2, 'trainer.threads': 1}
+    """
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "logger" or (key in ("trainer", "wire") and not everything):
+            continue
+        leaves = _leaves(value, key) if isinstance(value, Mapping) else {key: value}
+        settings |= {name: leaf for name, leaf in leaves.items() if name == key or not _is_copy(name, leaf, config)}
+    return _plain(settings)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in settings.items()
+    }
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the values in a nested mapping by dotted keys; ``init_args`` adds nothing to a key."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "class_path" and "name" in node:
+            continue
+        name = prefix if key == "init_args" else f"{prefix}.{key}"
+        leaves |= _leaves(value, name) if isinstance(value, Mapping) else {name: value}
+    return leaves
+
+
+def _is_copy(name: str, value: Any, config: Mapping[str, Any]) -> bool:
+    """Whether ``value``, at the dotted key ``name``, is a component's copy of a top-level key."""
+    key = name.rpartition(".")[2]
+    return key in COPIED_KEYS and key in config and config[key] == value

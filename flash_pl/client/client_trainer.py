@@ -1,0 +1,172 @@
+"""What ``self.trainer`` is in a federated run: it answers, for one client, what modules ask Lightning's Trainer."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch.optim import Optimizer
+
+from flash_pl.client.state import ClientContext, ClientState
+from flash_pl.errors import TrainerQuestionError
+
+
+class RunFacts:
+    """What a run knows before its first client trains, for modules that ask in ``setup`` or when they are bound.
+
+    Args:
+        fabric: devices, precision and loggers.
+        data: the data of all clients.
+        any_client: returns the context of some client of the first round.
+    """
+
+    def __init__(self, fabric: Fabric, data: Any, any_client: Callable[[], ClientContext]) -> None:
+        self.fabric, self.data, self._any_client = fabric, data, any_client
+
+    @cached_property
+    def context(self) -> ClientContext:
+        """Stands for the context of the first client."""
+        return self._any_client()
+
+    def __deepcopy__(self, memo: object) -> "RunFacts":
+        return self  # a module may be copied in a run, for an average of its weights; the data are not copied with it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a pickled module belongs to no run
+
+
+class ClientTrainer:
+    """Answers for the client that trains now, whose training is a whole ``Trainer.fit`` for the module.
+
+    So ``max_epochs`` is the number of local epochs, and ``estimated_stepping_batches`` the number of batches that the
+    client trains in this round. ``world_size`` is 1, since a client trains in one process: results must not depend on
+    the number of processes. ``global_rank``, ``local_rank`` and ``is_global_zero`` are those of the process. Before the
+    first client, as in ``setup``, the client with the most samples stands for it.
+
+    Args:
+        run: facts that are the same for all clients.
+        client: the state of the current client; None before there is any.
+
+    >>> context = ClientContext(client=0, round=0, epochs=2, batches=5, seed=1)
+    >>> run = RunFacts(Fabric(accelerator="cpu", devices=1), None, lambda: context)
+    >>> trainer = ClientTrainer(run, client=None)
+    >>> trainer.max_epochs, trainer.estimated_stepping_batches, trainer.is_global_zero, trainer.precision
+    (2, 10, True, '32-true')
+    >>> hasattr(trainer, "fit_loop")
+    False
+    """
+
+    accumulate_grad_batches = world_size = 1
+    sanity_checking = testing = predicting = False
+    progress_bar_callback = None
+
+    def __init__(self, run: RunFacts, client: ClientState | None) -> None:
+        self._run, self._client = run, client
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse every other question.
+
+        Raises:
+            TrainerQuestionError: always; it is an ``AttributeError``, so that ``hasattr`` and ``getattr`` work.
+        """
+        if name in OF_TRAINING:
+            raise TrainerQuestionError(f"self.trainer.{name} is known only while a client trains, not in an evaluation")
+        known = ", ".join(key for key in dir(self) if not key.startswith("_") and key not in OF_LIGHTNING)
+        raise TrainerQuestionError(f"self.trainer.{name} is not known in a federated run; known are {known}")
+
+    @property
+    def max_epochs(self) -> int:
+        """Local epochs of a client."""
+        return self._run.context.epochs if self.validating else self._context.epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of the client in this round, local epochs times batches."""
+        return self._context.steps
+
+    @property
+    def estimated_stepping_batches(self) -> int:
+        """The same: every batch is a step."""
+        return self._context.steps
+
+    @property
+    def num_training_batches(self) -> int:
+        """Batches of a local epoch."""
+        return self._context.batches
+
+    @property
+    def current_epoch(self) -> int:
+        """Index of the local epoch."""
+        return 0 if self._client is None else self._client.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Steps that the client has done in this round."""
+        return 0 if self._client is None else self._client.step
+
+    @property
+    def training(self) -> bool:
+        """Whether a client trains, or is prepared for it."""
+        return not self.validating
+
+    @property
+    def validating(self) -> bool:
+        """Whether a model is evaluated."""
+        return self._client is not None and self._client.validating
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The client's optimizer, in a list as in Lightning."""
+        optimizer = None if self._client is None else self._client.optimizer
+        return [] if optimizer is None else [optimizer]
+
+    @property
+    def datamodule(self) -> Any:
+        """The data that the trainer was given: the user's own LightningDataModule where it was divided over clients."""
+        return getattr(self._run.data, "datamodule", self._run.data)
+
+    @property
+    def loggers(self) -> list[Any]:
+        """All loggers of the run."""
+        return self._run.fabric.loggers
+
+    @property
+    def logger(self) -> Any:
+        """The first logger; None without any."""
+        return next(iter(self.loggers), None)
+
+    @property
+    def global_rank(self) -> int:
+        """Index of the process."""
+        return self._run.fabric.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """Index of the process on its machine."""
+        return self._run.fabric.local_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the first process."""
+        return self._run.fabric.is_global_zero
+
+    @property
+    def precision(self) -> str:
+        """32-true, 16-mixed or bf16-mixed."""
+        return str(self._run.fabric.strategy.precision.precision)
+
+    @property
+    def strategy(self) -> Any:
+        """Fabric's strategy."""
+        return self._run.fabric.strategy
+
+    @property
+    def _context(self) -> ClientContext:
+        """Of the client that trains. In an evaluation it would be that of the last client of this process."""
+        if self.validating:
+            raise AttributeError  # __getattr__ says which question cannot be answered
+        return getattr(self._client, "context", None) or self._run.context
+
+
+OF_LIGHTNING = ("progress_bar_callback", "strategy")  # asked by LightningModule's own print and all_gather
+OF_TRAINING = ("max_steps", "estimated_stepping_batches", "num_training_batches")
