@@ -14,6 +14,7 @@ from flash_pl.client import Classifier
 from flash_pl.config.components import MASK_KEYS
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.schema import KEYS, options_of
+from flash_pl.config.shipped import fragment
 from flash_pl.config.signature import describe, fits, locate, signature
 from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
@@ -60,6 +61,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """
     if not _takes_lr(config):
         _refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
+    if _is_own_module(config):
+        _refuse_unused(config, ["optimizer"], "model")
     facts = _facts_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     for key, hint in MASK_KEYS.items():
         if not fits(config["model"][key], hint):
@@ -79,7 +82,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     if "classes" not in facts:
         problem = f"{as_yaml(config['model']['class_path'])} is a network, and the data have no number of `classes`"
         raise ConfigError("model", problem, "give a LightningModule")
-    return Classifier(model, facts["classes"], lr=config["lr"])
+    return Classifier(model, facts["classes"], lr=config["lr"], optimizer=config["optimizer"])
 
 
 def network_prefix(config: Config) -> str:
@@ -181,7 +184,7 @@ def _facts_of(data: FederatedData) -> dict[str, Any]:
     if (classes := getattr(data, "classes", None)) is not None:
         facts |= {"num_classes": classes, "classes": classes}
     if (shape := getattr(data, "shape", None)) is not None:
-        facts |= {"in_channels": shape[0], "image_size": shape[-1]}
+        facts |= {"in_channels": shape[0], "image_size": shape[-1]} if len(shape) > 1 else {"context_length": shape[0]}
     return facts
 
 
@@ -198,10 +201,13 @@ def _takes_lr(config: Config) -> bool:
 
 
 def _refuse_unused(config: Config, keys: Sequence[str], section: str) -> None:
-    """Refuse values of ``keys`` that would have no effect, since the class of ``section`` has no argument for them."""
+    """Refuse values of ``keys`` that would have no effect, since the class of ``section`` has no argument for them.
+
+    Values that nobody has asked for, the defaults of the keys and of the data set, are not refused.
+    """
+    of_data = fragment("data", config["data"]["name"], "data").get("defaults", {}) if "name" in config["data"] else {}
     for key in keys:
-        default = KEYS[key].default
-        if config[key] not in (default, None):
+        if config[key] not in (KEYS[key].default, of_data.get(key), None):
             argument = "lr" if key.startswith("lr") else key
             reason = f"{config[section]['class_path']} takes no argument {argument}"
             raise ConfigError(key, f"{as_yaml(config[key])} would have no effect: {reason}", "leave it out")

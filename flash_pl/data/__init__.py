@@ -11,6 +11,7 @@ from flash_pl.data.partitioned import PartitionedData
 from flash_pl.data.samples import Samples
 from flash_pl.data.synthetic import Synthetic
 from flash_pl.data.tensors import FederatedDataModule, TensorData
+from flash_pl.data.text import KingJames, TextFiles, Vocabulary
 from flash_pl.data.vision import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, TinyImageNet
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FashionMNIST",
     "FederatedData",
     "FederatedDataModule",
+    "KingJames",
     "LabelShards",
     "Partition",
     "PartitionedData",
@@ -40,8 +42,10 @@ __all__ = [
     "Synthetic",
     "TensorBatches",
     "TensorData",
+    "TextFiles",
     "TinyImageNet",
     "UnbalancedDirichlet",
+    "Vocabulary",
     "as_federated",
     "check_client_batches",
     "check_federated",
