@@ -156,8 +156,10 @@ class SparseForward(Forward[nn.Conv2d | nn.Linear]):
         if self.pattern is None:
             self.pattern = SparsePattern(self.active)
         weight, bias, pattern = module.weight, module.bias, self.pattern
+        # A linear layer's input may be sequences; every position is a row.
+        rows = len(x) if isinstance(module, nn.Conv2d) else x.shape[:-1].numel()
         if not self.backend.everywhere and (
-            self._is_matrix_product(x) or not worthwhile(weight.shape, pattern.density, len(x))
+            self._is_matrix_product(x) or not worthwhile(weight.shape, pattern.density, rows)
         ):
             return self.dense(x)
         if has_gradient_hooks(weight):

@@ -15,9 +15,10 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
+from flash_pl.checks import check_choice
 from flash_pl.client.client_trainer import ClientTrainer, RunFacts
 from flash_pl.client.state import ClientState, GradientHooks
-from flash_pl.errors import ModuleError
+from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import Layout
 
 Module = TypeVar("Module", bound=L.LightningModule)
@@ -272,12 +273,17 @@ class TrainerSubstitute(L.LightningModule):
 
 
 class Classifier(L.LightningModule):
-    """Image classification with SGD on the cross-entropy; logs loss and top-1 accuracy.
+    """Classification with the cross-entropy; logs loss and top-1 accuracy.
+
+    An input has one label, such as the class of an image, or one label for each of its positions, such as the next
+    character of a text. Loss and accuracy are means over all labels of a batch.
 
     Args:
-        model: the network, images ``[B, C, H, W]`` -> logits ``[B, classes]``.
+        model: the network, inputs ``[B, ...]``, such as images ``[B, C, H, W]`` -> logits ``[B, classes]``, or
+            ``[B, ..., classes]`` for labels ``[B, ...]``.
         classes: number of classes.
-        lr, momentum, weight_decay: of SGD; the defaults are FLASH's.
+        lr, momentum, weight_decay: of SGD; the defaults are FLASH's. Adam has no ``momentum``.
+        optimizer: sgd or adam, which begins afresh in every client and every round.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     >>> module = Classifier(network, classes=10, lr=0.05)
@@ -286,35 +292,50 @@ class Classifier(L.LightningModule):
     """
 
     def __init__(
-        self, model: nn.Module, classes: int, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0
+        self,
+        model: nn.Module,
+        classes: int,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        optimizer: str = "sgd",
     ) -> None:
         super().__init__()
+        check_choice("sgd", "adam", optimizer=optimizer)
+        if optimizer == "adam" and momentum:
+            raise ConfigError("momentum", f"{momentum} would have no effect: adam has its own moments", "leave it out")
         self.save_hyperparameters(ignore=["model"])
         self.model = model
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.lr, self.momentum, self.weight_decay, self.optimizer = lr, momentum, weight_decay, optimizer
         self.accuracy = MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits ``[B, classes]``."""
-        return self.model(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits ``[B, ..., classes]``."""
+        return self.model(inputs)
+
+    def logits_and_labels(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the logits ``[n, classes]`` and the labels ``[n]`` of all n positions of a batch."""
+        inputs, labels = batch
+        logits = self(inputs)
+        return (logits.flatten(0, -2), labels.flatten()) if logits.ndim > 2 else (logits, labels)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of a batch and log it as ``train_loss``."""
-        images, labels = batch
-        loss = F.cross_entropy(self(images), labels)
+        loss = F.cross_entropy(*self.logits_and_labels(batch))
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log ``val_loss`` and ``val_acc``."""
-        images, labels = batch
-        logits = self(images)
+        logits, labels = self.logits_and_labels(batch)
         self.accuracy.update(logits, labels)
         self.log("val_loss", F.cross_entropy(logits, labels))
         self.log("val_acc", self.accuracy)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return torch's SGD."""
+        """Return torch's SGD or Adam."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 

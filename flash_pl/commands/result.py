@@ -28,7 +28,7 @@ def summarize(
     - ``accuracy``: the monitored metric of the model under the server's mask.
     - ``accuracy_union``: the same of the model before masking.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
-      fleet; ``bytes_dense``, the size of the dense model.
+      fleet; ``bytes_dense``, the size of the dense model without its frozen parameters.
     - ``stopped``: why the run ended before its last round, if a callback said so.
     - ``tiers``: the accuracy of the model masked to each tier, if there are several tiers.
     - ``accuracy_clients``: how the accuracy on the clients' own test samples spreads over the clients, if the clients
@@ -66,7 +66,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": fmean(durations) if durations else None,
-        "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.elements},
+        "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.sent},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": {
             "flash_pl": __version__,

@@ -36,6 +36,8 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
     """
     if not _takes_lr(config):
         refuse_unused(config, ["lr", "lr_end", "lr_horizon"], "model")
+    if _is_own_module(config):
+        refuse_unused(config, ["optimizer"], "model")
     facts = facts_of(data) | ({"lr": config["lr"]} if _is_own_module(config) else {})
     for key, hint in MASK_KEYS.items():
         if not fits(config["model"][key], hint):
@@ -56,7 +58,7 @@ def build_module(config: Config, data: FederatedData) -> L.LightningModule:
         problem = f"{as_yaml(config['model']['class_path'])} is a network, and the data have no number of `classes`"
         remedy = "give a LightningModule, or data with an attribute classes (num_classes in a LightningDataModule)"
         raise ConfigError("model", problem, remedy)
-    return Classifier(model, facts["classes"], lr=config["lr"])
+    return Classifier(model, facts["classes"], lr=config["lr"], optimizer=config["optimizer"])
 
 
 def network_prefix(config: Config) -> str:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.names import unknown_key
 from flash_pl.config.schema import KEYS
+from flash_pl.config.shipped import fragment
 from flash_pl.config.signature import Signature, conforms, locate, signature
 from flash_pl.data import FederatedData, PartitionedDataModule, PartitionedDataset
 from flash_pl.errors import ConfigError, as_yaml
@@ -100,17 +101,20 @@ def facts_of(data: FederatedData) -> dict[str, Any]:
     if classes is not None:
         facts |= {"num_classes": classes, "classes": classes}
     if len(shape) == 1:
-        facts |= {"in_features": shape[0]}
+        facts |= {"in_features": shape[0], "context_length": shape[0]}
     elif shape:
         facts |= {"in_channels": shape[0], "image_size": shape[-1]}
     return facts
 
 
 def refuse_unused(config: Config, keys: Sequence[str], section: str) -> None:
-    """Refuse values of ``keys`` that would have no effect, since the class of ``section`` has no argument for them."""
+    """Refuse values of ``keys`` that would have no effect, since the class of ``section`` has no argument for them.
+
+    Values that nobody has asked for, the defaults of the keys and of the data set, are not refused.
+    """
+    of_data = fragment("data", config["data"]["name"], "data").get("defaults", {}) if "name" in config["data"] else {}
     for key in keys:
-        default = KEYS[key].default
-        if config[key] not in (default, None):
+        if config[key] not in (KEYS[key].default, of_data.get(key), None):
             argument = "lr" if key.startswith("lr") else key
             reason = f"{config[section]['class_path']} takes no argument {argument}"
             raise ConfigError(key, f"{as_yaml(config[key])} would have no effect: {reason}", "leave it out")

@@ -42,6 +42,7 @@ class Keys:
         rounds: communication rounds R.
         local_epochs: epochs that a client trains in a round.
         batch_size: batch size of the clients' training.
+        optimizer: optimizer of the clients' training: sgd or adam.
         lr: learning rate of round 0.
         lr_end: learning rate after lr_horizon rounds, reached exponentially.
         lr_horizon: rounds of the decay from lr to lr_end, whatever rounds is.
@@ -71,6 +72,7 @@ class Keys:
     rounds: int = 100
     local_epochs: int = 1
     batch_size: int = 32
+    optimizer: str = "sgd"
     lr: float = 0.1
     lr_end: float = 0.001
     lr_horizon: int = 1000
@@ -218,6 +220,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     check_numbers("(0, 1]", density=config["density"])
     check_numbers("(0, inf)", **{key: config[key] for key in ("lr", "lr_end", "alpha")})
     check_integers(**{key: config[key] for key in ("cohort", "rounds", "local_epochs", "batch_size", "lr_horizon")})
+    check_choice("sgd", "adam", optimizer=config["optimizer"])
     check_integers(optional=True, clients=config["clients"])
     check_integers(0, seed=config["seed"])
     try:

@@ -24,6 +24,7 @@ class Flops:
         first: index of the maskable layer that works on the input, which needs no gradient of it; None if that layer is
             not maskable.
         input: FLOPs of the layer that works on the input if it is not maskable, a part of ``rest``.
+        frozen: FLOPs of the products with frozen weights, a part of ``rest``. No gradient of these weights is computed.
 
     >>> flops = Flops(layers=(100.0, 40.0), rest=10.0, first=0)
     >>> flops.forward(torch.tensor([0.5, 0.25]))
@@ -36,6 +37,7 @@ class Flops:
     rest: float
     first: int | None
     input: float = 0.0
+    frozen: float = 0.0
 
     def forward(self, densities: Tensor) -> float:
         """f_S: the sum of the layers' FLOPs times their density, plus the rest; f_D for densities of 1."""
@@ -44,17 +46,18 @@ class Flops:
     def of_each(self, samples: int) -> "Flops":
         """The FLOPs of one sample, where these are of ``samples`` samples."""
         layers = tuple(f / samples for f in self.layers)
-        return Flops(layers, self.rest / samples, self.first, self.input / samples)
+        return Flops(layers, self.rest / samples, self.first, self.input / samples, self.frozen / samples)
 
     def training(self, densities: Tensor, dense_gradients: float = 0.0) -> float:
         """FLOPs of one sample in one step.
 
         The forward pass takes f_S, the gradient of the inputs f_S without the first layer, the gradient of the weights
-        f_S, or f_D in the share ``dense_gradients`` of the steps, which compute gradients of pruned weights too.
+        f_S without the frozen weights, or f_D in the share ``dense_gradients`` of the steps, which compute gradients of
+        pruned weights too.
         """
         forward = self.forward(densities)
         input_layer = self.input if self.first is None else self.layers[self.first] * float(densities[self.first])
-        return 3 * forward - input_layer + dense_gradients * (self.forward(self.dense) - forward)
+        return 3 * forward - input_layer - self.frozen + dense_gradients * (self.forward(self.dense) - forward)
 
     @property
     def dense(self) -> Tensor:
@@ -78,14 +81,16 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
 
     >>> network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
-    Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0)
+    Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0, frozen=0.0)
     """
     weights = {name: module.get_parameter(name) for name in names}
-    counter = _FlopCounter(weights, (*module.parameters(), *module.buffers()))
+    frozen = {name: weight for name, weight in module.named_parameters() if not weight.requires_grad}
+    counter = _FlopCounter(weights, frozen, (*module.parameters(), *module.buffers()))
     with _without_fused_kernels(module), counter:
         run()
-    rest = counter.flops.pop(None)
-    return Flops(tuple(counter.flops.values()), rest, counter.first, counter.input)
+    layers = tuple(counter.flops[name] for name in names)
+    of_frozen = sum((counter.flops[name] for name in frozen), 0.0)
+    return Flops(layers, counter.flops[None] + of_frozen, counter.first, counter.input, of_frozen)
 
 
 WITH_SUMMAND = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)  # their first argument is added to the product
@@ -96,15 +101,19 @@ class _FlopCounter(TorchDispatchMode):
 
     Args:
         weights: the maskable weights by name. Several may lie in one storage, as they do in an arena.
+        frozen: the frozen parameters by name, none of which is maskable.
         constants: all parameters and buffers of the module.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], constants: Iterable[Tensor]) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], constants: Iterable[Tensor]
+    ) -> None:
         super().__init__()
+        self.maskable, weights = list(weights), {**weights, **frozen}
         self.flops: dict[str | None, float] = {None: 0.0} | dict.fromkeys(weights, 0.0)
         self.first: int | None = None  # as in Flops
         self.input = 0.0
-        self._order, self._sizes = list(weights), {name: weight.numel() for name, weight in weights.items()}
+        self._sizes = {name: weight.numel() for name, weight in weights.items()}
         self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, weight) in it
         self._kept: list[Tensor] = []  # so that no other tensor gets their storage
         self._constant: set[int] = set()  # storages that depend on parameters and buffers alone, not on the batch
@@ -139,7 +148,7 @@ class _FlopCounter(TorchDispatchMode):
 
     def _add(self, name: str | None, flops: float) -> None:
         if flops and not any(self.flops.values()):
-            self.first, self.input = (None, flops) if name is None else (self._order.index(name), 0.0)
+            self.first, self.input = (self.maskable.index(name), 0.0) if name in self.maskable else (None, flops)
         self.flops[name] += flops
 
     def _keep_constant(self, tensor: Tensor) -> None:

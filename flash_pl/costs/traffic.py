@@ -144,7 +144,7 @@ class Link(Stateful):
         payload = self.codec.encode(message, previous, seed)
         arrived = self.codec.decode(payload.data, previous)
         traffic = Traffic.of(self.layout, mask, payload.sizes, first)
-        return arrived.weights.to(weights.device), arrived.mask.to(mask.device), traffic
+        return self._with_frozen(arrived.weights, weights), arrived.mask.to(mask.device), traffic
 
     def up(self, update: ClientUpdate, weights: Tensor, received: Tensor) -> tuple[ClientUpdate, Tensor, Traffic]:
         """Send a client's ``update`` and its arena ``weights`` ``[size]`` to the server.
@@ -163,7 +163,14 @@ class Link(Stateful):
         arrived, device = self.codec.decode(payload.data, received), weights.device
         extra = {name: tensor.to(device) for name, tensor in arrived.extra.items()}
         decoded = replace(update, mask=arrived.mask.to(device), samples=arrived.samples, extra=extra)
-        return decoded, arrived.weights.to(device), Traffic.of(self.layout, update.mask, payload.sizes)
+        return decoded, self._with_frozen(arrived.weights, weights), Traffic.of(self.layout, update.mask, payload.sizes)
+
+    def _with_frozen(self, arrived: Tensor, weights: Tensor) -> Tensor:
+        """The arena that arrived, with the frozen parameters that the receiver has as the sender has them."""
+        frozen = self.layout.frozen
+        if frozen == self.layout.size:
+            return arrived.to(weights.device)
+        return torch.cat([arrived[:frozen].to(weights), weights[frozen:]])
 
     def _must_decode(self, weights: Tensor) -> bool:
         """Whether the receiver uses decoded bytes: they may be rounded, or are to be verified."""

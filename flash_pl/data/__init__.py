@@ -13,6 +13,7 @@ from flash_pl.data.samples import Samples
 from flash_pl.data.synthetic import Synthetic
 from flash_pl.data.table import CSVTable
 from flash_pl.data.tensors import FederatedDataModule, TensorData
+from flash_pl.data.text import KingJames, TextFiles, Vocabulary
 from flash_pl.data.vision import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, TinyImageNet
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "FederatedData",
     "FederatedDataModule",
     "ImageFolders",
+    "KingJames",
     "LabelShards",
     "Partition",
     "PartitionedData",
@@ -44,8 +46,10 @@ __all__ = [
     "Synthetic",
     "TensorBatches",
     "TensorData",
+    "TextFiles",
     "TinyImageNet",
     "UnbalancedDirichlet",
+    "Vocabulary",
     "as_federated",
     "check_client_batches",
     "check_federated",

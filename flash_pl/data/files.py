@@ -80,9 +80,9 @@ class StoredData(FederatedDataModule):
         """Check that samples are not empty and have this data set's shape and classes."""
         shape, labels = tuple(samples.inputs.shape[1:]), samples.labels
         if not len(samples):
-            raise ValueError("they contain no images")
+            raise ValueError("they contain no samples")
         if shape != self.shape:
-            raise ValueError(f"images have shape {shape}, not {self.shape}")
+            raise ValueError(f"inputs have shape {shape}, not {self.shape}")
         if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             raise ValueError(f"labels go from {labels.min()} to {labels.max()}, not within 0 to {self.classes - 1}")
         if samples.inputs.is_floating_point() and not samples.inputs.isfinite().all():

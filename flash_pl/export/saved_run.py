@@ -112,8 +112,8 @@ class SavedRun:
 def build_network(run: SavedRun, model: SparseModel, samples: int) -> tuple[nn.Module, Tensor]:
     """Return the run's network with the weights of ``model``, and a batch of ``samples`` inputs for it.
 
-    The inputs are Gaussian noise in the shape of the data. Only if the data have no ``shape`` they are loaded, and the
-    inputs are test samples.
+    For images the inputs are Gaussian noise in the shape of the data. Other data are loaded, and the inputs are test
+    samples: the characters of a text, for example, are numbers below that of its classes.
 
     Raises:
         ConfigError: the network that the config builds now does not fit the weights.
@@ -135,10 +135,10 @@ def build_network(run: SavedRun, model: SparseModel, samples: int) -> tuple[nn.M
 
 def _inputs(data: FederatedData, count: int) -> Tensor:
     shape = getattr(data, "shape", None)
-    if shape is not None:
+    if shape is not None and len(shape) == 3:
         return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
     data.prepare_data()
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
-    images = batch[0] if isinstance(batch, tuple | list) else batch
-    return images[torch.arange(count) % len(images)]
+    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    return inputs[torch.arange(count) % len(inputs)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from flash_pl.errors import ConfigError, ModuleError, RunError, SchedulerError
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
+from flash_pl.sparsity import Layout
 
 
 class Fault(Exception):
@@ -70,6 +71,17 @@ def check_mask(mask: object, maskable: int) -> None:
         return
     kind = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     raise Fault(f"its mask is {kind}, not torch.bool of shape ({maskable},)")
+
+
+def check_frozen(layout: Layout, before: Tensor, after: Tensor) -> None:
+    """Check that a client's training has changed no parameter that was frozen when the run began.
+
+    Raises:
+        Fault: names a parameter that has changed.
+    """
+    if (name := layout.changed_frozen(before, after)) is not None:
+        hint = "begin with requires_grad=True and freeze it in a hook"
+        raise Fault(f"{name} was frozen when the run began, so it is not sent, but training has changed it; {hint}")
 
 
 def check_tier_masks(masks: Sequence[Tensor], server: ServerState, tiers: int) -> None:

@@ -12,7 +12,7 @@ from flash_pl.costs import CostLedger
 from flash_pl.data import FederatedData
 from flash_pl.errors import ClientError
 from flash_pl.loops.evaluation import RoundEvaluator
-from flash_pl.loops.failures import Failure, Fault, check_mask, check_tier_masks, server_hook
+from flash_pl.loops.failures import Failure, Fault, check_frozen, check_mask, check_tier_masks, server_hook
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.round_metrics import check_names, logged_metrics, mask_agreement
@@ -174,7 +174,8 @@ class FederatedLoop:
                 # models.
                 self.ranks.sum_(self.aggregator.accumulator)
                 mean, optimizer = self.aggregator.mean(), self.server_optimizer
-                server.weights.copy_(mean if optimizer is None else optimizer.step(server, mean))
+                new, frozen = mean if optimizer is None else optimizer.step(server, mean), server.layout.frozen
+                server.weights[:frozen].copy_(new[:frozen])  # a mean could round frozen parameters
                 server.union.copy_(server.weights)
 
                 # 3. The scheduler votes on the next mask and prunes the server to it.
@@ -236,7 +237,8 @@ class FederatedLoop:
         """Train a client under the mask of its tier, and add its weights to the sum if its update is in time.
 
         Raises:
-            Fault: the client has no samples, its mask is invalid, or its weights or loss are not finite.
+            Fault: the client has no samples, its mask is invalid, its weights or loss are not finite, or a frozen
+                parameter has changed.
         """
         link, scheduler, client = self.ledger.link, self.scheduler, self.client
         batches = self.data.client_batches(participant.client)
@@ -249,6 +251,7 @@ class FederatedLoop:
         weights, mask, down = link.down(self.server.weights, client_mask, previous_mask)
         client.receive(weights, mask)
         update = self.local.run(client, scheduler, batches, context)
+        check_frozen(client.layout, before=weights, after=client.arena)
         update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)
         update = self.ledger.with_costs(update, down, up)
         if update.late:

@@ -127,6 +127,8 @@ class RoundAverage:
         if server.round_average is None:
             server.round_average = server.weights.clone()
             return
-        server.round_average.lerp_(server.weights, (self.power + 1) / (self.power + 1 + round))
+        frozen = server.layout.frozen  # they never change
+        share = (self.power + 1) / (self.power + 1 + round)
+        server.round_average[:frozen].lerp_(server.weights[:frozen], share)
         averages, entered = server.round_average[: server.layout.maskable], server.mask & ~previous
         torch.where(entered, server.weights[: server.layout.maskable], averages, out=averages)

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from flash_pl.errors import ModuleError
 from flash_pl.sparsity.maskable import CONVOLUTIONS, TRANSPOSED, maskable_names, own_weight
 
-KINDS = ["maskable", "parameter", "buffer"]  # kinds of tensors, in their order in the arena
+KINDS = ["maskable", "parameter", "buffer", "frozen"]  # kinds of tensors, in their order in the arena
 ALIGNMENT = 8  # elements; 16 bytes of the smallest floating-point type, as cuDNN's batch normalization requires
 
 
@@ -32,12 +32,13 @@ class Slot:
 
 
 class Layout:
-    """Where each tensor of a model lies in the arena: maskable weights first, then all other parameters, then buffers.
+    """Where each tensor of a model lies in the arena: maskable weights, other parameters, buffers, frozen parameters.
 
     With the whole model in one vector, sending, averaging and saving it are single operations, and a mask is one flat
     tensor over ``[0, maskable)``. Each tensor keeps its strides, so a ``channels_last`` weight stays ``channels_last``.
     Only persistent floating-point buffers are included. Other buffers stay in the module; they are neither sent nor
-    averaged.
+    averaged. Frozen parameters (``requires_grad=False``), such as the base under adapters, never change. Every client
+    has them from the start: they are not sent and not averaged.
 
     The maskable weights follow each other without gaps. Every other tensor starts at a multiple of ``ALIGNMENT``
     elements; the gaps before these tensors hold 0 and do not count as elements of the model.
@@ -58,9 +59,11 @@ class Layout:
         trained: number of elements of all parameters that are not frozen, maskable or not.
         after_last_layer: the slots of the parameters that the module defines after its last maskable weight.
         maskable: number of maskable weights; they are ``arena[:maskable]``.
-        trainable: end of the parameters; they are ``arena[:trainable]``, gaps included.
+        trainable: end of the parameters that are not frozen; they are ``arena[:trainable]``, gaps included.
+        frozen: start of the frozen parameters; they are ``arena[frozen:]``, gaps included.
         size: length of the arena, gaps included.
         elements: number of elements of the model, gaps excluded.
+        sent: number of these elements that are not frozen; a dense message has all of them.
 
     Raises:
         ConfigError: a pattern matches no layer, or no layer is left to mask.
@@ -93,7 +96,10 @@ class Layout:
         not_persistent = _not_persistent(module)
         buffers = {n: b for n, b in module.named_buffers() if b.is_floating_point() and n not in not_persistent}
         kinds = dict.fromkeys(maskable, "maskable")
-        kinds |= {name: "parameter" for name in parameters if name not in kinds} | dict.fromkeys(buffers, "buffer")
+        others = [name for name in parameters if name not in kinds]
+        kinds |= {name: "parameter" for name in others if parameters[name].requires_grad}
+        kinds |= dict.fromkeys(buffers, "buffer")
+        kinds |= {name: "frozen" for name in others if not parameters[name].requires_grad}
         tensors = parameters | buffers
         if len(types := {f"{t.dtype} on {t.device}" for t in tensors.values()}) > 1:
             raise ModuleError(
@@ -117,9 +123,8 @@ class Layout:
     def from_specification(cls, specification: Sequence[Sequence[Any]]) -> "Layout":
         """Return the layout with this ``specification``, without its module.
 
-        A specification knows nothing of the kinds of layers, of frozen parameters and of the module's own order:
-        ``groups`` are all 1, ``types`` say nothing, all parameters are ``trained``, and ``after_last_layer`` holds
-        every parameter and buffer without a mask.
+        A specification knows nothing of the kinds of layers and of the module's own order: ``groups`` are all 1,
+        ``types`` say nothing, and ``after_last_layer`` holds every parameter and buffer without a mask.
 
         Raises:
             ValueError: there is no maskable tensor, the kinds are in another order, two tensors have one name, or the
@@ -127,7 +132,9 @@ class Layout:
         """
         kinds = [kind for _, kind, _, _ in specification]
         if kinds[:1] != KINDS[:1] or kinds != sorted(kinds, key=KINDS.index):
-            raise ValueError("a layout must have maskable tensors; they come first, then parameters, then buffers")
+            raise ValueError(
+                "a layout must have maskable tensors; they come first, then parameters, then buffers, then frozen ones"
+            )
         if len({name for name, _, _, _ in specification}) < len(specification):
             raise ValueError("two tensors have the same name")
         layout = cls.__new__(cls)
@@ -155,10 +162,13 @@ class Layout:
         self.others = self.slots[len(self.layers) :]
         self.groups, self.types = (1,) * len(self.layers), (nn.Module,) * len(self.layers)
         self.after_last_layer = self.others
-        self.trainable = self.slots[-1 - self._kinds.count("buffer")].stop
+        frozen = self.slots[len(self.slots) - self._kinds.count("frozen") :]
+        self.trainable = self.slots[-1 - self._kinds.count("buffer") - len(frozen)].stop
         self.size = start
+        self.frozen = frozen[0].start if frozen else start
         self.maskable = self.layers[-1].stop
         self.elements = self.maskable + sum(slot.stop - slot.start for slot in self.others)
+        self.sent = self.elements - sum(slot.stop - slot.start for slot in frozen)
         self.trained = self.elements - sum(s.stop - s.start for s in self.slots if s.start >= self.trainable)
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
 
@@ -199,15 +209,25 @@ class Layout:
         return weight.transpose(1, 2) if issubclass(self.types[index], TRANSPOSED) else weight
 
     def read_others(self, flat: Tensor) -> Tensor:
-        """Return a copy of all elements that are not maskable, without the gaps, ``[elements - maskable]``."""
-        parts = [flat[slot.start : slot.stop] for slot in self.others]
+        """Return a copy of all elements that are neither maskable nor frozen, without gaps, ``[sent - maskable]``."""
+        parts = [flat[slot.start : slot.stop] for slot in self._sent_others()]
         return torch.cat(parts) if parts else flat[:0]
 
     def write_others_(self, flat: Tensor, values: Tensor) -> None:
         """Write ``values``, as ``read_others`` returns them, into the arena ``flat``."""
-        parts = values.split([slot.stop - slot.start for slot in self.others])
-        for slot, part in zip(self.others, parts, strict=True):
+        slots = self._sent_others()
+        for slot, part in zip(slots, values.split([slot.stop - slot.start for slot in slots]), strict=True):
             flat[slot.start : slot.stop] = part
+
+    def _sent_others(self) -> list[Slot]:
+        return [slot for slot in self.others if slot.start < self.frozen]
+
+    def changed_frozen(self, before: Tensor, after: Tensor) -> str | None:
+        """Return the name of a frozen parameter that differs between two arenas; None if there is none."""
+        if torch.equal(before[self.frozen :], after[self.frozen :]):
+            return None
+        slots = (slot for slot in self.others if slot.start >= self.frozen)
+        return next((slot.name for slot in slots if not torch.equal(slot.view(before), slot.view(after))), None)
 
     def counts(self, mask: Tensor) -> Tensor:
         """Return the number of active weights in each layer, int64 ``[layers]`` on the CPU."""

@@ -14,7 +14,8 @@ A payload has these bytes, in this order. Integers are little-endian; a varint i
 | varint              | length m of the mask section                                                           |
 | m                   | mask section (``flash_pl.wire.masks``)                                                 |
 | 4 or 2 per weight   | active weights, in the order of the arena                                              |
-| 4 per element       | other parameters and floating-point buffers, float32, in the order of the arena        |
+| 4 per element       | other parameters and floating-point buffers, float32, in the order of the arena;       |
+|                     | frozen parameters are not sent                                                         |
 | the rest            | extra tensors: those of the scheduler                                                  |
 
 Extra tensors are a varint with their number, then for each tensor:
@@ -57,7 +58,8 @@ class Message:
     """The content of a payload.
 
     Attributes:
-        weights: an arena ``[layout.size]``; pruned weights are 0.
+        weights: an arena ``[layout.size]``; pruned weights are 0. Frozen parameters are not sent; after decoding they
+            are 0.
         mask: bool ``[layout.maskable]``.
         samples: number of training samples of the client; 0 from the server.
         extra: the scheduler's own tensors by name; empty from the server.
@@ -160,7 +162,7 @@ class Codec:
         header = HEADER_SIZE + len(encode_varint(message.samples)) + len(encode_varint(length))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
         extra = encode_extra(message.extra, max_bools=self.layout.maskable)
-        rest = 4 * (self.layout.elements - self.layout.maskable) + len(extra)
+        rest = 4 * (self.layout.sent - self.layout.maskable) + len(extra)
         return Sizes(kind, header, length, values, rest)
 
     def sizes_of(self, data: bytes, message: Message) -> Sizes:
@@ -196,7 +198,7 @@ class Codec:
         mask = decode_mask(kind, section, self.sizes, reference, reader.left // dtype.itemsize, allow_seed)
         section.end()
         active = _read_tensor(reader, int(mask.count_nonzero()), dtype)
-        others = _read_tensor(reader, self.layout.elements - maskable, torch.float32)
+        others = _read_tensor(reader, self.layout.sent - maskable, torch.float32)
         weights = torch.zeros(self.layout.size)
         weights[:maskable][mask] = active.float()
         self.layout.write_others_(weights, others)

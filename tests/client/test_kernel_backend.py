@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flash_pl import FederatedTrainer
+from flash_pl.client import kernel_backend
 from flash_pl.client.kernel_backend import KernelBackend, NormForward
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.kernels import available
@@ -74,6 +75,25 @@ def test_only_forward_is_replaced_and_it_is_restored(network):
         module.model.pool.forward = nn.MaxPool2d.forward.__get__(module.model.pool)
         assert torch.equal(module.model(x), expected)
     assert not any("forward" in vars(part) for part in module.modules())
+
+
+@compiled
+@pytest.mark.parametrize(("shape", "uses_kernels"), [((2, 4, 512), True), ((2, 3, 512), False), ((512,), False)])
+def test_every_position_of_a_sequence_is_a_row_of_a_linear_layer(shape, uses_kernels, monkeypatch):
+    """Eight rows are enough for the kernels, however they are divided over sequences."""
+    layer, x, calls = nn.Linear(512, 256), torch.randn(shape), []
+    layout = Layout(layer)
+    layout.flatten_(layer)
+    mask = torch.rand(layout.maskable) < 0.05
+    with torch.no_grad():
+        layer.weight.mul_(mask.view_as(layer.weight))
+    kernel = kernel_backend.sparse_linear
+    monkeypatch.setattr(kernel_backend, "sparse_linear", lambda *a, **k: calls.append(1) or kernel(*a, **k))
+    expected = layer(x)
+    with KernelBackend(layer, layout) as backend:
+        backend.set_mask(mask)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    assert bool(calls) == uses_kernels
 
 
 def pickled(module):

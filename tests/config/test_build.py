@@ -104,12 +104,34 @@ def test_a_lightning_module_is_federated_as_it_is(tmp_path, monkeypatch):
     plain, rated = composed("model=users_file.Plain"), composed("model=users_file.Rated", "lr=0.5")
     assert type(build_module(plain, build_data(plain))).__name__ == "Plain"
     assert build_trainer(plain).decay.ratio == 1
+    with pytest.raises(ConfigError) as refused:
+        adam = composed("model=users_file.Rated", "optimizer=adam")
+        build_module(adam, build_data(adam))
+    assert refused.value.key == "optimizer"
     for setting in ("lr=0.5", "lr_end=0.01", "lr_horizon=50"):  # which would do nothing
         refused = composed("model=users_file.Plain", setting)
         with pytest.raises(ConfigError, match=f"{setting.split('=')[0]}: .*Plain takes no argument lr"):
             build_module(refused, build_data(refused))
     assert build_module(rated, build_data(rated)).lr == 0.5
     assert build_trainer(rated).decay.ratio == 0.001 / 0.5
+    text = composed("data=king_james", "model=users_file.Plain")  # nobody has asked for the optimizer of these data
+    assert type(build_module(text, build_data(text))).__name__ == "Plain"
+
+
+@pytest.mark.parametrize("model", ["char_transformer", "char_lstm"])
+def test_a_model_of_text_is_sized_by_the_text(model, tmp_path):
+    (tmp_path / "a.txt").write_text("abc" * 30)
+    arguments = [f"data.files={tmp_path}/*.txt", "data.window=5", f"model={model}"]
+    config = composed("data=text", *arguments)
+    module = build_module(config, build_data(config))
+    assert module.model.fc.out_features == 4 and module.model.embedding.num_embeddings == 4
+    assert module(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 4)
+    if model == "char_transformer":
+        assert len(module.model.position) == 5
+    optimizer = module.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam and optimizer.param_groups[0]["lr"] == 0.003
+    plain = composed("data=text", *arguments, "optimizer=sgd", "lr=0.5")
+    assert type(build_module(plain, build_data(plain)).configure_optimizers()) is torch.optim.SGD
 
 
 def test_a_users_class_inherits_no_init_args_from_the_class_it_replaces(tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from flash_pl.checkpoint import read_checkpoint
+from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, compose
 from flash_pl.errors import ConfigError
-from flash_pl.export import SavedRun
+from flash_pl.export import SavedRun, build_network
 from flash_pl.sparsity import Layout, nested_masks
 
 
@@ -62,3 +63,15 @@ def test_a_density_without_a_tier_is_refused(runs):
     with pytest.raises(ConfigError, match="0.3 .* 0.1, 0.15, 0.2") as error:
         SavedRun(runs["hetero"]).model(0.3)
     assert error.value.key == "density"
+
+
+def test_inputs_for_a_network_of_text_are_its_own_characters(tmp_path):
+    """Gaussian noise in the shape of the data would be no input of an embedding."""
+    (tmp_path / "a.txt").write_text("banana " * 30)
+    run = ["data=text", f"data.files={tmp_path}/a.txt", "data.window=8", "cohort=1", "rounds=1", "density=0.5"]
+    run += ["model.dim=6", "model.depth=1", "trainer.accelerator=cpu", "trainer.progress=false"]
+    assert main(["fit", "pdst", *run, f"run_dir={tmp_path / 'run'}"]) == 0
+    saved = SavedRun(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    net, inputs = build_network(saved, saved.model(), samples=5)
+    assert inputs.shape == (5, 8) and inputs.dtype == torch.int64 and 0 < int(inputs.max()) < 5
+    assert net(inputs).shape == (5, 8, 5)

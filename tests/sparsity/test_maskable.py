@@ -138,7 +138,9 @@ def test_the_count_of_trainable_weights_leaves_out_frozen_ones_and_gaps():
     module[2].weight.requires_grad_(False)
     layout = Layout(module)
     assert (layout.maskable, layout.trained) == (15, 15 + 3 + 6 + 2)
-    assert Layout.from_specification(layout.specification).trained == layout.elements - 6  # running mean and variance
+    assert (layout.elements, layout.sent) == (15 + 3 + 6 + 6 + 6 + 2, 15 + 3 + 6 + 6 + 2)  # with mean and variance
+    again = Layout.from_specification(layout.specification)
+    assert (again.trained, again.sent, again.frozen) == (layout.trained, layout.sent, layout.frozen)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
