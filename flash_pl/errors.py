@@ -83,6 +83,10 @@ class RunError(RuntimeError):
         self.trace = trace
 
 
+class SampleError(RunError):
+    """A sample of the data cannot be read."""
+
+
 class ClientError(RunError):
     """The training of a client failed."""
 

@@ -300,7 +300,7 @@ IDX_FILES += [
     (0, lambda good: b"<html>not found</html>", "idx"),
     (0, lambda good: idx(np.zeros((40, 20, 20))), "(1, 20, 20)"),
     (0, lambda good: idx(np.zeros((39, 28, 28))), "(39, 1, 28, 28)"),
-    (0, lambda good: idx(np.zeros((40, 28))), "(40, 1, 28)"),
+    (0, lambda good: idx(np.zeros((40, 28))), "(1, 28)"),
     (1, lambda good: idx(np.arange(40)), "0 to 39"),
     (1, lambda good: idx(np.zeros((40, 2))), "(40, 2)"),
     (2, lambda good: idx(np.zeros((0, 28, 28))), "(0, 1, 28, 28)"),

@@ -199,7 +199,9 @@ class _Values:
         if self.reduction in ("mean", "sum"):
             self.total = (0.0 if self.total is None else self.total) + value * weight
         else:
-            self.total = value if self.total is None else _extreme(self.reduction, self.total, value)
+            if self.total is None:  # a copy: a logged parameter changes later
+                self.total = value.clone() if isinstance(value, Tensor) else value
+            self.total = _extreme(self.reduction, self.total, value)
 
     def compute(self) -> float:
         """The reduced value; NaN for a mean without samples."""

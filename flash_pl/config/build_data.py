@@ -51,11 +51,14 @@ def _make(class_path: str, init_args: Config, takes: Signature, fill: dict[str, 
     def make(**more: Any) -> Any:
         return instantiate("data", {"class_path": class_path, "init_args": {**init_args, **more}}, fill=fill)
 
-    for name, values in {"train": (True, False), "split": ("train", "test")}.items():
-        if name in takes.parameters and name not in init_args:
-            return [make(**{name: value}) for value in values]
+    for name, kind, values in (("train", bool, (True, False)), ("split", str, ("train", "test"))):
+        parameter = None if name in init_args else takes.parameters.get(name)
+        if parameter is not None and parameter.hint in (kind, Any) and isinstance(parameter.default, kind | None):
+            made = make(**{name: values[0]})
+            return [made] if isinstance(made, L.LightningDataModule) else [made, make(**{name: values[1]})]
     made = make()
-    return made if isinstance(made, tuple) and len(made) == 2 else [made]
+    pair = isinstance(made, tuple | list) and len(made) == 2 and all(hasattr(part, "__getitem__") for part in made)
+    return made if pair else [made]
 
 
 def _divided(class_path: str, made: Sequence[Any], init_args: Config, fill: dict[str, Any]) -> FederatedData:

@@ -9,7 +9,7 @@ from flash_pl.config import shipped
 from flash_pl.config.components import is_component
 from flash_pl.config.names import unknown_fragment, unknown_key
 from flash_pl.config.signature import Signature, conforms, describe, fits, locate, signature
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError, RunError, as_yaml
 
 
 def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | None = None) -> Any:
@@ -54,8 +54,10 @@ def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[st
         return target(**arguments)
     except ConfigError as error:
         raise error.within(key) from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except (ModuleError, DataNotFoundError, RunError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(key, f"{target.__name__} cannot be built with these init args ({reason})") from error
 
 

@@ -126,12 +126,14 @@ def signature(target: Callable[..., Any]) -> Signature:
     parameters: dict[str, Parameter] = {}
     for depth, function in enumerate(_chain(target)):
         try:
-            own = inspect.signature(function).parameters.values()
+            own = list(inspect.signature(function).parameters.values())
+            if inspect.isclass(target) and function.__name__ == "__init__":
+                own = own[1:]  # the object, whatever its name
         except (TypeError, ValueError):  # implemented in C
             return Signature(parameters, open=True)
         hints = _hints(function)
         for parameter in own:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 hint, is_empty = hints.get(parameter.name, Any), parameter.default is parameter.empty
                 # An argument that the base class requires may be supplied by the class itself.
                 known = Parameter(hint, depth == 0 and is_empty, None if is_empty else parameter.default)

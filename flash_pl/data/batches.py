@@ -141,9 +141,11 @@ class TensorBatches(EpochLength):
         """The batches in the order of the samples, without augmentation."""
         for start in range(0, self.epoch_samples, self.batch_size):
             part = slice(start, min(start + self.batch_size, self.epoch_samples))
-            index = part if self.rows is None else self.rows[part]
-            inputs = self.inputs[index]
-            yield (inputs if self.normalize is None else self.normalize(inputs)), self.labels[index]
+            if self.rows is None:  # a copy, so that a module that changes its batch does not change the data
+                inputs, labels = self.inputs[part].clone(), self.labels[part].clone()
+            else:
+                inputs, labels = self.inputs[self.rows[part]], self.labels[self.rows[part]]
+            yield (inputs if self.normalize is None else self.normalize(inputs)), labels
 
     def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of augmented batches, in an order drawn from ``generator``."""

@@ -75,6 +75,7 @@ class LoadedBy:
     batch_size: int | None = None
     drop_last: bool = False
     workers: int | None = None
+    worker_init_fn: Callable[[int], None] | None = None
 
     @classmethod
     def of(cls, key: str, value: Any) -> "LoadedBy":
@@ -93,10 +94,13 @@ class LoadedBy:
             raise ConfigError(key, problem, "give an object with __getitem__ and __len__, as torch's Dataset has")
         if loader is None:
             return cls(dataset)
-        if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:
+        sampler = loader.sampler
+        plain = type(sampler) in (RandomSampler, SequentialSampler) and len(sampler) == len(dataset)  # type: ignore[arg-type]
+        if not plain or getattr(sampler, "replacement", False) or loader.batch_size is None:
             problem = "the DataLoader has a sampler of its own, which clients would not use"
             raise ConfigError(key, problem, "give the dataset, or a DataLoader with batch_size and shuffle alone")
-        return cls(dataset, loader.collate_fn, loader.batch_size, loader.drop_last, loader.num_workers)
+        batching = loader.collate_fn, loader.batch_size, loader.drop_last
+        return cls(dataset, *batching, loader.num_workers, loader.worker_init_fn)
 
     @classmethod
     def joined(cls, key: str, values: Any) -> "tuple[LoadedBy, list[int]]":
@@ -176,7 +180,7 @@ class DatasetModule(PartitionedData):
     def reader(self, source: LoadedBy) -> Reader:
         """Reads batches of a dataset, by the arguments or as its loader would."""
         workers = (source.workers or 0) if self.workers is None else self.workers
-        return Reader(source.dataset, self.collate_fn or source.collate_fn, workers)
+        return Reader(source.dataset, self.collate_fn or source.collate_fn, workers, source.worker_init_fn)
 
     def train_batches(self, index: Tensor) -> DatasetBatches:
         """See ``PartitionedData``."""
@@ -189,11 +193,12 @@ class DatasetModule(PartitionedData):
 
     @property
     def classes(self) -> int:
-        """Number of classes: the largest label of a training sample, plus 1, if labels are integers."""
-        targets = self.load()[0].targets
-        if targets is None or targets.is_floating_point():
+        """Number of classes: the largest label of a sample, plus 1, if labels are integers."""
+        targets = [samples.targets for samples in self.load() if samples is not None and len(samples)]
+        known = [labels for labels in targets if labels is not None]
+        if not known or any(labels.is_floating_point() for labels in known):
             raise AttributeError("these samples have no classes")
-        return int(targets.max()) + 1
+        return 1 + max(int(labels.max()) for labels in known)
 
     @property
     def shape(self) -> tuple[int, ...]:

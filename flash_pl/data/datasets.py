@@ -101,7 +101,7 @@ class ClientDatasets(DatasetModule):
         workers: int | None = None,
         **keywords: Unpack[PartitionKeywords],
     ) -> None:
-        for name in ("clients", "partition"):
+        for name in ("clients", "partition", "owners"):
             if name in keywords:
                 raise ConfigError(name, "each client has its own dataset already", "leave it out")
         super().__init__(collate_fn=collate_fn, workers=workers, **keywords)

@@ -148,6 +148,9 @@ class IdxData(StoredData):
     def read(self, folder: Path) -> tuple[Samples, Samples]:
         """See ``StoredData``; images get shape ``[n, 1, H, W]``."""
         train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in IDX_FILES)
+        for labels in (train_labels, test_labels):
+            if labels.ndim != 1:
+                raise ValueError(f"labels have shape {tuple(labels.shape)}, not ({len(labels)},)")
         train = Samples(train_images.unsqueeze(1), train_labels.long())
         return train, Samples(test_images.unsqueeze(1), test_labels.long())
 

@@ -16,7 +16,7 @@ from flash_pl.data.partitioned import PartitionKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
 from flash_pl.seeding import generator
 
-SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 
 
 class ImageFolders(DatasetModule):
@@ -69,6 +69,9 @@ class ImageFolders(DatasetModule):
             split: next((self.root / name for name in names if (self.root / name).is_dir()), None)
             for split, names in SPLITS.items()
         }
+        if folders["train"] is None and folders["test"] is not None:
+            problem = f"data.root: {self.root} has a folder {folders['test'].name}, and no folder train"
+            raise DataNotFoundError(f"{problem}; give both, or the folders of the classes alone")
         if folders["train"] is None:
             return self._split(self._read(self.root))
         train = self._read(folders["train"])

@@ -1,6 +1,6 @@
 """Labels and owners of a dataset's samples: from an attribute, a column, or one pass over the samples."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, SampleError, as_yaml
 
-LABEL_NAMES = ("targets", "labels", "label", "target", "y")  # of attributes, columns and entries of a sample
+LABEL_NAMES = ("targets", "labels", "label", "target", "y")  # of columns, and of entries of a sample
+ATTRIBUTES = ("targets", "labels")  # of a dataset
 Source = str | Callable[[Any], Any] | Sequence | np.ndarray | Tensor | None
 
 
@@ -38,7 +39,7 @@ def read_labels(key: str, dataset: Any, source: Source = None) -> list[Any] | No
         if values is None:
             values = _one_pass(key, dataset, source)
     elif callable(source):
-        values = [source(dataset[i]) for i in range(len(dataset))]
+        values = [source(read_sample(dataset, i)) for i in range(len(dataset))]
     else:
         values = source
     if values is None:
@@ -47,6 +48,19 @@ def read_labels(key: str, dataset: Any, source: Source = None) -> list[Any] | No
         count = f"{len(values)} values" if isinstance(values, Collection) else as_yaml(values)
         raise ConfigError(key, f"{count} for {len(dataset)} samples", "give one value for each sample")
     return _as_list(values)
+
+
+def read_sample(dataset: Any, index: int) -> Any:
+    """Return a sample.
+
+    Raises:
+        SampleError: the dataset raises an error.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SampleError(f"sample {index} of {type(dataset).__name__} cannot be read ({reason})") from error
 
 
 def _column(dataset: Any, names: Sequence[str]) -> Any:
@@ -64,11 +78,13 @@ def _column(dataset: Any, names: Sequence[str]) -> Any:
     for name in names:
         if isinstance(columns, list) and name in columns:
             return dataset[name][:]
-        values = getattr(dataset, name, None)
-        if isinstance(values, Sized) and not isinstance(values, str) and len(values) == len(dataset):
-            return values
+        values = getattr(dataset, name, None) if names != LABEL_NAMES or name in ATTRIBUTES else None
+        if isinstance(values, Sequence | np.ndarray | Tensor) and not isinstance(values, str):
+            if len(values) == len(dataset):
+                return values
     if type(dataset) is TensorDataset and names == LABEL_NAMES and len(dataset.tensors) > 1:
-        return dataset.tensors[-1] if dataset.tensors[-1].ndim == 1 else None
+        labels = dataset.tensors[1]
+        return labels.flatten() if labels.numel() == len(dataset) else None
     return None
 
 
@@ -76,7 +92,7 @@ def _one_pass(key: str, dataset: Any, name: str | None) -> list[Any] | None:
     """Read all samples once for one value of each."""
     if not len(dataset):
         return []
-    first = dataset[0]
+    first = read_sample(dataset, 0)
     if isinstance(first, Mapping):
         name = name or next((label for label in LABEL_NAMES if label in first), None)
         if name is not None and name not in first:
@@ -91,11 +107,13 @@ def _one_pass(key: str, dataset: Any, name: str | None) -> list[Any] | None:
     if part is None or not _is_label(first[part]):
         return None
     rank_zero_info(f"reading {len(dataset)} samples of {type(dataset).__name__} once for their {key}; give {key}= them")
-    return [_plain(first[part]), *(_plain(dataset[i][part]) for i in range(1, len(dataset)))]
+    return [_plain(first[part]), *(_plain(read_sample(dataset, i)[part]) for i in range(1, len(dataset)))]
 
 
 def _is_label(value: Any) -> bool:
-    return isinstance(value, str | bytes | int | float | np.generic) or (isinstance(value, Tensor) and not value.ndim)
+    if isinstance(value, Tensor | np.ndarray):
+        return (value.numel() if isinstance(value, Tensor) else value.size) == 1
+    return isinstance(value, Hashable) and not isinstance(value, tuple) and value is not None
 
 
 def _as_list(values: Any) -> list[Any]:
@@ -103,7 +121,8 @@ def _as_list(values: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor | np.generic) else value
+    is_number = isinstance(value, Tensor | np.generic) or (isinstance(value, np.ndarray) and value.size == 1)
+    return value.item() if is_number else value
 
 
 class LabelBins:
@@ -157,7 +176,7 @@ def as_targets(values: Sequence[Any] | None, numbering: Numbering | None = None)
     >>> as_targets([0, 2]), as_targets([0.5, 2.0]), as_targets(["b", "a"])
     (tensor([0, 2]), tensor([0.5000, 2.0000]), tensor([1, 0]))
     """
-    if values is None or any(isinstance(value, Sequence) and not isinstance(value, str | bytes) for value in values):
+    if values is None or not all(isinstance(value, Hashable) for value in values):
         return None
     if all(isinstance(value, int | np.integer) for value in values):
         return torch.tensor([int(value) for value in values], dtype=torch.int64)

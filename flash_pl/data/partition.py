@@ -6,13 +6,15 @@ All functions return sample indices. Every random choice comes from the generato
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from flash_pl.checks import check_integers, check_numbers
 from flash_pl.errors import ConfigError
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Partition(Protocol):
@@ -187,6 +189,32 @@ def even_sizes(samples: int, clients: int) -> list[int]:
     return [samples // clients + (client < samples % clients) for client in range(clients)]
 
 
+def checked_parts(parts: Any, clients: int, samples: int) -> list[Tensor]:
+    """Return the parts of a partition as int64 tensors.
+
+    Raises:
+        ConfigError: they are no lists of sample indices, one for each client, in which every sample is exactly once.
+    """
+    try:
+        tensors = [torch.as_tensor(part) for part in parts]
+        whole = all(part.ndim == 1 and (part.dtype in INTEGERS or not len(part)) for part in tensors)
+    except (TypeError, ValueError, RuntimeError):
+        tensors, whole = [], False
+    if not whole or len(tensors) != clients:
+        problem = f"it must return a list of {clients} lists of sample indices, one for each client"
+        raise ConfigError("partition", problem)
+    tensors = [part.long() for part in tensors]
+    everything = torch.cat(tensors)
+    if len(everything) and not 0 <= int(everything.min()) <= int(everything.max()) < samples:
+        raise ConfigError("partition", f"it returns sample indices that are not in 0 to {samples - 1}")
+    times = everything.bincount(minlength=samples)
+    if not bool((times == 1).all()):
+        wrong = int((times != 1).nonzero()[0])
+        problem = f"it gives sample {wrong} to {int(times[wrong])} clients"
+        raise ConfigError("partition", problem, "give each sample to exactly one client")
+    return tensors
+
+
 def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:
     """The sample indices of each class, in random order."""
     order = torch.randperm(len(labels), generator=generator)
@@ -265,11 +293,12 @@ def split_test_samples(train: Sequence[Tensor], test: Tensor, generator: torch.G
     >>> [test[part].tolist() for part in parts]
     [[0, 0, 0], [0, 1, 1]]
     """
-    classes = 1 + max(int(labels.max()) for labels in (*train, test) if len(labels))
-    counts = torch.stack([labels.bincount(minlength=classes) for labels in train]).double()
+    classes, numbers = torch.cat([*train, test]).unique(return_inverse=True)  # labels may be any integers
+    *train, test = numbers.split([len(labels) for labels in (*train, test)])
+    counts = torch.stack([labels.bincount(minlength=len(classes)) for labels in train]).double()
     order = torch.randperm(len(test), generator=generator)
     parts: list[list[Tensor]] = [[] for _ in train]
-    for label in range(classes):
+    for label in range(len(classes)):
         if counts[:, label].sum() > 0:
             pool = order[test[order] == label]
             cuts = (counts[:, label].cumsum(0) / counts[:, label].sum() * len(pool)).round().long()

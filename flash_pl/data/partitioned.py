@@ -5,12 +5,13 @@ from typing import Any, Protocol, TypedDict
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor
 
 from flash_pl.checks import check_booleans, check_integers, check_numbers
 from flash_pl.data.batches import Batches, Shuffled
 from flash_pl.data.labels import LabelBins
-from flash_pl.data.partition import IID, Dirichlet, Partition, hold_out, split_test_samples
+from flash_pl.data.partition import IID, Dirichlet, Partition, checked_parts, hold_out, split_test_samples
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.seeding import generator
 
@@ -117,12 +118,14 @@ class PartitionedData(L.LightningDataModule):
         if self._train_parts is not None:
             return
         self.train, self.test = self.load()
+        if not len(self.train):
+            raise ConfigError("train", "there are no training samples")
         draws = generator(self.seed, "validation")
         train_parts, self._val_parts = hold_out(self.divide_train(self.train), self.validation, draws)
         if self.validation and not any(map(len, self._val_parts)):
             problem = f"{self.validation} leaves every client without validation samples"
             raise ConfigError("validation", problem, "give a larger share, or 0 for no validation split")
-        if self.test is None and not self.validation:
+        if not self.validation and (self.test is None or not len(self.test)):
             raise ConfigError("test", "there are no samples to evaluate the server", "give test samples, or validation")
         self._val: Batches | None = None
         self._test_parts: list[Tensor] | None = None
@@ -153,10 +156,13 @@ class PartitionedData(L.LightningDataModule):
             raise ConfigError("partition", problem, "give one label for each sample as targets, or take IID()")
         partition = self.partition or (IID() if targets is None else Dirichlet())
         labels = torch.zeros(len(train), dtype=torch.int64) if targets is None else LabelBins(targets)(targets)
+        if targets is None and self.partition is None:
+            rank_zero_info(f"{type(self).__name__}: the samples have no labels, so they are divided at random")
         try:
-            return partition(labels, self.requested_clients, draws)
+            parts = partition(labels, self.requested_clients, draws)
         except ConfigError as error:
             raise (error if error.key == "clients" else error.within("partition")) from error
+        return checked_parts(parts, self.requested_clients, len(train))
 
     def divide_test(self, train_parts: list[Tensor]) -> list[Tensor]:
         """The test samples of each client: its own if it is a natural client, otherwise by its classes.

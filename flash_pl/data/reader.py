@@ -4,6 +4,7 @@ import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from flash_pl.data.batches import EpochLength
+from flash_pl.data.labels import read_sample
+from flash_pl.errors import SampleError
 from flash_pl.seeding import derive_seed, preserve_global_rng, seed_global_rng_
 
 CPU = torch.device("cpu")
@@ -29,28 +32,36 @@ class Reader:
         dataset: map-style, with ``__getitem__`` or ``__getitems__``.
         collate_fn: makes a batch of a list of samples; by default torch's ``default_collate``.
         workers: processes that read samples while clients train; 0 reads in this process. They live as long as the
-            reader or until ``close``, and serve all clients.
+            reader or until ``close``, and serve all clients. Each has a copy of the dataset as it was at their start: a
+            later change has no effect.
+        worker_init_fn: called with its number in each worker at its start.
 
     >>> reader = Reader([10, 11, 12, 13])
     >>> list(reader.read([[3, 0], [2]], seed=0))
     [tensor([13, 10]), tensor([12])]
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None, workers: int = 0) -> None:
-        self.fetch, self.workers = _Fetch(dataset, collate_fn), workers
+    def __init__(
+        self,
+        dataset: Any,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        workers: int = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+    ) -> None:
+        self.fetch, self.workers, self.worker_init_fn = _Fetch(dataset, collate_fn), workers, worker_init_fn
         self._jobs: list[Job] = []
         self._loader: DataLoader | None = None
         self._reads = 0
 
     def read(self, batches: Sequence[Sequence[int]], seed: int) -> Iterator[Any]:
-        """The batches of samples with these indices, in this order. A new call ends the one before it.
+        """The batches of samples with these indices, in this order. With workers a new call ends the one before it.
 
         Args:
             batches: sample indices of each batch.
             seed: of the random draws of the dataset.
 
         Raises:
-            RuntimeError: a sample cannot be read.
+            SampleError: a sample cannot be read.
         """
         jobs = [(derive_seed(seed, "sample", batch), list(map(int, index))) for batch, index in enumerate(batches)]
         self._reads += 1
@@ -72,7 +83,7 @@ class Reader:
                 collate_fn=_unchanged,
                 num_workers=self.workers,
                 persistent_workers=True,  # to start them for every client would take longer than many epochs
-                worker_init_fn=_leave_signals_to_the_run,
+                worker_init_fn=partial(_start_worker, self.worker_init_fn),
                 pin_memory=torch.cuda.is_available(),
             )
         try:
@@ -82,7 +93,7 @@ class Reader:
                 if read != self._reads:
                     raise RuntimeError("the batches of this dataset are read anew already")
                 if isinstance(batch, _Unreadable):
-                    raise RuntimeError(batch.reason)
+                    raise SampleError(batch.reason)
                 yield batch
         except RuntimeError:  # a worker may be gone, as one that has used too much memory; the next call has new ones
             self.close()
@@ -119,19 +130,24 @@ class _Fetch(Dataset):
         if self.takes_rows:
             return [tensor[index] for tensor in self.dataset.tensors]
         seed_global_rng_(seed, CPU)
-        return self.collate_fn(self._samples(index))
+        samples = self._samples(index)
+        try:
+            return self.collate_fn(samples)
+        except Exception as error:
+            name = getattr(self.collate_fn, "__name__", type(self.collate_fn).__name__)
+            raise SampleError(f"{name} cannot make a batch of {len(samples)} samples ({_describe(error)})") from error
 
     def _samples(self, index: list[int]) -> list[Any]:
+        name = type(self.dataset).__name__
         if callable(at_once := getattr(self.dataset, "__getitems__", None)):
-            return at_once(index)
-        samples = []
-        for number in index:
             try:
-                samples.append(self.dataset[number])
+                samples = at_once(index)
             except Exception as error:
-                name = type(self.dataset).__name__
-                raise RuntimeError(f"sample {number} of {name} cannot be read ({_describe(error)})") from error
-        return samples
+                raise SampleError(f"{name}.__getitems__ cannot read {index[:3]}... ({_describe(error)})") from error
+            if len(samples) != len(index):
+                raise SampleError(f"{name}.__getitems__ returns {len(samples)} samples for {len(index)} indices")
+            return samples
+        return [read_sample(self.dataset, number) for number in index]
 
 
 @dataclass(frozen=True)
@@ -144,14 +160,16 @@ class _Unreadable:
 def _describe(error: Exception) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())
-    return text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, SampleError) else f"{type(error).__name__}: {text}"
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
+def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
     """Let a worker ignore requests to stop: a terminal or a cluster sends them to it too, and the run ends it."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if init is not None:
+        init(worker)
 
 
 def _close(reader: "weakref.ref[Reader]") -> None:

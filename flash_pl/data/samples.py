@@ -98,7 +98,13 @@ def as_samples(key: str, split: object) -> Samples:
     mapped = any(isinstance(array, np.memmap) for array in split[:1])
     with warnings.catch_warnings():  # nothing is written into the arrays, so that they may be read-only
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        inputs, labels, *owners = map(torch.as_tensor, split)
+        try:
+            inputs, labels, *owners = map(torch.as_tensor, split)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(key, f"an array cannot be a tensor ({error})", "give arrays of numbers") from error
+    if owners and (owners[0].is_floating_point() or owners[0].dtype == torch.bool):
+        problem = f"owners have dtype {owners[0].dtype}"
+        raise ConfigError("owners", problem, "the third array numbers the client of each sample, with integers")
     if not labels.is_floating_point():
         labels = labels.long()
     labels, inputs = (part.float() if part.dtype == torch.float64 and not mapped else part for part in (labels, inputs))

@@ -10,6 +10,7 @@ from flash_pl.data.augment import Augment, AugmentInTwoSteps
 from flash_pl.data.batches import TensorBatches
 from flash_pl.data.partitioned import PartitionedData, PartitionKeywords
 from flash_pl.data.samples import Array, Samples, as_samples
+from flash_pl.errors import ConfigError
 
 
 class FederatedKeywords(PartitionKeywords, total=False):
@@ -142,6 +143,9 @@ class TensorData(FederatedDataModule):
         super().__init__(**keywords)
         self.train, self.test = as_samples("train", train), as_samples("test", test)
         self.shape = tuple(self.train.inputs.shape[1:])
+        for key, split in {"train": self.train, "test": self.test}.items():
+            if not len(split):
+                raise ConfigError(key, "there are no samples")
         splits = self.train.labels, self.test.labels
         if classes is not None or not any(labels.is_floating_point() for labels in splits):
             self.classes = classes or 1 + max(int(labels.max()) for labels in splits)

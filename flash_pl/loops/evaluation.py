@@ -17,7 +17,7 @@ from flash_pl.client import ClientContext, ClientState, samples_in
 from flash_pl.client.module import evaluating
 from flash_pl.costs import Flops, Link, count_flops
 from flash_pl.data import ClientTestData, FederatedData
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ConfigError, ModuleError, SampleError
 from flash_pl.loops.failures import Failure, describe_error
 from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
 from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan
@@ -253,15 +253,15 @@ def model_flops(client: ClientState, evaluation: EvaluationLoop, data: Federated
         ModuleError: the model cannot be evaluated on the data.
     """
     module = client.module
-    batches = list(islice(iter(data.val_dataloader()), 1))
-    if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
-        return None
     weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
     logged: dict[str, float] = {}
     try:
+        batches = list(islice(iter(data.val_dataloader()), 1))
+        if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
+            return None
         with client.backend.eager():  # the counter sees torch's own operations only
             flops = count_flops(module, names, lambda: logged.update(evaluation.run(client, weights, batches)))
-    except (ConfigError, ModuleError):
+    except (ConfigError, ModuleError, SampleError):
         raise
     except Exception as error:
         raise ModuleError(f"a batch of the data cannot be evaluated: {describe_error(error)}") from error

@@ -78,7 +78,8 @@ def test_a_model_is_sized_by_the_data_and_starts_from_the_seed_alone():
 
 @pytest.mark.parametrize("name", names("model"))
 def test_every_model_excludes_its_layers_from_the_mask(name):
-    config = composed("data=cifar10", f"model={name}")
+    of_tables = ["model.in_features=5"] if name == "mlp" else []
+    config = composed("data=cifar10", f"model={name}", *of_tables)
     module = build_module(config, build_data(config))
     layout = Layout(module, build_trainer(config).binding.exclude, config["model"]["exclude_first_last"])
     masked = {layer.name.removeprefix("model.").removesuffix(".weight") for layer in layout.layers}

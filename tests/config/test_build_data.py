@@ -43,6 +43,22 @@ class Module(L.LightningDataModule):
     def val_dataloader(self):
         return DataLoader(Points(train=False), batch_size=6)
 
+class Share(Module):
+    def __init__(self, split: float = 0.8, train: bool = True):
+        super().__init__()
+        assert split == 0.8 and train
+
+def pair():
+    return [Points(), Points(train=False)]
+
+class NeedsFile(Points):
+    def __init__(this, path: str = "nowhere"):
+        open(path)
+
+class Unreadable(Points):
+    def __getitem__(self, index):
+        raise KeyError(index)
+
 def text(samples):
     return [label for _, label in samples]
 
@@ -64,7 +80,7 @@ def built(*arguments):
     return data
 
 
-@pytest.mark.parametrize("target", ["Points", "Splits", "both"])
+@pytest.mark.parametrize("target", ["Points", "Splits", "both", "pair"])
 def test_a_dataset_is_made_for_training_and_for_testing(target):
     data = built(f"data=users_data.{target}")
     assert type(data) is PartitionedDataset
@@ -87,12 +103,26 @@ def test_a_data_module_is_divided_with_the_runs_batch_size():
     assert data.client_sizes == [20] * 4 and data.batch_size == 8 and len(data.val_dataloader()) == 2
 
 
+def test_an_argument_split_or_train_of_another_kind_is_left_alone():
+    assert built("data=users_data.Share").client_sizes == [10] * 4
+
+
+@pytest.mark.parametrize("options", [[], ["data.workers=1"], ["data.partition=iid"]])
+def test_a_sample_that_cannot_be_read_is_one_line(options, capsys, tmp_path):
+    data = ["data=users_data.Unreadable", "model=digits_cnn", "model.num_classes=4", "model.in_channels=1"]
+    data += ["model.image_size=8", f"run_dir={tmp_path / 'run'}", "cohort=2", "clients=4", "trainer.accelerator=cpu"]
+    assert main(["fit", "jmwst", *data, *options]) == 3
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "sample 0 of Unreadable" in message and "KeyError" in message
+
+
 @pytest.mark.parametrize(
     "key, arguments",
     [
         ("data.siz", ["data=users_data.Points", "data.siz=2"]),
         ("data.size", ["data=users_data.Points", "data.size=many"]),
         ("data.class_path", ["data=users_data.number"]),
+        ("data", ["data=users_data.NeedsFile"]),
         ("data.class_path", ["data=users_data.Nothing"]),
         ("data.collate_fn", ["data=users_data.Points", "data.collate_fn=users_data.pad"]),
         ("data.workers", ["data=users_data.Points", "data.workers=-1"]),

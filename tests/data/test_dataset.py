@@ -1,5 +1,6 @@
 """Datasets of torch as federated data: equal to tensors bit for bit, for any number of workers; labels and owners."""
 
+import os
 import random
 import subprocess
 import sys
@@ -9,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from flash_pl import JMWST, Classifier, FederatedTrainer
 from flash_pl.data import IID, ClientDatasets, Dirichlet, PartitionedDataModule, PartitionedDataset, TensorData
 from flash_pl.data.labels import read_labels
 from flash_pl.data.reader import Reader
-from flash_pl.errors import ConfigError, RunError
+from flash_pl.errors import ConfigError, RunError, SampleError
 from flash_pl.seeding import generator
 
 DRAWS = generator(0, "test_dataset")
@@ -363,3 +373,105 @@ next(batches)
 @pytest.mark.slow
 def test_workers_end_with_the_program_also_in_the_middle_of_an_epoch():
     subprocess.run([sys.executable, "-c", EXIT], check=True, timeout=60)
+
+
+def test_a_step_that_changes_its_batch_does_not_change_the_data():
+    class Changing(Classifier):
+        def validation_step(self, batch, batch_idx):
+            batch[0].mul_(0.5)
+            batch[1].fill_(0)
+            self.log("val_sum", batch[0].abs().sum())
+
+    labels = TEST[1].clone()
+    data = TensorData(TRAIN, (TEST[0], labels), clients=2)
+    trainer = FederatedTrainer(JMWST(), density=0.3, rounds=2, cohort=2, accelerator="cpu")
+    loop = trainer.fit(Changing(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), classes=3), data)
+    assert loop.metrics["val_sum"] == pytest.approx(0.5 * float(TEST[0].abs().sum()))
+    assert torch.equal(labels, TEST[1])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        None,
+        [[0, 1], [2, 3], [4, 5]],
+        [[0, 1], [2, 3, 4, 5]],
+        [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]],
+        [[True] * 8, [False] * 8],
+        [range(4), range(3, 8)],
+        [range(4), range(4, 9)],
+        [range(-1, 4), range(4, 7)],
+        [[[0, 1, 2, 3]], [[4, 5, 6, 7]]],
+    ],
+)
+def test_a_wrong_partition_is_refused(parts):
+    data = TensorData((X[:8], Y[:8]), TEST, clients=2, partition=lambda labels, clients, generator: parts)
+    with pytest.raises(ConfigError) as error:
+        data.setup()
+    assert error.value.key == "partition"
+
+
+def test_a_partition_may_return_lists_or_arrays():
+    parts = [np.arange(3), list(range(3, 8))]
+    data = TensorData((X[:8], Y[:8]), TEST, clients=2, partition=lambda labels, clients, generator: parts)
+    data.setup()
+    assert data.client_sizes == [3, 5]
+
+
+def test_labels_may_be_any_integers():
+    """The test samples of clients follow their classes; labels of a billion need no table of that size."""
+    tens, strange = Y * 10, torch.tensor([-(10**15), 7, 10**15])[Y]
+    splits = []
+    for labels in (tens, strange):
+        data = TensorData((X[:60], labels[:60]), (X[60:], labels[60:]), classes=3, clients=4, partition=Dirichlet(0.1))
+        data.setup()
+        parts = [torch.cat([x for x, _ in data.client_val_batches(client)]) for client in range(4)]
+        splits.append((data.client_sizes, parts))
+    assert splits[0][0] == splits[1][0]
+    assert all(torch.equal(first, second) for first, second in zip(splits[0][1], splits[1][1], strict=True))
+
+
+def sampled(sampler):
+    return PartitionedDataset(DataLoader(TensorDataset(X), sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    "key, make",
+    [
+        ("owners", lambda: TensorData((X, Y, torch.rand(90)), TEST)),
+        ("train", lambda: TensorData((X[:0], Y[:0]), TEST)),
+        ("test", lambda: TensorData(TRAIN, (X[:0], Y[:0]))),
+        ("train", lambda: TensorData((np.array(["a", "b"]), np.arange(2)), TEST)),
+        ("test", lambda: PartitionedDataset(TensorDataset(*TRAIN), TensorDataset(X[:0], Y[:0]), clients=2).setup()),
+        ("owners", lambda: ClientDatasets([TensorDataset(X)], TensorDataset(X), owners=[1])),
+        ("dataset", lambda: sampled(RandomSampler(X, num_samples=5))),
+        ("dataset", lambda: sampled(RandomSampler(X, replacement=True))),
+        ("dataset", lambda: sampled(SequentialSampler(range(10)))),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused(key, make):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert error.value.key == key
+
+
+def test_labels_are_the_second_tensor_and_not_weights():
+    assert read_labels("targets", TensorDataset(*TRAIN, torch.rand(60))) == TRAIN[1].tolist()
+    assert read_labels("targets", Labeled(*TRAIN, labels={i: "x" for i in range(60)})) == TRAIN[1].tolist()
+    assert read_labels("targets", [(0, torch.tensor([3]))] * 2) == [3, 3]
+
+
+def test_too_few_samples_at_once_are_an_error():
+    class Short(Rows):
+        def __getitems__(self, index):
+            return [self[i] for i in index[:-1]]
+
+    with pytest.raises(SampleError, match="7 samples for 8"):
+        next(Reader(Short(*TRAIN)).read([range(8)], seed=0))
+
+
+def test_a_workers_own_start_is_called():
+    reader = Reader([0, 1], workers=1, collate_fn=lambda samples: os.environ.get("FLASH_PL_TEST"),
+                    worker_init_fn=lambda worker: os.environ.update(FLASH_PL_TEST=f"worker {worker}"))  # fmt: skip
+    assert list(reader.read([[0]], seed=0)) == ["worker 0"]
+    reader.close()

@@ -26,14 +26,25 @@ def test_rows_become_scaled_inputs_and_classes(tmp_path):
     assert (data.classes, data.shape, len(data.train), len(data.test)) == (2, (3,), 30, 10)
     assert int(data.test.labels.sum()) == 6 or int(data.test.labels.sum()) == 7  # 26 of 40 are yes, the second class
     raw = np.array([[row[0], row[1], row[4]] for row in ROWS])
-    keys = {tuple(np.float32(row)): ROWS[i][2] for i, row in enumerate(raw)}
-    for samples in (data.train, data.test):
-        for inputs, label in zip(samples.inputs.numpy(), samples.labels.tolist(), strict=True):
-            assert keys[tuple(inputs)] == ("no", "yes")[label]
-    inputs = torch.cat([batch for client in range(3) for batch, _ in data.client_batches(client)])
-    rows = data.train.inputs.numpy().astype(float)
-    expected = (rows - rows.mean(0)) / rows.std(0)
-    assert np.allclose(np.sort(inputs.numpy(), 0), np.sort(expected, 0), atol=1e-5)
+    inputs, labels = (
+        torch.cat([getattr(part, name) for part in (data.train, data.test)]) for name in ("inputs", "labels")
+    )
+    place = inputs[:, 0].argsort()  # lengths increase from row to row
+    assert [("no", "yes")[label] for label in labels[place].tolist()] == [row[2] for row in ROWS]
+    trained = place < 30
+    mean, std = raw[trained.numpy()].mean(0), raw[trained.numpy()].std(0)
+    assert np.allclose(inputs[place].numpy(), (raw - mean) / std, atol=1e-6)
+    batches = torch.cat([batch for client in range(3) for batch, _ in data.client_batches(client)])
+    assert torch.equal(batches[batches[:, 0].argsort()], data.train.inputs[data.train.inputs[:, 0].argsort()])
+
+
+def test_seconds_since_1970_keep_their_differences(tmp_path):
+    rows = [(1_700_000_000 + i, i % 2) for i in range(40)]
+    path = written(tmp_path / "t.csv", rows, ["time", "kind"])
+    data = CSVTable(path, "kind", test_file=path, clients=2)
+    data.setup()
+    seconds = np.arange(40.0)
+    assert np.allclose(data.train.inputs[:, 0].numpy(), (seconds - seconds.mean()) / seconds.std(), atol=1e-6)
 
 
 def test_numbers_are_targets_of_a_regression_and_owners_are_clients(tmp_path):
@@ -61,6 +72,11 @@ def test_numbers_are_targets_of_a_regression_and_owners_are_clients(tmp_path):
         ("file", {"names": ["a", "a", "sold", "b", "c"]}, {}),
         ("target", {"rows": [(1, 2, "yes", 1, 2), (1, 2, "", 1, 2)]}, {}),
         ("target", {"rows": [(1, 2, 0.5, 1, 2), (1, 2, "no", 1, 2)]}, {}),
+        ("target", {"rows": [(1, 2, 0.5, 1, 2), (1, 2, "nan", 1, 2)]}, {}),
+        ("target", {"rows": [(1, 2, "1e99", 1, 2)]}, {}),
+        ("exclude", {}, {"exclude": ["devise"]}),
+        ("exclude", {}, {"exclude": NAMES}),
+        ("file", {"rows": [("1_0", 2, "yes", 1, 2)]}, {}),
     ],
 )
 def test_a_wrong_table_is_refused(key, change, options, tmp_path):
