@@ -102,6 +102,7 @@ TABLES = {
     "hetero.py table": DOCS / "results.md",
     "costs.py table": DOCS / "costs.md",
     "methods.py table": DOCS / "methods.md",
+    "text.py table": DOCS / "howto" / "text.md",
     "beyond.py table mnistnet": BENCHMARKS / "accuracy" / "trials.md",
     "beyond.py table digits": BENCHMARKS / "accuracy" / "trials.md",
     "beyond.py table leaf_cnn": BENCHMARKS / "accuracy" / "trials.md",

@@ -61,6 +61,9 @@ def names(tmp_path, monkeypatch):
                 Image.new("RGB", (5, 5), (i, 0, 0)).save(tmp_path / "pets" / split / label / f"{i}.png")
         with Path(f"{split}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("x", "y", "mood"), *((i, i * i, ("sad", "glad")[i % 2]) for i in range(40))])
+    Path("books").mkdir()
+    for name in ("ann", "bob", "eve"):
+        Path(f"books/{name}.txt").write_text(f"{name} was here, and nobody saw it. " * 40)
     images, labels = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32), np.arange(40) % 4
     np.save("images.npy", images)
     made = TensorDataset(torch.randn(40, 3), torch.arange(40) % 4)
