@@ -32,6 +32,9 @@ def build_data(config: Config) -> FederatedData:
     if isinstance(target, type) and conforms(target, FederatedData):
         refuse_unused(config, [key for key in ("clients", "batch_size") if not signature(target).accepts(key)], "data")
         return instantiate("data", node, FederatedData, fill=fill)
+    if isinstance(target, type) and not (issubclass(target, L.LightningDataModule) or hasattr(target, "__getitem__")):
+        problem = f"{as_yaml(node['class_path'])} is no FederatedData, LightningDataModule or Dataset"
+        raise ConfigError("data.class_path", problem, "give the path of one, or of a function that makes one")
     takes, divides = signature(target), signature(PartitionedDataset)
     init_args = node.get("init_args", {})
     dividing = {name for name in init_args if name in divides.parameters and name not in takes.parameters}
