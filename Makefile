@@ -29,11 +29,11 @@ demo: .venv/installed
 	$(BIN)/flash-pl fit $(DEMO)
 	@echo "Curves: $(BIN)/tensorboard --logdir $(LOGS)"
 
-test: .venv/installed-test
+test: .venv/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Without the tests that train for seconds, start processes of their own or run whole commands.
-quick: .venv/installed-test
+quick: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal flash_pl tests \
 		--ignore=tests/ranks --ignore=tests/sweep --ignore=tests/compare --ignore=tests/export \
 		--ignore=tests/callbacks --ignore=tests/commands --ignore=tests/test_conf.py --ignore=tests/test_docs.py \
@@ -47,7 +47,7 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-docs: .venv/installed-docs
+docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
@@ -66,6 +66,6 @@ clean:
 	$(INSTALL) --editable .
 	@touch $@
 
-.venv/installed-%: pyproject.toml $(KERNELS) .venv/torch
-	$(INSTALL) --editable ".[$*]"
+.venv/installed-dev: pyproject.toml $(KERNELS) .venv/torch
+	$(INSTALL) --editable ".[dev]"
 	@touch $@
