@@ -69,6 +69,8 @@ def python_state(module: nn.Module, metrics: bool = True) -> PythonState:
         reader.read_classes()
     except _UnknownError as error:
         problem = f"{reader.path} has {error}"
+    except Exception as error:  # objects of users may refuse to be read, each in its own way
+        problem = f"{reader.path} cannot be read: {type(error).__name__}"
     return PythonState(reader.values, reader.tensors, problem)
 
 

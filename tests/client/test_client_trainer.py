@@ -182,8 +182,11 @@ def test_a_step_that_asks_the_trainer_is_not_captured(unaware, tiny_data):
         def training_step(self, batch, batch_idx):
             return super().training_step(batch, 0) / self.trainer.max_epochs
 
-    before, _ = asking(unaware, "on_train_start", lambda m: m.trainer.max_epochs)
-    for module, replayed in ((Asking(), False), (before, True)):
+    class AskingBefore(unaware):
+        def on_train_start(self):
+            self.epochs = self.trainer.max_epochs
+
+    for module, replayed in ((Asking(), False), (AskingBefore(), True)):
         settings = {"density": 0.3, "rounds": 2, "cohort": 3, "local_epochs": 2, "backend": "dense"}
         Recorded(PDST(), accelerator="cpu", **settings).fit(module, tiny_data)
         assert isinstance(loops[-1], CapturedLoop) and bool(loops[-1].counts["replayed"]) == replayed
