@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import logging
 import pickle
 import random
+import re
 import types
 import weakref
 from collections import defaultdict, deque
@@ -26,11 +28,6 @@ LIBRARIES = {"builtins", "abc", "collections", "enum", "functools", "typing", "t
 LIBRARIES |= {"lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "flash_pl"}
 PLAIN = {int, bool, str, bytes, type(None), type(...), type(NotImplemented), range}
 CONTAINERS = (list, tuple, set, frozenset, deque)
-FIXED = (
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format, Enum, np.dtype, types.ModuleType, property),
-    *(functools.cached_property, inspect.Signature, types.MethodDescriptorType, types.WrapperDescriptorType),
-    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType, types.CodeType),
-)
 
 
 class PythonState(NamedTuple):
@@ -45,6 +42,14 @@ class PythonState(NamedTuple):
     values: dict[str, Any]
     tensors: list[tuple[str, Tensor]]
     problem: str | None
+
+
+FIXED = (
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, Enum, np.dtype, types.ModuleType, property),
+    *(functools.cached_property, inspect.Signature, types.MethodDescriptorType, types.WrapperDescriptorType),
+    *(logging.Logger, re.Pattern, type(PythonState.problem)),  # the last: fields of named tuples
+    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType, types.CodeType),
+)
 
 
 def python_state(module: nn.Module, metrics: bool = True) -> PythonState:

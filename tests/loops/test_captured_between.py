@@ -159,6 +159,17 @@ class InALongList(Changes):
         return self.held[0]
 
 
+class InATensor(Changes):
+    def __init__(self):
+        super().__init__(torch.ones(2))
+
+    def change(self):
+        self.held[0] = 3 - self.held[0]
+
+    def factor(self):
+        return self.held.tolist()[0]
+
+
 class InAHiddenLayer(Changes):
     def __init__(self):
         super().__init__([nn.Dropout(0.5)])
@@ -208,7 +219,7 @@ class AtTheEndOfAnEpoch(Changes):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, at_epoch)]
 
 
-STATES = [InABytearray, InADeepDictionary, InALongList, InAHiddenLayer, InTheClass, AtTheEndOfAnEpoch]
+STATES = [InABytearray, InADeepDictionary, InALongList, InATensor, InAHiddenLayer, InTheClass, AtTheEndOfAnEpoch]
 
 
 @pytest.mark.parametrize("module", STATES, ids=lambda cls: cls.__name__)

@@ -31,11 +31,24 @@ class PlainTensor(Net):
 class HiddenTeacher(Net):
     def __init__(self):
         super().__init__()
-        self.hidden = [nn.Linear(1, 1, bias=False)]
+        self.hidden = [nn.Linear(2, 1, bias=False)]
 
     def factor(self):
         self.hidden[0].weight.data.mul_(0.9)  # no version of the parameter tells
         return self.hidden[0].weight.detach().square().sum()
+
+
+class HiddenGradients(Net):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Linear(2, 1, bias=False)]
+
+    def factor(self):
+        return 1 + self.hidden[0].weight.square().sum()
+
+    def validation_step(self, batch, batch_idx):
+        gradient = self.hidden[0].weight.grad
+        self.log("gradient", torch.zeros(()) if gradient is None else gradient.sum())
 
 
 class HiddenNorm(Net):
@@ -188,6 +201,7 @@ class ReadsGradients(Net):
 EAGER = {  # a word of the reason
     PlainTensor: "self.mean",
     HiddenTeacher: "self.hidden",
+    HiddenGradients: "self.hidden",
     HiddenNorm: "self.hidden",
     Torch: "self.own",
     Numpy: "self.generator",
