@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torchmetrics import Metric, MetricCollection
 
 from flash_pl.errors import ModuleError
@@ -170,15 +171,17 @@ class LoggedCalls(Meter):
     def log(self, batch: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Note a call."""
         if isinstance(value, Tensor):
-            self.calls.append((name, value.detach(), args, kwargs))
+            # A parameter or buffer may change before the step ends.
+            value, args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (value, args, kwargs))
+            self.calls.append((name, value, args, kwargs))
         else:
             self.problem = f"logs {name}, which is no tensor"
         if self.meter is not None:
             self.meter.log(batch, name, value, *args, **kwargs)
 
-    def values(self) -> list[Tensor]:
-        """The logged tensors."""
-        return [value for _, value, _, _ in self.calls]
+    def values(self) -> list[Any]:
+        """Everything that is logged: tensors, names and settings."""
+        return tree_leaves(self.calls)
 
 
 class _Values:
@@ -199,9 +202,8 @@ class _Values:
         if self.reduction in ("mean", "sum"):
             self.total = (0.0 if self.total is None else self.total) + value * weight
         else:
-            if self.total is None:  # a copy: a logged parameter changes later
-                self.total = value.clone() if isinstance(value, Tensor) else value
-            self.total = _extreme(self.reduction, self.total, value)
+            # The first value is copied: it may be a parameter, which the next steps change.
+            self.total = _extreme(self.reduction, value if self.total is None else self.total, value)
 
     def compute(self) -> float:
         """The reduced value; NaN for a mean without samples."""

@@ -124,15 +124,23 @@ class ClientModule(L.LightningModule):
         return self._user_overrides(*HOOKS_WITH_GRADIENTS)
 
     @property
+    def acts_between_steps(self) -> bool:
+        """Whether the user's module overrides a hook that runs between the steps of an epoch."""
+        return self._user_overrides(*HOOKS_BETWEEN_STEPS)
+
+    @property
     def gradient_hook(self) -> str | None:
         """The user's hook that sees the gradients of pruned weights before they become 0; None without one."""
         return next((name for name in HOOKS_WITH_ALL_GRADIENTS if self._user_overrides(name)), None)
 
     def _user_overrides(self, *names: str) -> bool:
-        """Whether the user's class, or one of its bases before LightningModule, defines one of these methods."""
+        """Whether the user's class, or one of its bases before LightningModule, defines one of these methods.
+
+        A function that is an attribute of the module itself counts as well.
+        """
         order = type(self).__mro__
         user_classes = set(order[: order.index(L.LightningModule)]) - {ClientModule, TrainerSubstitute}
-        return any(name in vars(cls) for cls in user_classes for name in names)
+        return any(name in vars(owner) for owner in (self, *user_classes) for name in names)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the user's class, which can be imported; loading makes the client class from it again."""
@@ -140,6 +148,14 @@ class ClientModule(L.LightningModule):
         return _empty_client, (self._user_class,), *reduced[2:]
 
 
+HOOKS_BETWEEN_STEPS = (
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "lr_scheduler_step",
+)
 HOOKS_WITH_ALL_GRADIENTS = ("backward", "on_after_backward", "on_before_optimizer_step")
 HOOKS_WITH_GRADIENTS = (
     "on_before_zero_grad",

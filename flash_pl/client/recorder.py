@@ -1,6 +1,6 @@
 """Recorders run a step once and can then repeat its operations, on the same memory and without Python."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -8,18 +8,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-# Operations whose result the host must have before it can go on: a copy to the host, or an output of unknown size.
-WAITING = frozenset(
-    {
-        torch.ops.aten._local_scalar_dense,
-        torch.ops.aten.is_nonzero,
-        torch.ops.aten.equal,
-        torch.ops.aten.nonzero,
-        torch.ops.aten.masked_select,
-        torch.ops.aten._unique2,
-        torch.ops.aten.unique_dim,
-    }
-)
+# The host must have the result of an operation before it can go on: it is copied to the host, or its size is unknown.
+# torch tags most of these operations.
+WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+WAITING = {torch.ops.aten.is_nonzero, torch.ops.aten._linalg_check_errors, torch.ops.aten._to_sparse}
+INDEXING = {  # wait only for places that a mask gives
+    torch.ops.aten.index,
+    torch.ops.aten.index_put,
+    torch.ops.aten.index_put_,
+    torch.ops.aten._index_put_impl_,
+}
 
 
 class NotRepeatable(Exception):
@@ -128,6 +126,8 @@ class CpuRecorder(TorchDispatchMode):
         if not is_view and function.namespace != "profiler":
             writes = any(alias is not None and alias.is_write for alias in aliases)
             made = [] if writes else [part if isinstance(part, Tensor) else None for part in tree_iter(result)]
+            if any(part is not None and part.layout is not torch.strided for part in made):
+                raise NotRepeatable(f"{function.overloadpacket.__name__} makes a sparse tensor")
             self._calls.append((function, args, kwargs, made))
         return result
 
@@ -136,6 +136,8 @@ class CpuRecorder(TorchDispatchMode):
             for function, args, kwargs, made in self._calls:
                 result = function(*args, **kwargs)
                 for kept, new in zip(made, tree_iter(result), strict=False):
+                    if kept is not None and kept.shape != new.shape:
+                        raise NotRepeatable(f"{function.overloadpacket.__name__} has results of another shape")
                     if kept is not None:
                         kept.copy_(new)
 
@@ -143,8 +145,12 @@ class CpuRecorder(TorchDispatchMode):
 class WaitWatch(TorchDispatchMode):
     """Notes the first operation inside its block that would make the host wait for a GPU.
 
+    Args:
+        replaced: places of tensors that are replaced by others between steps.
+
     Attributes:
         found: the name of that operation; None as long as no operation waits.
+        reads_replaced: whether an operation reads or writes one of these tensors.
 
     >>> with WaitWatch() as watch:
     ...     total = torch.ones(3).sum().item()
@@ -152,9 +158,15 @@ class WaitWatch(TorchDispatchMode):
     '_local_scalar_dense'
     """
 
-    found: str | None = None
+    def __init__(self, replaced: Collection[int] = ()) -> None:
+        super().__init__()
+        self.found: str | None = None
+        self.reads_replaced, self._replaced = False, replaced
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._replaced and not self.reads_replaced:
+            tensors = (part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor))
+            self.reads_replaced = any(t.layout is torch.strided and t.data_ptr() in self._replaced for t in tensors)
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         if self.found is None and waits(function, args):
@@ -167,9 +179,9 @@ class WaitWatch(TorchDispatchMode):
 def waits(function: Any, args: Any) -> bool:
     """Whether the host must wait for the result of an operation of torch on a GPU."""
     packet = function.overloadpacket
-    indices = args[1] if packet in (torch.ops.aten.index, torch.ops.aten.index_put_) else ()
-    by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-    return packet in WAITING or by_mask
+    if packet in INDEXING:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return packet in WAITING or not WAITING_TAGS.isdisjoint(function.tags)
 
 
 def _devices(tensors: Any) -> set[torch.device]:

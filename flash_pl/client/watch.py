@@ -1,27 +1,26 @@
-"""Looks at whether a step of a module does the same every time: its Python state, its draws and its questions."""
+"""Looks at whether a step of a module does the same every time: its Python state, its draws, its index."""
 
+import dis
 import random
-from collections import deque
-from collections.abc import Iterable, Mapping, Sized
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-PLAIN = (int, float, complex, bool, str, bytes, type(None))
-OURS = {"_client", "_fabric", "_trainer", "_modules", "_kept", "_run_facts"}  # attributes that are not the user's
-LONG = 10_000  # entries of a list above which only its length is compared
-DEPTH = 4  # how deep attributes of attributes are followed
+from flash_pl.client.python_state import python_state
+
+READS_VARIABLES = {"locals", "vars", "dir", "eval", "exec"}  # functions that see the variables of their caller
 
 
 class StepWatch:
     """Sees whether what ran between its making and ``change`` has left traces on the host.
 
     A step that counts in an attribute, for example, may compute something else next time. Variables outside of the
-    module are not seen.
+    module and its classes are not seen.
 
     Args:
         module: whose step runs.
@@ -35,20 +34,26 @@ class StepWatch:
     True
     >>> module.steps += 1
     >>> watch.change()
-    'changes self.steps'
+    'training_step changes self.steps'
     """
 
     def __init__(self, module: L.LightningModule, device: torch.device) -> None:
         self.module, self.on_cpu = module, device.type == "cpu"
         self._before, self._draws = python_state(module), self._generators()
+        # Not every change of a tensor is noted in its version.
+        self._copies = [(path, tensor, tensor.detach().clone()) for path, tensor in self._before.tensors]
 
     def change(self) -> str | None:
         """What has changed, in words; None if nothing has."""
-        before, now = self._before.values, python_state(self.module).values
-        changed = [key for key in {*now, *before} if now.get(key, ()) != before.get(key, ())]
+        before, now = self._before, python_state(self.module)
+        if problem := before.problem or now.problem:
+            return problem
+        names = {*now.values, *before.values}
+        changed = [name for name in names if now.values.get(name, ()) != before.values.get(name, ())]
+        changed += [path for path, tensor, copy in self._copies if not same_values(tensor, copy)]
         if changed:
-            return f"changes {min(changed)}"
-        return "draws random numbers on the host" if self._generators() != self._draws else None
+            return f"training_step changes {min(changed)}"
+        return "training_step draws random numbers on the host" if self._generators() != self._draws else None
 
     def _generators(self) -> list[Any]:
         kind, numbers, place, *_ = np.random.get_state()
@@ -56,89 +61,45 @@ class StepWatch:
         return states if self.on_cpu else [*states, torch.default_generator.get_state().numpy().tobytes()]
 
 
-class PythonState(NamedTuple):
-    """What a step may read of a module besides its tensors.
+def same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are equal; NaN is equal to NaN.
 
-    Attributes:
-        values: for each attribute of each part something hashable, which is equal as long as the attribute is the same.
-        alive: the objects in it, so that no new one takes the identity of an old one.
+    >>> same_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+    True
     """
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if torch.equal(first, second):
+        return True
+    is_number = first.is_floating_point() or first.is_complex()
+    return is_number and bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=True).all())
 
-    values: dict[str, Any]
-    alive: list[Any]
 
+def uses_index(training_step: Any) -> bool:
+    """Whether ``training_step`` could use the index of the batch, as far as its code tells.
 
-def python_state(module: nn.Module, metrics: bool = True) -> PythonState:
-    """Return the state of a module now.
-
-    Args:
-        metrics: with the torchmetrics in it, which every evaluation changes.
-
-    >>> layer = nn.Dropout(0.5)
-    >>> before = python_state(layer)
-    >>> layer.p = 0.4
-    >>> {name for name, value in python_state(layer).values.items() if value != before.values[name]}
-    {'self.p'}
+    >>> uses_index(lambda batch, batch_idx: batch)
+    False
+    >>> uses_index(lambda batch, batch_idx: batch[:batch_idx])
+    True
+    >>> uses_index(lambda *arguments: arguments[0])
+    True
     """
-    state = PythonState({}, [])
-    for name, part in module.named_modules():
-        prefix = f"self.{name}." if name else "self."
-        if isinstance(part, Metric) and not metrics:
-            continue
-        for key, value in vars(part).items():
-            if key in ("_parameters", "_buffers"):
-                state.values.update({f"{prefix}{inner}": _hashable(t, state.alive) for inner, t in value.items()})
-            elif key not in OURS:
-                state.values[f"{prefix}{key}"] = _hashable(value, state.alive)
-    return state
+    if not is_param_in_hook_signature(training_step, "batch_idx", min_args=2):
+        return False  # it does not get the index
+    function = getattr(training_step, "__func__", training_step)
+    position = 1 + (function is not training_step)
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_argcount <= position or READS_VARIABLES & set(code.co_names):
+        return True
+    name = code.co_varnames[position]
+    local = {*dis.haslocal, *dis.hasfree}
+    loaded = (step.argval for step in dis.get_instructions(code) if step.opcode in local)
+    return any(name in (value if isinstance(value, tuple) else (value,)) for value in loaded)
 
 
-def _hashable(value: Any, alive: list[Any], depth: int = 0) -> Any:
-    """Something hashable that is equal as long as ``value`` is the same."""
-    if isinstance(value, PLAIN):
-        return type(value), repr(value)  # NaN is not equal to itself
-    alive.append(value)
-    if isinstance(value, np.ndarray):
-        return value.tobytes()
-    if isinstance(value, Tensor | nn.Module) or depth == DEPTH:
-        return id(value)
-    if isinstance(value, Sized) and len(value) > LONG:
-        return id(value), len(value)
-    if isinstance(value, Mapping):
-        return tuple((repr(key), _hashable(inner, alive, depth + 1)) for key, inner in value.items())
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return tuple(_hashable(inner, alive, depth + 1) for inner in value)
-    attributes = {} if isinstance(value, type) else getattr(value, "__dict__", {})
-    return id(value), tuple((key, _hashable(inner, alive, depth + 1)) for key, inner in attributes.items())
-
-
-class WatchedIndex(int):
-    """The index of a batch that notes whether anybody uses it.
-
-    >>> index = WatchedIndex(3)
-    >>> index.used, index % 2, index.used
-    (False, 1, True)
-    """
-
-    used = False
-
-
-def _noting(name: str) -> Any:
-    original = getattr(int, name)
-
-    def method(self: WatchedIndex, *others: Any) -> Any:
-        self.used = True
-        return original(self, *others)
-
-    return method
-
-
-USES: Iterable[str] = (
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__bool__", "__index__", "__int__"),
-    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__mod__", "__rmod__", "__divmod__"),
-    *("__floordiv__", "__rfloordiv__", "__truediv__", "__rtruediv__", "__pow__", "__rpow__", "__neg__", "__pos__"),
-    *("__and__", "__rand__", "__or__", "__ror__", "__xor__", "__rxor__", "__lshift__", "__rshift__", "__invert__"),
-    *("__str__", "__repr__", "__format__", "__float__", "__abs__", "__round__", "__rlshift__", "__rrshift__"),
-)
-for _name in USES:
-    setattr(WatchedIndex, _name, _noting(_name))
+def metric_memory(module: nn.Module) -> set[int]:
+    """The places of the states of the module's torchmetrics, which are other ones after an evaluation."""
+    states = (getattr(part, name) for part in module.modules() if isinstance(part, Metric) for name in part._defaults)
+    tensors = (t for state in states for t in (state if isinstance(state, list) else [state]))
+    return {tensor.data_ptr() for tensor in tensors if isinstance(tensor, Tensor) and tensor.numel()}

@@ -178,8 +178,15 @@ def test_a_step_that_asks_the_trainer_is_not_captured(unaware, tiny_data):
             loops.append(super().make_local_loop())
             return loops[-1]
 
-    for hook, replayed in (("training_step", False), ("on_train_start", True)):
-        module, _ = asking(unaware, hook, lambda m: m.trainer.max_epochs)
+    class Asking(unaware):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, 0) / self.trainer.max_epochs
+
+    class AskingBefore(unaware):
+        def on_train_start(self):
+            self.epochs = self.trainer.max_epochs
+
+    for module, replayed in ((Asking(), False), (AskingBefore(), True)):
         settings = {"density": 0.3, "rounds": 2, "cohort": 3, "local_epochs": 2, "backend": "dense"}
         Recorded(PDST(), accelerator="cpu", **settings).fit(module, tiny_data)
         assert isinstance(loops[-1], CapturedLoop) and bool(loops[-1].counts["replayed"]) == replayed

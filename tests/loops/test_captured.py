@@ -6,7 +6,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.fabric.loggers.logger import Logger
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
@@ -127,34 +126,15 @@ class Anneals(Net):
 
 
 class Unfreezes(Net):
-    """The first layer gets its momentum in the second epoch."""
+    """The first layer gets its momentum from every second client."""
 
     def __init__(self):
         super().__init__(momentum=0.9)
+        self.clients = [0]
 
     def on_fit_start(self):
-        self.net[0].requires_grad_(False)
-
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)]
-
-    def lr_scheduler_step(self, scheduler, metric):
-        self.net[0].requires_grad_(True)
-        scheduler.step()
-
-
-class ChangesBetweenSteps(Net):
-    """What the step reads changes with every batch."""
-
-    seen = 0
-
-    def on_after_batch_transfer(self, batch, index):
-        self.seen += 1
-        return batch
-
-    def training_step(self, batch, batch_idx):
-        return self.loss(batch) * (1 + 0.1 * (self.seen % 3))
+        self.clients[0] ^= 1
+        self.net[0].requires_grad_(bool(self.clients[0]))
 
 
 class InPlace(Net):
@@ -171,19 +151,14 @@ class InPlace(Net):
         return loss + 0.1 * self.mean
 
 
-class Dictionaries(Net):
-    def on_after_batch_transfer(self, batch, index):
-        return {"images": batch[0], "more": [batch[1]]} if isinstance(batch, tuple) else batch
-
+class Logs(Net):
     def training_step(self, batch, batch_idx):
-        self.log_dict({"size": batch["images"].abs().mean(), "worst": batch["images"].max()}, reduce_fx="max")
-        return {"loss": self.loss((batch["images"], batch["more"][0])), "more": batch["images"].sum()}
-
-    def validation_step(self, batch, batch_idx):
-        super().validation_step((batch["images"], batch["more"][0]), batch_idx)
+        images, labels = batch
+        self.log_dict({"size": images.abs().mean(), "worst": images.max()}, reduce_fx="max")
+        return {"loss": self.loss((images, labels)), "more": images.sum()}
 
 
-@pytest.mark.parametrize("module", [Schedule, Anneals, Unfreezes, InPlace, Dictionaries], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("module", [Schedule, Anneals, Unfreezes, InPlace, Logs], ids=lambda cls: cls.__name__)
 def test_modules_whose_steps_are_replayed(module):
     assert check(module).counts["replayed"]
 
@@ -219,16 +194,6 @@ class Appends(Net):
 class Index(Net):
     def training_step(self, batch, batch_idx):
         return self.loss(batch) * (2 if batch_idx % 2 else 1)
-
-
-class IndexInATensor(Net):
-    def training_step(self, batch, batch_idx):
-        return self.loss(batch) * (1 + torch.tensor(0.01) * batch_idx)
-
-
-class IndexOfATensor(Net):
-    def training_step(self, batch, batch_idx):
-        return self.loss(batch) * (1 + torch.arange(9.0)[batch_idx])
 
 
 class ScheduleOfSteps(Net):
@@ -320,8 +285,6 @@ EAGER = {
     CountsInside: "training_step changes self.state",
     Appends: "training_step changes self.losses",
     Index: "training_step uses the index of the batch",
-    IndexInATensor: "a replay has other results than the step itself",
-    IndexOfATensor: "a capture has failed: ",
     ScheduleOfSteps: "the learning rate changes at every step",
     Epoch: "training_step asks for current_epoch",
     GlobalStep: "training_step asks for global_step",
@@ -339,16 +302,11 @@ EAGER = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", EAGER, ids=lambda cls: cls.__name__)
 def test_steps_that_cannot_be_repeated_are_found_and_the_run_says_why(module):
     local = check(module)
     assert not local.counts["replayed"]
     assert any(reason.startswith(EAGER[module]) for reason in local.told), local.told
-
-
-def test_attributes_that_change_between_steps_are_seen():
-    assert not check(ChangesBetweenSteps).counts["replayed"]
 
 
 class Annealing(Callback):
@@ -366,7 +324,7 @@ def test_a_callback_may_change_what_steps_read():
             return self.scale * self.loss(batch)
 
     counts = check(Scaled, callback=Annealing).counts
-    assert counts["captured"] == 6 and counts["replayed"] > 18
+    assert counts["captured"] == 6 and counts["replayed"] > 18 and counts["watched"] == 12
 
 
 SCHEDULERS = {
@@ -456,10 +414,9 @@ def test_the_option_is_checked(graphs, problem):
         FederatedTrainer(PDST(), graphs=graphs, accelerator="cpu")
 
 
-def test_loggers_are_asked_for(monkeypatch):
+def test_loggers_are_asked_for():
     class Logging(Net):
         def training_step(self, batch, batch_idx):
-            assert not isinstance(self.logger, Logger)
-            return self.loss(batch)
+            return self.loss(batch) if self.logger is None else None
 
     assert check(Logging).told == {"training_step asks for logger"}
