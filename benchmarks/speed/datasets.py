@@ -81,7 +81,9 @@ def main() -> None:
     clients, seconds = {}, {}
     for name, data in contenders().items():
         torch.manual_seed(0)
-        trainer = FederatedTrainer(SPDST(), density=0.05, rounds=1, cohort=1, accelerator="cpu")
+        trainer = FederatedTrainer(
+            SPDST(), density=0.05, rounds=1, cohort=1, accelerator="cpu", enable_progress_bar=False
+        )
         loop = trainer.loop(Classifier(LeNet5(), classes=10), data)
         loop.client.attach_()
         loop.make_first_mask()

@@ -3,8 +3,9 @@
     python benchmarks/speed/host.py    # a minute; a Markdown table
 
 Batches have one image, so that almost all time of a step is that of Python and of preparing operations. A replay does
-nothing here: what is left is the host's part of it. Times are those of the thread, medians of ``REPEATS`` epochs of
-``STEPS`` steps; the contenders take turns. The client has a fixed mask of density 0.05 (PDST), or moves it (JMWST).
+nothing here: what is left is the host's part of it. Times are those of the thread, medians of ``REPEATS`` clients of
+``STEPS`` steps; the contenders take turns. A step that is not captured also computes its one image on the CPU. The
+client has a fixed mask of density 0.05 (PDST), or moves it (JMWST).
 
 - operations: calls of the dispatcher in a step that launch a kernel on a GPU (views and allocations launch none).
 - waits: operations of a whole client for which the host would wait for a GPU.
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from networks import LR, NETWORKS, Network
+from networks import LR, NETWORKS, SILENT, Network
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flash_pl import Classifier, FederatedTrainer
@@ -71,7 +72,7 @@ def make_loop(
     """A loop of clients with ``STEPS`` batches of one image."""
     torch.manual_seed(0)
     data = Synthetic(2 * STEPS, shape=network.shape, test_samples=10, clients=2, batch_size=1, seed=1)
-    made = trainer(scheduler(), density=0.05, cohort=1, seed=1, accelerator="cpu", backend="dense", rounds=1)
+    made = trainer(scheduler(), density=0.05, cohort=1, seed=1, accelerator="cpu", backend="dense", rounds=1, **SILENT)
     loop = made.loop(Classifier(network.build(), classes=10, lr=LR), data)
     loop.make_first_mask()
     return loop
@@ -89,10 +90,26 @@ def client(loop: FederatedLoop) -> Callable[[], None]:
     return turn
 
 
-def microseconds(turn: Callable[[], None]) -> float:
-    begun = time.thread_time()
+class Steps:
+    """The time that a loop spends in its steps, without what a client does before, between and after them."""
+
+    def __init__(self, local: Any) -> None:
+        self.seconds, self.step = 0.0, local.step
+        local.step = self
+
+    def __call__(self, *arguments: Any) -> Any:
+        begun = time.thread_time()
+        try:
+            return self.step(*arguments)
+        finally:
+            self.seconds += time.thread_time() - begun
+
+
+def microseconds(turn: Callable[[], None], steps: Steps) -> tuple[float, float]:
+    """Of a step with its share of the client, and of the step alone."""
+    begun, steps.seconds = time.thread_time(), 0.0
     turn()
-    return 1e6 * (time.thread_time() - begun) / STEPS
+    return 1e6 * (time.thread_time() - begun) / STEPS, 1e6 * steps.seconds / STEPS
 
 
 def counted(turn: Callable[[], None]) -> Counting:
@@ -111,20 +128,24 @@ def measure(network: Network, scheduler: Callable[[], SparseScheduler]) -> list[
     for step in local._captured.values():
         step.recorder = Nothing()
     captured = counted(turns[Captured])
-    times: dict[Any, list[float]] = {trainer: [] for trainer in turns}
+    timers = {trainer: Steps(loop.local) for trainer, loop in loops.items()}
+    times: dict[Any, list[tuple[float, float]]] = {trainer: [] for trainer in turns}
     for _ in range(REPEATS):
         for trainer, turn in turns.items():
-            times[trainer].append(microseconds(turn))
-    before, after = (statistics.median(times[trainer]) for trainer in turns)
+            times[trainer].append(microseconds(turn, timers[trainer]))
+    medians = [[statistics.median(column) for column in zip(*times[trainer], strict=True)] for trainer in turns]
     per_step = [f"{counting.operations / STEPS:.1f}" for counting in (plain, captured)]
-    return [*per_step, f"{plain.waits}", f"{captured.waits}", f"{before:.0f}", f"{after:.0f}", f"{before / after:.1f}"]
+    with_share, alone = zip(*medians, strict=True)
+    microseconds_of = [f"{value:.0f}" for value in (*alone, *with_share)]
+    return [*per_step, f"{plain.waits}", f"{captured.waits}", *microseconds_of]
 
 
 def main() -> None:
     print(
-        "| network, method | operations a step | captured | waits a client | captured | us a step | captured | ratio |"
+        "| network, method | operations a step | captured | waits a client | captured | us a step | captured "
+        "| us with the step's share of its client | captured |"
     )
-    print(f"|{8 * '---|'}")
+    print(f"|{9 * '---|'}")
     for name in ("LeNet5", "MNISTNet", "LeafCNN", "ResNet18"):
         for scheduler in (PDST, Moving):
             label = "PDST" if scheduler is PDST else "JMWST"

@@ -27,7 +27,8 @@ DENSITIES = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01)
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 LR = 0.01
 # Settings of a trainer whose timed rounds have no evaluation: only the millionth round would have one.
-NO_EVALUATION: dict[str, Any] = {"rounds": 10**6, "evaluate": EvaluationSchedule(eval_every=10**6)}
+SILENT = {"enable_progress_bar": False, "enable_model_summary": False}
+NO_EVALUATION: dict[str, Any] = {"rounds": 10**6, "evaluate": EvaluationSchedule(eval_every=10**6), **SILENT}
 SMALL, LARGE = (1, 28, 28), (3, 32, 32)
 Turn = Callable[[], None]  # one timed call of a contender
 Row = dict[str, Any]

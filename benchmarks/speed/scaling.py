@@ -147,6 +147,8 @@ def measure(scheduler: str, number: int, cohort: int, rounds: int, warmup: int) 
         cohort=cohort,
         sampler=RoundRobinSampler(),
         evaluate=EvaluationSchedule(eval_every=10**9),
+        enable_progress_bar=False,
+        enable_model_summary=False,
         accelerator="cpu",
         callbacks=[Clock()],
     )

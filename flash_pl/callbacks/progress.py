@@ -120,6 +120,7 @@ class ProgressLines(Callback):
     def __init__(self, metrics: Sequence[str] = METRICS, every: float = 10.0, file: TextIO | None = None) -> None:
         self.metrics, self.every, self.file = metrics, every, file
         self._waiting = ""  # the line of a round that was not written
+        self._written = 0.0
 
     @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
