@@ -34,8 +34,8 @@ class TensorBoard(Callback):
     A resumed run replaces what an earlier process wrote about later rounds, so that every step appears once.
 
     Args:
-        config: the resolved config; without one there is no text of it, and the settings are those of trainer, module
-            and data.
+        config: the resolved config, which is shown as a text. Without it there is no such text, and the settings shown
+            are those of trainer, module and data.
         consensus: the callback whose table the figures show; None draws no figures.
         monitor: the metric that the charts and the final metrics show as the accuracy.
 

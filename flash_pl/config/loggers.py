@@ -21,8 +21,8 @@ DEFAULT = "tensorboard"
 def logger_nodes(value: Any) -> list[dict[str, Any]]:
     """The components of the loggers that a value of the key ``logger`` stands for, each in its full form.
 
-    The value is a name, several names with commas, a component, or a list of names and components; true is the
-    default, false and null are none.
+    The value is a name, several names with commas, a component, or a list of names and components. ``true`` means the
+    default logger. ``false`` and ``null`` mean no logger.
 
     Raises:
         ConfigError: another value, or a name that does not exist.

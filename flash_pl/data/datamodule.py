@@ -18,9 +18,10 @@ from flash_pl.errors import ConfigError, as_yaml
 class PartitionedDataModule(DatasetModule):
     """The training set of a LightningDataModule, divided over clients.
 
-    The dataset of its ``train_dataloader`` is divided. The samples of its ``val_dataloader``, or those of its
-    ``test_dataloader`` if there is none, evaluate the server. Batch sizes, collate functions and workers are those of
-    the loaders. ``FederatedTrainer.fit(module, datamodule=...)`` makes a ``PartitionedDataModule`` with the defaults.
+    The dataset of its ``train_dataloader`` is divided. The server is evaluated on the samples of its
+    ``val_dataloader``; a module without one uses its ``test_dataloader``. Batch sizes, collate functions and workers
+    are those of the loaders. ``FederatedTrainer.fit(module, datamodule=...)`` makes a ``PartitionedDataModule`` with
+    the defaults.
 
     Args:
         datamodule: any LightningDataModule whose loaders are ``DataLoader`` objects.

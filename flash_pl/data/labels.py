@@ -64,7 +64,7 @@ def read_sample(dataset: Any, index: int) -> Any:
 
 
 def _column(dataset: Any, names: Sequence[str]) -> Any:
-    """The values of an attribute or a column, without reading the samples; None if there is none."""
+    """The values of an attribute or a column, found without reading the samples; None if no such name exists."""
     if isinstance(dataset, Subset):
         values = _column(dataset.dataset, names)
         if values is None:
@@ -106,7 +106,8 @@ def _one_pass(key: str, dataset: Any, name: str | None) -> list[Any] | None:
         part = 1 if isinstance(first, tuple | list) and len(first) > 1 else None
     if part is None or not _is_label(first[part]):
         return None
-    rank_zero_info(f"reading {len(dataset)} samples of {type(dataset).__name__} once for their {key}; give {key}= them")
+    what = f"{len(dataset)} samples of {type(dataset).__name__}"
+    rank_zero_info(f"reading {what} once to find their {key}; the argument {key} can give them without that")
     return [_plain(first[part]), *(_plain(read_sample(dataset, i)[part]) for i in range(1, len(dataset)))]
 
 

@@ -193,7 +193,8 @@ def checked_parts(parts: Any, clients: int, samples: int) -> list[Tensor]:
     """Return the parts of a partition as int64 tensors.
 
     Raises:
-        ConfigError: they are no lists of sample indices, one for each client, in which every sample is exactly once.
+        ConfigError: the number of parts is not that of the clients; a part is not a list of sample indices; a sample is
+            missing, or is in two parts.
     """
     try:
         tensors = [torch.as_tensor(part) for part in parts]
