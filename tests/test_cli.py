@@ -333,7 +333,7 @@ def test_a_callback_in_the_working_directory_joins_a_run_and_a_resumed_run_may_h
     other = "callbacks=[{class_path: noting.Rounds, init_args: {path: other.txt}}]"
     assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last", "rounds=3", other]) == 0
     assert (tmp_path / "other.txt").read_text().split() == ["3"]
-    assert main(["validate", "run/checkpoints/last.ckpt"]) == 0
+    assert main(["validate", "run/checkpoints/last.ckpt", "--trust"]) == 0
     capsys.readouterr()
     assert refusal(capsys, "pdst", *TINY, "callbacks=[noting.Round]").startswith("callbacks[0].class_path: ")
     assert main(["sweep", "pdst", *TINY, "callbacks=[noting.Rounds]", "--out", "sweep"]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from flash_pl.checkpoint import write_atomically
-from flash_pl.commands.parser import command
+from flash_pl.commands.parser import add_trust, command
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import (
     BATCH_SIZES,
@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
     parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
+    add_trust(parser)
     parser = command(commands, "inspect", inspect)
     parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
 
@@ -85,7 +86,7 @@ def _as_onnx(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -
     if missing := missing_packages():
         problem = f"{as_yaml(str(options.to))} needs packages that are not installed: {', '.join(missing)}"
         raise ConfigError("to", problem, 'pip install "flash-pl[onnx]"')
-    network, samples = build_network(saved, model, max(BATCH_SIZES))
+    network, samples = build_network(saved, model, max(BATCH_SIZES), options.trust)
     content, difference = to_onnx(network, samples, model.facts)
     sizes = " and ".join(map(str, BATCH_SIZES))
     return content, f"\nonnxruntime and torch differ by at most {difference:.2g} on batches of {sizes}"

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -21,7 +22,7 @@ from flash_pl.callbacks import (
 from flash_pl.callbacks.progress import progress_display
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
 from flash_pl.commands.help import fit_help
-from flash_pl.commands.parser import add_config, add_overrides, command
+from flash_pl.commands.parser import add_config, add_overrides, add_trust, command
 from flash_pl.commands.result import summarize, write_result
 from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
@@ -33,8 +34,13 @@ from flash_pl.config import (
     by_config_key,
     check_loggers,
     compose,
+    foreign_names,
+    names_of,
+    network_prefix,
+    own_names,
     prepare,
     read_config,
+    read_dotlist,
     refuse_other,
     saved_config,
     to_repeat,
@@ -50,6 +56,7 @@ def add(commands: Any) -> None:
     add_overrides(parser)
     parser = command(commands, "validate", validate)
     parser.add_argument("checkpoint", metavar="CKPT", help="a run's checkpoints/last.ckpt")
+    add_trust(parser)
     add_overrides(parser)
 
 
@@ -63,7 +70,8 @@ def fit(options: argparse.Namespace) -> None:
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
     monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
     metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
-    extra, every = {"config": directory.to_repeat}, config["trainer"]["checkpoint_every"]
+    every = config["trainer"]["checkpoint_every"]
+    extra = {"config": directory.to_repeat, "names": names_of(config), "network_prefix": network_prefix(config)}
     checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
     loggers, board = Loggers(directory.config, monitor), TensorBoard(directory.config, consensus, monitor)
     callbacks: list[Any] = [metrics, consensus, loggers, board, ErrorLog(directory.path), checkpoint]
@@ -83,7 +91,7 @@ def fit(options: argparse.Namespace) -> None:
         ckpt_path = _resume_from(config["ckpt_path"], checkpoint.folder)
         state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
         if state is not None:
-            refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
+            refuse_other(config, _config_of(state, config))
             trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
@@ -105,7 +113,8 @@ def fit(options: argparse.Namespace) -> None:
             seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
             result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)
-            Console().print(result_table(result, directory.path, monitor, highest=mode == "max"), crop=False)
+            own_code = bool(own_names(config))
+            Console().print(result_table(result, directory.path, monitor, mode == "max", own_code), crop=False)
 
 
 def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
@@ -113,13 +122,23 @@ def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
     return LAST if restarts() and folder.files() else ckpt_path
 
 
+def _config_of(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the checkpoint from which a run with ``config`` is resumed; no class of it is used that the run's
+    own config does not name."""
+    saved = saved_config(state, config["ckpt_path"])
+    with foreign_names(config["ckpt_path"], saved, own=config):
+        return compose(saved)
+
+
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     state = read_checkpoint(options.checkpoint)
-    config = compose(saved_config(state, options.checkpoint), options.arguments)
-    data = build_data(config)
-    module = build_module(config, data)
-    trainer = build_trainer(config)
+    saved = saved_config(state, options.checkpoint)
+    with foreign_names(options.checkpoint, saved, own=read_dotlist(options.arguments), trust=options.trust):
+        config = compose(saved, options.arguments)
+        data = build_data(config)
+        module = build_module(config, data)
+        trainer = build_trainer(config)
     ranks = trainer.launch()
     with ranks.sharing_errors():
         prepare(data, ranks)

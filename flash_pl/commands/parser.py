@@ -59,3 +59,12 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set keys of the config; flash-pl fit --help lists them",
     )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="use also classes outside of flash_pl that the checkpoint names; their code runs (docs/security.md)",
+    )

@@ -23,7 +23,7 @@ def metrics_table(metrics: Mapping[str, float], title: object) -> Group:
     return _table({name: f"{value:.4f}" for name, value in metrics.items()}, str(title))
 
 
-def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool) -> Group:
+def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool, own_code: bool = False) -> Group:
     """The main numbers of a finished run, and the commands that show, export and continue it.
 
     Args:
@@ -31,6 +31,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         run: the run's directory.
         monitor: the metric that ``result`` calls accuracy.
         highest: whether a high value of that metric is good.
+        own_code: the config names classes of the user, which other commands use only with ``--trust``.
     """
     mismatch, title, target = result["mismatch"], title_of(monitor), result["target_density"]
     write = _percent if scale_of_metric([result["accuracy"]], highest) is PERCENT else _plain
@@ -59,7 +60,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         *([f"curves      tensorboard --logdir {runs}"] if any(run.glob("events.out.tfevents.*")) else []),
         *([f"curves      mlflow ui --backend-store-uri {database}"] if (run / "mlflow.db").exists() else []),
         f"report      flash-pl compare {runs} --out report",
-        f"validate    flash-pl validate {checkpoint}",
+        f"validate    flash-pl validate {checkpoint}{' --trust' if own_code else ''}",
         f"export      flash-pl export {checkpoint} --to model.safetensors",
         f"go on       flash-pl fit {config} {run_dir} ckpt_path=last rounds={2 * result['rounds']}",
     ]

@@ -1,24 +1,17 @@
 """Configuration: YAML and command line to a resolved config, a resolved config to objects."""
 
-from flash_pl.config.build import (
-    build_budget,
-    build_callbacks,
-    build_module,
-    build_trainer,
-    by_config_key,
-    network_prefix,
-)
+from flash_pl.config.build import build_callbacks, build_module, build_trainer, by_config_key, network_prefix
 from flash_pl.config.build_data import build_data, prepare
-from flash_pl.config.compose import compose, label, to_repeat
+from flash_pl.config.compose import compose, label, names_of, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
 from flash_pl.config.loggers import build_loggers, check_loggers
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.schema import resolve
-from flash_pl.config.shipped import read_config
+from flash_pl.config.shipped import read_config, read_dotlist
+from flash_pl.config.trust import foreign_names, own_names
 
 __all__ = [
     "RunDir",
-    "build_budget",
     "build_callbacks",
     "build_data",
     "build_loggers",
@@ -28,10 +21,14 @@ __all__ = [
     "check_loggers",
     "compose",
     "experiment",
+    "foreign_names",
     "label",
+    "names_of",
     "network_prefix",
+    "own_names",
     "prepare",
     "read_config",
+    "read_dotlist",
     "refuse_other",
     "resolve",
     "saved_config",

@@ -66,11 +66,6 @@ def network_prefix(config: Config) -> str:
     return "" if _is_own_module(config) else "model."
 
 
-def build_budget(config: Config) -> SparsityBudget:
-    """The densities that the clients can afford."""
-    return instantiate("budget", config["budget"], SparsityBudget)
-
-
 def build_callbacks(config: Config) -> list[Callback]:
     """The user's own callbacks."""
     nodes = enumerate(config["callbacks"])
@@ -105,7 +100,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
         torch.set_num_threads(options["threads"])
     scheduler = instantiate("scheduler", config["scheduler"], SparseScheduler)
     sampler = instantiate("sampler", config["sampler"], ClientSampler)
-    budget = build_budget(config)
+    budget = instantiate("budget", config["budget"], SparsityBudget)
     kinds = {"aggregator": FedAvg, "server_optimizer": ServerOptimizer, "round_average": RoundAverage, "fleet": Fleet}
     optional = {key: instantiate(key, config[key], kind) for key, kind in kinds.items() if config[key] is not None}
     try:

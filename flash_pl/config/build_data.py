@@ -10,13 +10,16 @@ from flash_pl.config.instantiate import instantiate
 from flash_pl.config.names import unknown_key
 from flash_pl.config.schema import KEYS
 from flash_pl.config.shipped import fragment
-from flash_pl.config.signature import Signature, conforms, locate, signature
-from flash_pl.data import FederatedData, PartitionedDataModule, PartitionedDataset
+from flash_pl.config.signature import Signature, check_kind, conforms, locate, signature
+from flash_pl.data import FederatedData, MapDataset, PartitionedDataModule, PartitionedDataset
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.ranks import Ranks
 
 Config = Mapping[str, Any]
 FILLED = ("clients", "batch_size", "seed")  # keys of the top level that the data take
+# What a class or function of the user may make: one object, or one dataset for training and one for testing.
+OneSet = Dataset[Any] | MapDataset
+Made = FederatedData | L.LightningDataModule | OneSet | tuple[OneSet, ...] | list[OneSet]
 
 
 def build_data(config: Config) -> FederatedData:
@@ -25,34 +28,34 @@ def build_data(config: Config) -> FederatedData:
     A class or function that makes a Dataset or a LightningDataModule gets the init args that it takes; all others go to
     ``PartitionedDataset`` or ``PartitionedDataModule``, which divides it over clients. A Dataset with an argument
     ``train``, as torchvision's have, is made for training and for testing; one with ``split`` is made for the splits
-    train and test. A function may return both datasets.
+    train and test. A function may return both datasets; its return annotation says what it returns.
     """
     node, fill = config["data"], {key: config[key] for key in FILLED}
-    target = locate("data.class_path", node["class_path"])
+    class_path = node["class_path"]
+    target = locate("data.class_path", class_path)
     if isinstance(target, type) and conforms(target, FederatedData):
         refuse_unused(config, [key for key in ("clients", "batch_size") if not signature(target).accepts(key)], "data")
         return instantiate("data", node, FederatedData, fill=fill)
-    if isinstance(target, type) and not (issubclass(target, L.LightningDataModule) or hasattr(target, "__getitem__")):
-        problem = f"{as_yaml(node['class_path'])} is no FederatedData, LightningDataModule or Dataset"
-        raise ConfigError("data.class_path", problem, "give the path of one, or of a function that makes one")
+    check_kind("data", class_path, target, Made, "Dataset, LightningDataModule or class of federated data")
     takes, divides = signature(target), signature(PartitionedDataset)
     init_args = node.get("init_args", {})
     dividing = {name for name in init_args if name in divides.parameters and name not in takes.parameters}
     own = {name: value for name, value in init_args.items() if name not in dividing}
     if unknown := [name for name in own if not takes.accepts(name)]:
         raise unknown_key(f"data.{unknown[0]}", sorted({*takes.parameters, *divides.parameters} - {"dataset", "test"}))
-    made = _make(node["class_path"], own, takes, fill)
+    made = _make(class_path, own, takes, fill)
     if conforms(type(made[0]), FederatedData) and not dividing:
         refuse_unused(config, [key for key in ("clients", "batch_size") if not takes.accepts(key)], "data")
         return made[0]
-    return _divided(node["class_path"], made, {name: init_args[name] for name in dividing}, fill)
+    return _divided(class_path, made, {name: init_args[name] for name in dividing}, fill)
 
 
 def _make(class_path: str, init_args: Config, takes: Signature, fill: dict[str, Any]) -> Sequence[Any]:
     """What the user's class or function makes: one object, or one for training and one for testing."""
 
     def make(**more: Any) -> Any:
-        return instantiate("data", {"class_path": class_path, "init_args": {**init_args, **more}}, fill=fill)
+        node = {"class_path": class_path, "init_args": {**init_args, **more}}
+        return instantiate("data", node, Made, fill=fill)
 
     for name, kind, values in (("train", bool, (True, False)), ("split", str, ("train", "test"))):
         parameter = None if name in init_args else takes.parameters.get(name)
@@ -71,13 +74,9 @@ def _divided(class_path: str, made: Sequence[Any], init_args: Config, fill: dict
     if isinstance(made[0], L.LightningDataModule):
         kind: type = PartitionedDataModule
         fill = fill | {"datamodule": made[0]}
-    elif isinstance(made[0], Dataset) or all(hasattr(made[0], name) for name in ("__getitem__", "__len__")):
+    else:
         kind = PartitionedDataset
         fill = fill | dict(zip(("dataset", "test"), made, strict=False))
-    else:
-        problem = f"{as_yaml(class_path)} makes {as_yaml(made[0])}"
-        hint = "give federated data, a LightningDataModule, or a Dataset with __getitem__ and __len__"
-        raise ConfigError("data.class_path", problem, hint)
     node = {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}
     return instantiate("data", node, FederatedData, fill=fill)
 

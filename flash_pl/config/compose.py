@@ -70,6 +70,11 @@ def label(config: Mapping[str, Any], section: str) -> str:
     return name or config[section]["class_path"].rpartition(".")[2]
 
 
+def names_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says about the run of a resolved config that made it: scheduler, data, and the class of the model."""
+    return {key: label(config, key) for key in ("scheduler", "data")} | {"model": config["model"]["class_path"]}
+
+
 def given_layer(config: Mapping[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The layer to compose, and the values in it that the user has set.
 

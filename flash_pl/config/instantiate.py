@@ -1,24 +1,36 @@
 """From a component of the config to the object that it describes."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from types import NoneType
 from typing import Any, get_args
 
 from flash_pl.config import shipped
 from flash_pl.config.components import is_component
 from flash_pl.config.names import unknown_fragment, unknown_key
-from flash_pl.config.signature import Signature, conforms, describe, fits, locate, signature
+from flash_pl.config.signature import (
+    Signature,
+    check_kind,
+    conforms,
+    describe,
+    fits,
+    locate,
+    signature,
+    title,
+)
 from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError, RunError, as_yaml
 
 
-def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | None = None) -> Any:
+def instantiate(key: str, node: Any, kind: Any, fill: Mapping[str, Any] | None = None) -> Any:
     """Build a component in its full form, and all components among its init args.
+
+    Nothing is called before it is known to make an object of the ``kind``: a class must be of that kind, and the return
+    annotation of a function must say so. The kind of an init arg is its type hint.
 
     Args:
         key: where the component stands in the config, for messages.
         node: ``{class_path, init_args}``.
-        kind: class or protocol of the result.
+        kind: class or protocol of the result, or a union of them.
         fill: init args to pass if the class has them and the config does not set them.
 
     Raises:
@@ -29,17 +41,14 @@ def instantiate(key: str, node: Any, kind: Any = Any, fill: Mapping[str, Any] | 
         raise ConfigError(key, f"{as_yaml(node)} is not {describe(kind)}")
     for name in node.keys() - {"name", "class_path", "init_args"}:
         raise unknown_key(f"{key}.{name}", ["class_path", "init_args"])
-    target = locate(f"{key}.class_path", node["class_path"])
-    _check_kind(key, node["class_path"], target, kind)
+    class_path = node["class_path"]
+    target = locate(f"{key}.class_path", class_path)
+    check_kind(key, class_path, target, kind)
     built = _build(key, target, node.get("init_args", {}), fill)
-    _check_kind(key, node["class_path"], type(built), kind)  # a function may return anything
+    if not conforms(type(built), kind):  # an annotation may be wrong
+        problem = f"{as_yaml(class_path)} returned {as_yaml(built)} instead of a {title(kind)}"
+        raise ConfigError(f"{key}.class_path", problem)
     return built
-
-
-def _check_kind(key: str, class_path: str, target: Any, kind: Any) -> None:
-    if not conforms(target, kind):
-        problem = f"{as_yaml(class_path)} is not a {kind.__name__}"
-        raise ConfigError(f"{key}.class_path", problem, f"give the path of a {kind.__name__}")
 
 
 def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[str, Any] | None = None) -> Any:
@@ -67,9 +76,9 @@ def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
         raise unknown_key(key, takes.parameters)
     hint = takes.parameters[name].hint if name in takes.parameters else Any
     if is_component(value) and "class_path" in value:
-        return instantiate(key, value, _class_in(hint))
+        return instantiate(key, value, hint)
     if isinstance(value, list):
-        kind = _item_class(hint)
+        kind = _item_kind(hint)
         value = [_item(f"{key}[{index}]", item, kind) for index, item in enumerate(value)]
     if not fits(value, hint):
         if name in shipped.folders():
@@ -81,19 +90,14 @@ def _argument(key: str, name: str, value: Any, takes: Signature) -> Any:
 def _item(key: str, item: Any, kind: Any) -> Any:
     """An item of a list: a component, a mapping with the fields of the dataclass ``kind``, or plain data."""
     if is_component(item):
-        return instantiate(key, item)
+        return instantiate(key, item, kind)
     if isinstance(item, dict) and is_dataclass(kind):
         return _build(key, kind, item)
     return item
 
 
-def _item_class(hint: Any) -> Any:
-    """The class of the items: ``Tier`` for ``Sequence[Tier]``."""
-    arguments = get_args(hint)
+def _item_kind(hint: Any) -> Any:
+    """What the items of a list are: ``Tier`` for ``Sequence[Tier]``, also for ``Sequence[Tier] | None``."""
+    hints = [choice for choice in get_args(hint) if choice is not NoneType] if NoneType in get_args(hint) else [hint]
+    arguments = [argument for argument in get_args(hints[0]) if argument is not Ellipsis] if len(hints) == 1 else []
     return arguments[0] if len(arguments) == 1 else Any
-
-
-def _class_in(hint: Any) -> Any:
-    """The class that a component for ``hint`` must be of: ``Vote`` for ``Vote | None``."""
-    classes = [choice for choice in get_args(hint) or [hint] if inspect.isclass(choice) and choice is not type(None)]
-    return classes[0] if len(classes) == 1 else Any

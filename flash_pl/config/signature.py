@@ -1,6 +1,7 @@
 """The keyword arguments of a class or function that YAML names, and whether a plain value fits a type hint."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,9 +11,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flash_pl.config.names import RENAMED_CLASSES, one_of
+from flash_pl.config.trust import check_allowed
 from flash_pl.errors import ConfigError, as_yaml
 
 WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
+OPERATORS = {"__call__", "__getitem__", "__len__", "__iter__"}  # methods that a protocol may ask for
+STANDARD_LIBRARY = {*sys.stdlib_module_names, "__main__"}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -62,28 +66,93 @@ def describe(hint: Any) -> str:
     return f"a {getattr(kind, '__name__', kind)} ({{class_path: ..., init_args: ...}})"
 
 
-def conforms(target: Any, kind: Any) -> bool:
-    """Whether a class is a subclass of ``kind``, or has the members of the protocol ``kind``.
+def conforms(made: Any, kind: Any) -> bool:
+    """Whether a class is of a ``kind``: a subclass of it, or a class with the members of the protocol ``kind``.
 
-    A function conforms to everything: the class of its result is known only after the call.
+    Args:
+        made: a class, or the return annotation of a function: it may be a union, of which one choice must conform, or a
+            tuple or list of classes.
+        kind: a class, a protocol, a union of kinds, or a tuple or list of one kind. ``Any`` and ``object`` say nothing
+            about a class, so that no class conforms to them.
+
+    >>> conforms(bool, int | None), conforms(str, int), conforms(str | bool, int), conforms(int, Any)
+    (True, False, True, False)
+    >>> conforms(tuple[bool, bool], tuple[int, ...]), conforms(tuple[str, bool], tuple[int, ...])
+    (True, False)
     """
-    if kind is Any or not (inspect.isclass(target) and inspect.isclass(kind)):
-        return True
-    if not getattr(kind, "_is_protocol", False):
-        return issubclass(target, kind)
-    members = {name for name in vars(kind) if name == "__call__" or not name.startswith("_")}
-    return members <= {name for cls in target.__mro__ for name in vars(cls)}
+    if get_origin(made) in (Union, UnionType):
+        return any(conforms(choice, kind) for choice in get_args(made))
+    if get_origin(kind) in (Union, UnionType):
+        return any(conforms(made, choice) for choice in get_args(kind))
+    made_class, kind_class = get_origin(made) or made, get_origin(kind) or kind
+    if not (inspect.isclass(made_class) and inspect.isclass(kind_class)) or kind_class is object:
+        return False
+    if getattr(kind_class, "_is_protocol", False):
+        members = {name for name in vars(kind_class) if name in OPERATORS or not name.startswith("_")}
+        return members <= {name for cls in made_class.__mro__ for name in vars(cls)}
+    if not issubclass(made_class, kind_class):
+        return False
+    items = [item for item in get_args(made) if item is not Ellipsis] if made_class in (tuple, list) else []
+    return all(conforms(item, get_args(kind)[0]) for item in items if get_args(kind))
+
+
+def result_of(target: Callable[..., Any]) -> Any:
+    """What calling ``target`` makes: a class itself, the return annotation of a function; None if it has none."""
+    return target if inspect.isclass(target) else _hints(target).get("return")
+
+
+def check_kind(key: str, class_path: str, target: Callable[..., Any], kind: Any, called: str = "") -> None:
+    """Check, before ``target`` is called, that the call makes an object of the ``kind``.
+
+    Args:
+        key: where the component stands in the config.
+        class_path: of ``target``.
+        target: a class or function.
+        kind: see ``conforms``.
+        called: the kind in words; by default its ``title``.
+
+    Raises:
+        ConfigError: it makes something else, or nobody says what it makes or what it should make.
+    """
+    name, made = as_yaml(class_path), result_of(target)
+    if kind in (Any, object):
+        hint = "give that argument a type hint, the class or protocol of what it takes"
+        raise ConfigError(key, f"{name} cannot be checked: the argument has no type hint", hint)
+    called = called or title(kind)
+    if made is None or made is Any:
+        problem = f"{name} is a function that does not say what it returns"
+        raise ConfigError(f"{key}.class_path", problem, f"give it a return annotation: a {called}")
+    if not conforms(made, kind):
+        raise ConfigError(f"{key}.class_path", f"{name} is not a {called}", "give the path of one")
+
+
+def title(kind: Any) -> str:
+    """The name of a kind in words.
+
+    >>> title(int), title(int | str | None), title(tuple[int, int])
+    ('int', 'int or str', 'tuple of int')
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(title(choice) for choice in get_args(kind) if choice is not NoneType)
+    if get_origin(kind) in (tuple, list):
+        return f"{get_origin(kind).__name__} of {title(get_args(kind)[0])}"
+    return str(getattr(kind, "__name__", kind))
 
 
 def locate(key: str, class_path: object) -> Callable[..., Any]:
-    """Import the class or function ``package.module.Name``.
+    """Import the class or function ``package.module.Name``; nothing is called.
 
     Raises:
-        ConfigError: it cannot be imported or is not callable; the hint is a similar name of its module.
+        ConfigError: it cannot be imported or is not callable, and the hint is a similar name of its module; it is of
+            Python's standard library, which has no components; or a foreign file names it, see ``foreign_names``.
     """
     if class_path in RENAMED_CLASSES:
         raise ConfigError(key, f"{as_yaml(class_path)} was renamed", f"use {RENAMED_CLASSES[str(class_path)]}")
     module_path, _, name = str(class_path).rpartition(".")
+    if module_path.partition(".")[0] in STANDARD_LIBRARY:
+        problem = f"{as_yaml(class_path)} is of Python's standard library, which has no components"
+        raise ConfigError(key, problem, "give the path of a class like package.module.Name")
+    check_allowed(key, str(class_path))
     try:
         module = import_module(module_path)
     except (ImportError, ValueError) as error:

@@ -3,6 +3,7 @@
 from flash_pl.data.augment import Augment, AugmentInTwoSteps, CropFlip
 from flash_pl.data.batches import Batches, Shuffled, TensorBatches
 from flash_pl.data.datamodule import PartitionedDataModule, as_federated
+from flash_pl.data.dataset_module import MapDataset
 from flash_pl.data.datasets import ClientDatasets, PartitionedDataset
 from flash_pl.data.federated import ClientTestData, FederatedData, check_client_batches, check_federated, torn_down
 from flash_pl.data.femnist import FEMNIST
@@ -37,6 +38,7 @@ __all__ = [
     "ImageFolders",
     "KingJames",
     "LabelShards",
+    "MapDataset",
     "Partition",
     "PartitionedData",
     "PartitionedDataModule",

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,18 @@ from flash_pl.data.reader import DatasetBatches, Reader
 from flash_pl.errors import ConfigError, as_yaml
 
 Collate = Callable[[list[Any]], Any]
+
+
+class MapDataset(Protocol):
+    """A map-style dataset: samples by their index. torch's ``Dataset`` is one, and so is a list."""
+
+    def __len__(self) -> int:
+        """Number of samples n."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """The sample ``index``, 0 to n - 1."""
+        ...
 
 
 class DatasetSamples:

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import Unpack
 
-from flash_pl.data.dataset_module import Collate, DatasetModule, LoadedBy
+from flash_pl.data.dataset_module import Collate, DatasetModule, LoadedBy, MapDataset
 from flash_pl.data.labels import Source
 from flash_pl.data.partitioned import PartitionKeywords
 from flash_pl.errors import ConfigError
@@ -53,8 +54,8 @@ class PartitionedDataset(DatasetModule):
 
     def __init__(
         self,
-        dataset: Any,
-        test: Any = None,
+        dataset: Dataset[Any] | MapDataset | DataLoader[Any],
+        test: Dataset[Any] | MapDataset | DataLoader[Any] | None = None,
         *,
         targets: Source = None,
         owners: Source = None,
@@ -94,7 +95,7 @@ class ClientDatasets(DatasetModule):
 
     def __init__(
         self,
-        trains: Sequence[Any],
+        trains: Sequence[Dataset[Any] | MapDataset | DataLoader[Any]],
         tests: Any = None,
         *,
         collate_fn: Collate | None = None,

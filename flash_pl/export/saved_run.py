@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,55 +12,57 @@ from torch import Tensor, nn
 
 from flash_pl import __version__
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.config import build_budget, build_data, build_module, compose, label, network_prefix, saved_config
+from flash_pl.config import build_data, build_module, compose, foreign_names, network_prefix, saved_config
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.sparsity import Layout, Slot, SparseModel
 
 
 class SavedRun:
-    """A run of ``flash-pl fit``, read from its checkpoint.
+    """A run, read from its checkpoint. Nothing that the file names is imported or built.
 
     Args:
         path: of the checkpoint, such as ``runs/x/checkpoints/last.ckpt``.
 
     Attributes:
         path: of the checkpoint.
-        config: the resolved config of the run.
         round: number of finished rounds.
+        densities: of the device tiers, increasing; the last one is the server's density.
 
     Raises:
-        ConfigError: the file is damaged, has no config (``flash-pl fit`` did not write it) or no mask yet.
+        ConfigError: the file is damaged or has no mask yet.
     """
 
     def __init__(self, path: str | Path) -> None:
         state = read_checkpoint(path)
-        self.path, self.config = Path(path), compose(saved_config(state, path))
-        if not state["flash_pl"]["has_mask"]:
+        self.path, self._state = Path(path), state
+        saved = state["flash_pl"]
+        if not saved["has_mask"]:
             problem = f"{as_yaml(str(path))} has no mask: it was saved in stage 1, before the first mask"
             raise ConfigError("ckpt_path", problem, "use a later checkpoint")
-        self.round: int = state["flash_pl"]["round"]
+        self.round: int = saved["round"]
+        self.densities: list[float] = saved["densities"]
         self._state_dict: dict[str, Tensor] = state["state_dict"]
-        server = state["flash_pl"]["server"]
+        server = saved["server"]
         self._layout, self._mask = Layout.from_specification(server["layout"]), server["mask"]
         self._weights: Tensor = server.get("round_average", server["weights"])
-        self._tier_masks: list[Tensor] = state["flash_pl"]["tier_masks"]
-        self._prefix = network_prefix(self.config)
+        self._tier_masks: list[Tensor] = saved["tier_masks"]
+        # What flash-pl fit adds; a trainer that was made in Python has no config.
+        self._names: dict[str, str] = saved["extra"].get("names", {"scheduler": saved["identity"]["scheduler"]})
+        self._prefix: str = saved["extra"].get("network_prefix", "")
 
     @property
-    def densities(self) -> list[float]:
-        """The densities of the device tiers, increasing; the last one is the server's density."""
-        return [tier.density for tier in build_budget(self.config).tiers]
+    def config(self) -> dict[str, Any]:
+        """The config of the run, to be composed.
+
+        Raises:
+            ConfigError: there is none, since ``flash-pl fit`` did not write the checkpoint.
+        """
+        return saved_config(self._state, self.path)
 
     def facts(self, density: float) -> dict[str, str]:
         """Return the facts about a model of this run whose mask has this density, for the metadata of a file."""
-        return {
-            "scheduler": label(self.config, "scheduler"),
-            "density": f"{density:.4g}",
-            "data": label(self.config, "data"),
-            "model": self.config["model"]["class_path"],
-            "round": str(self.round),
-        }
+        return self._names | {"density": f"{density:.4g}", "round": str(self.round)}
 
     def model(self, density: float | None = None) -> SparseModel:
         """Return the model for devices of a tier, by default the server's model.
@@ -73,13 +76,13 @@ class SavedRun:
         Raises:
             ConfigError: no tier has this density.
         """
-        if density is None or math.isclose(density, self.config["density"], rel_tol=1e-6):
+        masks = [*self._tier_masks, self._mask]
+        if density is None:
             return self._model(self._mask)
-        densities = self.densities
-        for tier_density, mask in zip(densities, [*self._tier_masks, self._mask], strict=False):
+        for tier_density, mask in zip(self.densities, masks, strict=True):
             if math.isclose(density, tier_density, rel_tol=1e-6):
                 return self._model(mask)
-        tiers = ", ".join(f"{tier_density:g}" for tier_density in densities)
+        tiers = ", ".join(f"{tier_density:g}" for tier_density in self.densities)
         raise ConfigError("density", f"{density:g} is not the density of a tier of this run", f"the tiers have {tiers}")
 
     def _model(self, mask: Tensor) -> SparseModel:
@@ -109,19 +112,28 @@ class SavedRun:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def build_network(run: SavedRun, model: SparseModel, samples: int) -> tuple[nn.Module, Tensor]:
+def build_network(run: SavedRun, model: SparseModel, samples: int, trust: bool = False) -> tuple[nn.Module, Tensor]:
     """Return the run's network with the weights of ``model``, and a batch of ``samples`` inputs for it.
 
     For images the inputs are Gaussian noise in the shape of the data. Other data are loaded, and the inputs are test
     samples: the characters of a text, for example, are numbers below that of its classes.
 
+    Args:
+        run: whose config says what to build.
+        model: with the weights.
+        samples: in the batch.
+        trust: use also classes outside of flash_pl that the checkpoint names, see ``flash_pl.config.foreign_names``.
+
     Raises:
-        ConfigError: the network that the config builds now does not fit the weights.
+        ConfigError: the checkpoint names such a class, or the network does not fit the weights.
         ModuleError: a LightningModule without ``forward``.
     """
-    data = build_data(run.config)
-    module = build_module(run.config, data)
-    network = module.get_submodule(network_prefix(run.config).rstrip("."))
+    with foreign_names(run.path, run.config, trust=trust):
+        config = compose(run.config)
+        data = build_data(config)
+        module = build_module(config, data)
+        prefix = network_prefix(config)
+    network = module.get_submodule(prefix.rstrip("."))
     if isinstance(network, L.LightningModule) and not is_overridden("forward", network, parent=L.LightningModule):
         raise ModuleError(f"{type(network).__name__}: it has no forward; an export to ONNX needs one")
     try:

@@ -47,7 +47,9 @@ def save_state(loop: FederatedLoop) -> dict[str, Any]:
         "has_mask": loop.has_mask,
         "evaluation_pending": loop.evaluation_pending,
         "stopped": bool(loop.should_stop),
-        "tier_masks": [mask.cpu() for mask in loop.tier_masks[:-1]],  # for readers of the file; a loop makes them anew
+        # For readers of the file, who build nothing; a loop makes them anew.
+        "tier_masks": [mask.cpu() for mask in loop.tier_masks[:-1]],
+        "densities": [float(tier.density) for tier in loop.plan.budget.tiers],
         "first_stage": loop.first_stage_progress.state_dict(),
     } | {name: part.state_dict() for name, part in stateful_parts(loop).items()}
 

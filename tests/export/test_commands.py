@@ -10,6 +10,8 @@ from flash_pl.checkpoint import read_checkpoint, write_checkpoint
 from flash_pl.cli import main
 from flash_pl.export import missing_packages
 
+needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="no onnx")
+
 
 def refusal(capsys, *arguments: object) -> str:
     """The one line that a command prints when it refuses."""
@@ -47,22 +49,32 @@ def test_exports(run, options, key, expected, runs, folder, capsys):
     assert sorted(os.listdir(folder)) == before
 
 
-# A change of the checkpoint's state, and a part of the message.
+# A change of the checkpoint's state, options, and a part of the message.
 STATES = [
-    (lambda state: state.update(has_mask=False), "x.ckpt' has no mask"),
-    (lambda state: state.update(extra={}), "config"),
-    (lambda state: state["extra"]["config"]["model"].update(class_path="no_such_file.Net"), "No module named 'no_such"),
+    (lambda state: state.update(extra={}), [], "without a config"),
+    (lambda state: state["extra"]["config"]["model"].update(class_path="no_file.Net"), [], "add --trust"),
+    (lambda state: state["extra"]["config"]["model"].update(class_path="no_file.Net"), ["--trust"], "No module named"),
 ]
 
 
-@pytest.mark.parametrize("change, expected", STATES)
-def test_checkpoints_without_mask_config_or_network(change, expected, runs, folder, capsys):
+@needs_onnx
+@pytest.mark.parametrize("change, options, expected", STATES)
+def test_only_onnx_needs_the_config_and_the_network(change, options, expected, runs, folder, capsys):
     state = read_checkpoint(runs["jmwst"])
     change(state["flash_pl"])
     write_checkpoint(folder / "x.ckpt", state)
-    assert expected in refusal(capsys, "export", "x.ckpt", "--to", "model.flash")
-    assert expected in refusal(capsys, "inspect", "x.ckpt")
+    assert main(["export", "x.ckpt", "--to", "model.onnx", *options]) == 2
+    assert expected in capsys.readouterr().err.splitlines()[-1]
     assert os.listdir(folder) == ["x.ckpt"]
+    assert main(["export", "x.ckpt", "--to", "model.flash"]) == main(["inspect", "x.ckpt"]) == 0
+
+
+def test_a_checkpoint_without_a_mask(runs, folder, capsys):
+    state = read_checkpoint(runs["jmwst"])
+    state["flash_pl"]["has_mask"] = False
+    write_checkpoint(folder / "x.ckpt", state)
+    for command in (["export", "x.ckpt", "--to", "model.flash"], ["inspect", "x.ckpt"]):
+        assert "x.ckpt' has no mask" in refusal(capsys, *command)
 
 
 def test_a_folder_without_write_permission(runs, folder, capsys, monkeypatch):
@@ -92,15 +104,15 @@ def test_missing_packages_are_named(runs, folder, capsys, monkeypatch):
     assert 'pip install "flash-pl[onnx]"' in refusal(capsys, "inspect", "some.onnx")
 
 
-needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="no onnx")
-
-
 @needs_onnx
 @pytest.mark.parametrize(
     "run, expected", [("silent", "it has no forward"), ("branching", "torch cannot export its forward to ONNX")]
 )
 def test_networks_that_cannot_be_exported_to_onnx(run, expected, runs, folder, capsys):
-    assert expected in refusal(capsys, "export", runs[run], "--to", "model.onnx")
+    assert "--trust" in refusal(capsys, "export", runs[run], "--to", "model.onnx")
+    assert main(["export", str(runs[run]), "--to", "model.onnx", "--trust"]) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert "export_nets" in said and expected in error
     assert not os.listdir(folder)
 
 
@@ -115,7 +127,8 @@ def test_different_outputs_are_refused(runs, folder, capsys, monkeypatch):
 def test_a_network_with_changed_code_is_refused(runs, folder, capsys, monkeypatch):
     nets = sys.modules["export_nets"]
     monkeypatch.setattr(nets, "Net", nets.Larger)
-    assert "does not fit the network" in refusal(capsys, "export", runs["net"], "--to", "m.onnx")
+    assert main(["export", str(runs["net"]), "--to", "m.onnx", "--trust"]) == 2
+    assert "does not fit the network" in capsys.readouterr().err
 
 
 # Name of a file, its damage, and a part of the message.

@@ -123,9 +123,10 @@ def test_a_dense_model_is_exported_too(runs, folder):
 def test_onnx_computes_the_same_outputs_as_torch(name, prefix, runs, folder, capsys):
     import onnxruntime
 
-    path = export(runs[name], "model.onnx")
+    path = export(runs[name], "model.onnx", *([] if name == "jmwst" else ["--trust"]))
     out, err = capsys.readouterr()
-    assert "onnxruntime and torch differ by at most" in out and out.count("\n") == 3 and not err
+    assert "onnxruntime and torch differ by at most" in out and out.count("\n") == 3
+    assert not err if name == "jmwst" else "export_nets.Net" in err or "export_nets.Own" in err
     net, data = network(runs[name], prefix)
     net.load_state_dict(SavedRun(runs[name]).model().tensors)
     session = onnxruntime.InferenceSession(path)
