@@ -36,7 +36,7 @@ def build_data(config: Config) -> FederatedData:
     if isinstance(target, type) and conforms(target, FederatedData):
         refuse_unused(config, [key for key in ("clients", "batch_size") if not signature(target).accepts(key)], "data")
         return instantiate("data", node, FederatedData, fill=fill)
-    check_kind("data", class_path, target, Made, "Dataset, LightningDataModule or class of federated data")
+    check_kind("data", class_path, target, Made, "Dataset, LightningDataModule or FederatedData")
     takes, divides = signature(target), signature(PartitionedDataset)
     init_args = node.get("init_args", {})
     dividing = {name for name in init_args if name in divides.parameters and name not in takes.parameters}
