@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_pl.config import label, read_config, resolve
+from flash_pl.config import label, read_config, resolve_plain
 from flash_pl.errors import ConfigError, as_yaml
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -59,8 +59,7 @@ class Run:
         file = str(path / "config.yaml")
         written, result = read_config(file), _read_json(path / "result.json")
         _check_version(path, written, result)
-        # `given` repeats what the user set; the rest of the config already contains it.
-        config = resolve({key: value for key, value in written.items() if key != "given"}, file)
+        config = resolve_plain(written, file)
         _check_config(file, config)
         consensus = path / "consensus.csv"
         return cls(
