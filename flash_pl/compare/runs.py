@@ -17,6 +17,7 @@ from flash_pl.errors import ConfigError, as_yaml
 
 # Top-level keys of config.yaml that were renamed: old name, new name.
 RENAMED = {"method": "scheduler", "average": "round_average", "cost": "wire"}
+MOST_FOLDERS = 10_000  # in which runs are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +166,15 @@ def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[ConfigError]
     >>> print(runs, *errors)
     [] run: 'no_such_folder' is neither a run directory nor a folder with runs
     """
-    runs, errors, seen = [], [], set[Path]()
+    runs, errors, seen = list[Run](), list[ConfigError](), set[Path]()
     for path in map(Path, paths):
-        directories = list(_run_directories(path))
-        if not directories:
+        directories, known = list[Path](), len(errors)
+        try:
+            for directory in _run_directories(path):
+                directories.append(directory)  # those that are found before an error, too
+        except ConfigError as error:
+            errors.append(error)
+        if not directories and len(errors) == known:
             errors.append(ConfigError("run", f"{as_yaml(str(path))} is neither a run directory nor a folder with runs"))
         for directory in directories:
             if directory.resolve() in seen:
@@ -185,8 +191,11 @@ def _run_directories(path: Path) -> Iterator[Path]:
     """Yield the run directories at and below ``path`` in alphabetical order.
 
     Symbolic links are followed, so that a folder of links to runs is a selection of these runs.
+
+    Raises:
+        ConfigError: more than 10,000 folders, perhaps behind a link to the root of a disk.
     """
-    entered = set()
+    entered = set[str]()
     for directory, folders, files in os.walk(path, followlinks=True):
         if _is_run(folders, files):
             yield Path(directory)
@@ -195,6 +204,10 @@ def _run_directories(path: Path) -> Iterator[Path]:
         if real in entered:  # a link to a folder above it
             folders.clear()
         entered.add(real)
+        if len(entered) > MOST_FOLDERS:
+            raise ConfigError(
+                "run", f"{as_yaml(str(path))} has more than {MOST_FOLDERS} folders", "give those of the runs"
+            )
         folders.sort()
 
 

@@ -119,6 +119,7 @@ CONFIG: Mapping[str, Rule] = {
     "seed": SEED,
     "rounds": POSITIVE,
     "cohort": POSITIVE,
+    "compat": NAME.or_null,
     "trainer": {"monitor": NAME, "monitor_mode": Kind("max or min", lambda value: value in ("max", "min"))},
 }
 NEEDED = (*SECTIONS, "density", "seed", "rounds", "cohort", "trainer")  # the keys that every config of a run has

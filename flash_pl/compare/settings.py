@@ -230,7 +230,12 @@ def _class_name(key: str, value: object) -> object:
 
 def _differs(key: str, experiments: Sequence[Settings]) -> bool:
     """Return whether a setting has different values, or exists in only some of the experiments."""
-    return len({as_yaml_line(settings[key]) if key in settings else None for settings in experiments}) > 1
+    return len({_comparable(settings[key]) if key in settings else None for settings in experiments}) > 1
+
+
+def _comparable(value: object) -> object:
+    """A value that is equal only for the same value of the same type: 1 is not true, and not 1.0."""
+    return as_yaml_line(value) if isinstance(value, list | dict) else (type(value), value)
 
 
 def _components(key: str) -> list[str]:
