@@ -11,7 +11,7 @@ from lightning.fabric.utilities import rank_zero_only
 from flash_pl import __version__
 from flash_pl.commands import compare, export, fit, help
 from flash_pl.commands.parser import CommandParser
-from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError
+from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end(code: int, message: str, on_every_rank: bool = False) -> int:
     """Print the reason why the command ends, by default on rank 0 only, and return the exit code."""
     if on_every_rank or getattr(rank_zero_only, "rank", 0) == 0:
-        print("flash-pl:", *message.split(), file=sys.stderr)  # one line, even if the message quotes several
+        line = " ".join(message.split())  # one line, even if the message quotes several
+        print("flash-pl:", printable(line), file=sys.stderr)
     return code
 
 

@@ -54,6 +54,15 @@ def as_yaml(value: object) -> str:
     return f"an object of class {type(value).__name__}"
 
 
+def printable(text: str) -> str:
+    r"""A text from a file of somebody else, with escapes for characters that a terminal would execute or not show.
+
+    >>> print(printable("a\x1b[2J\nb"))
+    a\x1b[2J\nb
+    """
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class ModuleError(TypeError):
     """A LightningModule that cannot be federated; the message says what to change."""
 

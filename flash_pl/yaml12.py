@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 LARGEST = 10_000  # values in a document, every alias written out
+LONGEST_INTEGER = 300  # characters
 
 # Tag, pattern, and the characters with which a match can begin. The first pattern that matches counts.
 CORE_SCHEMA = [
@@ -29,12 +30,15 @@ def load(text: str) -> Any:
     [10, 16, 1000.0, 0.5, 'yes', '1:30', '1_000', '2026-01-01', None]
 
     Raises:
-        yaml.YAMLError: no YAML, a key twice in a mapping, or more than 10,000 values.
+        yaml.YAMLError: no YAML, a key twice in a mapping, more than 10,000 values, an integer of more than 300 digits,
+            or a value that is not what its tag says, such as ``!!bool 3``.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError) as error:  # an integer or a nesting longer than Python reads
-        raise yaml.YAMLError(str(error)) from error
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of PyYAML's constructors
+        raise yaml.YAMLError(f"a value is not what its tag says ({error})") from error
 
 
 def dump(value: Any, flow: bool = False) -> str:
@@ -88,6 +92,9 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
 
 def _construct_int(loader: yaml.Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > LONGEST_INTEGER:  # beyond, Python does not write it, and no float is as large
+        problem = f"an integer of more than {LONGEST_INTEGER} digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 

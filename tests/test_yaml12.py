@@ -118,3 +118,9 @@ def test_text_is_not_converted_to_numbers_or_booleans(argument: str) -> None:
 
 def test_words_stay_words() -> None:
     assert compose(read_config("jmwst"), ["model.init=no"])["model"]["init_args"]["init"] == "no"
+
+
+@pytest.mark.parametrize("text", ["9" * 301, "0x" + "f" * 301, "!!bool 3", "!!timestamp x", "!!int x", "!!float ''"])
+def test_values_that_python_does_not_read_are_errors_of_yaml(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        load(f"key: {text}")

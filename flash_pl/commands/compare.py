@@ -13,7 +13,7 @@ from flash_pl.checks import check_integers
 from flash_pl.commands.parser import add_config, command
 from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
 from flash_pl.config import read_config
-from flash_pl.errors import ConfigError, RunError, as_yaml
+from flash_pl.errors import ConfigError, RunError, as_yaml, printable
 from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
 
 ABOUT_SWEEP = """
@@ -113,4 +113,4 @@ def _compare(
 
 
 def _warn(text: str) -> None:
-    print("flash-pl: warning:", *text.split(), file=sys.stderr)
+    print("flash-pl: warning:", printable(" ".join(text.split())), file=sys.stderr)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import count
 
 import matplotlib
 import numpy as np
@@ -24,12 +25,14 @@ from flash_pl.compare.columns import (
     title_of,
 )
 from flash_pl.compare.comparison import Comparison
+from flash_pl.compare.files import Columns
 from flash_pl.compare.groups import Group
-from flash_pl.compare.runs import Columns, Run
+from flash_pl.compare.runs import Run
 
 Array = NDArray[np.float64]
 
 LAYER = "density/"  # prefix of the columns with layer densities in consensus.csv
+LONGEST_ENDING = 60  # characters of a name in the name of a file
 LEGEND_LAYERS = 10  # figures with more layers have a color bar instead of a legend
 
 
@@ -74,9 +77,10 @@ def figures_of(comparison: Comparison) -> list[ReportFigure]:
 
 def _accuracy_figures(comparison: Comparison) -> Iterator[ReportFigure]:
     metrics = monitored_metrics(comparison.runs)
+    endings = file_names(metrics)
     for metric in metrics:
         y = Axis(metric, title_of(metric), scale_of_runs(comparison.runs, metric))
-        ending = "_" + re.sub(r"\W+", "_", metric) if len(metrics) > 1 else ""
+        ending = f"_{endings[metric]}" if len(metrics) > 1 else ""
         title = "Accuracy of the model masked to the target density" if y.title == "accuracy" else y.title
         yield from _line_figure(comparison, f"accuracy{ending}", ROUND, y, f"{title} over rounds.")
         for name, x, cost in COSTS:
@@ -130,11 +134,14 @@ def _line_figure(
 
 def _layer_figures(comparison: Comparison) -> Iterator[ReportFigure]:
     """One figure per data set, with one panel per group and one line per layer; dense groups are left out."""
+    endings = file_names(comparison.data_sets)
     for data in comparison.data_sets:
         sparse = [group for group in comparison.groups if group.data == data and group.first.density < 1]
         groups = [group for group in sparse if all(_layer_columns(run) for run in group.runs)]
         if groups:
-            name, place = ("layers", "") if len(comparison.data_sets) == 1 else (f"layers_{data}", f" ({data})")
+            name, place = (
+                ("layers", "") if len(comparison.data_sets) == 1 else (f"layers_{endings[data]}", f" ({data})")
+            )
             caption = f"Density of each layer in the server's mask over rounds{place}. {_about_seeds(groups)}"
             yield ReportFigure(name, caption, _layer_panels(groups))
 
@@ -208,6 +215,20 @@ class Curve:
             return None
         xs, ys = (np.stack([table[name][np.isin(table["round"], rounds)] for table in tables]) for name in (x, y))
         return cls(xs.mean(0), ys.mean(0), ys.std(0, ddof=1) if len(tables) > 1 else None)
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """A part of a file name for each of some names, all different.
+
+    >>> file_names(["val_acc", "val/acc", "../x"])
+    {'val_acc': 'val_acc', 'val/acc': 'val_acc_2', '../x': '_x'}
+    """
+    parts: dict[str, str] = {}
+    for name in names:
+        part = re.sub(r"\W+", "_", name, flags=re.ASCII)[:LONGEST_ENDING]
+        numbered = (f"{part}_{number}" for number in count(2))
+        parts[name] = part if part not in parts.values() else next(one for one in numbered if one not in parts.values())
+    return parts
 
 
 def _about_seeds(groups: Collection[Group]) -> str:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from flash_pl.compare.runs import Run
 from flash_pl.compare.settings import Settings, as_yaml_line, differing_settings, identity, unique_endings
+from flash_pl.errors import printable
 
 LONGEST_VALUE = 60  # characters of a value in a name
+MOST_SETTINGS = 20  # in a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +106,17 @@ def _named(groups: Sequence[tuple[Run, ...]]) -> list[Group]:
     for runs, run, settings in zip(groups, representatives, differences, strict=True):
         data, model, scheduler = (run.names[section] for section in ("data", "model", "scheduler"))
         models = {other.names["model"] for other in representatives if other.names["data"] == data}
-        values = {key: _shortened(as_yaml_line(value)) for key, value in settings.items()}
-        name = ", ".join([scheduler, *(f"{key}={value}" for key, value in values.items())])
+        shown = islice(settings.items(), MOST_SETTINGS)
+        values = {key: _shortened(as_yaml_line(value)) for key, value in shown}
+        others = [f"and {len(settings) - MOST_SETTINGS} others"] if len(settings) > MOST_SETTINGS else []
+        name = ", ".join([scheduler, *(f"{key}={value}" for key, value in values.items()), *others])
         parts = [scheduler]
         if several_densities and run.density < 1:
             parts.append(f"d={run.density:g}")
         if len(models) > 1:
             parts.append(model)
         parts += [f"{endings[key]}={value}" for key, value in values.items()]
-        label = ", ".join(parts)
+        label = ", ".join(parts + others)
         taken = [group.label.partition(" #")[0] for group in named if group.data == data]
         if label in taken:
             label += f" #{taken.count(label) + 1}"
@@ -120,4 +125,5 @@ def _named(groups: Sequence[tuple[Run, ...]]) -> list[Group]:
 
 
 def _shortened(text: str) -> str:
+    text = printable(text[: LONGEST_VALUE + 1])
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

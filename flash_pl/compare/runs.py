@@ -1,25 +1,23 @@
 """Reads finished runs from their directories."""
 
-import csv
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_pl.config import label, read_config, resolve
+from flash_pl.compare.files import Columns, read_json, read_table, read_yaml
+from flash_pl.compare.schema import SECTIONS, check_agreement, check_config, check_result, check_table
+from flash_pl.config import label, resolve_plain
 from flash_pl.errors import ConfigError, as_yaml
 
-Columns = Mapping[str, NDArray[np.float64]]
-
-SECTIONS = ("data", "model", "scheduler")
 # Top-level keys of config.yaml that were renamed: old name, new name.
 RENAMED = {"method": "scheduler", "average": "round_average", "cost": "wire"}
+MOST_FOLDERS = 10_000  # in which runs are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +52,17 @@ class Run:
             ConfigError: the run is not finished, an older version wrote it, or a file is missing or damaged.
         """
         for name, state in {"result.json": "not finished", "config.yaml": "incomplete"}.items():
-            if not (path / name).is_file():
+            if not os.path.lexists(path / name):
                 raise ConfigError("run", f"{as_yaml(str(path))} is {state}: it has no {name}")
-        file = str(path / "config.yaml")
-        written, result = read_config(file), _read_json(path / "result.json")
+        written, result = read_yaml(path / "config.yaml"), read_json(path / "result.json")
         _check_version(path, written, result)
-        # `given` repeats what the user set; the rest of the config already contains it.
-        config = resolve({key: value for key, value in written.items() if key != "given"}, file)
-        _check_config(file, config)
+        config = resolve_plain(written, str(path / "config.yaml"))
+        check_config(path / "config.yaml", config)
+        check_result(path / "result.json", result)
+        metrics = _read_checked(path / "metrics.csv")
+        check_agreement(path, config, result, metrics)
         consensus = path / "consensus.csv"
-        return cls(
-            path,
-            config,
-            _read_table(path / "metrics.csv"),
-            result,
-            _read_table(consensus) if consensus.is_file() else {},
-        )
+        return cls(path, config, metrics, result, _read_checked(consensus) if os.path.lexists(consensus) else {})
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -99,15 +92,12 @@ class Run:
     @property
     def dense_bytes(self) -> float | None:
         """The bytes of the dense model on the wire, None if result.json does not have them."""
-        cost = self.result.get("cost")
-        size = cost.get("bytes_dense") if isinstance(cost, dict) else None
-        return float(size) if _is_number(size) and size > 0 else None
+        return float(size) if (size := self.result.get("cost", {}).get("bytes_dense")) else None
 
     @property
     def versions(self) -> dict[str, str]:
         """The versions of the packages that trained the run, empty if result.json does not have them."""
-        versions = self.result.get("versions")
-        return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else {}
+        return dict(self.result.get("versions", {}))
 
     def last(self, column: str) -> float | None:
         """Return the last value in a column of metrics.csv, None if there is none."""
@@ -161,58 +151,10 @@ def _check_version(path: Path, config: Mapping[str, Any], result: Mapping[str, A
         )
 
 
-def _check_config(file: str, config: Mapping[str, Any]) -> None:
-    """Raises a ConfigError if a key is missing that a comparison reads."""
-    density = config.get("density")
-    complete = {
-        "density": _is_number(density) and density > 0,
-        **{key: _is_number(config.get(key)) for key in ("seed", "rounds", "cohort")},
-        **{section: _is_component(config.get(section)) for section in SECTIONS},
-        "trainer": isinstance(config.get("trainer"), dict),
-    }
-    for key, is_complete in complete.items():
-        if not is_complete:
-            raise ConfigError("run", f"{as_yaml(file)} is not the config of a run: {key} is missing or incomplete")
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_component(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("class_path"), str)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("run", f"{as_yaml(str(path))} is not readable JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConfigError("run", f"{as_yaml(str(path))} is not a mapping of keys to values")
-    return content
-
-
-def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of a CSV file of numbers with one row per round."""
-    name = as_yaml(str(path))
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets add a byte order mark
-            names, *rows = [row for row in csv.reader(file) if row]
-        cells = np.array([[_parse_cell(cell) for cell in row] for row in rows], dtype=np.float64)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError("run", f"{name} is not a readable table of numbers ({error})") from error
-    if "round" not in names or not rows or cells.shape[1] != len(names):
-        raise ConfigError("run", f"{name} is not a table with a column round and one row per round")
-    if not (np.diff(cells[:, names.index("round")]) > 0).all():
-        raise ConfigError("run", f"{name} has rounds that do not ascend")
-    return dict(zip(names, cells.T, strict=True))
-
-
-def _parse_cell(cell: str) -> float:
-    """Return the number in a cell: NaN for an empty cell, inf for NaN and infinite numbers."""
-    value = float(cell) if cell else np.nan
-    return value if not cell or np.isfinite(value) else np.inf
+def _read_checked(path: Path) -> Columns:
+    columns = read_table(path)
+    check_table(path, columns)
+    return columns
 
 
 def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[ConfigError]]:
@@ -224,10 +166,15 @@ def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[ConfigError]
     >>> print(runs, *errors)
     [] run: 'no_such_folder' is neither a run directory nor a folder with runs
     """
-    runs, errors, seen = [], [], set[Path]()
+    runs, errors, seen = list[Run](), list[ConfigError](), set[Path]()
     for path in map(Path, paths):
-        directories = list(_run_directories(path))
-        if not directories:
+        directories, known = list[Path](), len(errors)
+        try:
+            for directory in _run_directories(path):
+                directories.append(directory)  # those that are found before an error, too
+        except ConfigError as error:
+            errors.append(error)
+        if not directories and len(errors) == known:
             errors.append(ConfigError("run", f"{as_yaml(str(path))} is neither a run directory nor a folder with runs"))
         for directory in directories:
             if directory.resolve() in seen:
@@ -244,8 +191,11 @@ def _run_directories(path: Path) -> Iterator[Path]:
     """Yield the run directories at and below ``path`` in alphabetical order.
 
     Symbolic links are followed, so that a folder of links to runs is a selection of these runs.
+
+    Raises:
+        ConfigError: more than 10,000 folders, perhaps behind a link to the root of a disk.
     """
-    entered = set()
+    entered = set[str]()
     for directory, folders, files in os.walk(path, followlinks=True):
         if _is_run(folders, files):
             yield Path(directory)
@@ -254,6 +204,10 @@ def _run_directories(path: Path) -> Iterator[Path]:
         if real in entered:  # a link to a folder above it
             folders.clear()
         entered.add(real)
+        if len(entered) > MOST_FOLDERS:
+            raise ConfigError(
+                "run", f"{as_yaml(str(path))} has more than {MOST_FOLDERS} folders", "give those of the runs"
+            )
         folders.sort()
 
 

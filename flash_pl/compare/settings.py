@@ -12,18 +12,24 @@ Keys have the form of config.yaml, ``scheduler.init_args.voter.class_path``. Onl
 ``shared_settings`` return short keys as on the command line, ``scheduler.voter``.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flash_pl.compare.runs import SECTIONS, Run
+from flash_pl.compare.runs import Run
+from flash_pl.compare.schema import SECTIONS
 from flash_pl.config import compose, experiment
+from flash_pl.config.compose import SECTIONS as COMPONENTS
+from flash_pl.config.schema import keys_of
 from flash_pl.errors import ConfigError
 from flash_pl.yaml12 import dump
 
 Settings = dict[str, Any]
 # The table has columns for these settings, so they are not listed among the differences.
 COLUMNS = {"density", *(f"{section}.class_path" for section in SECTIONS)}
+
+TOP_LEVEL = {*keys_of("")} - {*COMPONENTS, "callbacks", "logger"}
 
 
 def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
@@ -58,7 +64,9 @@ def chosen_settings(run: Run) -> Settings:
     """Return the part of the ``identity`` that somebody chose.
 
     Not chosen is a value that follows from the names of data set, model and scheduler, from ``compat``, or inside a
-    component from a key of the top level, as ``data.init_args.batch_size`` follows ``batch_size``.
+    component from a key of the top level, as ``data.init_args.batch_size`` follows ``batch_size``. Of a component
+    without a name, such as a class of the user's own, every init arg is chosen: to know its defaults would mean to
+    import it, and a comparison imports nothing that a config names.
 
     >>> from pathlib import Path
     >>> config = compose({"scheduler": "jmwst"}, ["scheduler.prune_rate=0.3", "batch_size=8"])
@@ -66,18 +74,21 @@ def chosen_settings(run: Run) -> Settings:
     >>> {key: value for key, value in chosen.items() if key not in ("density", "trainer.monitor")}
     {'batch_size': 8, 'scheduler.init_args.prune_rate': 0.3}
     """
-    names: dict[str, Any] = {section: _name(run.config[section]) for section in SECTIONS}
-    names["compat"] = run.config.get("compat")
-    top_level = {
-        key: value for key, value in _settings(run.config).items() if "." not in key and not isinstance(value, dict)
-    }
+    named = {section: run.config[section]["name"] for section in SECTIONS if run.config[section].get("name")}
+    # Without a name for the scheduler there is no config; the stand-in brings nothing to other components.
+    names: dict[str, Any] = {"scheduler": "spdst"} | named | {"compat": run.config.get("compat")}
+    top_level = {key: value for key, value in _settings(run.config).items() if _is_plain(key, value)}
     try:
         by_names = _settings(compose(names))
         by_top_level = _settings(compose(top_level | names))
-    except ConfigError:  # a class or a fragment that no longer exists
+    except ConfigError:  # a fragment that no longer exists
         return identity(run)
     defaults = by_top_level | {key: value for key, value in by_names.items() if key in top_level}
     del defaults["compat"]  # compat=official is always a choice
+    unnamed = tuple(
+        f"{section}.{part}" for section in SECTIONS if section not in named for part in ("class_path", "init_args")
+    )
+    defaults = {key: value for key, value in defaults.items() if not key.startswith(unnamed)}
     return {
         key: value
         for key, value in identity(run).items()
@@ -140,7 +151,8 @@ class _Experiment:
         if self.settings[key] is not None and key not in self.identity:  # a seed that equals the run's seed
             return False
         same_component = [other.identity for other in beside if other._classes(key) == self._classes(key)]
-        class_is_chosen = any(f"{component}.class_path" in self.chosen for component in _components(key))
+        components = [key.partition(".")[0], *_components(key)]
+        class_is_chosen = any(f"{component}.class_path" in self.chosen for component in components)
         return _differs(key, same_component) or (key in self.chosen and not class_is_chosen)
 
     def _classes(self, key: str) -> list[object]:
@@ -185,16 +197,9 @@ def unique_endings(keys: Sequence[str]) -> dict[str, str]:
      'scheduler.sensitivity.prune_rate': 'sensitivity.prune_rate', 'lr': 'lr'}
     """
 
-    def ending(key: str, length: int) -> str:
-        return ".".join(key.split(".")[-length:])
-
-    def shortest(key: str) -> str:
-        for length in range(1, key.count(".") + 1):
-            if [ending(other, length) for other in keys].count(ending(key, length)) == 1:
-                return ending(key, length)
-        return key
-
-    return {key: shortest(key) for key in keys}
+    endings = {key: [key.split(".", cut)[-1] for cut in range(key.count("."), -1, -1)] for key in keys}
+    counts = Counter(ending for several in endings.values() for ending in several)
+    return {key: next((ending for ending in several if counts[ending] == 1), key) for key, several in endings.items()}
 
 
 def as_yaml_line(value: object) -> str:
@@ -213,8 +218,9 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     return dict(experiment(config)) | {"rounds": config["rounds"], "trainer.monitor": config["trainer"].get("monitor")}
 
 
-def _name(component: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": component["name"]} if "name" in component else {"class_path": component.get("class_path")}
+def _is_plain(key: str, value: object) -> bool:
+    """Whether a setting is a key of the top level in which ``compose`` finds no class and no reference."""
+    return key in TOP_LEVEL and not isinstance(value, dict | list) and "${" not in str(value)
 
 
 def _class_name(key: str, value: object) -> object:
@@ -224,7 +230,12 @@ def _class_name(key: str, value: object) -> object:
 
 def _differs(key: str, experiments: Sequence[Settings]) -> bool:
     """Return whether a setting has different values, or exists in only some of the experiments."""
-    return len({as_yaml_line(settings[key]) if key in settings else None for settings in experiments}) > 1
+    return len({_comparable(settings[key]) if key in settings else None for settings in experiments}) > 1
+
+
+def _comparable(value: object) -> object:
+    """A value that is equal only for the same value of the same type: 1 is not true, and not 1.0."""
+    return as_yaml_line(value) if isinstance(value, list | dict) else (type(value), value)
 
 
 def _components(key: str) -> list[str]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from flash_pl.compare.columns import Column
 from flash_pl.compare.comparison import Comparison
+from flash_pl.errors import printable
 
 LONGEST_LINE = 12  # characters of a title in one line; a longer title gets two lines
 
@@ -100,23 +101,32 @@ def as_csv(comparison: Comparison) -> str:
     """Return one CSV table with all numbers in base units (bytes, FLOPs, seconds, shares).
 
     Every column of the comparison has three columns: the mean over seeds, the sample standard deviation (empty for a
-    single seed) and the number of seeds. Seeds that diverged do not count; if all did, the mean is ``nan``.
+    single seed) and the number of seeds. Seeds that diverged do not count; if all did, the mean is ``nan``. A text that
+    a spreadsheet would take for a formula has an apostrophe in front.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = ["data", "model", "scheduler", "density", "settings", "seeds"]
-    writer.writerow(
-        [*names, *(f"{column.key}_{part}" for column in comparison.columns for part in ("mean", "std", "n"))]
-    )
+    titles = [f"{column.key}_{part}" for column in comparison.columns for part in ("mean", "std", "n")]
+    writer.writerow([*names, *map(escape_csv, titles)])
     for group in comparison.groups:
         facts = [group.first.names[section] for section in ("data", "model", "scheduler")]
-        settings = "; ".join(f"{key}={value}" for key, value in group.settings.items())
+        facts.append("; ".join(f"{key}={value}" for key, value in group.settings.items()))
         numbers: list[float | None] = []
         for column in comparison.columns:
             cell = comparison.statistics(group, column)
             numbers += [None, None, 0] if cell is None else [cell.mean, cell.std, cell.n]
-        writer.writerow([*facts, group.first.density, settings, " ".join(map(str, group.seeds)), *numbers])
+        *names, settings = map(escape_csv, facts)
+        writer.writerow([*names, group.first.density, settings, " ".join(map(str, group.seeds)), *numbers])
     return file.getvalue()
+
+
+def escape_csv(text: str) -> str:
+    """
+    >>> escape_csv("=1+1"), escape_csv("jmwst")
+    ("'=1+1", 'jmwst')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -205,11 +215,9 @@ def print_table(table: Table, console: Console) -> None:
     star = "" if console.is_terminal else "*"
     remaining = list(range(table.names, len(table.titles)))
     while remaining:
-        count = len(remaining)
-        while (
-            count > 1 and console.is_terminal and _width(_rich(table, remaining[:count], star), console) > console.width
-        ):
-            count -= 1
+        count = 1 if console.is_terminal else len(remaining)
+        while count < len(remaining) and _width(_rich(table, remaining[: count + 1], star), console) <= console.width:
+            count += 1
         part = _rich(table, remaining[:count], star)
         (console if console.is_terminal else Console(file=console.file, width=_width(part, console))).print(part)
         remaining = remaining[count:]
@@ -225,9 +233,13 @@ def _rich(table: Table, numbers: list[int], star: str) -> RichTable:
         header = Text("\n".join(table.stacked_headers[index]))
         part.add_column(header, justify="right" if is_number else "left", vertical="bottom", no_wrap=is_number)
     for row in table.rows:
-        cells = (row[index] for index in columns)
-        part.add_row(*(Text(star + cell.text, style="bold") if cell.best else Text(cell.text) for cell in cells))
+        part.add_row(*(_rich_cell(row[index], star) for index in columns))
     return part
+
+
+def _rich_cell(cell: Cell, star: str) -> Text:
+    """``Text`` shows brackets, which a string would take for markup."""
+    return Text(star + printable(cell.text), style="bold") if cell.best else Text(printable(cell.text))
 
 
 def _width(part: RichTable, console: Console) -> int:

@@ -5,8 +5,8 @@ from flash_pl.config.build_data import build_data, prepare
 from flash_pl.config.compose import compose, label, names_of, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
 from flash_pl.config.loggers import build_loggers, check_loggers
+from flash_pl.config.references import resolve_plain
 from flash_pl.config.run_dir import RunDir
-from flash_pl.config.schema import resolve
 from flash_pl.config.shipped import read_config, read_dotlist
 from flash_pl.config.trust import foreign_names, own_names
 
@@ -30,7 +30,7 @@ __all__ = [
     "read_config",
     "read_dotlist",
     "refuse_other",
-    "resolve",
+    "resolve_plain",
     "saved_config",
     "to_repeat",
 ]

@@ -22,6 +22,7 @@ from omegaconf.errors import (
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.config.docstrings import parameter_help
 from flash_pl.config.names import unknown_key
+from flash_pl.config.references import times
 from flash_pl.config.signature import describe, fits, signature
 from flash_pl.costs import WireFormat
 from flash_pl.errors import ConfigError, as_yaml
@@ -242,25 +243,8 @@ def referring(values: Mapping[str, Any]) -> dict[str, Any]:
     return _converted(values, resolve=False)
 
 
-def resolve(config: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A complete config that was read from the file at ``path``, with its interpolations resolved.
-
-    The section ``given`` is left out.
-
-    Raises:
-        ConfigError: an interpolation of a missing key.
-    """
-    values = {key: value for key, value in config.items() if key != "given"}
-    try:
-        resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("config", f"{path} refers to a key that it does not have ({reason})") from error
-    return {str(name): value for name, value in dict(resolved).items()}  # type: ignore[arg-type]
-
-
 # Lets a fragment refer to a share of another key: ${times:0.5,${density}}.
-OmegaConf.register_resolver("times", lambda factor, value: float(factor) * float(value), replace=True)
+OmegaConf.register_resolver("times", times, replace=True)
 
 
 def _structured(section: str = "") -> type:

@@ -18,7 +18,7 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flash_pl.errors import ConfigError, PayloadError, as_yaml
+from flash_pl.errors import ConfigError, PayloadError, as_yaml, printable
 from flash_pl.export.saved_run import SavedRun
 from flash_pl.export.writers import SPARSE_PARTS, missing_packages
 from flash_pl.wire import VALUE_TYPES, decode_flash
@@ -269,5 +269,4 @@ MAX_TEXT = 200  # characters
 
 def _plain(text: str) -> Text:
     """A text from an unknown file, shortened, without markup and control characters that the terminal would execute."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:MAX_TEXT])
-    return Text(shown + ("..." if len(text) > MAX_TEXT else ""), overflow="fold")
+    return Text(printable(text[:MAX_TEXT]) + ("..." if len(text) > MAX_TEXT else ""), overflow="fold")

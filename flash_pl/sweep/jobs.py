@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.compare import Run
-from flash_pl.config import build_data, build_module, build_trainer, compose, experiment
+from flash_pl.config import build_data, build_module, build_trainer, compose, experiment, resolve_plain, to_repeat
 from flash_pl.config.run_dir import as_argument
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
@@ -104,12 +104,14 @@ class Job:
         directory: the run directory.
         arguments: of ``flash-pl fit``, without those that a sweep sets itself.
         config: the resolved config.
+        written: the same as a comparison reads it from the run's config.yaml, see ``flash_pl.config.resolve_plain``.
     """
 
     name: str
     directory: Path
     arguments: tuple[str, ...]
     config: Mapping[str, Any]
+    written: Mapping[str, Any]
 
     @property
     def log(self) -> Path:
@@ -131,7 +133,7 @@ class Job:
         if not (self.directory / "result.json").exists():
             return None
         run = Run.read(self.directory)
-        wanted = dict(experiment(self.config)) | {"rounds": self.config["rounds"]}
+        wanted = dict(experiment(self.written)) | {"rounds": self.written["rounds"]}
         there = dict(experiment(run.config)) | {"rounds": run.config["rounds"]}
         differing = [key for key in wanted | there if wanted.get(key) != there.get(key)]
         if differing:
@@ -142,7 +144,7 @@ class Job:
 
     def other_options(self, run: Run) -> str:
         """The trainer options of a finished ``run`` of this experiment that differ from this job's; "" if none do."""
-        there, wanted = run.config["trainer"], self.config["trainer"]
+        there, wanted = run.config["trainer"], self.written["trainer"]
         return ", ".join(f"trainer.{key}={as_yaml(there.get(key))}" for key in wanted if there.get(key) != wanted[key])
 
 
@@ -174,7 +176,8 @@ def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice]
         overrides = [f"{key}={values[key]}" for key in keys]
         name = job_name({choice.key: values[choice.key] for choice in choices if choice.varies})
         with _naming(name):
-            jobs.append(Job(name, folder / name, (config, *overrides), compose(content, overrides)))
+            resolved, written = compose(content, overrides), resolve_plain(to_repeat(content, overrides), config)
+            jobs.append(Job(name, folder / name, (config, *overrides), resolved, written))
     _refuse_equal(jobs, [choice for choice in order if choice.varies])
     return jobs
 

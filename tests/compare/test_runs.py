@@ -36,6 +36,16 @@ def test_runs_are_found_below_folders_and_behind_links_each_once(make_run, tmp_p
     assert [run.path.name for run in runs] == ["link"]
 
 
+def test_runs_are_not_looked_for_on_a_whole_disk(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("flash_pl.compare.runs.MOST_FOLDERS", 5)
+    make_run("all/a")
+    for number in range(20):
+        (tmp_path / "disk" / str(number)).mkdir(parents=True)
+    (tmp_path / "all" / "link").symlink_to(tmp_path / "disk")
+    runs, (error,) = read_runs([tmp_path / "all"])
+    assert [run.path.name for run in runs] == ["a"] and str(tmp_path / "all") in str(error)
+
+
 def test_paths_without_runs_and_unfinished_runs_are_named(make_run, tmp_path):
     make_run("good")
     (make_run("unfinished") / "result.json").unlink()

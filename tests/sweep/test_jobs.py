@@ -96,6 +96,20 @@ def test_a_finished_run_must_be_the_same_experiment(tmp_path):
         job().finished()
 
 
+def test_a_finished_run_with_a_reference_to_the_machine_is_the_same_experiment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RATE", "0.2")
+    (job,) = jobs_of("lr=${oc.env:RATE}", "rounds=1", folder=tmp_path)
+    assert job.config["lr"] == 0.2
+    RunDir(job.config | {"run_dir": str(job.directory)}, job.written).open()
+    (job.directory / "metrics.csv").write_text("round\n1\n")
+    (job.directory / "result.json").write_text("{}")
+    assert job.finished()
+    monkeypatch.setenv("RATE", "0.3")
+    assert jobs_of("lr=${oc.env:RATE}", "rounds=1", folder=tmp_path)[0].finished()
+    with pytest.raises(ConfigError):
+        jobs_of("lr=0.2", "rounds=1", folder=tmp_path)[0].finished()
+
+
 PLAIN = st.text("ab01 .:=-_$", max_size=6)
 
 

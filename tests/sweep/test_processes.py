@@ -149,7 +149,7 @@ def test_an_error_of_the_sweep_itself_leaves_no_child(script):
     ],
 )
 def test_a_line_for_a_run_that_has_ended(monitor, result, text):
-    job = Job("job", Path("out/job"), (), {"trainer": {"monitor": monitor}})
+    job = Job("job", Path("out/job"), (), {"trainer": {"monitor": monitor}}, {})
     out = io.StringIO()
     with SweepProgress(4, Console(file=out)) as progress:
         progress.on_start(job)
