@@ -1,6 +1,7 @@
 """FederatedTrainer: the calls of Lightning's Trainer, for one server model over many sparse clients."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from flash_pl.loops import (
     check_transfer_hooks,
     model_flops,
     restore_state,
+    start_state,
+    whole_state,
 )
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -269,7 +272,7 @@ class FederatedTrainer:
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
             client.local_buffers.set_initial(ranks.broadcast(client.local_buffers.initial))
         server = ServerState.start(client.layout, client.arena, self.density, self.seed)
-        workers = Workers(ranks, StopSignals(self._forward_signal), self.faults, server.fingerprint)
+        workers = Workers(ranks, StopSignals(self._forward_signal), self.faults)
         ledger, local = self._ledger(client.layout, plan.population), self.make_local_loop()
         evaluation = EvaluationLoop(self.fabric, self.seed)
         evaluator = self.make_evaluator(
@@ -300,6 +303,7 @@ class FederatedTrainer:
             server_optimizer=self.server_optimizer,
             round_average=self.round_average,
         )
+        workers.start_state, workers.whole_state = partial(start_state, loop), partial(whole_state, loop)
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
             ledger.start(model_flops(client, evaluation, data))  # also tries the module on a batch
         return loop
