@@ -13,7 +13,7 @@ LAYERS = [
     ("errors", "seeding", "plotting", "signals", "yaml12"),
     ("checks", "checkpoint", "fingerprint"),
     ("ranks", "kernels", "models"),
-    ("launch", "sparsity"),
+    ("launch", "machine", "sparsity"),
     ("data", "client", "wire"),
     ("server",),
     ("schedulers", "costs"),

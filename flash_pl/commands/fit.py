@@ -84,7 +84,8 @@ def fit(options: argparse.Namespace) -> None:
         state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
         if state is not None:
             refuse_other(config, compose(saved_config(state, config["ckpt_path"])))
-            trainer.resume(loop, state)
+            with by_config_key():
+                trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
         if ranks.rank == 0:  # the other processes keep loggers that do nothing
