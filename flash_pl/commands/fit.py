@@ -102,7 +102,7 @@ def fit(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rows = metrics.table.rows
+            rows = metrics.table.rows()
             seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
             result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)
