@@ -37,6 +37,13 @@ class MetricsCSV(Callback):
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         self.table.append(row)
 
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        self.table.sync()  # a resumed run needs the rows of the rounds before it
+
+    @rank_zero_only
+    def on_run_end(self, loop: FederatedLoop) -> None:
+        self.table.sync()
+
 
 class ConsensusCSV(Callback):
     """Writes to ``directory/consensus.csv``, for every round, how far the masks agree.
@@ -66,6 +73,13 @@ class ConsensusCSV(Callback):
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         votes = {f"votes/{clients}": weights for clients, weights in enumerate(loop.votes) if clients}
         self.table.append({"round": loop.round} | layer_metrics(loop) | votes)
+
+    def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
+        self.table.sync()  # a resumed run needs the rows of the rounds before it
+
+    @rank_zero_only
+    def on_run_end(self, loop: FederatedLoop) -> None:
+        self.table.sync()
 
 
 def layer_metrics(loop: FederatedLoop) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A CSV file with one row per round: rows are appended, and the file is whole whenever a kill comes."""
+"""A CSV file with one row per round, to which rows are appended; a kill at any byte costs no row of a checkpoint."""
 
 import csv
 import io
@@ -15,14 +15,15 @@ END = "\r\n"  # of a line; a last line without it was cut off by a kill
 
 
 class RoundTable:
-    """A CSV file with one row per round, which is on disk after each ``append``.
+    """A CSV file with one row per round, which readers see after each ``append``.
 
     A row is one line at the end of the file, so its work does not grow with the rounds. The file is written anew, in
     one step, by the first row of a run and by a row with a new column: as often as there are columns at most, whatever
     the number of rounds. In other rows the cells of a column are empty.
 
     A kill can leave the beginning of a line at the end of the file. Every line that ends with a line break is whole. A
-    resumed run writes the rows up to its checkpoint anew, without such a rest.
+    resumed run writes the rows up to its checkpoint anew, without such a rest. A machine that fails can lose rows after
+    the last ``sync``; they are later than the last checkpoint if ``sync`` is called before each.
 
     Args:
         path: the file; its folder is created with the first row.
@@ -79,6 +80,19 @@ class RoundTable:
             raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         self._last = int(row["round"])
 
+    def sync(self) -> None:
+        """Wait until all rows are on the disk. That can take longer than a short round, so ``append`` does not wait.
+
+        Raises:
+            RunError: the disk cannot take them.
+        """
+        if self._size >= 0 and self.path.is_file():
+            try:
+                with open(self.path, "ab") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
     def _append(self, line: bytes) -> bool:
         """Write a line to the end of the file, if this object wrote the file and nobody has changed its length since;
         return whether that is so."""
@@ -91,7 +105,6 @@ class RoundTable:
                 written = file.write(line)
                 while written < len(line):  # a disk that is nearly full takes a part
                     written += file.write(line[written:])
-                os.fsync(file.fileno())
             except OSError:
                 with suppress(OSError):
                     os.truncate(self.path, self._size)
@@ -118,7 +131,8 @@ class RoundTable:
         if not self._last or not self.path.is_file():
             return [], []
         try:
-            text = self.path.read_bytes().decode("utf-8-sig")
+            # A machine that fails may leave zeros for rows that were not on the disk yet.
+            text = self.path.read_bytes().partition(b"\0")[0].decode("utf-8-sig")
             names, *lines = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells] or [[]]
             if "round" not in names:
                 raise ValueError("there is no column round")

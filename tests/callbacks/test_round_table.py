@@ -3,6 +3,7 @@
 import csv
 import os
 import resource
+import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flash_pl import ConfigError
-from flash_pl.callbacks import round_table
+from flash_pl import PDST, ConfigError, FederatedTrainer
+from flash_pl.callbacks import Checkpoint, ConsensusCSV, MetricsCSV, round_table
 from flash_pl.callbacks.round_table import RoundTable
+from flash_pl.checkpoint import CheckpointFolder
 from flash_pl.errors import RunError
 
 ROWS = [{"round": round, "a": 1 / round, "b": round**9} for round in range(1, 13)]
@@ -64,9 +66,7 @@ def test_a_kill_while_the_file_is_written_anew_changes_nothing(contents, tmp_pat
 
 @given(st.lists(st.integers(0, 12), max_size=5), st.data())
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_file(stops, data):
-    with patch.object(round_table.os, "fsync"):  # waits for the disk
-        import tempfile
-
+    with patch("os.fsync"):  # waits for the disk
         with tempfile.TemporaryDirectory() as folder:
             table, saved = Path(folder) / "metrics.csv", 0
             for stop in stops:
@@ -98,7 +98,7 @@ def test_a_round_writes_its_own_line_only(tmp_path):
     table = RoundTable(tmp_path / "metrics.csv")
     table.begin(0)
     with patch.object(round_table, "write_atomically", wraps=round_table.write_atomically) as whole:
-        with patch.object(RoundTable, "_read", wraps=table._read) as read, patch.object(round_table.os, "fsync"):
+        with patch.object(RoundTable, "_read", wraps=table._read) as read:
             for round in range(1, 1001):
                 table.append({"round": round, "a": 1.5} | ({"val_acc": 0.5} if round % 100 == 0 else {}))
     assert whole.call_count == read.call_count == 2
@@ -131,6 +131,36 @@ def test_a_file_that_somebody_changes_during_a_run_stays_a_table(contents, tmp_p
     with pytest.raises(RunError) as error:
         table.append(ROWS[7])
     assert str(path) in str(error.value) and path.read_text() == "mine"
+
+
+def test_zeros_that_a_failed_machine_left_are_no_rows(contents, tmp_path):
+    path = tmp_path / "metrics.csv"
+    for rest in (b"\0" * 50, b"\0" * 30 + b"9\r\n", b"8,0.1\0\0\r\n"):
+        path.write_bytes(contents[7] + rest)
+        assert write(path, ROWS[7:], begin=7) == contents[-1]
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint(unaware, tiny_data, tmp_path):
+    """And at the end of a run. Otherwise a round does not wait for the disk."""
+    order, save, sync = [], CheckpointFolder.save, os.fsync
+
+    def note_save(self, *arguments):
+        order.append("checkpoint")
+        with patch("os.fsync"):
+            save(self, *arguments)
+
+    def note_sync(handle):
+        order.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    callbacks = [MetricsCSV(tmp_path), ConsensusCSV(tmp_path), Checkpoint(tmp_path, every=3, monitor="none")]
+    settings = {"density": 0.2, "rounds": 8, "cohort": 2, "accelerator": "cpu", "callbacks": callbacks}
+    with patch.object(CheckpointFolder, "save", note_save), patch("os.fsync", note_sync):
+        with pytest.warns(UserWarning, match="no best.ckpt"):
+            FederatedTrainer(PDST(), **settings).fit(unaware(), tiny_data)
+    tables = ["metrics.csv", "consensus.csv"]
+    first_row = [name for table in tables for name in (f"{table}.tmp", tmp_path.name)]
+    assert order == ["checkpoint", *first_row, *(2 * [*tables, "checkpoint"]), *tables, *tables, "checkpoint"]
 
 
 @pytest.mark.parametrize("part", [0, 1, 9])
