@@ -1,6 +1,7 @@
 """A rank whose state differs ends the run on all ranks, in the round in which it differs."""
 
 import random
+import re
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from flash_pl import JMWST, NST, PDST, FederatedTrainer
 from flash_pl.callbacks import Callback, Checkpoint, MetricsCSV
 from flash_pl.checkpoint import CheckpointFolder
+from flash_pl.cli import main
 from flash_pl.costs import CostLedger
 from flash_pl.errors import RankError
 from flash_pl.loops import EvaluationSchedule, FederatedLoop
@@ -214,14 +216,29 @@ def test_the_state_of_every_component_is_compared(unaware, tiny_data, run_ranks)
     first, second = run_ranks(2, run)
     assert first == second
     draws, *others = first
-    assert draws.startswith(
-        "rank 1: its server (weights, mask) and tier masks (0) differ from rank 0's after round 1; "
-    )
+    assert re.match(r"rank 1: its server \(.*mask\) and tier masks \(0\) differ from rank 0's after round 1; ", draws)
     assert "server.generator" in draws
     parts = ["scheduler (order)", "voter (calls)", "sampler (calls)", "aggregator (calls)"]
     for part, (message, rounds) in zip(parts, others, strict=True):
         assert message.startswith(f"rank 1: its {part} differs from rank 0's after round {ROUND}; ")
         assert rounds == list(range(1, ROUND))
+
+
+def test_all_ranks_end_with_exit_code_3_and_one_line(run_ranks, tmp_path, capfd):
+    arguments = ["fit", "pdst", f"scheduler={__name__}.Draws", "data=synthetic", "data.samples=60", "clients=4"]
+    arguments += ["cohort=2", "rounds=2", "trainer.accelerator=cpu", "trainer.progress=false", "logger=false"]
+
+    def run(rank):
+        random.seed(rank)
+        return main([*arguments, f"run_dir={tmp_path}"])
+
+    assert run_ranks(2, run) == [3, 3]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert re.match(
+        r"flash-pl: error: rank 1: its server \(.*mask\) and tier masks \(0\) differ .* after round 1; ", line
+    )
+    assert CheckpointFolder(tmp_path / "checkpoints").newest()[1]["flash_pl"]["round"] == 0
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_what_a_scheduler_does_not_save_may_differ(unaware, tiny_data, run_ranks):
