@@ -1,12 +1,12 @@
 """flash_pl: federated sparse training with PyTorch Lightning."""
 
+__version__ = "0.1.0"  # first: modules import it
+
 from flash_pl.client import Classifier, ClientModule, federate
 from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
 from flash_pl.loops import EvaluationSchedule, RoundDecay
 from flash_pl.schedulers import JMWST, NST, PDST, SPDST, Dense, SparseScheduler
 from flash_pl.trainer import FederatedTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "JMWST",

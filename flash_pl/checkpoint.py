@@ -44,10 +44,17 @@ class Stateful:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
 
+    def compared_state(self) -> dict[str, Any]:
+        """Return what must be equal in all processes of a run, which compare it every round.
+
+        By default that is ``state_dict()``. A component with large tensors returns them here without copies.
+        """
+        return self.state_dict()
+
 
 # A file
 
-SCHEMA = 8  # the version of the keys under "flash_pl"
+SCHEMA = 9  # the version of the keys under "flash_pl"
 DIGEST = 32  # bytes
 
 

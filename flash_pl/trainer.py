@@ -1,6 +1,8 @@
 """FederatedTrainer: the calls of Lightning's Trainer, for one server model over many sparse clients."""
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers, check_types
+from flash_pl.checks import check_booleans, check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
@@ -29,7 +31,10 @@ from flash_pl.loops import (
     check_transfer_hooks,
     model_flops,
     restore_state,
+    start_state,
+    whole_state,
 )
+from flash_pl.machine import changes, check_ranks, machine_facts
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed, preserve_global_rng
@@ -83,6 +88,7 @@ class FederatedTrainer:
         graphs: capture a client's step once as a CUDA graph and replay it, with the same bits: true, false, or auto,
             which is false as long as this has not been measured on a GPU.
         timeout: seconds after which a process that does not answer ends the run.
+        strict: refuse a checkpoint of another machine or installation, on which bits differ; False says so and goes on.
         faults: what a failing client does to the run.
         wire: how models are sent.
         fleet: devices of the clients, to simulate the time of rounds and a deadline.
@@ -134,6 +140,7 @@ class FederatedTrainer:
         deterministic: bool = True,
         graphs: Any = "auto",
         timeout: float = 1800.0,
+        strict: bool = False,
         faults: FaultPolicy | None = None,
         wire: WireFormat | None = None,
         fleet: Fleet | None = None,
@@ -144,6 +151,7 @@ class FederatedTrainer:
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
+        check_booleans(strict=strict)
         check_types(
             scheduler=(scheduler, SparseScheduler),
             budget=(budget, SparsityBudget),
@@ -176,7 +184,7 @@ class FederatedTrainer:
         machine = (accelerator, devices, processes_per_device, num_nodes, precision, deterministic, timeout)
         self.fabric = make_fabric(*machine, self.callbacks, loggers)
         check_graphs(graphs, self.fabric)
-        self.graphs = graphs
+        self.graphs, self.strict = graphs, strict
         check_sharing(self.fabric, processes_per_device, self.cohort)
         self.ranks: Ranks | None = None
 
@@ -242,7 +250,7 @@ class FederatedTrainer:
             state = loop.ranks.broadcast(lambda: starting_point(ckpt_path, self.folder))
             if state is None:
                 raise ConfigError("ckpt_path", f"no checkpoint for '{ckpt_path}'", "give a run that has saved one")
-            self.resume(loop, state)
+            self._restore(loop, state)
             if not loop.has_mask:
                 raise ConfigError("ckpt_path", f"{ckpt_path} was saved before stage 1 made the first mask")
             metrics = loop.evaluator.server_metrics(loop.tier_masks, loop.round)
@@ -257,6 +265,7 @@ class FederatedTrainer:
         check_federated(data)
         check_transfer_hooks(data)
         ranks = self.launch()
+        check_ranks(ranks.gather(machine_facts(self.fabric.device)))
         ranks.broadcast(data.prepare_data)
         data.setup("fit")
         check_client_batches(data)
@@ -269,7 +278,7 @@ class FederatedTrainer:
             client.arena.copy_(ranks.broadcast(client.arena.cpu))
             client.local_buffers.set_initial(ranks.broadcast(client.local_buffers.initial))
         server = ServerState.start(client.layout, client.arena, self.density, self.seed)
-        workers = Workers(ranks, StopSignals(self._forward_signal), self.faults, server.fingerprint)
+        workers = Workers(ranks, StopSignals(self._forward_signal), self.faults)
         ledger, local = self._ledger(client.layout, plan.population), self.make_local_loop()
         evaluation = EvaluationLoop(self.fabric, self.seed)
         evaluator = self.make_evaluator(
@@ -300,6 +309,7 @@ class FederatedTrainer:
             server_optimizer=self.server_optimizer,
             round_average=self.round_average,
         )
+        workers.start_state, workers.whole_state = partial(start_state, loop), partial(whole_state, loop)
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
             ledger.start(model_flops(client, evaluation, data))  # also tries the module on a batch
         return loop
@@ -336,9 +346,20 @@ class FederatedTrainer:
         """Make ``loop`` go on from the content of a checkpoint file.
 
         Raises:
-            ConfigError: the checkpoint belongs to another experiment.
+            ConfigError: the checkpoint belongs to another experiment; or to another machine or installation, if the
+                trainer is ``strict``.
             ModuleError: a buffer has another shape.
         """
+        if different := changes(state["flash_pl"]["machine"], machine_facts(self.fabric.device)):
+            if self.strict:
+                problem = f"true, but the checkpoint is of another machine or installation ({different})"
+                raise ConfigError("strict", problem, "go on where bits are the same, or set strict=false")
+            if loop.ranks.rank == 0:
+                consequence = "later rounds may have other bits than on the machine of the checkpoint"
+                print(f"flash-pl: warning: {consequence} ({different})", file=sys.stderr)
+        self._restore(loop, state)
+
+    def _restore(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
         restore_state(loop, state["flash_pl"])
         module, saved = loop.client.module, state["state_dict"]
         loop.client.local_buffers.set_initial(saved)

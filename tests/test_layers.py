@@ -11,9 +11,9 @@ ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
     ("errors", "seeding", "plotting", "signals", "yaml12"),
-    ("checks", "checkpoint"),
+    ("checks", "checkpoint", "fingerprint"),
     ("ranks", "kernels", "models"),
-    ("launch", "sparsity"),
+    ("launch", "machine", "sparsity"),
     ("data", "client", "wire"),
     ("server",),
     ("schedulers", "costs"),

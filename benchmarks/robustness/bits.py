@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 TIMES = ("seconds", "seconds_train", "seconds_per_round")  # may differ between equal runs
-STATES = ("server", "scheduler", "round", "failed", "best", "state_dict")  # parts of a checkpoint that are compared
+# Parts of a checkpoint that are compared, if it has them.
+STATES = ("server", "scheduler", "voter", "server_optimizer", "ledger", "tier_masks", "round", "failed", "best")
+STATES += ("state_dict",)
 
 
 def differences(a: Path, b: Path) -> list[str]:
@@ -17,7 +19,7 @@ def differences(a: Path, b: Path) -> list[str]:
     different = []
     checkpoints = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (a, b)]
     for name in STATES:
-        states = [content[name] if name in content else content["flash_pl"][name] for content in checkpoints]
+        states = [content[name] if name in content else content["flash_pl"].get(name) for content in checkpoints]
         if not equal(*states):
             different.append(f"checkpoint {name}")
     if metrics_without_times(a) != metrics_without_times(b):

@@ -16,6 +16,7 @@ from flash_pl.checkpoint import SCHEMA, CheckpointFolder
 from flash_pl.checks import check_choice
 from flash_pl.errors import ClientError, ConfigError, Interrupted
 from flash_pl.loops import FederatedLoop, save_state, stateful_parts
+from flash_pl.machine import machine_facts
 
 READABLE = "a checkpoint holds only tensors and plain values (numbers, text, lists, dictionaries)"
 
@@ -152,7 +153,8 @@ class Checkpoint(Callback):
             "global_step": loop.round,
             "loops": None,
             "callbacks": {},
-            "flash_pl": save_state(loop) | {"schema": SCHEMA, "extra": self.extra},
+            "flash_pl": save_state(loop)
+            | {"schema": SCHEMA, "machine": machine_facts(loop.fabric.device), "extra": self.extra},
         }
         if hasattr(module, "_hparams_name"):
             state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name

@@ -1,11 +1,13 @@
 """What only TensorBoard can show: charts, figures, accuracy against costs, settings with the final metrics."""
 
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
@@ -54,13 +56,14 @@ class TensorBoard(Callback):
     ) -> None:
         self.config, self.consensus, self.monitor = config or {}, consensus, monitor
         self.guard = LoggerGuard()
-        self._by_cost: dict[str, list[tuple[int, float]]] = {}  # accuracies against costs: (step, value) by tag
+        # Accuracies against costs by tag: step, value, step, value, ... A long run has many, so they take 8 bytes each.
+        self._by_cost: dict[str, array[float]] = {}
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        self._by_cost = {tag: list(points) for tag, points in state.get("accuracy_by_cost", {}).items()}
+        self._by_cost = {tag: array("d", points.tolist()) for tag, points in state.get("accuracy_by_cost", {}).items()}
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        state["accuracy_by_cost"] = {tag: list(points) for tag, points in self._by_cost.items()}
+        state["accuracy_by_cost"] = {tag: torch.from_numpy(np.array(points)) for tag, points in self._by_cost.items()}
 
     def on_run_start(self, loop: FederatedLoop) -> None:
         self.guard = LoggerGuard()
@@ -86,9 +89,9 @@ class TensorBoard(Callback):
         writer.close()
         writer.purge_step = first  # the next value opens a new file that begins with it
         for tag, points in self._by_cost.items():
-            for step, value in points:
+            for step, value in zip(points[::2], points[1::2], strict=True):
                 if step >= first:
-                    writer.add_scalar(tag, value, step)
+                    writer.add_scalar(tag, value, int(step))
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
         points = self._accuracy_by_cost(row)
@@ -111,15 +114,15 @@ class TensorBoard(Callback):
         new: dict[str, tuple[int, float]] = {}
         for cost, value in costs.items():
             for name in (self.monitor, f"{self.monitor}_union"):
-                points, step = self._by_cost.setdefault(f"accuracy_by_{cost}/{name}", []), round(value)
-                if name in row and step > (points[-1][0] if points else 0):
-                    points.append((step, row[name]))
-                    new[f"accuracy_by_{cost}/{name}"] = points[-1]
+                points, step = self._by_cost.setdefault(f"accuracy_by_{cost}/{name}", array("d")), round(value)
+                if name in row and step > (points[-2] if points else 0):
+                    points.extend((step, row[name]))
+                    new[f"accuracy_by_{cost}/{name}"] = step, row[name]
         return new
 
     def _add_figures(self, writer: SummaryWriter, loop: FederatedLoop) -> None:
-        if self.consensus is not None and self.consensus.table.rows:
-            writer.add_figure("mask/layer_densities", density_figure(self.consensus.table.rows), loop.round)
+        if self.consensus is not None and (rows := self.consensus.table.rows()):
+            writer.add_figure("mask/layer_densities", density_figure(rows), loop.round)
             if len(loop.votes) > 1:
                 writer.add_figure("mask/votes", vote_figure(loop.votes), loop.round)
 

@@ -92,7 +92,8 @@ def fit(options: argparse.Namespace) -> None:
         state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
         if state is not None:
             refuse_other(config, _config_of(state, config))
-            trainer.resume(loop, state)
+            with by_config_key():
+                trainer.resume(loop, state)
             for table in (metrics.table, consensus.table):
                 ranks.broadcast(functools.partial(table.begin, loop.round))
         if ranks.rank == 0:  # the other processes keep loggers that do nothing
@@ -109,7 +110,7 @@ def fit(options: argparse.Namespace) -> None:
             raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
         seconds = time.perf_counter() - started
         if ranks.rank == 0:
-            rows = metrics.table.rows
+            rows = metrics.table.rows()
             seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
             result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)

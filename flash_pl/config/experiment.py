@@ -26,6 +26,7 @@ FREE = {
     "trainer.deterministic",
     "trainer.graphs",
     "trainer.timeout",
+    "trainer.strict",
     "trainer.eval_every",
     "trainer.eval_last",
     "trainer.eval_clients_every",

@@ -113,6 +113,10 @@ class CostLedger(Stateful):
         for name in self._totals:
             self._totals[name] += spent.get(name, 0)
 
+    def compared_state(self) -> dict[str, Any]:
+        clock = {} if self.clock is None else {"clock": self.clock.compared_state()}
+        return {"client masks": self.link.compared_state(), "totals": self._totals} | clock
+
     def state_dict(self) -> dict[str, Any]:
         clock = {} if self.clock is None else {"clock": self.clock.state_dict()}
         return {"link": self.link.state_dict(), "totals": dict(self._totals)} | clock

@@ -186,3 +186,6 @@ class Link(Stateful):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.masks.load_state_dict(state)
+
+    def compared_state(self) -> dict[str, Any]:
+        return self.masks.compared_state()

@@ -7,7 +7,14 @@ from flash_pl.loops.federated import CohortResult, FederatedLoop
 from flash_pl.loops.first_stage import FirstStageLoop
 from flash_pl.loops.local import LocalLoop, check_transfer_hooks
 from flash_pl.loops.settings import EvaluationSchedule, FaultPolicy, Participant, Plan, RoundDecay
-from flash_pl.loops.state import restore_state, save_state, server_model, stateful_parts
+from flash_pl.loops.state import (
+    restore_state,
+    save_state,
+    server_model,
+    start_state,
+    stateful_parts,
+    whole_state,
+)
 from flash_pl.loops.workers import Workers
 
 __all__ = [
@@ -32,6 +39,8 @@ __all__ = [
     "restore_state",
     "save_state",
     "server_model",
+    "start_state",
     "stateful_parts",
     "tier_suffix",
+    "whole_state",
 ]

@@ -118,8 +118,11 @@ class FederatedLoop:
             if self.round_average is None:  # an average out of a checkpoint would never change again
                 self.server.round_average = None
             self.fabric.call("on_run_start", loop=self)
-            if not self.has_mask:
+            if self.has_mask:
+                self.workers.compare("after the checkpoint was read")
+            else:
                 self.make_first_mask()
+                self.workers.compare("after the first mask")
                 self.has_mask, self.first_stage_progress = True, Progress()
                 self.fabric.call("on_first_mask", loop=self)
             while not self.done:
@@ -199,6 +202,7 @@ class FederatedLoop:
             self.metrics = logged | row
             if self.workers.faults.on_client_error == "skip":
                 self.metrics["failed"] = self.failed - failed_before
+            self.workers.compare(f"after round {round + 1}")
             self.metrics["seconds_train"] = time.perf_counter() - started
             self.evaluation_pending = self.consistent = True
 

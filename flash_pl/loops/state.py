@@ -1,5 +1,6 @@
-"""The state of a federated loop in a checkpoint, and the server's model for an export."""
+"""The state of a federated loop: in a checkpoint, as processes compare it, and the server's model for an export."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,18 @@ def stateful_parts(loop: FederatedLoop) -> dict[str, Stateful]:
         "ledger": loop.ledger,
     }
     return parts if loop.server_optimizer is None else parts | {"server_optimizer": loop.server_optimizer}
+
+
+def start_state(loop: FederatedLoop) -> dict[str, Mapping[Any, Any]]:
+    """The parts of the state from which clients start, as ``fingerprint`` takes them."""
+    tensors = {"weights": loop.server.weights, "mask": loop.server.mask}
+    return {"server": tensors, "tier masks": dict(enumerate(loop.tier_masks))}
+
+
+def whole_state(loop: FederatedLoop) -> dict[str, Mapping[Any, Any]]:
+    """Everything that all processes must have alike, as ``fingerprint`` takes it: what a checkpoint saves."""
+    parts = {name: part.compared_state() for name, part in stateful_parts(loop).items()}
+    return parts | {"tier masks": dict(enumerate(loop.tier_masks))}
 
 
 def identity(loop: FederatedLoop) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Spreads the work on clients over the processes of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError, RankError
+from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError
+from flash_pl.fingerprint import fingerprint
+from flash_pl.loops.agreement import OF_CHANGES, check_equal
 from flash_pl.loops.failures import Failure
 from flash_pl.loops.settings import FaultPolicy, Participant
 from flash_pl.ranks import Ranks
@@ -31,15 +33,19 @@ class Workers:
         ranks: the processes of the run.
         stop: looked at after every client.
         faults: what a failing client does to the run.
-        fingerprint: a checksum of the server's state, from which all processes must start alike.
 
     Attributes:
         on_failure: called, on every process, for each client that failed and is skipped.
+        start_state: the parts of the state from which clients start. All processes must have them alike when they
+            exchange results; otherwise the sum of the clients would hide the difference.
+        whole_state: all parts of the state that processes must have alike.
     """
 
-    def __init__(self, ranks: Ranks, stop: StopSignals, faults: FaultPolicy, fingerprint: Callable[[], int]) -> None:
-        self.ranks, self.stop, self.faults, self.fingerprint = ranks, stop, faults, fingerprint
+    def __init__(self, ranks: Ranks, stop: StopSignals, faults: FaultPolicy) -> None:
+        self.ranks, self.stop, self.faults = ranks, stop, faults
         self.on_failure: Callable[[Failure], None] = lambda failure: None
+        self.start_state: Callable[[], Mapping[str, Mapping[Any, Any]]] = dict
+        self.whole_state: Callable[[], Mapping[str, Mapping[Any, Any]]] = dict
 
     def map(
         self,
@@ -82,7 +88,7 @@ class Workers:
                     on_result(result)
                 mine[position] = result
 
-        signal, results = self._gather(mine)
+        signal, results = self._gather(mine, round)
         for failure in results.values():
             if isinstance(failure, Failure):
                 if self.faults.on_client_error == "raise":
@@ -93,12 +99,20 @@ class Workers:
             raise WorkInterrupted(signal, results)
         return list(results.values())
 
-    def _gather(self, mine: dict[int, Result | Failure]) -> tuple[int | None, dict[int, Result | Failure]]:
+    def compare(self, when: str) -> None:
+        """Check that all processes have the same state; ``when`` is a clause such as "after round 7".
+
+        Raises:
+            RankError: one of them has another state; the error is the same in all processes.
+        """
+        if self.ranks.size > 1:
+            check_equal(self.ranks.gather(fingerprint(self.whole_state())), when)
+
+    def _gather(self, mine: dict[int, Result | Failure], round: int) -> tuple[int | None, dict[int, Result | Failure]]:
         """The signal that any process has received, and the results of all processes by position."""
-        checksum = self.fingerprint() if self.ranks.size > 1 else 0
-        everyone = self.ranks.gather((mine, self.stop.received, checksum))
-        for rank, (_, _, other) in enumerate(everyone):
-            if other != everyone[self.ranks.rank][2]:
-                raise RankError(rank, "its server differs from this rank's; are processors and threads the same?")
+        start = fingerprint(self.start_state()) if self.ranks.size > 1 else {}
+        everyone = self.ranks.gather((mine, self.stop.received, start))
+        when = f"with the clients of round {round}" if round else "with the clients of stage 1"
+        check_equal([start for _, _, start in everyone], when, OF_CHANGES)
         signal = next((signal for _, signal, _ in everyone if signal is not None), None)
         return signal, dict(sorted(item for results, _, _ in everyone for item in results.items()))

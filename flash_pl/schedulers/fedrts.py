@@ -118,6 +118,9 @@ class FedRTS(SparseScheduler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.posteriors.load_state_dict(state)
 
+    def compared_state(self) -> dict[str, Any]:
+        return self.posteriors.compared_state()
+
 
 def client_share(updates: Sequence[ClientUpdate], name: str) -> Tensor:
     """sum_i p_i of the booleans that clients sent as ``name``, float64 ``[maskable]`` on the CPU."""
@@ -156,3 +159,6 @@ class BetaPosteriors(Stateful):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts = state["posteriors"].clone()
+
+    def compared_state(self) -> dict[str, Any]:
+        return {"posteriors": self.counts}

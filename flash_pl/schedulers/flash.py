@@ -225,3 +225,6 @@ class NST(DynamicSparseTraining):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.shared_masks = list(state["shared_masks"])
+
+    def compared_state(self) -> dict[str, Any]:
+        return {"shared_masks": self.shared_masks}

@@ -90,3 +90,6 @@ class STEAD(SparseScheduler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.entry_values = state["entry_values"].clone()
+
+    def compared_state(self) -> dict[str, Any]:
+        return {"entry_values": self.entry_values}

@@ -57,6 +57,9 @@ class ServerOptimizer(Stateful, ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.moments = {name: moment.clone() for name, moment in state.items()}
 
+    def compared_state(self) -> dict[str, Any]:
+        return dict(self.moments)
+
 
 class FedAvgM(ServerOptimizer):
     """v <- beta v + change; w <- w + lr v.

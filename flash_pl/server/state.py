@@ -1,6 +1,5 @@
 """The server's model: weights, mask, and the union of the clients' models."""
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +68,15 @@ class ServerState(Stateful):
         """Set the weights outside the mask to 0."""
         self.weights[: self.layout.maskable].mul_(self.mask)
 
-    def fingerprint(self) -> int:
-        """A checksum of the weights."""
-        return zlib.crc32(self.weights.cpu().view(torch.uint8).numpy().data)  # numpy has no bfloat16
+    def compared_state(self) -> dict[str, Tensor]:
+        """All tensors, without copies."""
+        tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
+        return tensors | ({} if self.round_average is None else {"round_average": self.round_average})
 
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
-        tensors = {"weights": self.weights, "mask": self.mask, "union": self.union}
-        tensors |= {} if self.round_average is None else {"round_average": self.round_average}
-        return {"layout": self.layout.specification} | {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        copies = {name: tensor.cpu().clone() for name, tensor in self.compared_state().items()}
+        return {"layout": self.layout.specification} | copies
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned.

@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from flash_pl import PDST, ConfigError, EvaluationSchedule, FederatedTrainer
+from flash_pl import PDST, EvaluationSchedule, FederatedTrainer
 from flash_pl.callbacks import Checkpoint, History
-from flash_pl.callbacks.csv import RoundTable
 
 
 def read(path):
@@ -22,34 +21,6 @@ def test_there_is_one_row_per_round_also_after_a_resume(make_trainer, unaware, t
     make_trainer(tmp_path, rounds=5).fit(unaware(), tiny_data, ckpt_path=tmp_path / "last.ckpt")
     rows = read(tmp_path / "metrics.csv")
     assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5"] and rows[:3] == first
-
-
-def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
-    table = RoundTable(tmp_path / "metrics.csv")
-    table.path.write_bytes("\ufeffround,val_acc\r\n1.0,0.5\r\n2,\r\n3".encode())
-    table.begin(2)
-    assert table.rows == [{"round": "1", "val_acc": "0.5"}, {"round": "2", "val_acc": ""}]
-
-
-NO_TABLES = [
-    b"round;val_acc\n1;0,5\n",
-    "round,val_acc,größe\n1,0.5,1\n".encode("latin-1"),
-    b"round,val_acc\n1,0.5\n2\n",
-    b"round,a\n1,x\n",
-    b"\n",
-    b"round\nx",
-]
-
-
-@pytest.mark.parametrize("content", NO_TABLES)
-def test_other_tables_are_refused_in_one_line(content, tmp_path):
-    table = RoundTable(tmp_path / "metrics.csv")
-    table.path.write_bytes(content)
-    with pytest.raises(ConfigError) as error:
-        table.begin(2)
-    assert error.value.key == "run_dir"
-    message = str(error.value)
-    assert str(table.path) in message and "commas" in message and "\n" not in message
 
 
 def test_a_history_has_a_value_per_round_also_after_a_resume(unaware, tiny_data, tmp_path):

@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from flash_pl import FederatedTrainer
 from flash_pl.client import Classifier
+from flash_pl.fingerprint import fingerprint
+from flash_pl.loops import whole_state
 from flash_pl.schedulers import JMWST, NST, PDST, FedDST, FedRTS, Sensitivity
 from flash_pl.sparsity import BernoulliMove, MaskStore
 from tests.other_device import copied, counts, other_device
@@ -113,3 +115,16 @@ def test_a_mask_from_another_process_is_unpacked_there(tiny_data, other_device):
     arrived = pickle.loads(message)
     assert torch.equal(arrived.mask.cpu(), sent.mask.cpu()) and arrived.mask.device == other_device
     assert copied["up"] <= loop.server.layout.maskable / 8 + 1
+
+
+def test_a_state_there_has_the_fingerprint_of_a_cpu_after_one_wait(tiny_data, other_device):
+    found = []
+    for device in (torch.device("cpu"), other_device):
+        trainer, loop = make_loop("nst", tiny_data, device, hidden=(2000,))
+        trainer.run(loop)
+        fingerprint({"warm": {"up": torch.zeros(1).to(device)}})  # constants go there once
+        counts.clear()
+        copied.clear()
+        found.append(fingerprint(whole_state(loop)))
+    assert found[0] == found[1] and counts["down"] == 1
+    assert copied["down"] < 0.01 * 4 * loop.server.layout.size

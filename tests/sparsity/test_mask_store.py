@@ -25,6 +25,23 @@ def mask_of(number):
     return torch.tensor([bool(number >> place & 1) for place in range(SIZE)])
 
 
+def test_the_checksum_is_that_of_the_stored_masks():
+    """Whatever was stored before, and in any order."""
+    first, second = MaskStore(), MaskStore()
+    for client, number in ((0, 5), (1, 5), (0, 9), (2, 1), (2, 9)):
+        first.put(client, mask_of(number))
+    for client, number in ((2, 9), (1, 5), (0, 9)):
+        second.put(client, mask_of(number))
+    assert first.compared_state() == second.compared_state()
+    loaded = MaskStore()
+    loaded.load_state_dict(first.state_dict())
+    assert loaded.compared_state() == first.compared_state()
+    second.put(0, mask_of(5))
+    second.put(1, mask_of(9))  # the same masks, of other clients
+    assert second.compared_state() != first.compared_state()
+    assert MaskStore().compared_state() != first.compared_state()
+
+
 def equal(a, b):
     return a["of"] == b["of"] and torch.equal(a["masks"], b["masks"]) and a["size"] == b["size"]
 
