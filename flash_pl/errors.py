@@ -70,6 +70,10 @@ class PayloadError(ValueError):
     """Bytes that are not a valid payload for this receiver."""
 
 
+class MessageError(ValueError):
+    """A message that cannot be sent: bytes cannot carry one of its numbers or tensors. The error names it."""
+
+
 class RunError(RuntimeError):
     """A run that had begun cannot go on.
 
@@ -89,6 +93,10 @@ class SampleError(RunError):
 
 class ClientError(RunError):
     """The training of a client failed."""
+
+
+class ServerError(RunError):
+    """The server's model cannot be sent."""
 
 
 class SchedulerError(RunError):

@@ -4,6 +4,7 @@ The files may also come from other programs.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -99,23 +100,20 @@ def read_contents(path: Path) -> Contents:
 
 
 def _read_flash(path: Path) -> Contents:
-    file = decode_flash(path.read_bytes())
-    model, sizes, itemsize = file.model, file.sizes, VALUE_TYPES[file.values].itemsize
-    densities, mask_bytes = model.densities, file.layer_bytes()
-    rows = [
-        TensorRow(
-            name,
-            tuple(tensor.shape),
-            (densities.get(name),),
-            mask_bytes.get(name),
-            itemsize * int(model.masks[name].count_nonzero()) if name in model.masks else _flash_bytes(tensor),
-            tensor.nbytes,
-        )
-        for name, tensor in model.tensors.items()
-    ]
-    mask = "all active" if model.active == model.maskable else sizes.kind.name.lower()
-    facts = model.facts | {"mask": mask, "values": file.values}
-    return Contents(facts, ("density",), tuple(rows), file.size, 0 if mask_bytes else sizes.mask)
+    file = decode_flash(path.read_bytes(), limit=math.inf)
+    sizes, itemsize = file.sizes, VALUE_TYPES[file.values].itemsize
+    rows, active, maskable = [], 0, 0
+    for name, sparse in file.masked.items():
+        count = len(sparse.positions)
+        active, maskable = active + count, maskable + sparse.elements
+        density = count / max(1, sparse.elements)
+        rows.append(TensorRow(name, sparse.shape, (density,), sparse.mask_bytes, itemsize * count, 4 * sparse.elements))
+    for name, tensor in file.tensors.items():
+        rows.append(TensorRow(name, tuple(tensor.shape), (None,), None, _flash_bytes(tensor), tensor.nbytes))
+    separated = all(sparse.mask_bytes is not None for sparse in file.masked.values())
+    mask = "all active" if active == maskable else sizes.kind.name.lower()
+    facts = dict(file.facts) | {"mask": mask, "values": file.values}
+    return Contents(facts, ("density",), tuple(rows), file.size, 0 if separated else sizes.mask)
 
 
 def _flash_bytes(tensor: Tensor) -> int:
