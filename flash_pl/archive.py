@@ -8,11 +8,12 @@ them before it allocates. It needs as much memory as the file has bytes, and a t
 import collections
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,10 +120,10 @@ class _Archive:
         if key not in self.storages:
             entry = self.entries[f"{self.root}/data/{key}"]
             data = torch.empty(entry.file_size, dtype=torch.uint8)
-            view, place = memoryview(data.numpy()), 0
+            view, place = data.numpy(), 0
             with self.archive.open(entry) as file:
                 while chunk := file.read(1 << 20):
-                    view[place : place + len(chunk)] = chunk
+                    view[place : place + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
                     place += len(chunk)
             if place < entry.file_size:
                 raise ValueError("a storage is incomplete")
@@ -207,7 +208,7 @@ def _counter(counts: dict[Any, int]) -> collections.Counter:
     return collections.Counter(dict(counts))
 
 
-_PLAIN: Mapping[str, Any] = {
+_PLAIN: dict[str, Any] = {
     "collections OrderedDict": lambda *pairs: collections.OrderedDict(*pairs),
     "collections Counter": _counter,
     "__builtin__ set": lambda values: set(values),

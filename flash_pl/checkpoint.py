@@ -78,7 +78,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, with its tensors on the CPU.
 
-    The file may be a stranger's: no code from it is run, and the content is not larger than the file (``load_archive``).
+    The file may be a stranger's: no code from it is run, and the content is about as large as the file (see
+    ``load_archive``).
 
     Raises:
         ConfigError: the file is missing, incomplete, not a checkpoint of flash_pl, or of another version of it.

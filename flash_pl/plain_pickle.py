@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_DEPTH = 100  # lists in lists
-# A pickle stores once what occurs several times. With repetition there are at most so many values for each of its bytes.
+# A pickle stores once what occurs several times. With repetition it may have so many values for each of its bytes.
 REPETITION = 8
 MAX_INTEGER = 2**256  # generators of random numbers have states of 128 bits
 
@@ -100,6 +100,7 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         """The value in a pickle."""
+        argument: Any
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name in _LEAVES:

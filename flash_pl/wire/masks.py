@@ -217,7 +217,7 @@ cached_draw = lru_cache(maxsize=1)(_draw)
 
 
 def inflate(reader: Reader, size: int) -> Iterator[bytes]:
-    """Decompress the rest of the section into exactly ``size`` bytes, in chunks. A malicious section never makes more."""
+    """Decompress the rest of the section into exactly ``size`` bytes, in chunks; a malicious section makes no more."""
     inflater, data, left = zlib.decompressobj(), bytes(reader.take(reader.left)), size
     try:
         while not inflater.eof:
