@@ -38,7 +38,8 @@ def read_contents(path: Path) -> Contents:
     except OSError as error:
         raise ConfigError("file", f"{name} cannot be read ({error.strerror or error})") from error
     except (PayloadError, SafetensorError) as error:
-        raise ConfigError("file", f"{name} is not a complete {path.suffix} file ({error})") from error
+        reason = plain_text(" ".join(str(error).split()))  # it may quote names in the file
+        raise ConfigError("file", f"{name} is not a complete {path.suffix} file ({reason})") from error
 
 
 def _read_flash(path: Path) -> Contents:

@@ -41,7 +41,7 @@ from torch import Tensor
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.sparsity import Layout, SparseModel
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes, open_payload
-from flash_pl.wire.extra import MAX_DIMENSIONS, check_extra, decode_extra, encode_extra, read_tensor
+from flash_pl.wire.extra import MAX_DIMENSIONS, MAX_NAME, check_extra, decode_extra, encode_extra, read_tensor
 from flash_pl.wire.layer_masks import decode_layers
 from flash_pl.wire.masks import MaskKind
 from flash_pl.wire.reader import Reader
@@ -186,7 +186,7 @@ def decode_flash(data: bytes, limit: float | None = None) -> FlashFile:
     others = decode_extra(reader, MAX_OTHERS)
     reader.end()
     if twice := (masked.keys() | tensors.keys()) & others.keys():
-        raise PayloadError(f"{min(twice)!r}: two tensors have this name")
+        raise PayloadError(f"{min(twice)[:MAX_NAME]!r}: two tensors have this name")
     file = FlashFile(masked, tensors | others, header.facts, sizes, values, len(data))
     limit = MIN_LIMIT + ELEMENTS_PER_BYTE * len(data) if limit is None else limit
     if file.elements > limit:
@@ -215,7 +215,7 @@ def _decode_payload(data: bytes, header: "_Header") -> tuple[dict[str, SparseTen
     reader.end()
     numbers = {name: sparse.values for name, sparse in masked.items()} | tensors
     if bad := next((name for name, tensor in numbers.items() if not tensor.isfinite().all()), None):
-        raise PayloadError(f"a weight of {bad!r} is not finite")
+        raise PayloadError(f"a weight of {bad[:MAX_NAME]!r} is not finite")
     sizes = Sizes(MaskKind(payload.kind), payload.header, len(payload.section.data), stop - start, rest)
     return masked, tensors, sizes, payload.values
 
