@@ -6,7 +6,6 @@
 import hashlib
 import io
 import os
-import pickle
 import struct
 import sys
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from flash_pl.archive import load_archive
 from flash_pl.errors import ConfigError, RunError
 
 # The contract
@@ -83,7 +83,10 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file, with its tensors on the CPU. No code from the file is run.
+    """Return the content of a checkpoint file, with its tensors on the CPU.
+
+    The file may be a stranger's: no code from it is run, and the content is about as large as the file (see
+    ``load_archive``).
 
     Raises:
         ConfigError: the file is missing, incomplete, not a checkpoint of flash_pl, or of another version of it.
@@ -98,17 +101,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         cause = "it is cut off, altered or from another program"
         raise ConfigError("ckpt_path", f"'{path}' is not a complete checkpoint of flash_pl: {cause}")
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        problem = f"'{path}' holds other objects than tensors and plain values"
-        raise ConfigError("ckpt_path", problem, "flash_pl does not load them, since that could run code") from error
-    schema = state.get("flash_pl", {}).get("schema") if isinstance(state, dict) else None
+        state = load_archive(io.BytesIO(data))
+    except ValueError as error:
+        problem = f"'{path}' holds other objects than tensors and plain values ({error})"
+        hint = "flash_pl does not load them, since that could run code or fill the memory"
+        raise ConfigError("ckpt_path", problem, hint) from error
+    own = state.get("flash_pl") if isinstance(state, dict) else None
+    schema = own.get("schema") if isinstance(own, dict) else None
     if not isinstance(schema, int):
         raise ConfigError("ckpt_path", f"'{path}' is not a checkpoint of flash_pl")
     if schema != SCHEMA:
         age = "an older" if schema < SCHEMA else "a newer"
         problem = f"'{path}' is a checkpoint of {age} version of flash_pl (schema {schema})"
         raise ConfigError("ckpt_path", problem, f"this version reads schema {SCHEMA} only")
+    round = own.get("round") if isinstance(own, dict) else None
+    if type(round) is not int or round < 0:
+        raise ConfigError("ckpt_path", f"'{path}' does not say how many rounds its run has done")
     return state
 
 

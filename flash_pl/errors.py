@@ -36,17 +36,27 @@ class ConfigError(ValueError):
 
 
 def as_yaml(value: object) -> str:
-    """A value as a user writes it in YAML or on the command line; objects are shown by their class.
+    """A value as a user writes it in YAML or on the command line; objects are shown by their class. Long ones are cut.
 
     >>> as_yaml(None), as_yaml(True), as_yaml("x"), as_yaml([1, "a"]), as_yaml(object())
     ('null', 'true', "'x'", "[1, 'a']", 'an object of class object')
     """
+    text = _as_yaml(value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
+
+
+MAX_VALUE = 500  # characters
+
+
+def _as_yaml(value: object) -> str:
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(as_yaml, value))}]"
+        return f"[{', '.join(map(_as_yaml, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_as_yaml(item)}' for key, item in value.items())}}}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
+    if isinstance(value, int) and abs(value) >= 10**MAX_VALUE:  # Python shows no integer of more than 4300 digits
+        return f"an integer of more than {MAX_VALUE} digits"
     if isinstance(value, str | int | float):
         return repr(value)
     if isinstance(value, type):
@@ -79,6 +89,10 @@ class PayloadError(ValueError):
     """Bytes that are not a valid payload for this receiver."""
 
 
+class MessageError(ValueError):
+    """A message that cannot be sent: bytes cannot carry one of its numbers or tensors. The error names it."""
+
+
 class RunError(RuntimeError):
     """A run that had begun cannot go on.
 
@@ -98,6 +112,10 @@ class SampleError(RunError):
 
 class ClientError(RunError):
     """The training of a client failed."""
+
+
+class ServerError(RunError):
+    """The server's model cannot be sent."""
 
 
 class SchedulerError(RunError):

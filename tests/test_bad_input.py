@@ -298,13 +298,14 @@ IDX_FILES += [
     (0, lambda good: good[:2] + b"\x0d" + good[3:], "idx"),
     (0, lambda good: good + b"\0", "idx"),
     (0, lambda good: b"<html>not found</html>", "idx"),
-    (0, lambda good: idx(np.zeros((40, 20, 20))), "(1, 20, 20)"),
-    (0, lambda good: idx(np.zeros((39, 28, 28))), "(39, 1, 28, 28)"),
-    (0, lambda good: idx(np.zeros((40, 28))), "(1, 28)"),
-    (1, lambda good: idx(np.arange(40)), "0 to 39"),
-    (1, lambda good: idx(np.zeros((40, 2))), "(40, 2)"),
-    (2, lambda good: idx(np.zeros((0, 28, 28))), "(0, 1, 28, 28)"),
-    (3, lambda good: idx(np.full(20, 10)), "10 to 10"),
+    (0, lambda good: idx(np.zeros((40, 20, 20))), "(20, 20)"),
+    (0, lambda good: idx(np.zeros((39, 28, 28))), "40 labels for 39 samples"),
+    (0, lambda good: idx(np.zeros((40, 28))), "3 dimensions"),
+    (0, lambda good: good[:4] + b"\xff" * 4 + good[8:], "4294967295 samples"),
+    (1, lambda good: idx(np.arange(40)), "label 10 of sample 10"),
+    (1, lambda good: idx(np.zeros((40, 2))), "1 dimension"),
+    (2, lambda good: idx(np.zeros((0, 28, 28))), "20 labels for 0 samples"),
+    (3, lambda good: idx(np.full(20, 10)), "label 10 of sample 0"),
 ]
 
 
@@ -315,6 +316,7 @@ def test_fashion_mnist_files(file, change, expected, capsys, tmp_path):
         (tmp_path / "root" / name).write_bytes(change(idx(array)) if number == file else idx(array))
     line = refusal(capsys, "pdst", "data=fashion_mnist", "data.root=root", "clients=4", "cohort=2")
     assert "FashionMNIST" in line and "root" in line and "damaged" in line and expected in line
+    assert FILES[file] in line or FILES[file + 1] in line  # images and labels belong together
 
 
 PACKED = [
@@ -340,9 +342,9 @@ FEMNIST_FILES = [
     ("{}", "user_data"),
     (json.dumps({"user_data": {}}), "damaged"),
     (json.dumps({"user_data": {"a": {"x": WRITER["x"]}}}), "'y'"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "1 to 62"),
-    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "(2, 1, 28, 28)"),
-    (json.dumps({"user_data": {"a": WRITER | {"x": [[0.5] * 783] * 2}}}), "reshape"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1, 62]}}}), "label 62 of sample 1"),
+    (json.dumps({"user_data": {"a": WRITER | {"y": [1]}}}), "1 labels for 2 samples"),
+    (json.dumps({"user_data": {"a": WRITER | {"x": [[0.5] * 783] * 2}}}), "783 pixels"),
     (json.dumps({"user_data": {"a": WRITER | {"x": [[None] * 784] * 2}}}), "damaged"),
     (json.dumps({"user_data": {"a": WRITER | {"x": [[float("nan")] * 784] * 2}}}), "finite"),
 ]

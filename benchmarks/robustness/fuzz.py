@@ -110,10 +110,12 @@ def main() -> None:
             ends[re.sub(r"\d+", "#", re.sub(r"^'.*': |^\".*\": | \(.*", "", str(error)))] += 1
         else:
             assert message.weights.shape == (layout.size,) and message.mask.shape == (layout.maskable,)
+            assert message.weights.isfinite().all() and 0 <= message.samples < 2**63
             ends["a message"] += 1
         slowest = max(slowest, time.perf_counter() - started)
     seconds = time.perf_counter() - begun
-    print(f"{arguments.payloads:,} payloads in {seconds:.0f} s, the slowest in {1e3 * slowest:.1f} ms")
+    bound = f"at most {EXTRA_MEMORY // MIB} MiB more than after the warm-up"
+    print(f"{arguments.payloads:,} payloads in {seconds:.0f} s, the slowest in {1e3 * slowest:.1f} ms, {bound}")
     for end, count in ends.most_common():
         print(f"{count:>8,}  {end}")
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_only, rank_zero_warn
 
+from flash_pl.archive import load_archive
 from flash_pl.callbacks.base import Callback
 from flash_pl.checkpoint import SCHEMA, CheckpointFolder
 from flash_pl.checks import check_choice
@@ -189,16 +190,20 @@ def _unreadable(state: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(state, dict):
         for name, value in state.items():
             yield from _unreadable(value, f"{key}.{name}" if key else str(name))
-    elif type(state) is not torch.Tensor and not _can_be_read_back(state):  # plain tensors need no trial
+    elif not _is_dense_tensor(state) and not _can_be_read_back(state):  # dense tensors need no trial
         yield key, state
 
 
+def _is_dense_tensor(value: Any) -> bool:
+    return type(value) is torch.Tensor and value.layout == torch.strided and not value.is_quantized
+
+
 def _can_be_read_back(value: Any) -> bool:
-    """Whether ``torch.load`` restores ``value`` without running code from the file."""
+    """Whether ``load_archive``, which runs no code from the file, restores ``value``."""
     try:
         buffer = io.BytesIO()
         torch.save(value, buffer)
-        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+        load_archive(buffer)
     except Exception:  # pickling runs code of the value's class, which may raise anything
         return False
     return True

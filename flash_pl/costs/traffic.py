@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
 from flash_pl.checks import check_choice
+from flash_pl.errors import MessageError, ServerError
 from flash_pl.server import ClientUpdate
 from flash_pl.sparsity import Layout, MaskStore
 from flash_pl.wire import VALUE_TYPES, Codec, MaskKind, Message, Sizes
@@ -135,13 +136,20 @@ class Link(Stateful):
 
         Returns:
             Weights and mask as they arrive, and the traffic.
+
+        Raises:
+            ServerError: a weight is not finite, or too large for the type in which it is sent.
         """
         message, first = Message(weights, mask), previous is None
         seed = self.seed if first else None
         if not self._must_decode(weights):
             sizes = self.codec.measure(message, previous, seed)
             return weights, mask, Traffic.of(self.layout, mask, sizes, first)
-        payload = self.codec.encode(message, previous, seed)
+        try:
+            payload = self.codec.encode(message, previous, seed)
+        except MessageError as error:
+            hint = "; use wire.values=fp32 or bf16" if self.codec.values == "fp16" else ""
+            raise ServerError(f"the server's model cannot be sent: {error}{hint}") from error
         arrived = self.codec.decode(payload.data, previous)
         traffic = Traffic.of(self.layout, mask, payload.sizes, first)
         return self._with_frozen(arrived.weights, weights), arrived.mask.to(mask.device), traffic
@@ -154,7 +162,12 @@ class Link(Stateful):
 
         Returns:
             Update and weights as they arrive, and the traffic.
+
+        Raises:
+            MessageError: the update cannot be sent, see ``Codec.encode``, or it has no samples.
         """
+        if update.samples == 0:  # which the server alone may send
+            raise MessageError("it has no samples")
         message = Message(weights, update.mask, update.samples, update.extra)
         if not self._must_decode(weights):
             sizes = self.codec.measure(message, received)

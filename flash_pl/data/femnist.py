@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flash_pl.data.files import StoredData
+from flash_pl.data.formats import check_labels
 from flash_pl.data.samples import Samples
 
-Writers = dict[str, dict[str, list]]  # of each writer by name: "x", the images, and "y", the labels
+Writers = dict[str, tuple[np.ndarray, Tensor]]  # images [n, 1, 28, 28] and labels [n] of each writer by name
 
 
 class FEMNIST(StoredData):
@@ -50,22 +53,44 @@ def _read_writers(folder: Path) -> Writers:
     """The writers in all JSON files of a folder, in LEAF's format.
 
     Raises:
-        ValueError: a writer is in two files, as when LEAF's preprocessing has run twice into the same folder.
+        ValueError: a file is damaged, or a writer is in two files, as when LEAF's preprocessing has run twice into the
+            same folder; names the file and the writer.
     """
     writers: Writers = {}
     for path in sorted(folder.glob("*.json")):
-        users = json.loads(path.read_text())["user_data"]
+        try:
+            users = json.loads(path.read_bytes())["user_data"]
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            raise ValueError(f"{path.name} is not a JSON file of LEAF ({type(error).__name__}: {error})") from error
+        if not isinstance(users, dict):
+            raise ValueError(f"{path.name}: user_data has no writers")
         if twice := sorted(writers.keys() & users.keys()):
             raise ValueError(
                 f"writer {twice[0]} is in {path.name} and in a file before it; keep the files of one split"
             )
-        writers |= users
+        for name, user in users.items():
+            try:
+                writers[name] = _images_and_labels(user)
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise ValueError(f"{path.name}: writer {name}: {type(error).__name__}: {error}") from error
     return writers
+
+
+def _images_and_labels(user: Any) -> tuple[np.ndarray, Tensor]:
+    """The images ``"x"`` and the labels ``"y"`` of a writer."""
+    labels = torch.tensor(user["y"], dtype=torch.int64)
+    for index, pixels in enumerate(user["x"]):
+        if len(pixels) != 28 * 28:
+            raise ValueError(f"image {index} has {len(pixels)} pixels, not {28 * 28}")
+    images = np.asarray(user["x"], dtype=np.float32).reshape(-1, 1, 28, 28)
+    if not np.isfinite(images).all():
+        raise ValueError(f"image {int(np.argwhere(~np.isfinite(images))[0, 0])} has a pixel that is not finite")
+    check_labels("y", labels, FEMNIST.classes, len(images))
+    return images, labels
 
 
 def _as_samples(writers: Writers, numbers: dict[str, int]) -> Samples:
     names = sorted(writers)
-    images = [np.asarray(writers[name]["x"], dtype=np.float32).reshape(-1, 1, 28, 28) for name in names]
-    labels = [torch.tensor(writers[name]["y"], dtype=torch.int64) for name in names]
+    images, labels = [writers[name][0] for name in names], [writers[name][1] for name in names]
     owners = [torch.full((len(part),), numbers[name]) for name, part in zip(names, labels, strict=True)]
     return Samples(torch.from_numpy(np.concatenate(images)), torch.cat(labels), torch.cat(owners))

@@ -1,6 +1,5 @@
-"""Data sets in files: where the files are searched, how they are fetched and checked, and the idx format of MNIST."""
+"""Data sets in files: where the files are searched, how they are fetched and checked; the four files of MNIST."""
 
-import gzip
 import os
 import tempfile
 from abc import abstractmethod
@@ -9,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import Tensor
 from typing_extensions import Unpack
 
+from flash_pl.data.formats import check_labels, gz, read_idx
 from flash_pl.data.samples import Samples
 from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
@@ -69,24 +67,24 @@ class StoredData(FederatedDataModule):
         folder = self.find()
         try:
             train, test = self.read(folder)
-            for split in (train, test):
-                self._check(split)
+            for name, split in {"training": train, "test": test}.items():
+                self._check(name, split)
         except Exception as error:  # a damaged file can raise anything in its reader
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataNotFoundError(f"{type(self).__name__}: the files in {folder} are damaged: {reason}") from error
         return train, test
 
-    def _check(self, samples: Samples) -> None:
-        """Check that samples are not empty and have this data set's shape and classes."""
-        shape, labels = tuple(samples.inputs.shape[1:]), samples.labels
+    def _check(self, split: str, samples: Samples) -> None:
+        """Check that the samples of a split are not empty and have this data set's shape and classes."""
+        shape = tuple(samples.inputs.shape[1:])
         if not len(samples):
-            raise ValueError("they contain no samples")
+            raise ValueError(f"they contain no {split} samples")
         if shape != self.shape:
             raise ValueError(f"inputs have shape {shape}, not {self.shape}")
-        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise ValueError(f"labels go from {labels.min()} to {labels.max()}, not within 0 to {self.classes - 1}")
+        check_labels(f"the {split} set", samples.labels.flatten(), self.classes, samples.labels.numel())
         if samples.inputs.is_floating_point() and not samples.inputs.isfinite().all():
-            raise ValueError("a pixel is not finite")
+            index = int((~samples.inputs.flatten(1).isfinite().all(1)).nonzero()[0])
+            raise ValueError(f"a pixel of {split} sample {index} is not finite")
 
     def find(self) -> Path:
         """Return the folder with all files; fetch them if they are missing.
@@ -143,35 +141,16 @@ class IdxData(StoredData):
 
     def has_files(self, folder: Path) -> bool:
         """See ``StoredData``."""
-        return all((folder / name).exists() or _gz(folder / name).exists() for name in IDX_FILES)
+        return all((folder / name).exists() or gz(folder / name).exists() for name in IDX_FILES)
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
         """See ``StoredData``; images get shape ``[n, 1, H, W]``."""
-        train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in IDX_FILES)
-        for labels in (train_labels, test_labels):
-            if labels.ndim != 1:
-                raise ValueError(f"labels have shape {tuple(labels.shape)}, not ({len(labels)},)")
-        train = Samples(train_images.unsqueeze(1), train_labels.long())
-        return train, Samples(test_images.unsqueeze(1), test_labels.long())
+        train_images, train_labels, test_images, test_labels = IDX_FILES
+        train = self._read_split(folder, train_images, train_labels)
+        return train, self._read_split(folder, test_images, test_labels)
 
-
-def read_idx(path: Path) -> Tensor:
-    """Return the uint8 tensor in an idx file, read from ``path`` or, if there is no such file, from ``path`` + ``.gz``.
-
-    The format: two zero bytes, a byte for the type (8 is uint8), a byte for the number of dimensions, the sizes as
-    big-endian 32-bit integers, then the values.
-
-    Raises:
-        ValueError: not an idx file of unsigned bytes, or its length does not fit the sizes.
-    """
-    data = path.read_bytes() if path.exists() else gzip.decompress(_gz(path).read_bytes())
-    dimensions = data[3] if data[:3] == b"\0\0\x08" else 0
-    sizes = [int.from_bytes(data[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
-    header = 4 + 4 * dimensions
-    if not sizes or len(data) - header != torch.Size(sizes).numel():
-        raise ValueError(f"{path.name} is not a complete idx file of unsigned bytes")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[header:].view(sizes)
-
-
-def _gz(path: Path) -> Path:
-    return path.with_name(path.name + ".gz")
+    def _read_split(self, folder: Path, images_name: str, labels_name: str) -> Samples:
+        labels = read_idx(folder / labels_name, ()).long()
+        images = read_idx(folder / images_name, self.shape[1:])
+        check_labels(labels_name, labels, self.classes, len(images))
+        return Samples(images.unsqueeze(1), labels)

@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from flash_pl.checks import check_integers, check_numbers
 from flash_pl.data.dataset_module import DatasetModule, LoadedBy
+from flash_pl.data.formats import read_image
 from flash_pl.data.partition import hold_out
 from flash_pl.data.partitioned import PartitionKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
@@ -86,7 +87,7 @@ class ImageFolders(DatasetModule):
 
     def _read(self, folder: Path) -> Any:
         try:
-            return ImageFolder(str(folder), self.transform)
+            return ImageFolder(str(folder), self.transform, loader=read_image)
         except FileNotFoundError as error:
             reason = "there is no such folder" if not folder.is_dir() else " ".join(str(error).split())
             hint = "give a folder with a folder for each class"

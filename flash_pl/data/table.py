@@ -1,9 +1,11 @@
 """CSVTable: rows of a CSV file as samples."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +21,22 @@ from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
 from flash_pl.seeding import generator
 
-Columns = dict[str, list[str]]  # the cells of each column, by its name in the first line
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a CSV file.
+
+    Attributes:
+        path: of the file.
+        columns: the cells of each column by its name.
+        lines: the line of the file in which each row ends, counted from 1.
+    """
+
+    path: Path
+    columns: dict[str, list[str]]
+    lines: list[int]
 
 
 class CSVTable(FederatedDataModule):
@@ -80,24 +97,23 @@ class CSVTable(FederatedDataModule):
 
     @cached_property
     def _splits(self) -> tuple[Samples, Samples]:
-        tables = [read_columns(path) for path in self.files]
-        names = [name for name in tables[0] if name not in (self.target, self.owner, *self.exclude)]
-        if unknown := [name for name in self.exclude if name not in tables[0]]:
+        tables = [read_table(path) for path in self.files]
+        first = tables[0].columns
+        names = [name for name in first if name not in (self.target, self.owner, *self.exclude)]
+        if unknown := [name for name in self.exclude if name not in first]:
             raise ConfigError("exclude", f"{self.files[0]} has no column {as_yaml(unknown[0])}")
         if not names:
             raise ConfigError("exclude", "it leaves no column as input")
-        for path, table in zip(self.files, tables, strict=True):
+        for table in tables:
             for key, name in {"target": self.target, "owner": self.owner}.items():
-                if name is not None and name not in table:
-                    raise ConfigError(key, f"{path} has no column {as_yaml(name)}", f"it has {', '.join(table)}")
-            if missing := [name for name in names if name not in table]:
-                raise ConfigError("test_file", f"{path} has no column {as_yaml(missing[0])}")
-        inputs = [
-            torch.stack([_numbers(table[name], name, path) for name in names], dim=1)
-            for table, path in zip(tables, self.files, strict=True)
-        ]
-        targets = _targets([table[self.target] for table in tables], self.target)
-        owners = _numbered([table[self.owner] for table in tables]) if self.owner else [None] * len(tables)
+                if name is not None and name not in table.columns:
+                    hint = f"it has {', '.join(table.columns)}"
+                    raise ConfigError(key, f"{table.path} has no column {as_yaml(name)}", hint)
+            if missing := [name for name in names if name not in table.columns]:
+                raise ConfigError("test_file", f"{table.path} has no column {as_yaml(missing[0])}")
+        inputs = [torch.stack([_numbers(table, name) for name in names], dim=1) for table in tables]
+        targets = _targets(tables, self.target)
+        owners = _numbered([table.columns[self.owner] for table in tables]) if self.owner else [None] * len(tables)
         splits = [Samples(*parts) for parts in zip(inputs, targets, owners, strict=True)]
         train, test = splits if len(splits) == 2 else self._hold_out(splits[0])
         return self._scaled(train, test)
@@ -124,69 +140,85 @@ class CSVTable(FederatedDataModule):
         )
 
 
-def read_columns(path: Path) -> Columns:
-    """Return the cells of each column of a CSV file, without surrounding spaces.
+def read_table(path: Path) -> Table:
+    """Return the cells of a CSV file, without surrounding spaces. Empty lines are left out.
 
     Raises:
         DataNotFoundError: there is no such file.
         ConfigError: it has no rows, a row with another number of cells than the first line, or a name twice.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+        text = path.read_bytes().decode().removeprefix("\ufeff")
     except OSError as error:
         raise DataNotFoundError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError("file", f"{path} is not a CSV file in UTF-8 ({error})") from error
-    if len(lines) < 2:
+    except UnicodeDecodeError as error:
+        problem = f"{path} is not in UTF-8: byte {error.start} (0x{error.object[error.start]:02x}) has no meaning there"
+        raise ConfigError("file", problem) from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:
+                rows.append([cell.strip() for cell in row])
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ConfigError("file", f"line {reader.line_num} of {path} is not of a CSV file ({error})") from error
+    if len(rows) < 2:
         raise ConfigError("file", f"{path} has no rows under a line with the names of the columns")
-    names, *rows = lines
+    names = rows.pop(0)
+    lines.pop(0)
     if len(set(names)) < len(names):
         raise ConfigError("file", f"{path} names a column twice")
-    for number, row in enumerate(rows, start=2):
+    for line, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
-            raise ConfigError("file", f"row {number} of {path} has {len(row)} cells for {len(names)} columns")
-    return {name: list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}
+            raise ConfigError("file", f"line {line} of {path} has {len(row)} cells for {len(names)} columns")
+    return Table(path, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), lines)
 
 
 def _number(cell: str) -> int | float | str:
     """A cell as the number that it is; other cells, such as a postal code 01234, stay words."""
-    if re.fullmatch("-?(0|[1-9][0-9]*)", cell):
-        return int(cell)
     try:
+        if re.fullmatch("-?(0|[1-9][0-9]*)", cell):
+            return int(cell)
         return float(cell) if re.search("[.eE]", cell) and "_" not in cell else cell
-    except ValueError:
+    except ValueError:  # Python reads no integer of more than 4300 digits
         return cell
 
 
-def _numbers(cells: Sequence[str], name: str, path: Path) -> Tensor:
+def _numbers(table: Table, name: str) -> Tensor:
     """A column as float64."""
     numbers = []
-    for row, cell in enumerate(cells, start=2):
+    for line, cell in zip(table.lines, table.columns[name], strict=True):
         try:
             number = math.nan if "_" in cell else float(cell)  # Python reads 1_5 as 15
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            problem = f"column {as_yaml(name)} of {path} has {as_yaml(cell)} in row {row}, which is no finite number"
+            problem = f"{_cell(table, name, line, cell)}, which is no finite number"
             raise ConfigError("file", problem, "make it a number, or leave the column out with exclude")
         numbers.append(number)
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def _targets(columns: Sequence[Sequence[str]], name: str) -> list[Tensor]:
+def _cell(table: Table, name: str, line: int, cell: str) -> str:
+    return f"column {as_yaml(name)} of {table.path} has {as_yaml(cell[:40])} in line {line}"
+
+
+def _targets(tables: Sequence[Table], name: str) -> list[Tensor]:
     """Classes, numbered in their order over all files, or numbers in float32."""
-    values = [[_number(cell) for cell in column] for column in columns]
+    values = [[_number(cell) for cell in table.columns[name]] for table in tables]
     kinds = {type(value) for column in values for value in column}
-    if any(value == "" for column in values for value in column) or kinds >= {float, str}:
-        problem = f"column {as_yaml(name)} has empty cells, or words among its numbers"
-        raise ConfigError("target", problem, "give every row a class or a number")
+    for table, column in zip(tables, values, strict=True):
+        for line, value in zip(table.lines, column, strict=True):
+            if value == "" or (isinstance(value, str) and float in kinds):
+                problem = f"{_cell(table, name, line, value)}, an empty cell or a word among numbers"
+                raise ConfigError("target", problem, "give every row a class or a number")
+            if float in kinds and not (isinstance(value, int | float) and abs(value) <= FLOAT32_MAX):  # NaN, too
+                problem = f"{_cell(table, name, line, str(value))}, which float32 cannot hold"
+                raise ConfigError("target", problem)
     if float not in kinds:
         return _numbered(values)
-    targets = [torch.tensor([float(value) for value in column]) for column in values]
-    if not all(bool(column.isfinite().all()) for column in targets):
-        raise ConfigError("target", f"column {as_yaml(name)} has a number that float32 cannot hold")
-    return targets
+    return [torch.tensor([float(value) for value in column]) for column in values]
 
 
 def _numbered(columns: Sequence[Sequence[int | float | str]]) -> list[Tensor]:

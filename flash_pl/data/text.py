@@ -188,11 +188,30 @@ def _find(files: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _read(path: Path) -> str:
+    name = as_yaml(str(path))
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError("files", f"{as_yaml(str(path))} is not a readable text file in UTF-8 ({reason})") from error
+        return read_utf8(path)
+    except OSError as error:
+        raise ConfigError("files", f"{name} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ConfigError("files", f"{name} is not a text in UTF-8: {error}") from error
+
+
+def read_utf8(path: Path) -> str:
+    """Return the text of a file in UTF-8, without a byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not in UTF-8; names the byte.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"byte {error.start} (0x{data[error.start]:02x}, in line {line}) has no meaning there"
+        ) from error
 
 
 class KingJames(StoredData):
@@ -257,7 +276,10 @@ class KingJames(StoredData):
         Raises:
             ValueError: a line is not a verse, or a verse is missing.
         """
-        verses = list(_verses((folder / self.file).read_text(encoding="ascii")))
+        try:
+            verses = list(_verses(read_utf8(folder / self.file)))
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}") from error
         if len(verses) != self.verses:
             raise ValueError(f"{self.file} has {len(verses)} verses, not {self.verses}")
         texts: dict[str, list[str]] = {book: [] for book in self.books}
@@ -279,8 +301,8 @@ class KingJames(StoredData):
 
 def _verses(output: str) -> Iterator[tuple[str, str]]:
     """The book and the text of each line ``"Ge1:1 In the beginning ..."``."""
-    for line in output.splitlines():
+    for number, line in enumerate(output.splitlines(), start=1):
         verse = re.fullmatch(r"(\d?[A-Za-z]+)\d+:\d+ (.+)", line)
         if verse is None:
-            raise ValueError(f"{line[:40]!r} is not a verse")
+            raise ValueError(f"line {number}, {line[:40]!r}, is not a verse")
         yield verse[1], verse[2]

@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import shutil
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
+from flash_pl.archive import load_archive
+from flash_pl.checks import check_booleans
 from flash_pl.data.augment import CropFlip
 from flash_pl.data.files import IDX_FILES, IdxData, StoredData
+from flash_pl.data.formats import read_cifar, read_image
 from flash_pl.data.samples import Samples
 from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 
@@ -71,8 +75,12 @@ class FashionMNIST(IdxData):
             return
         (target / self.folder).mkdir(parents=True)
         for name in IDX_FILES:
-            compressed = (self.debian / f"{name}.gz").read_bytes()
-            (target / self.folder / name).write_bytes(gzip.decompress(compressed))
+            packed = self.debian / f"{name}.gz"
+            try:
+                with gzip.open(packed) as source, (target / self.folder / name).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except (EOFError, zlib.error) as error:
+                raise OSError(f"{packed} is damaged: {error}") from error
 
 
 class CIFAR10(StoredData):
@@ -81,11 +89,13 @@ class CIFAR10(StoredData):
     Args:
         root: folder with ``cifar-10-batches-py``, or that folder itself. If the files are missing, torchvision
             downloads them into the cache.
+        checksum: whether the files must be the published ones; False reads images of your own in the same format.
         augment: by default ``CropFlip()``; None for no augmentation.
         **keywords: see ``FederatedDataModule``.
     """
 
     source: ClassVar[Any] = torchvision.datasets.CIFAR10
+    label: ClassVar[str] = "labels"
     classes = 10
     shape = (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -95,9 +105,13 @@ class CIFAR10(StoredData):
         "let torchvision download it into {cache} (set FLASH_PL_DATA to change that)",
     )
 
-    def __init__(self, root: str | Path | None = None, **keywords: Unpack[FederatedKeywords]) -> None:
+    def __init__(
+        self, root: str | Path | None = None, checksum: bool = True, **keywords: Unpack[FederatedKeywords]
+    ) -> None:
         keywords.setdefault("augment", CropFlip())
         super().__init__(root, **keywords)
+        check_booleans(checksum=checksum)
+        self.checksum = checksum
 
     def has_files(self, folder: Path) -> bool:
         """See ``StoredData``."""
@@ -105,13 +119,16 @@ class CIFAR10(StoredData):
         return folder.name == self.folder and all((folder / name).exists() for name in names)
 
     def read(self, folder: Path) -> tuple[Samples, Samples]:
-        """See ``StoredData``; torchvision checks the checksums of the files before it opens them."""
-        train, test = (self.source(folder.parent, train=train) for train in (True, False))
-        return self._as_samples(train), self._as_samples(test)
+        """See ``StoredData``."""
+        return self._read_batches(folder, self.source.train_list), self._read_batches(folder, self.source.test_list)
 
-    def _as_samples(self, split: Any) -> Samples:
-        images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
-        return Samples(images, torch.tensor(split.targets))
+    def _read_batches(self, folder: Path, files: Sequence[Sequence[str]]) -> Samples:
+        batches = [
+            read_cifar(folder / name, self.label, self.classes, checksum if self.checksum else None)
+            for name, checksum in files
+        ]
+        images, labels = zip(*batches, strict=True)
+        return Samples(torch.cat(images), torch.cat(labels))
 
     def fetch(self, target: Path) -> None:
         """Download by torchvision; the archive is deleted."""
@@ -125,11 +142,13 @@ class CIFAR100(CIFAR10):
     Args:
         root: folder with ``cifar-100-python``, or that folder itself. If the files are missing, torchvision
             downloads them into the cache.
+        checksum: whether the files must be the published ones; False reads images of your own in the same format.
         augment: by default ``CropFlip()``; None for no augmentation.
         **keywords: see ``FederatedDataModule``.
     """
 
     source = torchvision.datasets.CIFAR100
+    label = "fine_labels"
     classes = 100
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     folder = "cifar-100-python"
@@ -168,7 +187,11 @@ class TinyImageNet(StoredData):
         """See ``StoredData``; images are uint8; gray images get three equal channels."""
         decoded = folder / "decoded.pt"
         if decoded.exists():
-            train_images, train_labels, test_images, test_labels = torch.load(decoded, weights_only=True)
+            try:
+                train_images, train_labels, test_images, test_labels = load_archive(decoded)
+            except (ValueError, TypeError) as error:
+                remedy = "delete it, and the images are decoded again"
+                raise ValueError(f"{decoded.name} cannot be used ({error}); {remedy}") from error
             return Samples(train_images, train_labels), Samples(test_images, test_labels)
         train, test = _decode(*_train_files(folder)), _decode(*_test_files(folder))
         if os.access(folder, os.W_OK):
@@ -194,10 +217,15 @@ def _test_files(folder: Path) -> tuple[list[Path], list[int]]:
 
     A line of the annotations has a file name, a WordNet id and a bounding box, separated by tabs.
     """
+    classes, paths, labels = _classes(folder), [], []
     lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
-    fields = [line.split("\t") for line in lines]
-    classes = _classes(folder)
-    return [folder / "val" / "images" / field[0] for field in fields], [classes[field[1]] for field in fields]
+    for number, line in enumerate(lines, start=1):
+        file, wnid, *_ = [*line.split("\t"), "", ""]
+        if wnid not in classes:
+            raise ValueError(f"line {number} of val_annotations.txt has {wnid[:40]!r}, which is not in wnids.txt")
+        paths.append(folder / "val" / "images" / file)
+        labels.append(classes[wnid])
+    return paths, labels
 
 
 def _classes(folder: Path) -> dict[str, int]:
@@ -212,8 +240,7 @@ def _decode(paths: Sequence[Path], labels: Sequence[int]) -> Samples:
 
 
 def _pixels(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(read_image(path, (64, 64)))).permute(2, 0, 1)
 
 
 class Digits(FederatedDataModule):

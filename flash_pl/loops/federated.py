@@ -10,7 +10,7 @@ from torch import Tensor
 from flash_pl.client import ClientState
 from flash_pl.costs import CostLedger
 from flash_pl.data import FederatedData
-from flash_pl.errors import ClientError
+from flash_pl.errors import ClientError, MessageError
 from flash_pl.loops.evaluation import RoundEvaluator
 from flash_pl.loops.failures import Failure, Fault, check_frozen, check_mask, check_tier_masks, server_hook
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
@@ -241,8 +241,9 @@ class FederatedLoop:
         """Train a client under the mask of its tier, and add its weights to the sum if its update is in time.
 
         Raises:
-            Fault: the client has no samples, its mask is invalid, its weights or loss are not finite, or a frozen
-                parameter has changed.
+            Fault: the client has no samples, its mask is invalid, its weights or loss are not finite, its update cannot
+                be sent, or a frozen parameter has changed.
+            ServerError: the server's model cannot be sent.
         """
         link, scheduler, client = self.ledger.link, self.scheduler, self.client
         batches = self.data.client_batches(participant.client)
@@ -256,7 +257,10 @@ class FederatedLoop:
         client.receive(weights, mask)
         update = self.local.run(client, scheduler, batches, context)
         check_frozen(client.layout, before=weights, after=client.arena)
-        update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)
+        try:
+            update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)
+        except MessageError as error:
+            raise Fault(f"its update cannot be sent ({error})") from error
         update = self.ledger.with_costs(update, down, up)
         if update.late:
             return replace(update, mask=mask, metrics={}, extra={})  # the server knows nothing but the mask it sent

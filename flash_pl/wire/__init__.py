@@ -1,7 +1,7 @@
 """Masks, messages and models as bytes: encoded, decoded, and refused if they are damaged."""
 
 from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Payload, Sizes
-from flash_pl.wire.file import FlashFile, decode_flash, encode_flash, load_flash
+from flash_pl.wire.file import FlashFile, SparseTensor, decode_flash, encode_flash, load_flash
 from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask
 from flash_pl.wire.reader import Reader
 
@@ -14,6 +14,7 @@ __all__ = [
     "Payload",
     "Reader",
     "Sizes",
+    "SparseTensor",
     "decode_flash",
     "decode_mask",
     "encode_flash",

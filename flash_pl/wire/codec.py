@@ -16,34 +16,26 @@ A payload has these bytes, in this order. Integers are little-endian; a varint i
 | 4 or 2 per weight   | active weights, in the order of the arena                                              |
 | 4 per element       | other parameters and floating-point buffers, float32, in the order of the arena;       |
 |                     | frozen parameters are not sent                                                         |
-| the rest            | extra tensors: those of the scheduler                                                  |
+| the rest            | extra tensors: those of the scheduler (``flash_pl.wire.extra``)                        |
 
-Extra tensors are a varint with their number, then for each tensor:
-
-| bytes               | content                                                                                |
-|---------------------|----------------------------------------------------------------------------------------|
-| varint              | length of the name in bytes                                                            |
-| this length         | name in UTF-8                                                                          |
-| 1                   | dtype: its index in ``EXTRA_DTYPES``                                                   |
-| varint              | number of dimensions                                                                   |
-| varint each         | sizes                                                                                  |
-| itemsize per element| values, row-major; not for bool                                                        |
-| 1, varint, length   | bool only: kind of a mask section (BITMAP or POSITIONS), its length, the section       |
+All weights, parameters and buffers are finite numbers.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from flash_pl.checks import check_choice
-from flash_pl.errors import PayloadError
-from flash_pl.sparsity import Layout, pack_bits
+from flash_pl.errors import MessageError, PayloadError
+from flash_pl.sparsity import Layout
+from flash_pl.wire.extra import decode_extra, encode_extra, read_tensor, to_bytes
 from flash_pl.wire.mask_size import measure_mask
-from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask, encode_positions, to_cpu
+from flash_pl.wire.masks import MaskKind, decode_mask, encode_mask
 from flash_pl.wire.reader import Reader, encode_varint
 
 MAGIC = b"FLPL"
@@ -136,17 +128,42 @@ class Codec:
         """Return the payload of a message; see ``encode_mask`` for ``reference`` and ``seed``.
 
         Raises:
-            ValueError: an extra tensor cannot be encoded.
+            MessageError: a number is not finite or too large for its type, the number of samples is not an integer in
+                [0, 2^63), or an extra tensor cannot be encoded.
         """
+        self._check(message)
         weights, mask, maskable = message.weights.detach().cpu().float(), message.mask.cpu(), self.layout.maskable
         kind, section = encode_mask(mask, self.sizes, reference, seed, self.compress)
-        values = _to_bytes(weights[:maskable][mask].to(self.dtype))
-        rest = _to_bytes(self.layout.read_others(weights)) + encode_extra(message.extra, max_bools=maskable)
-        body = b"".join([encode_varint(message.samples), encode_varint(len(section)), section, values, rest])
+        active, others = weights[:maskable][mask].to(self.dtype), self.layout.read_others(weights)
+        if not (active.isfinite().all() and others.isfinite().all()):
+            raise MessageError(self._describe_not_finite(message))
+        values = to_bytes(active)
+        rest = to_bytes(others) + encode_extra(message.extra, max_bools=maskable)
+        body = b"".join([encode_varint(int(message.samples)), encode_varint(len(section)), section, values, rest])
         head = MAGIC + bytes([VERSION, list(VALUE_TYPES).index(self.values), kind, 0])
         head += zlib.crc32(body).to_bytes(4, "little")
         parts = len(section), len(values), len(rest)
         return Payload(head + body, Sizes(kind, len(head) + len(body) - sum(parts), *parts))
+
+    def _check(self, message: Message) -> None:
+        """Check shapes and dtype, which are the caller's, and the number of samples."""
+        shapes = message.weights.shape, message.mask.shape, message.mask.dtype
+        if shapes != ((self.layout.size,), (self.layout.maskable,), torch.bool):
+            raise MessageError(f"weights and mask have {shapes}, not {self.layout.size} weights under a mask")
+        if not isinstance(message.samples, Integral) or isinstance(message.samples, bool):
+            raise MessageError(f"{message.samples!r} is not a number of samples")
+
+    def _describe_not_finite(self, message: Message) -> str:
+        """Names the first number that cannot be carried."""
+        given, maskable = message.weights.detach().cpu(), self.layout.maskable
+        active = torch.where(message.mask.cpu(), given[:maskable].float(), 0.0).to(self.dtype).float()
+        carried = torch.cat([active, given[maskable:].float()])
+        bad = ~carried[: self.layout.frozen].isfinite()
+        index = int(bad.nonzero()[0])
+        name, value = next(slot.name for slot in self.layout.slots if index < slot.stop), float(given[index])
+        if not math.isfinite(value):
+            return f"{name} has the value {value:g}, which is not finite"
+        return f"{name} has the value {value:g}, which {self.values if index < maskable else 'fp32'} cannot hold"
 
     def measure(self, message: Message, reference: Tensor | None = None, seed: int | None = None) -> Sizes:
         """Return the sizes of the payload that ``encode`` would return.
@@ -154,161 +171,80 @@ class Codec:
         Extra tensors are encoded, and so is the mask on a CPU, where that is faster than counting its bytes; the other
         values are only counted.
         """
+        self._check(message)
         if message.mask.device.type == "cpu" or self.compress:
             kind, section = encode_mask(message.mask, self.sizes, reference, seed, self.compress)
             length = len(section)
         else:
             kind, length = measure_mask(message.mask, self.sizes, reference, seed)
-        header = HEADER_SIZE + len(encode_varint(message.samples)) + len(encode_varint(length))
+        header = HEADER_SIZE + len(encode_varint(int(message.samples))) + len(encode_varint(length))
         values = int(message.mask.count_nonzero()) * self.dtype.itemsize
         extra = encode_extra(message.extra, max_bools=self.layout.maskable)
         rest = 4 * (self.layout.sent - self.layout.maskable) + len(extra)
         return Sizes(kind, header, length, values, rest)
 
-    def sizes_of(self, data: bytes, message: Message) -> Sizes:
-        """Return the sizes of a payload, given the message that ``decode`` returned for it."""
-        reader = Reader(data)
-        kind = reader.take(HEADER_SIZE)[6]
-        reader.varint(2**63 - 1)
-        length = reader.varint(len(data))
-        values = int(message.mask.count_nonzero()) * VALUE_TYPES[value_type(data)].itemsize
-        return Sizes(MaskKind(kind), reader.offset, length, values, reader.left - length - values)
-
-    def decode(self, data: bytes, reference: Tensor | None = None, allow_seed: bool = True) -> Message:
-        """Return the message of a payload, on the CPU; see ``decode_mask`` for ``allow_seed``.
+    def decode(self, data: bytes, reference: Tensor | None = None) -> Message:
+        """Return the message of a payload, on the CPU.
 
         The payload may be of any value type. Its memory is bounded by the sizes of the layout and of ``data``, whatever
         ``data`` contains.
 
         Raises:
-            PayloadError: ``data`` is not a payload of this version and layout, was altered on the way, or refers to
-                another ``reference``.
+            PayloadError: ``data`` is not a payload of this version and layout, was altered on the way, holds a weight
+                that is not finite, or refers to another ``reference``.
         """
-        reader = Reader(data)
-        if bytes(reader.take(4)) != MAGIC:
-            raise PayloadError("these bytes are not a payload of flash_pl")
-        version, type_index, kind, zero = reader.take(4)
-        if version != VERSION or type_index >= len(VALUE_TYPES) or zero:
-            raise PayloadError(f"a payload of version {version} with value type {type_index} is not supported")
-        if reader.integer(4) != zlib.crc32(reader.data[HEADER_SIZE:]):
-            raise PayloadError("the checksum does not match: the payload was altered on the way")
-        samples, length = reader.varint(2**63 - 1), reader.varint(len(data))
-        section = Reader(bytes(reader.take(length)))
-        dtype, maskable = VALUE_TYPES[value_type(data)], self.layout.maskable
-        mask = decode_mask(kind, section, self.sizes, reference, reader.left // dtype.itemsize, allow_seed)
-        section.end()
-        active = _read_tensor(reader, int(mask.count_nonzero()), dtype)
-        others = _read_tensor(reader, self.layout.sent - maskable, torch.float32)
+        payload, maskable = open_payload(data), self.layout.maskable
+        reader, dtype = payload.rest, VALUE_TYPES[payload.values]
+        mask = decode_mask(payload.kind, payload.section, self.sizes, reference, reader.left // dtype.itemsize)
+        payload.section.end()
+        active = read_tensor(reader, int(mask.count_nonzero()), dtype)
+        others = read_tensor(reader, self.layout.sent - maskable, torch.float32)
         weights = torch.zeros(self.layout.size)
         weights[:maskable][mask] = active.float()
         self.layout.write_others_(weights, others)
+        if not (active.isfinite().all() and others.isfinite().all()):
+            raise PayloadError(f"a weight of {self.layout.slot_of_largest(weights)} is not finite")
         extra = decode_extra(reader, max_bools=maskable)
         reader.end()
-        return Message(weights, mask, samples, extra)
+        return Message(weights, mask, payload.samples, extra)
 
 
-def value_type(data: bytes) -> str:
-    """Return the type of the active weights in a payload that ``Codec.decode`` accepts: fp32, fp16 or bf16."""
-    return list(VALUE_TYPES)[data[5]]
+@dataclass(frozen=True)
+class OpenPayload:
+    """A payload whose header is read and whose mask is not decoded yet.
+
+    Attributes:
+        values: type of the active weights: fp32, fp16 or bf16.
+        kind: of the mask section; it may be no ``MaskKind``.
+        samples: number of training samples of the client.
+        header: bytes up to the mask section.
+        section: reads the mask section.
+        rest: reads what follows.
+    """
+
+    values: str
+    kind: int
+    samples: int
+    header: int
+    section: Reader
+    rest: Reader
 
 
-# The dtypes of extra tensors. The index in this order is the number in a payload.
-EXTRA_DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.bfloat16,
-    torch.int64,
-    torch.int32,
-    torch.uint8,
-    torch.bool,
-)
-MAX_TENSORS = 64
-MAX_NAME = 256  # bytes
-MAX_DIMENSIONS = 8
-
-
-def encode_extra(extra: Mapping[str, Tensor], max_tensors: int = MAX_TENSORS, max_bools: int = 0) -> bytes:
-    """Return the bytes of extra tensors (see the table above).
-
-    Args:
-        extra: tensors by name.
-        max_tensors: the largest number of tensors allowed.
-        max_bools: a bool tensor with at most so many elements is written as POSITIONS if that is shorter than BITMAP.
-            The receiver refuses longer ones, because a few bytes of POSITIONS can stand for a huge tensor.
+def open_payload(data: bytes) -> OpenPayload:
+    """Read the header of a payload.
 
     Raises:
-        ValueError: too many tensors, or one with an unsupported dtype, too many dimensions or too long a name.
+        PayloadError: ``data`` is not a payload of this version, or was altered on the way.
     """
-    if len(extra) > max_tensors:
-        raise ValueError(f"{len(extra)} extra tensors are more than {max_tensors}, the most that can be encoded")
-    parts = [encode_varint(len(extra))]
-    for name, tensor in extra.items():
-        text = name.encode()
-        if tensor.dtype not in EXTRA_DTYPES or tensor.ndim > MAX_DIMENSIONS or len(text) > MAX_NAME:
-            raise ValueError(f"{name}: a tensor {tuple(tensor.shape)} of {tensor.dtype} cannot be encoded")
-        parts += [encode_varint(len(text)), text, bytes([EXTRA_DTYPES.index(tensor.dtype)])]
-        parts += [encode_varint(size) for size in (tensor.ndim, *tensor.shape)]
-        flat = tensor.detach().reshape(-1)
-        parts.append(_encode_bools(flat, max_bools) if tensor.dtype == torch.bool else _to_bytes(flat.cpu()))
-    return b"".join(parts)
-
-
-def decode_extra(reader: Reader, max_tensors: int = MAX_TENSORS, max_bools: int = 0) -> dict[str, Tensor]:
-    """Return the tensors that ``encode_extra`` wrote, with the same ``max_tensors`` and ``max_bools``.
-
-    Raises:
-        PayloadError: the bytes are not valid extra tensors.
-    """
-    extra: dict[str, Tensor] = {}
-    for _ in range(reader.varint(max_tensors)):
-        try:
-            name = bytes(reader.take(reader.varint(MAX_NAME))).decode()
-        except UnicodeDecodeError as error:
-            raise PayloadError("the name of a tensor is not UTF-8") from error
-        index = reader.integer(1)
-        if index >= len(EXTRA_DTYPES):
-            raise PayloadError(f"{name!r}: dtype {index} is not supported")
-        if name in extra:
-            raise PayloadError(f"{name!r}: two tensors have this name")
-        dtype = EXTRA_DTYPES[index]
-        shape = [reader.varint(2**40) for _ in range(reader.varint(MAX_DIMENSIONS))]
-        if prod(max(1, size) for size in shape) >= 2**62:  # torch overflows above, even if another size is 0
-            raise PayloadError(f"{name!r}: the shape {shape} is too large")
-        count = prod(shape)
-        values = _decode_bools(reader, count, max_bools) if dtype == torch.bool else _read_tensor(reader, count, dtype)
-        extra[name] = values.reshape(shape)
-    return extra
-
-
-def _encode_bools(values: Tensor, max_bools: int) -> bytes:
-    """The kind of a mask section, its length and the section."""
-    bits = pack_bits(values)
-    kind, section = MaskKind.BITMAP, bits.numpy().tobytes()
-    if len(values) <= max_bools:
-        positions = encode_positions(to_cpu(values, bits), [len(values)])
-        if len(positions) < len(section):
-            kind, section = MaskKind.POSITIONS, positions
-    return bytes([kind]) + encode_varint(len(section)) + section
-
-
-def _decode_bools(reader: Reader, count: int, max_bools: int) -> Tensor:
-    """``count`` bools; ``count`` is at most the number of bits in the payload, or ``max_bools`` for POSITIONS."""
-    kind = reader.integer(1)
-    section = Reader(bytes(reader.take(reader.varint(len(reader.data)))))
-    if kind != MaskKind.BITMAP and not (kind == MaskKind.POSITIONS and count <= max_bools):
-        raise PayloadError(f"a tensor of {count} bools cannot be a mask section of kind {kind}")
-    values = decode_mask(kind, section, [count])
-    section.end()
-    return values
-
-
-def _to_bytes(tensor: Tensor) -> bytes:
-    """The values of a flat tensor on the CPU."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-
-
-def _read_tensor(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
-    """A flat tensor of ``count`` values that shares no memory with the payload."""
-    data = bytearray(reader.take(count * dtype.itemsize))
-    return torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    reader = Reader(data)
+    if bytes(reader.take(4)) != MAGIC:
+        raise PayloadError("these bytes are not a payload of flash_pl")
+    version, type_index, kind, zero = reader.take(4)
+    if version != VERSION or type_index >= len(VALUE_TYPES) or zero:
+        raise PayloadError(f"a payload of version {version} with value type {type_index} is not supported")
+    if reader.integer(4) != zlib.crc32(reader.data[HEADER_SIZE:]):
+        raise PayloadError("the checksum does not match: the payload was altered on the way")
+    samples, length = reader.varint(2**63 - 1), reader.varint(len(data))
+    header = reader.offset
+    section = Reader(bytes(reader.take(length)))
+    return OpenPayload(list(VALUE_TYPES)[type_index], kind, samples, header, section, reader)

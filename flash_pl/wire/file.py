@@ -27,49 +27,92 @@ from the same seed.
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flash_pl.errors import ConfigError, PayloadError
 from flash_pl.sparsity import Layout, SparseModel
-from flash_pl.wire.codec import MAX_DIMENSIONS, Codec, Message, Sizes, decode_extra, encode_extra, value_type
-from flash_pl.wire.masks import layer_bytes
+from flash_pl.wire.codec import VALUE_TYPES, Codec, Message, Sizes, open_payload
+from flash_pl.wire.extra import MAX_DIMENSIONS, MAX_NAME, check_extra, decode_extra, encode_extra, read_tensor
+from flash_pl.wire.layer_masks import decode_layers
+from flash_pl.wire.masks import MaskKind
 from flash_pl.wire.reader import Reader
 
 MAGIC = b"FLPM"
 VERSION = 2
 START_SIZE = 16  # bytes up to the checksum
 MAX_OTHERS = 1 << 16  # the largest number of tensors that are neither masked nor float32
+MAX_ELEMENTS = 1 << 48  # positions of all weights fit into 64 bits
+# The default limit of a model's elements. A model of density 0.0001 with values of two bytes has about 2600 elements
+# for each byte of its file, a dense one a quarter.
+MIN_LIMIT, ELEMENTS_PER_BYTE = 1 << 22, 1 << 12
+
+
+@dataclass(frozen=True)
+class SparseTensor:
+    """A masked tensor by its active weights.
+
+    Attributes:
+        shape: of the tensor.
+        positions: of the active weights in the flat tensor, row-major and increasing, int64 ``[active]``.
+        values: of the active weights, float32 ``[active]``.
+        mask_bytes: bytes of its mask in the file; None if the encoding does not separate layers.
+    """
+
+    shape: tuple[int, ...]
+    positions: Tensor
+    values: Tensor
+    mask_bytes: int | None
+
+    @property
+    def elements(self) -> int:
+        """Number of weights, active or not."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class FlashFile:
-    """The content of a ``.flash`` file and its sizes.
+    """The content of a ``.flash`` file and its sizes. The memory is that of the file until ``model`` is used.
 
     Attributes:
-        model: tensors, masks and facts.
+        masked: the masked tensors by their active weights.
+        tensors: all other tensors.
+        facts: about the model.
         sizes: bytes of the payload by content.
         values: type of the active weights: fp32, fp16 or bf16.
         size: length of the file in bytes.
     """
 
-    model: SparseModel
+    masked: Mapping[str, SparseTensor]
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, str]
     sizes: Sizes
     values: str
     size: int
 
-    def layer_bytes(self) -> dict[str, int]:
-        """The bytes of each layer in the mask section; empty if the encoding does not separate layers."""
-        masks = self.model.masks
-        flat = torch.cat([mask.reshape(-1) for mask in masks.values()])
-        counts = layer_bytes(self.sizes.kind, flat, [mask.numel() for mask in masks.values()])
-        return dict(zip(masks, counts, strict=True)) if counts else {}
+    @cached_property
+    def model(self) -> SparseModel:
+        """The dense tensors, their masks, and the facts."""
+        tensors, masks = {}, {}
+        for name, sparse in self.masked.items():
+            tensors[name], masks[name] = torch.zeros(sparse.shape), torch.zeros(sparse.shape, dtype=torch.bool)
+            tensors[name].view(-1)[sparse.positions] = sparse.values
+            masks[name].view(-1)[sparse.positions] = True
+        return SparseModel(tensors | dict(self.tensors), masks, dict(self.facts))
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all dense tensors together."""
+        masked = sum(sparse.elements for sparse in self.masked.values())
+        return masked + sum(tensor.numel() for tensor in self.tensors.values())
 
 
 def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = False) -> bytes:
@@ -92,12 +135,12 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
 
     Raises:
         ConfigError: ``values`` is not such a type, or a weight is too large for it.
-        ValueError: a tensor has an unsupported dtype, too many dimensions or too long a name.
+        MessageError: a tensor has an unsupported dtype, too many dimensions or too long a name, or a masked tensor or
+            another one of float32 has a number that is not finite.
     """
     floats = [name for name, tensor in model.tensors.items() if tensor.dtype == torch.float32]
-    for name in floats:
-        if len(shape := model.tensors[name].shape) > MAX_DIMENSIONS:
-            raise ValueError(f"{name}: a tensor {tuple(shape)} of torch.float32 cannot be encoded")
+    for name in [*floats, *model.masks]:
+        check_extra(name, model.tensors[name])
     layers, rest = list(model.masks), [name for name in floats if name not in model.masks]
     mask = torch.cat([model.masks[name].reshape(-1) for name in layers])
     header = _Header(_shapes(model, layers), _shapes(model, rest), 0, model.facts)
@@ -105,9 +148,8 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
     codec, arena = Codec(layout, values, compress), torch.zeros(layout.size)
     for slot in layout.slots:
         slot.view(arena).copy_(model.tensors[slot.name])
-    weights = arena[: len(mask)]
-    if not weights.to(codec.dtype).isfinite().equal(weights.isfinite()):
-        problem = f"'{values}' cannot represent the largest weight, {float(weights.abs().max()):g}"
+    if arena.isfinite().all() and not arena[: len(mask)].to(codec.dtype).isfinite().all():
+        problem = f"'{values}' cannot represent the largest weight, {float(arena[: len(mask)].abs().max()):g}"
         raise ConfigError("values", problem, "use a type with a larger range")
     payload = codec.encode(Message(arena, mask)).data
     text = replace(header, payload=len(payload)).encode()
@@ -117,13 +159,15 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
     return start + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def decode_flash(data: bytes, limit: int = 2**31) -> FlashFile:
+def decode_flash(data: bytes, limit: float | None = None) -> FlashFile:
     """Return the content of a ``.flash`` file; see ``encode_flash`` for an example.
 
     Args:
         data: bytes of the file.
-        limit: the largest number of elements of all tensors together. A short file can describe a huge sparse model; it
-            is refused before memory is allocated.
+        limit: the largest number of elements of all dense tensors together. A short file can describe a huge sparse
+            model, and ``FlashFile.model`` takes 5 bytes for each masked element. By default 4096 for each byte of the
+            file and 2^22 more, which is enough for a density of 0.0001. For a file that somebody else has sent, the
+            number of elements of your network is a better limit; ``math.inf`` is for readers that do not use ``model``.
 
     Raises:
         PayloadError: ``data`` is not a complete, unaltered ``.flash`` file of this version, or has too many elements.
@@ -137,21 +181,46 @@ def decode_flash(data: bytes, limit: int = 2**31) -> FlashFile:
     length, checksum = reader.integer(4), reader.integer(4)
     if checksum != zlib.crc32(reader.data[START_SIZE:]):
         raise PayloadError("the checksum does not match: the file is incomplete or altered")
-    header = _Header.decode(bytes(reader.take(length)), limit)
-    layout, payload = header.layout(), bytes(reader.take(header.payload))
-    codec = Codec(layout)
-    message = codec.decode(payload, allow_seed=False)
+    header = _Header.decode(bytes(reader.take(length)))
+    masked, tensors, sizes, values = _decode_payload(bytes(reader.take(header.payload)), header)
     others = decode_extra(reader, MAX_OTHERS)
     reader.end()
-    tensors = {slot.name: slot.view(message.weights).clone() for slot in layout.slots}
-    if twice := tensors.keys() & others.keys():
-        raise PayloadError(f"{min(twice)!r}: two tensors have this name")
-    masks = {layer.name: layer.view(message.mask).clone() for layer in layout.layers}
-    model = SparseModel(tensors | others, masks, header.facts)
-    return FlashFile(model, codec.sizes_of(payload, message), value_type(payload), len(data))
+    if twice := (masked.keys() | tensors.keys()) & others.keys():
+        raise PayloadError(f"{min(twice)[:MAX_NAME]!r}: two tensors have this name")
+    file = FlashFile(masked, tensors | others, header.facts, sizes, values, len(data))
+    limit = MIN_LIMIT + ELEMENTS_PER_BYTE * len(data) if limit is None else limit
+    if file.elements > limit:
+        advice = f"if you trust the file, load it with limit={file.elements}"
+        raise PayloadError(f"the model has {file.elements} elements; at most {limit} are allowed; {advice}")
+    return file
 
 
-def load_flash(path: str | Path, limit: int = 2**31) -> dict[str, Tensor]:
+def _decode_payload(data: bytes, header: "_Header") -> tuple[dict[str, SparseTensor], dict[str, Tensor], Sizes, str]:
+    """The masked tensors, the other float32 tensors, the sizes and the type of the values."""
+    payload = open_payload(data)
+    reader, dtype = payload.rest, VALUE_TYPES[payload.values]
+    elements = [prod(shape) for _, shape in header.layers]
+    layers = decode_layers(payload.kind, payload.section, elements, reader.left // dtype.itemsize)
+    payload.section.end()
+    start, masked, tensors = reader.offset, {}, {}
+    for (name, shape), layer in zip(header.layers, layers, strict=True):
+        values = read_tensor(reader, len(layer.positions), dtype).float()
+        positions = torch.from_numpy(layer.positions.astype(np.int64, copy=False))
+        masked[name] = SparseTensor(tuple(shape), positions, values, layer.nbytes)
+    stop = reader.offset
+    for name, shape in header.rest:
+        tensors[name] = read_tensor(reader, prod(shape), torch.float32).reshape(tuple(shape))
+    rest = reader.left + reader.offset - stop
+    decode_extra(reader, max_tensors=0)
+    reader.end()
+    numbers = {name: sparse.values for name, sparse in masked.items()} | tensors
+    if bad := next((name for name, tensor in numbers.items() if not tensor.isfinite().all()), None):
+        raise PayloadError(f"a weight of {bad[:MAX_NAME]!r} is not finite")
+    sizes = Sizes(MaskKind(payload.kind), payload.header, len(payload.section.data), stop - start, rest)
+    return masked, tensors, sizes, payload.values
+
+
+def load_flash(path: str | Path, limit: float | None = None) -> dict[str, Tensor]:
     """Return the state dict in a ``.flash`` file, for ``load_state_dict`` of the network; pruned weights are 0.
 
     ``decode_flash(Path(path).read_bytes()).model`` has the masks and facts too.
@@ -183,11 +252,11 @@ class _Header:
         return json.dumps(vars(self), separators=(",", ":")).encode()
 
     @classmethod
-    def decode(cls, text: bytes, limit: int) -> "_Header":
-        """Return the header in a file, of a model with at most ``limit`` elements.
+    def decode(cls, text: bytes) -> "_Header":
+        """Return the header in a file.
 
         Raises:
-            PayloadError: the header is invalid or the model is larger.
+            PayloadError: the header is invalid.
         """
         try:
             header = json.loads(text)
@@ -198,8 +267,12 @@ class _Header:
             raise PayloadError(f"the keys of the header are not {', '.join(cls.__dataclass_fields__)}")
         layers, rest = _check_shapes(header["layers"]), _check_shapes(header["rest"])
         elements = sum(prod(max(1, size) for size in shape) for _, shape in [*layers, *rest])
-        if elements > limit:
-            raise PayloadError(f"the model has {elements} elements; at most {limit} are allowed")
+        if elements > MAX_ELEMENTS:
+            raise PayloadError(f"the model has {elements} elements; at most {MAX_ELEMENTS} are allowed")
+        if not layers:
+            raise PayloadError("there are no masked tensors")
+        if len({name for name, _ in [*layers, *rest]}) < len(layers) + len(rest):
+            raise PayloadError("two tensors have the same name")
         if type(header["payload"]) is not int:
             raise PayloadError("the length of the payload is not an integer")
         facts = header["facts"]
@@ -208,17 +281,10 @@ class _Header:
         return cls(layers, rest, header["payload"], facts)
 
     def layout(self) -> Layout:
-        """The layout of the payload.
-
-        Raises:
-            PayloadError: there are no masked tensors, or two tensors have the same name.
-        """
+        """The layout of the payload."""
         plan = [[name, "maskable", shape, _row_major(shape)] for name, shape in self.layers]
         plan += [[name, "parameter", shape, _row_major(shape)] for name, shape in self.rest]
-        try:
-            return Layout.from_specification(plan)
-        except ValueError as error:
-            raise PayloadError(str(error)) from error
+        return Layout.from_specification(plan)
 
 
 def _check_shapes(entries: Any) -> Shapes:

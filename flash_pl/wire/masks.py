@@ -15,7 +15,7 @@ a payload (``flash_pl.wire.codec``):
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -33,6 +33,7 @@ from flash_pl.wire import rice
 from flash_pl.wire.reader import Reader, encode_varint
 
 CHECKSUM = 4  # bytes of a CRC-32
+CHUNK = 1 << 16  # bytes of a bitmap that are looked at together
 T = TypeVar("T")
 
 
@@ -140,7 +141,6 @@ def decode_mask(
     sizes: Sequence[int],
     reference: Tensor | None = None,
     max_active: int | None = None,
-    allow_seed: bool = True,
 ) -> Tensor:
     """Return the mask in a section, bool ``[sum(sizes)]`` on the CPU.
 
@@ -150,7 +150,6 @@ def decode_mask(
         sizes: number of weights of each layer.
         reference: the mask against which REFERENCE and DELTA are written.
         max_active: the largest possible number of active weights. A SEED of more is refused before anything is drawn.
-        allow_seed: whether SEED is allowed for a mask that must be drawn. A full mask is allowed in any case.
 
     Raises:
         PayloadError: the section is invalid, or it is written against another ``reference``.
@@ -167,31 +166,21 @@ def decode_mask(
     if kind == MaskKind.SEED:
         seed, counts = reader.integer(8), [reader.varint(size) for size in sizes]
         if max_active is not None and sum(counts) > max_active:
-            raise PayloadError(f"the mask has {sum(counts)} active weights, but there are at most {max_active} values")
-        if not allow_seed and sum(counts) < total:
-            raise PayloadError("the mask is given as a seed, which only messages between server and clients may do")
+            raise PayloadError(too_many(sum(counts), max_active))
         return _draw(seed, sizes, counts)
     if kind == MaskKind.POSITIONS:
         return _decode_positions(reader, sizes)
     if kind == MaskKind.BITMAP:
         return torch.from_numpy(reader.bits(total).view(bool).copy())
     if kind == MaskKind.DEFLATED:
-        return torch.from_numpy(Reader(_inflate(reader, -(-total // 8))).bits(total).view(bool).copy())
+        bits = b"".join(inflate(reader, -(-total // 8)))
+        return torch.from_numpy(Reader(bits).bits(total).view(bool).copy())
     raise PayloadError(f"{kind} is not a kind of mask section")
 
 
-def layer_bytes(kind: MaskKind, mask: Tensor, sizes: Sequence[int]) -> list[int] | None:
-    """Return the bytes that each layer takes in the section of a mask; None if the encoding does not separate layers.
-
-    A byte of a bitmap with bits of two layers counts for the first of them.
-    """
-    ends = list(accumulate(sizes))
-    if kind == MaskKind.BITMAP:
-        return [-(-end // 8) - -(-(end - size) // 8) for end, size in zip(ends, sizes, strict=True)]
-    if kind == MaskKind.POSITIONS:
-        parts = mask.cpu().split(list(sizes))
-        return [len(encode_positions(part, [size])) for part, size in zip(parts, sizes, strict=True)]
-    return None
+def too_many(active: int, most: int) -> str:
+    """The error of a mask with more active weights than there are values."""
+    return f"the mask has {active} active weights, but there are at most {most} values"
 
 
 def encode_positions(mask: Tensor, sizes: Sequence[int]) -> bytes:
@@ -227,16 +216,20 @@ def _draw(seed: int, sizes: Sequence[int], counts: Sequence[int]) -> Tensor:
 cached_draw = lru_cache(maxsize=1)(_draw)
 
 
-def _inflate(reader: Reader, size: int) -> bytes:
-    """Decompress the rest of the section into exactly ``size`` bytes. A malicious section never makes more."""
-    inflater = zlib.decompressobj()
+def inflate(reader: Reader, size: int) -> Iterator[bytes]:
+    """Decompress the rest of the section into exactly ``size`` bytes, in chunks; a malicious section makes no more."""
+    inflater, data, left = zlib.decompressobj(), bytes(reader.take(reader.left)), size
     try:
-        inflated = inflater.decompress(reader.take(reader.left), max(1, size))  # 0 would mean no limit
+        while not inflater.eof:
+            chunk = inflater.decompress(data, CHUNK)
+            data, left = inflater.unconsumed_tail, left - len(chunk)
+            if left < 0 or not (chunk or inflater.eof):
+                break
+            yield chunk
     except zlib.error as error:
         raise PayloadError(f"the compressed bitmap cannot be decompressed ({error})") from error
-    if len(inflated) != size or not inflater.eof or inflater.unused_data:
+    if left or not inflater.eof or inflater.unused_data:
         raise PayloadError(f"the compressed bitmap does not have {size} bytes")
-    return inflated
 
 
 def _checksum(bits: Tensor) -> bytes:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_pl.errors import PayloadError
+from flash_pl.errors import MessageError, PayloadError
 
 
 def encode_varint(value: int) -> bytes:
@@ -13,7 +13,12 @@ def encode_varint(value: int) -> bytes:
 
     >>> encode_varint(5), encode_varint(300)
     (b'\\x05', b'\\xac\\x02')
+
+    Raises:
+        MessageError: the integer is outside of this range.
     """
+    if not 0 <= value < 2**63:
+        raise MessageError(f"{value} is not in [0, 2^63)")
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

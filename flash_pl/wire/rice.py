@@ -40,13 +40,13 @@ def encode(positions: Positions, size: int) -> bytes:
     return head + encode_varint(len(unary)) + np.packbits(unary).tobytes() + np.packbits(low.astype(np.uint8)).tobytes()
 
 
-def decode(reader: Reader, size: int) -> Positions:
-    """Return the positions that ``encode`` wrote for the same ``size``.
+def decode(reader: Reader, size: int, most: int | None = None) -> Positions:
+    """Return the positions that ``encode`` wrote for the same ``size``; ``most`` is the largest number of them allowed.
 
     Raises:
         PayloadError: the bytes are not a valid encoding.
     """
-    count = reader.varint(size)
+    count = reader.varint(size if most is None else min(size, most))
     if not count:
         return np.empty(0, dtype=np.int64)
     k = parameter(count, size)

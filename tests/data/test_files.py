@@ -1,5 +1,8 @@
 """Data sets in files: idx files, the cache, downloads, and messages about missing files."""
 
+import gzip
+import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +59,44 @@ def test_a_root_that_does_not_exist_is_named(kind: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere") as error:
         kind(root=tmp_path / "nowhere").prepare_data()
     assert error.value.key == "root"
+
+
+def test_a_packed_file_is_read_up_to_the_length_in_its_header(tmp_path: Path, write_idx: WriteIdx) -> None:
+    """A megabyte of zeros and more, in a file that promises six images or four billion."""
+    write_idx(tmp_path / "root", True)
+    path = tmp_path / "root" / f"{IDX_FILES[0]}.gz"
+    good = gzip.decompress(path.read_bytes())
+    for header, reason in ((good[:16], "more bytes"), (good[:4] + b"\xff" * 4 + good[8:16], "less bytes")):
+        path.write_bytes(gzip.compress(header + bytes(2**25)))
+        tracemalloc.start()
+        with pytest.raises(DataNotFoundError, match=f"{path.name} has {reason}"):
+            MNIST(root=tmp_path / "root").load()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20
+
+
+FEMNIST_FILES = {
+    "no JSON": "{",
+    "no writers": "[]",
+    "writers in a list": '{"user_data": []}',
+    "no images": '{"user_data": {"ann": {"y": [1]}}}',
+    "a short image": '{"user_data": {"ann": {"x": [[0, 1]], "y": [1]}}}',
+    "words": '{"user_data": {"ann": {"x": ["a"], "y": ["b"]}}}',
+    "a label too much": json.dumps({"user_data": {"ann": {"x": [[0] * 784], "y": [1, 2]}}}),
+    "a label of no class": json.dumps({"user_data": {"ann": {"x": [[0] * 784], "y": [62]}}}),
+    "NaN": json.dumps({"user_data": {"ann": {"x": [[float("nan")] * 784], "y": [1]}}}),
+}
+
+
+@pytest.mark.parametrize("text", FEMNIST_FILES.values(), ids=FEMNIST_FILES)
+def test_a_damaged_file_of_femnist_is_named(text: str, tmp_path: Path) -> None:
+    good = json.dumps({"user_data": {"bob": {"x": [[0.5] * 784], "y": [61]}}})
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.json").write_text(good)
+    assert len(FEMNIST(root=tmp_path).load()[0]) == 1
+    (tmp_path / "train" / "b.json").write_text(text)
+    with pytest.raises(DataNotFoundError, match="b.json") as error:
+        FEMNIST(root=tmp_path).load()
+    assert "\n" not in str(error.value) and ("ann" in str(error.value) or '"ann"' not in text)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from flash_pl.data import CSVTable, ImageFolders
-from flash_pl.errors import ConfigError, DataNotFoundError
+from flash_pl.errors import ConfigError, DataNotFoundError, SampleError
 
 ROWS = [(i * 0.5, (i * 7) % 5, ("yes", "no")[i % 3 == 0], f"phone{i % 4}", i * i + 0.5) for i in range(40)]
 NAMES = ["length", "width", "sold", "device", "price"]
@@ -127,3 +127,54 @@ def test_wrong_folders_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="dog|cat") as error:
         ImageFolders(tmp_path).setup()
     assert error.value.key == "root"
+
+
+CSV = "a,b,sold\n1,2,yes\n\n3,4,no\n5,6,yes\n"
+BAD_TABLES = {
+    "a word, after an empty line and a cell of two lines": (CSV.replace("1,2", '1,"2\n"').replace("5", "x"), "line 6"),
+    "an empty cell": (CSV.replace("3,4", "3,"), "line 4"),
+    "an empty target": (CSV.replace(",no", ","), "line 4"),
+    "a word among numbers": ("a,b,sold\n1,2,0.5\n1,2,1.5\n1,2,many\n", "line 4"),
+    "a number of 5000 digits among numbers": ("a,b,sold\n1,2,0.5\n1,2," + "9" * 5000 + "\n", "line 3"),
+    "an integer that float32 cannot hold": ("a,b,sold\n1,2,0.5\n1,2," + "9" * 400 + "\n", "line 3"),
+    "a cell too much": (CSV.replace("3,4", "3,4,5"), "line 4"),
+    "a byte that is not UTF-8": (CSV.encode().replace(b"yes", b"\xff"), "byte 13"),
+    "a zero byte": (CSV.replace("3,4", "3,\0"), "line 4"),
+    "a cell that never ends": (CSV.replace("3,4", '"3,' + "4" * 200_000), "line 4"),
+}
+
+
+@pytest.mark.parametrize("text, place", BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_bad_cell_is_named_by_its_file_and_line(text, place, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=f"{place}\\b") as error:
+        CSVTable(path, "sold").setup()
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_table_begins_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV, encoding="utf-8-sig")
+    data = CSVTable(tmp_path / "t.csv", "sold", test_file=tmp_path / "t.csv")
+    assert data.load()[0].inputs.shape == (3, 2) and data.classes == 2
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        for i in range(4):
+            picture(tmp_path / name / f"{i}.png", (i, 0, 0), size=(40, 30))
+    bad = tmp_path / "dog" / "1.png"
+    good = bad.read_bytes()
+    for change in (good[: len(good) // 2], b"no picture", b""):
+        bad.write_bytes(change)
+        data = ImageFolders(tmp_path, image_size=4, test_share=0.3, workers=0, clients=1)
+        data.setup()
+        with pytest.raises(SampleError, match="dog/1.png"):
+            [list(data.client_batches(0)), list(data.val_dataloader())]
+    bad.write_bytes(good)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # 40 x 30
+    data.setup()
+    assert len(list(data.client_batches(0))) == 1
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1199)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(SampleError, match=r"\d.png .*40x30 pixels"):
+        list(data.client_batches(0))

@@ -199,3 +199,23 @@ def test_the_bible_of_the_package() -> None:
     parts = [split_text(text, 64, 0.1)[0] for text in texts]
     assert Vocabulary.of(parts) == Vocabulary.of(texts) == KingJames.vocabulary
     assert (min(map(len, texts)), max(map(len, texts)), sum(map(len, texts))) == (1552, 223731, 4137784)
+
+
+def test_a_byte_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo \xe9 three")
+    with pytest.raises(ConfigError, match=r"a\.txt.* byte 8 .*line 2") as error:
+        TextFiles(tmp_path / "a.txt", window=2).setup()
+    assert error.value.key == "files"
+
+
+def test_line_ends_and_a_byte_order_mark_are_no_characters(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffa\r\nb\rc\n".encode() * 1 + b"abcabcabc" * 5)
+    data = TextFiles(tmp_path / "a.txt", window=2)
+    data.setup()
+    assert data.vocabulary.characters == "\nabc"
+
+
+def test_a_line_that_is_no_verse_is_named(tmp_path):
+    (tmp_path / "verses.txt").write_bytes(b"Ge1:1 In the beginning\nGe1:2\n")
+    with pytest.raises(DataNotFoundError, match=r"verses\.txt: line 2"):
+        KingJames(root=tmp_path).load()

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.errors import ConfigError
-from flash_pl.export import missing_packages, read_contents
+from flash_pl.export import contents_table, missing_packages, read_contents
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import encode_flash
 
@@ -105,7 +105,7 @@ def test_files_of_other_programs(folder, capsys):
 def test_a_sparse_file_that_lacks_a_part_is_refused(folder):
     facts = {"layout": "sparse", "layer_density": '{"fc": 0.5}'}
     save_file({"fc.indices": torch.zeros(1, dtype=torch.int32)}, "x.safetensors", facts)
-    with pytest.raises(ConfigError, match="x.safetensors.* fc.* indices, values, shape") as error:
+    with pytest.raises(ConfigError, match="x.safetensors.*'fc'.* indices, values, shape") as error:
         read_contents(folder / "x.safetensors")
     assert error.value.key == "file"
 
@@ -117,3 +117,60 @@ def test_a_buffer_may_have_the_name_of_a_sparse_part(listed, folder):
     save_file(tensors, "x.safetensors", {"layout": "sparse"} | ({"layer_density": listed} if listed else {}))
     shapes = {row.name: row.shape for row in read_contents(folder / "x.safetensors").rows}
     assert shapes == {"fc": (1, 2), "pos.indices": (3,), "values": (2,)}
+
+
+PARTS = {
+    "indices": torch.tensor([0, 3], dtype=torch.int32),
+    "values": torch.ones(2),
+    "shape": torch.tensor([2, 2]),
+}
+BAD_PARTS = {
+    "a negative size": {"shape": torch.tensor([-2, -2])},
+    "huge sizes": {"shape": torch.tensor([2**62, 2**62])},
+    "huge sizes and none": {"shape": torch.tensor([2**62, 2**62, 0])},
+    "sizes of another dtype": {"shape": torch.tensor([2.0, 2.0])},
+    "too many dimensions": {"shape": torch.ones(1000, dtype=torch.int64)},
+    "a matrix as shape": {"shape": torch.ones(2, 2, dtype=torch.int64)},
+    "an index outside": {"indices": torch.tensor([0, 4], dtype=torch.int32)},
+    "a negative index": {"indices": torch.tensor([-1, 3], dtype=torch.int32)},
+    "an index twice": {"indices": torch.tensor([3, 3], dtype=torch.int32)},
+    "indices of another dtype": {"indices": torch.tensor([0.0, 3.0])},
+    "more values than indices": {"values": torch.ones(3)},
+}
+
+
+@pytest.mark.parametrize("change", BAD_PARTS.values(), ids=BAD_PARTS)
+def test_parts_of_a_sparse_tensor_that_do_not_fit_are_refused(change, folder):
+    save_file({f"fc.{part}": value for part, value in PARTS.items()}, "x.safetensors", {"layout": "sparse"})
+    assert read_contents(folder / "x.safetensors").rows[0].shape == (2, 2)
+    parts = {f"fc.{part}": value for part, value in (PARTS | change).items()}
+    save_file(parts, "x.safetensors", {"layout": "sparse"})
+    with pytest.raises(ConfigError, match="x.safetensors") as error:
+        read_contents(folder / "x.safetensors")
+    assert error.value.key == "file" and "'fc'" in str(error.value)
+
+
+@pytest.mark.skipif(bool(missing_packages()), reason="onnx is not installed")
+def test_an_onnx_file_reads_no_other_file(folder, monkeypatch):
+    import onnx
+
+    monkeypatch.chdir(folder)
+    (folder / "secret.bin").write_bytes(bytes(16))
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="secret.bin")
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    (folder / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ConfigError, match="x.onnx.*another file"):
+        read_contents(folder / "x.onnx")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[2**40], raw_data=bytes(16))
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    (folder / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ConfigError, match="x.onnx"):
+        read_contents(folder / "x.onnx")
+
+
+def test_a_table_with_very_many_tensors_is_cut(folder, capsys):
+    save_file({f"t{i}": torch.zeros(1) for i in range(6000)}, "x.safetensors", {f"f{i}": "" for i in range(1000)})
+    contents = read_contents(folder / "x.safetensors")
+    assert len(contents.rows) == 6000
+    assert contents_table(contents, folder / "x.safetensors").renderables[2].row_count < 5010

@@ -5,7 +5,8 @@ import torch
 
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Callback
-from flash_pl.errors import ClientError
+from flash_pl.costs import WireFormat
+from flash_pl.errors import ClientError, ServerError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import Sensitivity
 
@@ -204,3 +205,53 @@ def test_clients_that_fail_in_stage_1_are_reported_too(unaware, tiny_data):
     method = JMWST(sensitivity=Sensitivity(init_fraction=1.0, epochs=1))
     trainer(FaultPolicy("skip"), method, callbacks=[Watch()]).fit(fragile(unaware, raising), tiny_data)
     assert (3, 0) in seen
+
+
+def large_weight(module, loss):
+    with torch.no_grad():
+        module.net[0].weight.copy_(7e4 * (module.net[0].weight != 0))
+    return None
+
+
+def infinite_gain(module, loss):
+    with torch.no_grad():
+        module.net[0].bias.fill_(float("inf"))
+    return None
+
+
+def test_weights_that_the_wire_cannot_carry_are_a_failure_of_the_client(unaware, tiny_data):
+    for fail, name, value, values in [
+        (large_weight, "net.0.weight", "70000", "fp16"),
+        (infinite_gain, "net.0.bias", "inf", "bf16"),
+        (infinite_gain, "net.0.bias", "inf", "fp32"),
+    ]:
+        wire = WireFormat(values, verify=True)
+        with pytest.raises(ClientError, match=r"^client 3 in round \d: its update cannot be sent") as caught:
+            trainer(wire=wire).fit(fragile(unaware, fail), tiny_data)
+        assert f"{name} has the value {value}, which" in str(caught.value) and not caught.value.trace
+        loop = trainer(FaultPolicy("skip"), wire=wire).fit(fragile(unaware, fail), tiny_data)
+        assert loop.failed > 0 and loop.server.weights.isfinite().all()
+
+
+def test_an_extra_tensor_that_cannot_be_sent_is_a_failure_of_the_client(unaware, tiny_data):
+    class Complex(PDST):
+        def on_client_end(self, client, context):
+            return {"odd": torch.zeros(2, dtype=torch.complex64)}
+
+    with pytest.raises(ClientError, match="its update cannot be sent .*'odd'.*complex64") as caught:
+        trainer(scheduler=Complex()).fit(unaware(), tiny_data)
+    assert not caught.value.trace
+
+
+def test_a_server_that_cannot_be_sent_ends_the_run_also_if_clients_are_skipped(unaware, tiny_data):
+    class Growing(PDST):
+        def on_aggregate(self, server, updates, round):
+            server.weights[server.layout.others[0].start] = float("nan")
+
+    class Large(PDST):
+        def on_aggregate(self, server, updates, round):
+            server.weights[: server.layout.maskable] = 7e4 * server.mask
+
+    for scheduler, words in ((Growing(), "nan, which is not finite"), (Large(), "70000, which fp16 cannot hold")):
+        with pytest.raises(ServerError, match=f"^the server's model cannot be sent: net.0.* has the value {words}"):
+            trainer(FaultPolicy("skip"), scheduler, wire=WireFormat("fp16")).fit(unaware(), tiny_data)

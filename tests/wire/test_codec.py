@@ -3,17 +3,19 @@
 import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flash_pl.errors import ConfigError, PayloadError
+from flash_pl.errors import ConfigError, MessageError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import ExactDraw, Layout
-from flash_pl.wire import Codec, MaskKind, Message, Reader
-from flash_pl.wire.codec import HEADER_SIZE, decode_extra
+from flash_pl.wire import VALUE_TYPES, Codec, MaskKind, Message, Reader
+from flash_pl.wire.codec import HEADER_SIZE
+from flash_pl.wire.extra import decode_extra
 from flash_pl.wire.masks import _draw, encode_positions
 from flash_pl.wire.reader import encode_varint
 
@@ -101,11 +103,91 @@ def test_short_values_round_the_active_weights_only(values, error):
     assert torch.equal(received.weights[LAYOUT.maskable :], sent.weights[LAYOUT.maskable :])
 
 
-def test_nan_inf_and_negative_zero_come_back():
+def test_negative_zero_comes_back():
     sent = message(1.0, 1)
-    sent.weights[:3] = torch.tensor([float("nan"), float("inf"), -0.0])
+    sent.weights[:3] = torch.tensor([0.0, -0.0, 1e-45])
     received = Codec(LAYOUT).decode(Codec(LAYOUT).encode(sent).data)
     assert torch.equal(received.weights.view(torch.int32), sent.weights.view(torch.int32))
+
+
+NUMBERS = st.floats(width=64) | st.sampled_from([65504.0, 65519.0, 65520.0, 70000.0, 3.4e38, 3.39e38, 1e39, -7e4, 1e-8])
+
+
+@settings(max_examples=300)
+@given(st.lists(NUMBERS, min_size=1, max_size=9), st.sampled_from(list(VALUE_TYPES)), st.booleans(), st.integers(0, 99))
+def test_a_payload_holds_the_numbers_that_were_given_or_names_one(numbers, values, double, seed):
+    """The active weights are rounded to the type, all others to float32."""
+    codec, sent = Codec(LAYOUT, values), message(0.5, seed)
+    weights = sent.weights.double() if double else sent.weights
+    places = torch.randperm(LAYOUT.elements, generator=generator(seed, "places"))[: len(numbers)]
+    flat = torch.cat([slot.view(weights).reshape(-1) for slot in LAYOUT.slots])
+    flat[places] = torch.tensor(numbers, dtype=torch.float64).to(flat.dtype)
+    weights[: LAYOUT.maskable] = torch.where(sent.mask, flat[: LAYOUT.maskable], 0)
+    LAYOUT.write_others_(weights, flat[LAYOUT.maskable :])
+    before, expected = weights.clone(), weights.float().clone()
+    expected[: LAYOUT.maskable] = expected[: LAYOUT.maskable].to(VALUE_TYPES[values]).float()
+    try:
+        payload = codec.encode(replace(sent, weights=weights))
+    except MessageError as error:
+        place = int((~expected.isfinite()).nonzero()[0])
+        name = next(slot.name for slot in LAYOUT.slots if place < slot.stop)
+        assert str(error).startswith(f"{name} has the value {float(before[place]):g}, which ")
+        assert torch.equal(weights.nan_to_num(), before.nan_to_num())
+        return
+    assert expected.isfinite().all()
+    assert torch.equal(codec.decode(payload.data).weights, expected)
+
+
+@pytest.mark.parametrize("samples", [-1, 2**63, 1.0, "1", None, True])
+def test_a_number_of_samples_that_is_none_is_refused(samples):
+    codec, sent = Codec(LAYOUT), message(0.5, 1, samples=samples)
+    for write in (codec.encode, codec.measure):
+        with pytest.raises(MessageError):
+            write(sent)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2**63 - 1, np.int64(7)])
+def test_other_numbers_of_samples_come_back(samples):
+    codec = Codec(LAYOUT)
+    assert codec.decode(codec.encode(message(0.5, 1, samples=samples)).data).samples == samples
+
+
+EXTRA = {
+    "dtype": {"x": torch.zeros(2, dtype=torch.complex64)},
+    "short dtype": {"x": torch.zeros(2, dtype=torch.int8)},
+    "sparse": {"x": torch.eye(3).to_sparse()},
+    "meta": {"x": torch.empty(2, device="meta")},
+    "dimensions": {"x": torch.zeros([1] * 9)},
+    "size": {"x": torch.empty(2**41, 0)},
+    "sizes": {"x": torch.empty(2**40, 2**22, 0)},
+    "name": {"x" * 257: torch.zeros(1)},
+    "surrogate": {"\ud800": torch.zeros(1)},
+    "number": {str(i): torch.zeros(1) for i in range(65)},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_an_extra_tensor_that_cannot_be_sent_is_refused(extra):
+    codec, sent = Codec(LAYOUT), message(0.5, 1, extra=extra)
+    for write in (codec.encode, codec.measure):
+        with pytest.raises(MessageError) as error:
+            write(sent)
+        str(error.value).encode()
+
+
+@pytest.mark.parametrize("values", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("maskable", [True, False])
+def test_a_number_of_another_sender_that_is_not_finite_is_refused(values, maskable):
+    codec, sent = Codec(LAYOUT, values), message(1.0, 1)
+    payload = codec.encode(sent)
+    data, place = bytearray(payload.data), payload.sizes.header + payload.sizes.mask
+    width = payload.sizes.values // LAYOUT.maskable
+    if not maskable:
+        place, width = place + payload.sizes.values, 4
+    data[place : place + width] = b"\xff" * width  # NaN in all three types
+    data[8:12] = zlib.crc32(data[12:]).to_bytes(4, "little")
+    with pytest.raises(PayloadError, match=LAYOUT.slots[0].name if maskable else LAYOUT.others[0].name):
+        codec.decode(bytes(data))
 
 
 def test_the_tensors_of_a_scheduler_come_back():

@@ -1,6 +1,8 @@
 """.flash files decode to the same model, and end in a PayloadError if they are damaged or malicious."""
 
 import json
+import math
+import tracemalloc
 import zlib
 
 import pytest
@@ -8,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_pl.errors import ConfigError, PayloadError
+from flash_pl.errors import ConfigError, MessageError, PayloadError
 from flash_pl.seeding import generator
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import MaskKind, decode_flash, encode_flash, load_flash
 from flash_pl.wire.codec import VERSION as CODEC_VERSION
+from flash_pl.wire.masks import encode_positions
+from flash_pl.wire.reader import encode_varint
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (5, 40), "one.weight": (1, 1)}
 
@@ -25,6 +29,12 @@ def model(density: float, seed: int = 1) -> SparseModel:
     tensors |= {"größe": torch.tensor(2.5), "fc.bias": torch.randn(5, generator=draws), "none": torch.empty(0, 3)}
     tensors |= {"bn.num_batches_tracked": torch.tensor(7), "double": torch.ones(2, dtype=torch.float64)}
     return SparseModel(tensors, masks, {"scheduler": "jmwst", "note": "ü\n[red]"})
+
+
+def sent_payload(data: bytes) -> bytes:
+    """The payload in a file."""
+    stop = 16 + int.from_bytes(data[8:12], "little")
+    return data[stop : stop + json.loads(data[16:stop])["payload"]]
 
 
 def same(a: dict, b: dict) -> bool:
@@ -40,9 +50,12 @@ def test_models_come_back_exactly(density, seed, compress):
     assert file.model.facts == sent.facts and file.values == "fp32" and file.size == len(data)
     assert all(tensor.is_contiguous() for tensor in file.model.tensors.values())
     assert file.sizes.values == 4 * sent.active
-    layers = file.layer_bytes()
-    assert file.sizes.kind in (MaskKind.POSITIONS, MaskKind.BITMAP) or not layers
-    assert not layers or sum(layers.values()) == file.sizes.mask
+    layers = [sparse.mask_bytes for sparse in file.masked.values()]
+    if file.sizes.kind in (MaskKind.POSITIONS, MaskKind.BITMAP):
+        assert sum(layers) == file.sizes.mask
+    else:
+        assert layers == [None] * len(layers)
+    assert len(sent_payload(data)) == file.sizes.total
     assert encode_flash(sent, compress=compress) == data
 
 
@@ -78,7 +91,7 @@ def test_a_tensor_with_too_many_dimensions_is_refused(masked):
     sent.tensors["deep"] = torch.ones([1] * 9)
     if masked:
         sent.masks["deep"] = torch.ones([1] * 9, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"deep: a tensor \(1, 1, 1, 1, 1, 1, 1, 1, 1\) of torch.float32 cannot"):
+    with pytest.raises(ValueError, match=r"deep.: a tensor \(1, 1, 1, 1, 1, 1, 1, 1, 1\) of torch.float32 cannot"):
         encode_flash(sent)
 
 
@@ -99,16 +112,16 @@ HEADERS = [
     ({}, "keys of the header"),
     (GOOD | {"more": 1}, "keys of the header"),
     (GOOD | {"layers": 5}, "not a list"),
-    (GOOD | {"layers": []}, "maskable"),
+    (GOOD | {"layers": []}, "no masked tensors"),
     (GOOD | {"layers": [["fc"]]}, "a name and a shape"),
     (GOOD | {"layers": [[5, [2]]]}, "a name and a shape"),
     (GOOD | {"layers": [["fc", [-1]]]}, "a name and a shape"),
     (GOOD | {"layers": [["fc", [True]]]}, "a name and a shape"),
     (GOOD | {"layers": [["fc", [2.0]]]}, "a name and a shape"),
     (GOOD | {"layers": [["fc", [1] * 9]]}, "a name and a shape"),
-    (GOOD | {"layers": [["fc", [2**31 + 1]]]}, "at most 2147483648 are allowed"),
-    (GOOD | {"layers": [["fc", [2**62, 2**62, 0]]]}, "at most 2147483648 are allowed"),
-    (GOOD | {"rest": [["x", [2**16, 2**16]]]}, "at most 2147483648 are allowed"),
+    (GOOD | {"layers": [["fc", [2**48 + 1]]]}, "at most 281474976710656 are allowed"),
+    (GOOD | {"layers": [["fc", [2**62, 2**62, 0]]]}, "at most 281474976710656 are allowed"),
+    (GOOD | {"rest": [["x", [2**24, 2**24]]]}, "at most 281474976710656 are allowed"),
     (GOOD | {"rest": [["fc", [1]]]}, "two tensors"),
     (GOOD | {"payload": "0"}, "not an integer"),
     (GOOD | {"payload": -1}, "-1 bytes are needed"),
@@ -124,13 +137,75 @@ def test_an_invalid_header_is_refused(header, expected):
         decode_flash(forged(header))
 
 
-def test_a_small_file_of_a_huge_model_is_refused_by_the_limit():
-    huge = forged(GOOD | {"layers": [["fc", [2**20, 2**10]]]})
+def payload_of(kind: MaskKind, section: bytes, values: bytes = b"", values_type: int = 0) -> bytes:
+    """A payload with a correct checksum."""
+    body = b"\0" + encode_varint(len(section)) + section + values + b"\0"
+    return b"FLPL" + bytes([CODEC_VERSION, values_type, kind, 0]) + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def file_of(elements: int, *payload) -> bytes:
+    """A file with one layer of so many weights."""
+    data = payload_of(*payload)
+    return forged(GOOD | {"layers": [["fc", [elements]]], "payload": len(data)}, data)
+
+
+EMPTY = MaskKind.POSITIONS, b"\0"
+BITMAP_OF_ZEROS = MaskKind.DEFLATED, zlib.compress(bytes(2**22), 9)
+
+
+@pytest.mark.parametrize("elements, payload", [(2**28, EMPTY), (2**47, EMPTY), (2**25, BITMAP_OF_ZEROS)])
+def test_a_small_file_of_a_huge_model_takes_little_memory(elements, payload):
+    data = file_of(elements, *payload)
+    tracemalloc.start()
+    file = decode_flash(data, limit=math.inf)
+    assert file.elements == file.masked["fc"].elements == elements and len(file.masked["fc"].positions) == 0
+    with pytest.raises(PayloadError, match=f"{elements} elements.*limit={elements}"):
+        decode_flash(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21
+
+
+def test_the_default_limit_lets_honest_models_through():
+    """The sparsest models that methods reach, with values of two bytes."""
+    mask = torch.arange(10**7) % 10**4 == 0
+    data = encode_flash(SparseModel({"fc": mask.float()}, {"fc": mask}, {}), "fp16")
+    assert len(data) < 4000 and decode_flash(data).model.tensors["fc"].equal(mask.float())
     with pytest.raises(PayloadError, match="at most 1000 are allowed"):
-        decode_flash(huge, limit=1000)
-    data = encode_flash(model(0.1))
-    with pytest.raises(PayloadError, match="at most 300"):
-        decode_flash(data, limit=300)
+        decode_flash(data, limit=1000)
+    assert decode_flash(data, limit=10**7).elements == 10**7
+
+
+BAD_PAYLOADS = {
+    "a mask of another message": (MaskKind.REFERENCE, bytes(4)),
+    "more weights than values": (MaskKind.BITMAP, b"\xff\xff", bytes(60)),
+    "more positions than values": (MaskKind.POSITIONS, encode_positions(torch.ones(16, dtype=torch.bool), [16])),
+    "a full mask without values": (MaskKind.SEED, bytes(8) + b"\x10"),
+    "unused bits": (MaskKind.BITMAP, b"\0\1\1", bytes(12)),
+    "a bitmap that is too short": (MaskKind.DEFLATED, zlib.compress(b"\0")),
+    "a bitmap that is too long": (MaskKind.DEFLATED, zlib.compress(bytes(3))),
+    "a bitmap that is cut off": (MaskKind.DEFLATED, zlib.compress(b"\1\2")[:-1]),
+    "another kind": (6, b""),
+    "an extra tensor": (MaskKind.BITMAP, b"\0\0", b"\1\1x\0\0\0\0\0\0"),
+    "NaN": (MaskKind.BITMAP, b"\x80\0", b"\0\0\xc0\x7f"),
+    "infinity": (MaskKind.BITMAP, b"\x80\0", b"\0\x7c", 1),
+}
+
+
+@pytest.mark.parametrize("payload", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS)
+def test_an_invalid_payload_is_refused(payload):
+    assert decode_flash(file_of(16, MaskKind.BITMAP, b"\0\0")).model.active == 0
+    with pytest.raises(PayloadError):
+        decode_flash(file_of(16, *payload))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["fc.weight", "fc.bias"])
+def test_a_number_that_is_not_finite_is_refused(value, name):
+    sent = model(1.0)
+    sent.tensors[name].view(-1)[0] = value
+    with pytest.raises(MessageError, match=name):
+        encode_flash(sent)
 
 
 def test_a_mask_as_a_seed_is_refused(monkeypatch):
