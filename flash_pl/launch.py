@@ -165,6 +165,17 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+# Where launchers put the number of a process; the first one that is set counts, as for Lightning.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+def starts_as_rank_0() -> bool:
+    """Return whether this process will be rank 0, by what its launcher has put into the environment."""
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    node = "0" if "RANK" in os.environ else os.environ.get("NODE_RANK", "0")
+    return int(rank) == int(node) == 0
+
+
 class ProcessStrategy(DDPStrategy):
     """Fabric's strategy of one process per device, with another launcher.
 
