@@ -1,5 +1,6 @@
 """flash_pl: federated sparse training with PyTorch Lightning."""
 
+import flash_pl.parent  # noqa: F401  # starts its watch before torch is imported
 from flash_pl.client import Classifier, ClientModule, federate
 from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
 from flash_pl.loops import EvaluationSchedule, RoundDecay

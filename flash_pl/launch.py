@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.parent import child_environment
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -221,6 +222,7 @@ class Launcher:
 
     Attributes:
         children: the processes of ranks 1, 2, ... on this machine.
+        connected: to be set when all ranks have met; from then on they notice a lost rank themselves.
     """
 
     is_interactive_compatible = False
@@ -228,10 +230,10 @@ class Launcher:
     def __init__(self, environment: ClusterEnvironment, processes: int, nodes: int) -> None:
         self.environment, self.processes, self.nodes = environment, processes, nodes
         self.children: list[subprocess.Popen[bytes]] = []
-        self._connected = threading.Event()
+        self.connected = threading.Event()
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Start the other ranks, then return the result of ``function``, which waits until all ranks are connected.
+        """Start the other ranks, then return the result of ``function``, which waits for them.
 
         Raises:
             ConfigError: a notebook or a Python console has no command that could be started again.
@@ -248,17 +250,14 @@ class Launcher:
         }
         command = [sys.executable, *sys.orig_argv[1:]]
         for rank in range(1, self.processes):
-            self.children.append(subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}))
+            self.children.append(subprocess.Popen(command, env=child_environment(LOCAL_RANK=str(rank))))
         atexit.register(self._wait_for_children)
         threading.Thread(target=self._watch_start, daemon=True).start()
-        result = function(*args, **kwargs)
-        self._connected.set()
-        return result
+        return function(*args, **kwargs)
 
     def _watch_start(self) -> None:
-        """End the run if a child dies before all ranks are connected, since rank 0 would wait for it. Later the ranks
-        notice a lost rank themselves."""
-        while not self._connected.wait(0.2):
+        """End the run if a child dies before all ranks are connected, since rank 0 would wait for it."""
+        while not self.connected.wait(0.2):
             for rank, child in enumerate(self.children, start=1):
                 if child.poll() is not None:
                     print(f"flash-pl: error: rank {rank}: it ended while it started", file=sys.stderr, flush=True)

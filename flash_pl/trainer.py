@@ -330,6 +330,8 @@ class FederatedTrainer:
         if self.ranks is None:
             self.fabric.launch()
             self.ranks = self.make_ranks()
+            if isinstance(launcher := self.fabric.strategy.launcher, Launcher):
+                launcher.connected.set()
         return self.ranks
 
     def resume(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
