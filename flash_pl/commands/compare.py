@@ -1,9 +1,11 @@
 """The commands ``flash-pl sweep CONFIG KEY=VALUE,VALUE ...`` and ``flash-pl compare RUN ...``."""
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from rich.console import Console
 from flash_pl.checks import check_integers
 from flash_pl.commands.parser import add_config, command
 from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
-from flash_pl.config import read_config
+from flash_pl.config import DirectoryLock, read_config
 from flash_pl.errors import ConfigError, RunError, as_yaml
-from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
+from flash_pl.sweep import Choice, Job, check_jobs, make_jobs, run_jobs
 
 ABOUT_SWEEP = """
 Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
@@ -49,11 +51,33 @@ def sweep(options: argparse.Namespace) -> None:
     choices = [Choice.read(argument) for argument in options.arguments]
     jobs = make_jobs(options.config, read_config(options.config), choices, folder)
     check_jobs(jobs)
+    with _locked(folder):
+        _run(jobs, folder, options)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder, which is made if it is missing.
+
+    Raises:
+        ConfigError: another sweep is running in it, or it cannot be written.
+    """
+    lock, shown = DirectoryLock(folder), as_yaml(str(folder))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"{as_yaml(str(folder))} is not a folder and cannot be made ({error.strerror})"
-        raise ConfigError("out", problem) from error
+        holder = lock.acquire()
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise ConfigError("out", f"{shown} is not a folder that can be written ({reason})") from error
+    if holder:
+        raise ConfigError("out", f"{holder} is running a sweep in {shown}", "wait for its end, or give another folder")
+    try:
+        yield
+    finally:
+        lock.release(keep=True)
+
+
+def _run(jobs: Sequence[Job], folder: Path, options: argparse.Namespace) -> None:
+    """Train the jobs and compare the runs."""
     finished, failed = run_jobs(jobs, options.workers)
     if finished:
         command_line = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])

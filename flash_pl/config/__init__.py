@@ -11,12 +11,14 @@ from flash_pl.config.build import (
 from flash_pl.config.build_data import build_data, prepare
 from flash_pl.config.compose import compose, label, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
+from flash_pl.config.lock import DirectoryLock, holder_of
 from flash_pl.config.loggers import build_loggers, check_loggers
 from flash_pl.config.run_dir import RunDir
 from flash_pl.config.schema import resolve
 from flash_pl.config.shipped import read_config
 
 __all__ = [
+    "DirectoryLock",
     "RunDir",
     "build_budget",
     "build_callbacks",
@@ -28,6 +30,7 @@ __all__ = [
     "check_loggers",
     "compose",
     "experiment",
+    "holder_of",
     "label",
     "network_prefix",
     "prepare",
