@@ -24,6 +24,10 @@ from flash_pl.checks import check_booleans, check_choice, check_integers, check_
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.parent import child_environment
 
+MOST_THREADS = 1024  # of a process; a typing error must not fill the machine
+MOST_PROCESSES = max(64, 8 * (os.cpu_count() or 1))  # on this machine
+MOST_NODES = 2**16
+TIMEOUTS = "[1, 10000000]"  # seconds; the longest are 116 days, torch cannot take much more
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -37,10 +41,10 @@ def check_devices(devices: Any) -> None:
         ConfigError: another value.
     """
     numbers = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
-    if isinstance(devices, int) and not isinstance(devices, bool) and (devices >= 1 or devices == -1):
+    if isinstance(devices, int) and not isinstance(devices, bool) and (1 <= devices <= MOST_PROCESSES or devices == -1):
         return
     if devices != "auto" and not (numbers and all(str(number).strip().isdecimal() for number in numbers)):
-        hint = "give an integer of at least 1, auto, or a list of GPU numbers"
+        hint = f"give an integer from 1 to {MOST_PROCESSES}, auto, or a list of GPU numbers"
         raise ConfigError("devices", f"{as_yaml(devices)} is not a number of processes", hint)
 
 
@@ -65,25 +69,29 @@ def make_fabric(
     Raises:
         ConfigError: an argument has an impossible value.
     """
-    check_integers(num_nodes=num_nodes, processes_per_device=processes_per_device)
+    check_integers(most=MOST_NODES, num_nodes=num_nodes)
+    check_integers(most=MOST_PROCESSES, processes_per_device=processes_per_device)
     check_booleans(deterministic=deterministic)
     check_devices(devices)
-    check_numbers("(0, inf)", timeout=timeout)
+    check_numbers(TIMEOUTS, timeout=timeout)
     check_choice(*PRECISIONS, precision=precision)
     shared, started = processes_per_device > 1, torchrun_processes()
     if started is not None:
         devices = _devices_of(started, processes_per_device)
     several = started is not None or devices != 1 or num_nodes != 1 or shared
-    fabric = Fabric(
-        accelerator=shared_gpus(accelerator, processes_per_device) if shared else accelerator,
-        # NCCL refuses two processes on one GPU.
-        strategy=ProcessStrategy(timeout, backend="gloo" if shared else None) if several else "auto",
-        devices=devices,
-        num_nodes=num_nodes,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=list(callbacks),
-        loggers=list(loggers),
-    )
+    try:
+        fabric = Fabric(
+            accelerator=shared_gpus(accelerator, processes_per_device) if shared else accelerator,
+            # NCCL refuses two processes on one GPU.
+            strategy=ProcessStrategy(timeout, backend="gloo" if shared else None) if several else "auto",
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=list(callbacks),
+            loggers=list(loggers),
+        )
+    except TypeError as error:  # a list of devices, which only GPUs have
+        raise ConfigError("devices", f"{as_yaml(devices)} does not fit accelerator={accelerator} ({error})") from error
     if deterministic and fabric.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

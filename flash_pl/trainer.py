@@ -8,7 +8,7 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers, check_types
+from flash_pl.checks import LARGEST_SEED, check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
@@ -143,7 +143,7 @@ class FederatedTrainer:
         enable_model_summary: bool = True,
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
-        check_integers(0, seed=seed)
+        check_integers(0, most=LARGEST_SEED, seed=seed)
         check_types(
             scheduler=(scheduler, SparseScheduler),
             budget=(budget, SparsityBudget),

@@ -47,12 +47,19 @@ def add(commands: Any) -> None:
 def sweep(options: argparse.Namespace) -> None:
     """Train every combination of values and compare the runs."""
     check_integers(workers=options.workers)
-    folder = Path(options.out or Path("sweeps") / Path(options.config).stem).expanduser()
+    folder = _folder(options.out or str(Path("sweeps") / Path(options.config).stem))
     choices = [Choice.read(argument) for argument in options.arguments]
     jobs = make_jobs(options.config, read_config(options.config), choices, folder)
     check_jobs(jobs)
     with _locked(folder):
         _run(jobs, folder, options)
+
+
+def _folder(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError("out", f"{as_yaml(path)} names no user of this machine") from error
 
 
 @contextmanager
@@ -69,7 +76,8 @@ def _locked(folder: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise ConfigError("out", f"{shown} is not a folder that can be written ({reason})") from error
     if holder:
-        raise ConfigError("out", f"{holder} is running a sweep in {shown}", "wait for its end, or give another folder")
+        problem = f"{holder} is running a sweep in {shown}"
+        raise ConfigError("out", problem, "wait for its end, or give another folder")
     try:
         yield
     finally:
@@ -78,7 +86,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _run(jobs: Sequence[Job], folder: Path, options: argparse.Namespace) -> None:
     """Train the jobs and compare the runs."""
-    finished, failed = run_jobs(jobs, options.workers)
+    try:
+        finished, failed = run_jobs(jobs, options.workers)
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror or error}") from error
     if finished:
         command_line = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])
         _compare(
@@ -98,7 +109,7 @@ def compare(options: argparse.Namespace) -> None:
     check_integers(last=options.last)
     out = [] if options.out is None else ["--out", options.out]
     command_line = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
-    _compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), command_line)
+    _compare(options.runs, options.last, None if options.out is None else _folder(options.out), command_line)
 
 
 def _compare(

@@ -66,13 +66,13 @@ class DirectoryLock:
             OSError: the directory cannot be made or written.
         """
         holder = "another process"
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             try:
                 self._make_folders()
                 handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 self._remove_folders()
-                if isinstance(error, FileNotFoundError) and not self.directory.is_symlink():
+                if isinstance(error, FileNotFoundError) and attempt < TRIES - 1:
                     continue  # another process has just removed the folder, which it had made
                 raise
             try:

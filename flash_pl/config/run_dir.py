@@ -143,7 +143,7 @@ class RunDir:
     def _choose(self) -> DirectoryLock:
         """Choose the directory, and return its lock."""
         last = self._checkpoint == "last"
-        own = None if last or self._checkpoint is None else self._run_of(Path(self._checkpoint).expanduser())
+        own = None if last or self._checkpoint is None else self._run_of(Path(os.path.expanduser(self._checkpoint)))
         if not self._is_default:
             resumes = last or (own is not None and own.resolve() == self.path.resolve())
             return self._locked(self.path, free=not resumes)
@@ -235,6 +235,8 @@ def _path_of(template: Any, config: Mapping[str, Any]) -> Path:
     scheduler = locate("scheduler.class_path", config["scheduler"]["class_path"])
     facts |= {"density": config["density"] if getattr(scheduler, "has_target", True) else 1, "seed": config["seed"]}
     try:
+        if not template.strip():
+            raise ValueError("an empty text is no path")
         return Path(template.format(**facts)).expanduser()
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, KeyError) and error.args[0] in RENAMED_KEYS:
