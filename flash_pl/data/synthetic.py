@@ -10,7 +10,6 @@ from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
 
-
 MOST_BYTES = 2**42  # of memory
 
 
