@@ -28,7 +28,7 @@ def check_integers(least: int = 1, optional: bool = False, most: int = MOST, **v
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ConfigError(key, f"{as_yaml(value)} is not an integer of at least {least}{' or null' * optional}")
-        if value > most:
+        if int(value) > most:
             raise ConfigError(key, f"{as_yaml(value)} is more than {most}")
 
 
