@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"  # first: modules import it
 
+import flash_pl.parent  # noqa: F401  # starts its watch before torch is imported
 from flash_pl.client import Classifier, ClientModule, federate
 from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError
 from flash_pl.loops import EvaluationSchedule, RoundDecay

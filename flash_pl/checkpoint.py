@@ -93,8 +93,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     try:
         data = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        problem = f"'{path}' cannot be read ({error.strerror})"
+    except (OSError, RuntimeError, ValueError) as error:  # no such user after a tilde, a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = f"'{path}' cannot be read ({reason})"
         raise ConfigError("ckpt_path", problem, "give a checkpoint file") from error
     content, tail = data[: -2 - DIGEST], data[-2 - DIGEST :]
     if tail != struct.pack("<H", DIGEST) + _digest(content):

@@ -6,13 +6,19 @@ from numbers import Integral, Real
 
 from flash_pl.errors import ConfigError, as_yaml
 
+MOST = 2**31 - 1  # more than any count of a run, and less than what overflows torch's 64-bit sizes
+LARGEST_SEED = 2**63 - 1
 
-def check_integers(least: int = 1, optional: bool = False, **values: object) -> None:
-    """Check that the values, given by their keys, are integers of at least ``least``; with ``optional`` also None.
+
+def check_integers(least: int = 1, optional: bool = False, most: int = MOST, **values: object) -> None:
+    """Check that the values, given by their keys, are integers from ``least`` to ``most``; with ``optional`` also None.
 
     >>> check_integers(rounds=10, cohort=2.5)
     Traceback (most recent call last):
     flash_pl.errors.ConfigError: cohort: 2.5 is not an integer of at least 1
+    >>> check_integers(rounds=2**40)
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: rounds: 1099511627776 is more than 2147483647
 
     Raises:
         ConfigError: for the first value that is not.
@@ -22,6 +28,8 @@ def check_integers(least: int = 1, optional: bool = False, **values: object) -> 
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ConfigError(key, f"{as_yaml(value)} is not an integer of at least {least}{' or null' * optional}")
+        if int(value) > most:
+            raise ConfigError(key, f"{as_yaml(value)} is more than {most}")
 
 
 def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **values: object) -> None:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
 from flash_pl.commands import compare, export, fit, help
+from flash_pl.commands.output import lasting_output
 from flash_pl.commands.parser import CommandParser
 from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError, printable
 
@@ -25,19 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
-    try:
-        options.run(options)
-    except (ConfigError, DataNotFoundError, ModuleError) as error:
-        return _end(2, f"error: {error}")
-    except Interrupted as error:
-        return _end(128 + error.signal, f"{error}; {error.remedy}")
-    except RunError as error:
-        # Other ranks report their own errors; if rank 0 is gone, nobody else can print that.
-        lost_rank_0 = isinstance(error, RankError) and error.gone and error.rank == 0
-        return _end(3, f"error: {error}", on_every_rank=lost_rank_0)
-    except KeyboardInterrupt:
-        return _end(130, "interrupted")
-    return 0
+    with lasting_output():
+        try:
+            options.run(options)
+        except (ConfigError, DataNotFoundError, ModuleError) as error:
+            return _end(2, f"error: {error}")
+        except Interrupted as error:
+            return _end(128 + error.signal, f"{error}; {error.remedy}")
+        except RunError as error:
+            # Other ranks report their own errors; if rank 0 is gone, nobody else can print that.
+            lost_rank_0 = isinstance(error, RankError) and error.gone and error.rank == 0
+            return _end(3, f"error: {error}", on_every_rank=lost_rank_0)
+        except KeyboardInterrupt:
+            return _end(130, "interrupted")
+        return 0
 
 
 def _end(code: int, message: str, on_every_rank: bool = False) -> int:

@@ -22,7 +22,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.parent import child_environment
 
+MOST_THREADS = 1024  # of a process; a typing error must not fill the machine
+MOST_PROCESSES = max(64, 8 * (os.cpu_count() or 1))  # on this machine
+MOST_NODES = 2**16
+TIMEOUTS = "[1, 10000000]"  # seconds; the longest are 116 days, torch cannot take much more
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -36,10 +41,10 @@ def check_devices(devices: Any) -> None:
         ConfigError: another value.
     """
     numbers = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
-    if isinstance(devices, int) and not isinstance(devices, bool) and (devices >= 1 or devices == -1):
+    if isinstance(devices, int) and not isinstance(devices, bool) and (1 <= devices <= MOST_PROCESSES or devices == -1):
         return
     if devices != "auto" and not (numbers and all(str(number).strip().isdecimal() for number in numbers)):
-        hint = "give an integer of at least 1, auto, or a list of GPU numbers"
+        hint = f"give an integer from 1 to {MOST_PROCESSES}, auto, or a list of GPU numbers"
         raise ConfigError("devices", f"{as_yaml(devices)} is not a number of processes", hint)
 
 
@@ -64,25 +69,29 @@ def make_fabric(
     Raises:
         ConfigError: an argument has an impossible value.
     """
-    check_integers(num_nodes=num_nodes, processes_per_device=processes_per_device)
+    check_integers(most=MOST_NODES, num_nodes=num_nodes)
+    check_integers(most=MOST_PROCESSES, processes_per_device=processes_per_device)
     check_booleans(deterministic=deterministic)
     check_devices(devices)
-    check_numbers("(0, inf)", timeout=timeout)
+    check_numbers(TIMEOUTS, timeout=timeout)
     check_choice(*PRECISIONS, precision=precision)
     shared, started = processes_per_device > 1, torchrun_processes()
     if started is not None:
         devices = _devices_of(started, processes_per_device)
     several = started is not None or devices != 1 or num_nodes != 1 or shared
-    fabric = Fabric(
-        accelerator=shared_gpus(accelerator, processes_per_device) if shared else accelerator,
-        # NCCL refuses two processes on one GPU.
-        strategy=ProcessStrategy(timeout, backend="gloo" if shared else None) if several else "auto",
-        devices=devices,
-        num_nodes=num_nodes,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=list(callbacks),
-        loggers=list(loggers),
-    )
+    try:
+        fabric = Fabric(
+            accelerator=shared_gpus(accelerator, processes_per_device) if shared else accelerator,
+            # NCCL refuses two processes on one GPU.
+            strategy=ProcessStrategy(timeout, backend="gloo" if shared else None) if several else "auto",
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=list(callbacks),
+            loggers=list(loggers),
+        )
+    except TypeError as error:  # a list of devices, which only GPUs have
+        raise ConfigError("devices", f"{as_yaml(devices)} does not fit accelerator={accelerator} ({error})") from error
     if deterministic and fabric.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -165,6 +174,17 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+# Where launchers put the number of a process; the first one that is set counts, as for Lightning.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+def starts_as_rank_0() -> bool:
+    """Return whether this process will be rank 0, by what its launcher has put into the environment."""
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    node = "0" if "RANK" in os.environ else os.environ.get("NODE_RANK", "0")
+    return int(rank) == int(node) == 0
+
+
 class ProcessStrategy(DDPStrategy):
     """Fabric's strategy of one process per device, with another launcher.
 
@@ -210,6 +230,7 @@ class Launcher:
 
     Attributes:
         children: the processes of ranks 1, 2, ... on this machine.
+        connected: to be set when all ranks have met; from then on they notice a lost rank themselves.
     """
 
     is_interactive_compatible = False
@@ -217,10 +238,10 @@ class Launcher:
     def __init__(self, environment: ClusterEnvironment, processes: int, nodes: int) -> None:
         self.environment, self.processes, self.nodes = environment, processes, nodes
         self.children: list[subprocess.Popen[bytes]] = []
-        self._connected = threading.Event()
+        self.connected = threading.Event()
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Start the other ranks, then return the result of ``function``, which waits until all ranks are connected.
+        """Start the other ranks, then return the result of ``function``, which waits for them.
 
         Raises:
             ConfigError: a notebook or a Python console has no command that could be started again.
@@ -237,17 +258,14 @@ class Launcher:
         }
         command = [sys.executable, *sys.orig_argv[1:]]
         for rank in range(1, self.processes):
-            self.children.append(subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}))
+            self.children.append(subprocess.Popen(command, env=child_environment(LOCAL_RANK=str(rank))))
         atexit.register(self._wait_for_children)
         threading.Thread(target=self._watch_start, daemon=True).start()
-        result = function(*args, **kwargs)
-        self._connected.set()
-        return result
+        return function(*args, **kwargs)
 
     def _watch_start(self) -> None:
-        """End the run if a child dies before all ranks are connected, since rank 0 would wait for it. Later the ranks
-        notice a lost rank themselves."""
-        while not self._connected.wait(0.2):
+        """End the run if a child dies before all ranks are connected, since rank 0 would wait for it."""
+        while not self.connected.wait(0.2):
             for rank, child in enumerate(self.children, start=1):
                 if child.poll() is not None:
                     print(f"flash-pl: error: rank {rank}: it ended while it started", file=sys.stderr, flush=True)

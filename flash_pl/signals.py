@@ -15,6 +15,9 @@ SIGNALS: dict[signal.Signals, signal.Signals] = {
     signal.SIGTERM: getattr(signal, "SIGUSR2", signal.SIGTERM),
     signal.SIGINT: getattr(signal, "SIGUSR1", signal.SIGINT),
 }
+# The terminal is gone. There is no third user signal, so the other processes are asked as by SIGTERM.
+if (HANGUP := getattr(signal, "SIGHUP", None)) is not None:
+    SIGNALS[HANGUP] = SIGNALS[signal.SIGTERM]
 # A terminal, a launcher and a cluster's scheduler may all send the same request. Signals this close are one request.
 SAME_REQUEST = 1.0  # seconds
 
@@ -22,9 +25,10 @@ SAME_REQUEST = 1.0  # seconds
 class StopSignals:
     """Notes a request to stop inside its block, so that a run can stop when its state is in order.
 
-    The first SIGTERM or SIGINT is noted in ``received``. A second one stops the process at once, if it comes at least
-    ``SAME_REQUEST`` seconds later. Outside the main thread, where Python allows no signal handlers, signals keep their
-    usual effect.
+    The first SIGTERM, SIGINT or SIGHUP is noted in ``received``. A second SIGTERM or SIGINT stops the process at once,
+    if it comes at least ``SAME_REQUEST`` seconds later. A second SIGHUP has no effect, since it is no impatient user:
+    the system and the shells send one each. SIGHUP stays ignored in a process that was started with ``nohup``. Outside
+    the main thread, where Python allows no signal handlers, signals keep their usual effect.
 
     Args:
         forward: sends a signal to the processes that this one started; see ``SIGNALS``.
@@ -46,10 +50,11 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number, forwarded_as in SIGNALS.items():
-                # If both are the same signal, the dictionary keeps the second handler.
-                for handled, handler in {forwarded_as: self._on_forwarded, number: self._on_signal}.items():
-                    self._previous_handlers[handled] = signal.signal(handled, handler)
+            handlers: dict[signal.Signals, Any] = dict.fromkeys(SIGNALS.values(), self._on_forwarded)
+            handlers |= dict.fromkeys(SIGNALS, self._on_signal)  # on Windows both are the same signals
+            if HANGUP is not None and signal.getsignal(HANGUP) == signal.SIG_IGN:
+                del handlers[HANGUP]
+            self._previous_handlers = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(
@@ -63,7 +68,7 @@ class StopSignals:
         if self.received is None:
             self.received, self._received_at = number, now
             self.forward(SIGNALS[signal.Signals(number)])
-        elif now - self._received_at >= SAME_REQUEST:
+        elif number != HANGUP and now - self._received_at >= SAME_REQUEST:
             self.forward(number)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -10,7 +10,7 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_booleans, check_integers, check_types
+from flash_pl.checks import LARGEST_SEED, check_booleans, check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
@@ -150,7 +150,7 @@ class FederatedTrainer:
         enable_model_summary: bool = True,
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
-        check_integers(0, seed=seed)
+        check_integers(0, most=LARGEST_SEED, seed=seed)
         check_booleans(strict=strict)
         check_types(
             scheduler=(scheduler, SparseScheduler),
@@ -340,6 +340,8 @@ class FederatedTrainer:
         if self.ranks is None:
             self.fabric.launch()
             self.ranks = self.make_ranks()
+            if isinstance(launcher := self.fabric.strategy.launcher, Launcher):
+                launcher.connected.set()
         return self.ranks
 
     def resume(self, loop: FederatedLoop, state: dict[str, Any]) -> None:

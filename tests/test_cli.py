@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -270,6 +271,25 @@ def test_an_error_with_line_breaks_is_one_line(capsys, monkeypatch):
 
     monkeypatch.setattr("flash_pl.commands.fit.read_config", broken)
     assert refusal(capsys, "jmwst").endswith("one line\n")
+
+
+def test_a_hangup_saves_the_run_also_if_nobody_reads_what_it_prints(tmp_path):
+    """As when a terminal is closed: SIGHUP, and an error for everything that is printed from then on."""
+    terminal, ours = os.openpty()
+    command = [sys.executable, "-m", "flash_pl", "fit", "nst", *TINY, "run_dir=run", "rounds=100000"]
+    process = subprocess.Popen([*command, "trainer.progress=true"], stdout=ours, stderr=ours)
+    os.close(ours)
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.close(terminal)
+    time.sleep(0.5)  # the progress display prints in the meantime
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["flash_pl"]
+    with open("run/metrics.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == saved["round"]
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_sigterm_ends_with_143_and_the_run_goes_on(tmp_path):

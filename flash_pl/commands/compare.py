@@ -1,9 +1,11 @@
 """The commands ``flash-pl sweep CONFIG KEY=VALUE,VALUE ...`` and ``flash-pl compare RUN ...``."""
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from rich.console import Console
 from flash_pl.checks import check_integers
 from flash_pl.commands.parser import add_config, command
 from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
-from flash_pl.config import read_config
+from flash_pl.config import DirectoryLock, read_config
 from flash_pl.errors import ConfigError, RunError, as_yaml, printable
-from flash_pl.sweep import Choice, check_jobs, make_jobs, run_jobs
+from flash_pl.sweep import Choice, Job, check_jobs, make_jobs, run_jobs
 
 ABOUT_SWEEP = """
 Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
@@ -45,16 +47,49 @@ def add(commands: Any) -> None:
 def sweep(options: argparse.Namespace) -> None:
     """Train every combination of values and compare the runs."""
     check_integers(workers=options.workers)
-    folder = Path(options.out or Path("sweeps") / Path(options.config).stem).expanduser()
+    folder = _folder(options.out or str(Path("sweeps") / Path(options.config).stem))
     choices = [Choice.read(argument) for argument in options.arguments]
     jobs = make_jobs(options.config, read_config(options.config), choices, folder)
     check_jobs(jobs)
+    with _locked(folder):
+        _run(jobs, folder, options)
+
+
+def _folder(path: str) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError("out", f"{as_yaml(path)} names no user of this machine") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder, which is made if it is missing.
+
+    Raises:
+        ConfigError: another sweep is running in it, or it cannot be written.
+    """
+    lock, shown = DirectoryLock(folder), as_yaml(str(folder))
+    try:
+        holder = lock.acquire()
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise ConfigError("out", f"{shown} is not a folder that can be written ({reason})") from error
+    if holder:
+        problem = f"{holder} is running a sweep in {shown}"
+        raise ConfigError("out", problem, "wait for its end, or give another folder")
+    try:
+        yield
+    finally:
+        lock.release(keep=True)
+
+
+def _run(jobs: Sequence[Job], folder: Path, options: argparse.Namespace) -> None:
+    """Train the jobs and compare the runs."""
+    try:
+        finished, failed = run_jobs(jobs, options.workers)
     except OSError as error:
-        problem = f"{as_yaml(str(folder))} is not a folder and cannot be made ({error.strerror})"
-        raise ConfigError("out", problem) from error
-    finished, failed = run_jobs(jobs, options.workers)
+        raise RunError(f"{error.filename or folder}: {error.strerror or error}") from error
     if finished:
         command_line = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])
         _compare(
@@ -74,7 +109,7 @@ def compare(options: argparse.Namespace) -> None:
     check_integers(last=options.last)
     out = [] if options.out is None else ["--out", options.out]
     command_line = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
-    _compare(options.runs, options.last, None if options.out is None else Path(options.out).expanduser(), command_line)
+    _compare(options.runs, options.last, None if options.out is None else _folder(options.out), command_line)
 
 
 def _compare(

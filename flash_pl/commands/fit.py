@@ -47,7 +47,7 @@ from flash_pl.config import (
 )
 from flash_pl.data import torn_down
 from flash_pl.errors import RunError
-from flash_pl.launch import restarts
+from flash_pl.launch import restarts, starts_as_rank_0
 
 
 def add(commands: Any) -> None:
@@ -68,54 +68,60 @@ def fit(options: argparse.Namespace) -> None:
     data = build_data(config)
     module = build_module(config, data)
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
-    monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
-    metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
-    every = config["trainer"]["checkpoint_every"]
-    extra = {"config": directory.to_repeat, "names": names_of(config), "network_prefix": network_prefix(config)}
-    checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
-    loggers, board = Loggers(directory.config, monitor), TensorBoard(directory.config, consensus, monitor)
-    callbacks: list[Any] = [metrics, consensus, loggers, board, ErrorLog(directory.path), checkpoint]
-    if config["trainer"]["patience"]:
-        callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
-    if config["trainer"]["progress"]:
-        callbacks.append(progress_display((monitor, "val_loss", "density")))
-    if config["trainer"]["enable_model_summary"]:
-        callbacks.append(RunSummary(directory.path))
-    trainer = build_trainer(config, callbacks, [DummyLogger() for _ in config["logger"]])
-    ranks = trainer.launch()
-    with ranks.sharing_errors(), torn_down(data):
-        # Whatever can go wrong goes wrong before a file of the directory is touched.
-        prepare(data, ranks)
-        with by_config_key():
-            loop = trainer.loop(module, data)
-        ckpt_path = _resume_from(config["ckpt_path"], checkpoint.folder)
-        state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
-        if state is not None:
-            refuse_other(config, _config_of(state, config))
+    with directory.claimed(writes=starts_as_rank_0()):
+        monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
+        metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
+        every = config["trainer"]["checkpoint_every"]
+        extra = {"config": directory.to_repeat, "names": names_of(config), "network_prefix": network_prefix(config)}
+        checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
+        loggers, board = Loggers(directory.config, monitor), TensorBoard(directory.config, consensus, monitor)
+        callbacks: list[Any] = [metrics, consensus, loggers, board, ErrorLog(directory.path), checkpoint]
+        if config["trainer"]["patience"]:
+            callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
+        if config["trainer"]["progress"]:
+            callbacks.append(progress_display((monitor, "val_loss", "density")))
+        if config["trainer"]["enable_model_summary"]:
+            callbacks.append(RunSummary(directory.path))
+        trainer = build_trainer(config, callbacks, [DummyLogger() for _ in config["logger"]])
+        ranks = trainer.launch()
+        with ranks.sharing_errors(), torn_down(data):
+            for table in (metrics.table, consensus.table):  # only rank 0 has chosen the directory
+                table.path = ranks.broadcast(functools.partial(getattr, table, "path"))
+            # Whatever can go wrong goes wrong before a file of the directory is touched.
+            prepare(data, ranks)
             with by_config_key():
-                trainer.resume(loop, state)
-            for table in (metrics.table, consensus.table):
-                ranks.broadcast(functools.partial(table.begin, loop.round))
-        if ranks.rank == 0:  # the other processes keep loggers that do nothing
-            trainer.fabric.loggers[:] = build_loggers(config, directory.path)
-        ranks.broadcast(lambda: directory.open(resumed=state is not None, bytes_needed=checkpoint.bytes_needed(loop)))
-        started, first = time.perf_counter(), loop.round
-        try:
-            trainer.run(loop)
-        except RunError as error:
-            if error.trace:
-                raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
-            raise
-        except OSError as error:
-            raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
-        seconds = time.perf_counter() - started
-        if ranks.rank == 0:
-            rows = metrics.table.rows()
-            seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
-            result = summarize(loop, config, seconds, rows)
-            write_result(directory.result, result)
-            own_code = bool(own_names(config))
-            Console().print(result_table(result, directory.path, monitor, mode == "max", own_code), crop=False)
+                loop = trainer.loop(module, data)
+            ckpt_path = _resume_from(config["ckpt_path"], checkpoint.folder)
+            state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
+            if state is not None:
+                refuse_other(config, _config_of(state, config))
+                with by_config_key():
+                    trainer.resume(loop, state)
+                for table in (metrics.table, consensus.table):
+                    ranks.broadcast(functools.partial(table.begin, loop.round))
+            ranks.broadcast(lambda: directory.check_space(checkpoint.bytes_needed(loop)))
+            if ranks.rank == 0:  # the other processes keep loggers that do nothing
+                trainer.fabric.loggers[:] = build_loggers(config, directory.path)
+            ranks.broadcast(lambda: directory.open(resumed=state is not None))
+            started, first = time.perf_counter(), loop.round
+            try:
+                trainer.run(loop)
+            except RunError as error:
+                if error.trace:
+                    raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
+                raise
+            except OSError as error:
+                raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
+            seconds = time.perf_counter() - started
+            if ranks.rank == 0:
+                rows = metrics.table.rows()
+                seconds += sum(
+                    float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first
+                )
+                result = summarize(loop, config, seconds, rows)
+                write_result(directory.result, result)
+                own_code = bool(own_names(config))
+                Console().print(result_table(result, directory.path, monitor, mode == "max", own_code), crop=False)
 
 
 def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:

@@ -4,6 +4,7 @@ from flash_pl.config.build import build_callbacks, build_module, build_trainer, 
 from flash_pl.config.build_data import build_data, prepare
 from flash_pl.config.compose import compose, label, names_of, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
+from flash_pl.config.lock import DirectoryLock, holder_of
 from flash_pl.config.loggers import build_loggers, check_loggers
 from flash_pl.config.references import resolve_plain
 from flash_pl.config.run_dir import RunDir
@@ -11,6 +12,7 @@ from flash_pl.config.shipped import read_config, read_dotlist
 from flash_pl.config.trust import foreign_names, own_names
 
 __all__ = [
+    "DirectoryLock",
     "RunDir",
     "build_callbacks",
     "build_data",
@@ -22,6 +24,7 @@ __all__ = [
     "compose",
     "experiment",
     "foreign_names",
+    "holder_of",
     "label",
     "names_of",
     "network_prefix",

@@ -19,13 +19,14 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
+from flash_pl.checks import LARGEST_SEED, check_booleans, check_choice, check_integers, check_numbers
 from flash_pl.config.docstrings import parameter_help
 from flash_pl.config.names import unknown_key
 from flash_pl.config.references import times
 from flash_pl.config.signature import describe, fits, signature
 from flash_pl.costs import WireFormat
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.launch import MOST_THREADS
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.trainer import FederatedTrainer
 
@@ -124,7 +125,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_integers(0, checkpoint_every=self.checkpoint_every, lr_delay=self.lr_delay)
-        check_integers(optional=True, threads=self.threads, patience=self.patience)
+        check_integers(optional=True, patience=self.patience)
+        check_integers(optional=True, most=MOST_THREADS, threads=self.threads)
         check_choice("max", "min", monitor_mode=self.monitor_mode)
         check_choice("auto", "ddp", strategy=self.strategy)
         check_booleans(progress=self.progress)
@@ -219,11 +221,12 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     config = _converted(values, resolve=True)
     _check_types(dict(_leaves(config)))
     check_numbers("(0, 1]", density=config["density"])
-    check_numbers("(0, inf)", **{key: config[key] for key in ("lr", "lr_end", "alpha")})
+    check_numbers("(0, 1e38]", **{key: config[key] for key in ("lr", "lr_end")})  # the numbers of float32
+    check_numbers("(0, inf)", alpha=config["alpha"])
     check_integers(**{key: config[key] for key in ("cohort", "rounds", "local_epochs", "batch_size", "lr_horizon")})
     check_choice("sgd", "adam", optimizer=config["optimizer"])
     check_integers(optional=True, clients=config["clients"])
-    check_integers(0, seed=config["seed"])
+    check_integers(0, most=LARGEST_SEED, seed=config["seed"])
     try:
         RunOptions(**{name: config["trainer"][name] for name in options_of(RunOptions)})
     except ConfigError as error:

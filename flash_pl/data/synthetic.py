@@ -4,10 +4,13 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import Unpack
 
+from flash_pl.checks import check_integers
 from flash_pl.data.samples import Samples
 from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
+
+MOST_BYTES = 2**42  # of memory
 
 
 class Synthetic(FederatedDataModule):
@@ -26,7 +29,7 @@ class Synthetic(FederatedDataModule):
     ([25, 25, 25, 25], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
 
     Raises:
-        ConfigError: fewer training or test samples than classes.
+        ConfigError: fewer training or test samples than classes, or more than a machine can have.
     """
 
     def __init__(
@@ -39,12 +42,17 @@ class Synthetic(FederatedDataModule):
         **keywords: Unpack[FederatedKeywords],
     ) -> None:
         super().__init__(**keywords)
+        check_integers(samples=samples, test_samples=test_samples, classes=classes)
+        for size in shape:
+            check_integers(shape=size)
         for key, value in {"samples": samples, "test_samples": test_samples}.items():
             if value < classes:
                 raise ConfigError(key, f"{value} is less than the number of classes, {classes}")
         self.samples, self.test_samples, self.classes, self.noise = samples, test_samples, classes, noise
         channels, height, width = shape
         self.shape = (channels, height, width)
+        if (needed := 4 * (samples + test_samples + classes) * channels * height * width) > MOST_BYTES:
+            raise ConfigError("samples", f"all images together would need {needed >> 40:,} TiB of memory")
 
     def load(self) -> tuple[Samples, Samples]:
         """Draw the templates, the training samples and the test samples, each from its own generator."""

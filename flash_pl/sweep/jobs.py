@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from flash_pl.yaml12 import dump
 
 SINGLE = "run"  # the name of the only run where no key varies
 LONGEST = 120  # characters of a name
+MOST_JOBS = 100_000
 # Keys that a sweep sets itself, each with a hint for the user.
 RESERVED = {
     "run_dir": "use --out FOLDER",
@@ -169,6 +171,9 @@ def make_jobs(config: str, content: Mapping[str, Any], choices: Sequence[Choice]
         if choice.key in RESERVED:
             problem = f"{as_yaml(','.join(choice.values))} cannot be given to a sweep"
             raise ConfigError(choice.key, problem, RESERVED[choice.key])
+    if (number := math.prod(len(choice.values) for choice in choices)) > MOST_JOBS:
+        widest = max(choices, key=lambda choice: len(choice.values))
+        raise ConfigError(widest.key, f"its {len(widest.values)} values and those of the other keys make {number} runs")
     jobs = []
     order = sorted(choices, key=lambda choice: choice.key != "seed")
     for combination in itertools.product(*(choice.values for choice in order)):

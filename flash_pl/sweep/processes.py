@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from flash_pl.compare import title_of
+from flash_pl.config import holder_of
 from flash_pl.errors import ConfigError, Interrupted
+from flash_pl.parent import child_environment
 from flash_pl.signals import SIGNALS, StopSignals
 from flash_pl.sweep.jobs import Job
 
 PAUSE = 0.05  # seconds between two polls of the processes
+# Seconds for which the last jobs may be in use by other processes. Those of a killed sweep end within this time.
+PATIENCE = 12.0
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
@@ -66,7 +71,8 @@ class Outcome:
 class Processes:
     """Trains jobs in child processes.
 
-    A signal to stop is passed on to all children; each saves its state and ends.
+    A signal to stop is passed on to all children; each saves its state and ends. A job whose directory another process
+    is using comes after the others. If it is still in use then, it counts as failed.
 
     Args:
         workers: number of processes at the same time.
@@ -85,12 +91,21 @@ class Processes:
         Raises:
             Interrupted: a signal came; all children have ended.
         """
-        queue, outcomes = list(reversed(jobs)), list[Outcome]()
+        queue, outcomes = deque(jobs), list[Outcome]()
+        waiting_since = None
         with StopSignals(self._forward) as signals:
             try:
                 while self.running or (queue and signals.received is None):
-                    while queue and len(self.running) < self.workers and signals.received is None:
-                        self._start(queue.pop())
+                    while len(self.running) < self.workers and signals.received is None and (job := _first_free(queue)):
+                        queue.remove(job)
+                        self._start(job)
+                    if self.running or not queue:
+                        waiting_since = None
+                    elif waiting_since is None:
+                        waiting_since = time.monotonic()
+                    elif time.monotonic() - waiting_since > PATIENCE:
+                        outcomes += [self._in_use(job) for job in queue]
+                        queue.clear()
                     if signals.received is not None:
                         self._forward_late(signals.received)
                     time.sleep(PAUSE)
@@ -106,7 +121,13 @@ class Processes:
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "ab") as log:
-            process = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=child_environment(),
+            )
         self.running[process] = job, time.monotonic()
         self.on_start(job)
 
@@ -121,6 +142,12 @@ class Processes:
                 self.on_end(outcome)
         return outcomes
 
+    def _in_use(self, job: Job) -> Outcome:
+        outcome = Outcome(job, None, f"{holder_of(job.directory)} is writing a run in {job.directory}", 0.0)
+        self.on_start(job)
+        self.on_end(outcome)
+        return outcome
+
     def _forward(self, number: int) -> None:
         for process in list(self.running):
             process.send_signal(number)
@@ -131,6 +158,11 @@ class Processes:
         for process in self.running.keys() - self.signaled:
             process.send_signal(SIGNALS[signal.Signals(received)])
             self.signaled.add(process)
+
+
+def _first_free(jobs: Iterable[Job]) -> Job | None:
+    """The first job whose directory is not in use, None if there is none."""
+    return next((job for job in jobs if holder_of(job.directory) is None), None)
 
 
 def _outcome(job: Job, code: int, seconds: float) -> Outcome:

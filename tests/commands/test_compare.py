@@ -1,5 +1,6 @@
 """The commands sweep and compare."""
 
+import os
 import shutil
 import signal
 
@@ -7,6 +8,7 @@ import pytest
 
 from flash_pl.cli import main
 from flash_pl.compare import Run
+from flash_pl.config import DirectoryLock
 from flash_pl.errors import Interrupted
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
@@ -25,6 +27,15 @@ def refusal(capsys, *arguments):
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and err.startswith("flash-pl: error: ")
     return err.removeprefix("flash-pl: error: ")
+
+
+def test_a_second_sweep_in_a_folder_is_refused(capsys, tmp_path):
+    lock = DirectoryLock(tmp_path / "out")
+    assert lock.acquire() is None
+    line = refusal(capsys, "sweep", "pdst", *TINY, *CNN, "--out=out")
+    assert line.startswith("out: ") and f"process {os.getpid()} " in line and "'out'" in line
+    lock.release()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """Run directories: no command replaces a run, and a resumed run finds its own directory."""
 
 import json
+import os
+import socket
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
-from flash_pl.config import RunDir, compose, read_config
+from flash_pl.config import DirectoryLock, RunDir, compose, read_config
+from flash_pl.launch import starts_as_rank_0
 
 TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=8", "clients=3", "cohort=2", "batch_size=8", "density=0.2"]
@@ -65,6 +70,106 @@ def test_a_checkpoint_file_goes_on_in_its_own_run(tmp_path):
     assert fit(f"ckpt_path={NAME}/checkpoints/last.ckpt", rounds=3) == 0
     assert rounds_of(NAME) == 3 and files(tmp_path / f"{NAME}-2") == second
     assert json.loads((tmp_path / NAME / "result.json").read_text())["rounds"] == 3
+
+
+@contextmanager
+def in_use(path):
+    """As long as another run writes in the directory, perhaps without a file yet."""
+    lock = DirectoryLock(path)
+    assert lock.acquire() is None
+    yield
+    lock.release(keep=True)
+
+
+def refusal(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert fit(*arguments) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_a_directory_in_use_is_taken_also_without_files(tmp_path, capsys):
+    with in_use(tmp_path / NAME):
+        assert fit() == 0
+        assert rounds_of(f"{NAME}-2") == 2
+        assert [path.name for path in (tmp_path / NAME).iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("arguments", [["run_dir=mine"], ["run_dir=mine", "ckpt_path=last"]])
+def test_a_second_run_in_a_directory_is_refused(arguments, finished, tmp_path, capsys):
+    if finished:
+        assert fit("run_dir=mine") == 0
+    with in_use(tmp_path / "mine"):
+        before = files(tmp_path / "mine")
+        line = refusal(capsys, *arguments)
+        assert "run_dir: " in line and "'mine'" in line
+        assert f"process {os.getpid()} on {socket.gethostname()}" in line and "another directory" in line
+        assert files(tmp_path / "mine") == before
+
+
+def test_last_does_not_go_on_with_a_run_that_is_running(tmp_path, capsys):
+    assert fit() == 0
+    with in_use(tmp_path / f"{NAME}-2"):
+        line = refusal(capsys, "ckpt_path=last")
+        assert f"{NAME}-2" in line and f"process {os.getpid()} " in line
+    with in_use(tmp_path / NAME):
+        line = refusal(capsys, f"ckpt_path={NAME}/checkpoints/last.ckpt")
+        assert f"'{NAME}'" in line and f"process {os.getpid()} " in line
+    assert fit("ckpt_path=last", rounds=3) == 0 and rounds_of(NAME) == 3
+
+
+def test_what_a_killed_start_leaves_is_used_by_the_next_one(tmp_path):
+    (tmp_path / NAME).mkdir(parents=True)
+    (tmp_path / NAME / ".lock").write_text("process 1 on elsewhere\n")
+    assert fit("ckpt_path=last") == 0 and rounds_of(NAME) == 2
+    assert not list(tmp_path.rglob(".lock")) and not (tmp_path / f"{NAME}-2").exists()
+
+
+def test_a_restart_by_torchrun_leaves_a_run_alone_that_is_running(tmp_path, monkeypatch):
+    assert fit() == 0
+    break_off(tmp_path / NAME)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with in_use(tmp_path / f"{NAME}-2"):
+        assert fit(rounds=3) == 0
+    assert rounds_of(NAME) == 3 and not (tmp_path / f"{NAME}-3").exists()
+
+
+# Each is refused later than the one before: settings, the launch, the data, the network, the checkpoint, loggers.
+LATE = [
+    "trainer.graphs=true",
+    "data=fashion_mnist",
+    "model.num_classes=2",
+    "ckpt_path=nowhere.ckpt",
+    "logger=flash_pl.callbacks.History",
+]
+
+
+@pytest.mark.parametrize("argument", LATE)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_refused_start_leaves_nothing(argument, named, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLASH_PL_DATA", str(tmp_path / "cache"))
+    refusal(capsys, argument, *["run_dir=a/b/c"] * named)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["''", "x" * 300, "/".join(["x" * 200] * 30), "file", "file/run", "/proc/none/run"])
+def test_a_path_that_cannot_be_a_directory_is_one_line(path, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert "error: run_dir: " in refusal(capsys, f"run_dir={path}")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_rank_0_claims(monkeypatch):
+    assert starts_as_rank_0()
+    for names in ({"RANK": "1", "LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1"}, {"SLURM_PROCID": "3"}):
+        with monkeypatch.context() as context:
+            for name, value in names.items():
+                context.setenv(name, value)
+            assert not starts_as_rank_0()
+            with RunDir(compose(read_config("pdst"), TINY)).claimed(writes=starts_as_rank_0()):
+                assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -52,6 +52,28 @@ def test_a_second_signal_stops_at_once():
     assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM
 
 
+HUNG_UP = """
+import os, signal, time
+from flash_pl.signals import StopSignals
+with StopSignals(lambda number: print(int(number))) as stop:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(stop.received and int(stop.received), flush=True)
+    time.sleep(1.1)
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.1)
+"""
+
+
+def test_a_hangup_is_noted_and_a_second_one_changes_nothing():
+    done = run(HUNG_UP)
+    assert done.stdout == f"{int(signal.SIGUSR2)}\n{int(signal.SIGHUP)}\n" and done.returncode == 0
+
+
+def test_under_nohup_a_hangup_stays_ignored():
+    done = run("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + HUNG_UP)
+    assert done.stdout == "None\n" and done.returncode == 0
+
+
 def test_without_user_signals_the_same_signal_is_forwarded():
     done = run(WITHOUT + TWICE)
     assert done.stdout == f"{int(signal.SIGTERM)}\n" and done.returncode == -signal.SIGTERM

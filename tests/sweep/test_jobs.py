@@ -60,6 +60,7 @@ REFUSED = [
     (["data.shape=[1,2"], "data.shape", "ends without ]"),
     (["data.shape=1]"], "data.shape", "has a ] that"),
     (["density"], "argument", "KEY=VALUE"),
+    ([f"{key}={','.join(map(str, range(1, 1000)))}" for key in ("seed", "rounds")], "seed", "998001 runs"),
     (["=1"], "argument", "KEY=VALUE"),
 ]
 

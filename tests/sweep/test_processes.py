@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flash_pl.config import DirectoryLock
 from flash_pl.errors import Interrupted
 from flash_pl.sweep.jobs import Job
 from flash_pl.sweep.processes import Outcome, Processes, SweepProgress
@@ -124,6 +125,25 @@ def test_a_child_that_starts_just_when_the_signal_comes_gets_it_too(script):
     with pytest.raises(Interrupted):
         processes.run([job])
     assert not processes.running
+
+
+def test_a_job_in_use_comes_last_and_is_not_started_as_long_as_it_is(script, monkeypatch):
+    jobs = [script("a", GOOD), script("b", GOOD), script("c", GOOD)]
+    monkeypatch.setattr("flash_pl.sweep.processes.PATIENCE", 0.2)
+    locks = [DirectoryLock(job.directory) for job in jobs[:2]]
+    assert [lock.acquire() for lock in locks] == [None, None]
+    started = []
+
+    def end(outcome):
+        if outcome.job.name == "c":
+            locks[1].release(keep=True)
+
+    outcomes = Processes(1, started.append, end).run(jobs)
+    assert [job.name for job in started] == ["c", "b", "a"]  # a is only reported
+    results = {outcome.job.name: outcome for outcome in outcomes}
+    assert results["b"].result and results["c"].result and results["a"].result is None
+    assert f"process {os.getpid()} " in results["a"].reason and str(jobs[0].directory) in results["a"].reason
+    locks[0].release(keep=True)
 
 
 def test_an_error_of_the_sweep_itself_leaves_no_child(script):
