@@ -8,12 +8,12 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import check_integers, check_types
+from flash_pl.checks import check_integers, check_numbers, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, as_federated, check_client_batches, check_federated, torn_down
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.launch import Launcher, check_graphs, check_sharing, make_fabric
 from flash_pl.loops import (
     CapturedLoop,
@@ -26,9 +26,11 @@ from flash_pl.loops import (
     RoundDecay,
     RoundEvaluator,
     Workers,
+    call_hooks,
     check_transfer_hooks,
     model_flops,
     restore_state,
+    restoring,
 )
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -46,6 +48,7 @@ from flash_pl.signals import StopSignals
 from flash_pl.sparsity import Layout, SparsityBudget
 
 AnyData = FederatedData | L.LightningDataModule | None
+PROCESSES = 4096  # devices, processes that share one, and machines, at most: each process is started and waited for
 
 
 class FederatedTrainer:
@@ -144,6 +147,11 @@ class FederatedTrainer:
     ) -> None:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, seed=seed)
+        check_numbers("(0, 1e9]", timeout=timeout)  # torch counts nanoseconds in 64 bits
+        check_integers(1, PROCESSES, num_nodes=num_nodes, processes_per_device=processes_per_device)
+        count = int(devices[:9]) if isinstance(devices, str) and devices.strip().isdecimal() else devices
+        if isinstance(count, int) and count > PROCESSES:
+            raise ConfigError("devices", f"{as_yaml(devices)} is more than {PROCESSES}")
         check_types(
             scheduler=(scheduler, SparseScheduler),
             budget=(budget, SparsityBudget),
@@ -318,6 +326,7 @@ class FederatedTrainer:
         ):
             try:
                 loop.run()
+                loop.ranks.gather(None)  # if the last hooks have failed on one rank, no rank ends well
             finally:
                 if loop.consistent:
                     loop.client.receive(loop.server.masked(), loop.server.mask)
@@ -336,15 +345,22 @@ class FederatedTrainer:
         """Make ``loop`` go on from the content of a checkpoint file.
 
         Raises:
-            ConfigError: the checkpoint belongs to another experiment.
+            ConfigError: the checkpoint belongs to another experiment or has another structure, or code of a component
+                cannot take its part back; ``loop`` does not run then.
             ModuleError: a buffer has another shape.
         """
         restore_state(loop, state["flash_pl"])
+        loop.restored_in_part = True
         module, saved = loop.client.module, state["state_dict"]
         loop.client.local_buffers.set_initial(saved)
-        module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
-        module.on_load_checkpoint(state)
-        self.fabric.call("on_load_checkpoint", loop=loop, state=state)
+        extra_state = {name: saved[name] for name in saved if name.endswith("_extra_state")}
+        with restoring(f"{loop.client.user_class}.load_state_dict"):
+            module.load_state_dict(extra_state, strict=False)
+        with restoring(f"{loop.client.user_class}.on_load_checkpoint"):
+            module.on_load_checkpoint(state)
+        with restoring("on_load_checkpoint"):
+            call_hooks(self.fabric, "on_load_checkpoint", loop=loop, state=state)
+        loop.restored_in_part = False
 
     @property
     def folder(self) -> CheckpointFolder | None:

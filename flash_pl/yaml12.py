@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 LARGEST = 10_000  # values in a document, every alias written out
+DIGITS = 300  # of an integer: more than 64 bits need, and less than a float or Python's own texts hold
 
 # Tag, pattern, and the characters with which a match can begin. The first pattern that matches counts.
 CORE_SCHEMA = [
@@ -29,11 +30,12 @@ def load(text: str) -> Any:
     [10, 16, 1000.0, 0.5, 'yes', '1:30', '1_000', '2026-01-01', None]
 
     Raises:
-        yaml.YAMLError: no YAML, a key twice in a mapping, or more than 10,000 values.
+        yaml.YAMLError: no YAML, a key twice in a mapping, more than 10,000 values, or an integer of more than 300
+            digits.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError) as error:  # an integer or a nesting longer than Python reads
+    except (ValueError, RecursionError) as error:  # a character or a nesting that Python cannot read
         raise yaml.YAMLError(str(error)) from error
 
 
@@ -88,6 +90,8 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
 
 def _construct_int(loader: yaml.Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > DIGITS:
+        raise yaml.constructor.ConstructorError(None, None, f"an integer of {len(text)} digits", node.start_mark)
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 

@@ -40,8 +40,9 @@ from flash_pl.config import (
     to_repeat,
 )
 from flash_pl.data import torn_down
-from flash_pl.errors import RunError
+from flash_pl.errors import ModuleError, RunError
 from flash_pl.launch import restarts
+from flash_pl.saved_state import check_checkpoint
 
 
 def add(commands: Any) -> None:
@@ -97,14 +98,19 @@ def fit(options: argparse.Namespace) -> None:
             if error.trace:
                 raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
             raise
-        except OSError as error:
-            raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
+        except ModuleError as error:  # found while a client trained
+            raise RunError(str(error)) from error
         seconds = time.perf_counter() - started
-        if ranks.rank == 0:
-            rows = metrics.table.rows
-            seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
+        rows = metrics.table.rows
+        seconds += sum(float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first)
+
+        def finish() -> dict[str, Any]:
             result = summarize(loop, config, seconds, rows)
             write_result(directory.result, result)
+            return result
+
+        result = ranks.broadcast(finish)
+        if ranks.rank == 0:
             Console().print(result_table(result, directory.path, monitor, highest=mode == "max"), crop=False)
 
 
@@ -116,6 +122,7 @@ def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     state = read_checkpoint(options.checkpoint)
+    check_checkpoint(state, options.checkpoint)
     config = compose(saved_config(state, options.checkpoint), options.arguments)
     data = build_data(config)
     module = build_module(config, data)

@@ -94,6 +94,9 @@ class Keys:
     wire: Any = None
 
 
+THREADS = 4096  # of a process, at most: each has a stack, and OpenMP ends the process if it cannot start them
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Options of a run on the command line that ``FederatedTrainer`` does not have.
@@ -123,7 +126,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_integers(0, checkpoint_every=self.checkpoint_every, lr_delay=self.lr_delay)
-        check_integers(optional=True, threads=self.threads, patience=self.patience)
+        check_integers(1, THREADS, optional=True, threads=self.threads)
+        check_integers(optional=True, patience=self.patience)
         check_choice("max", "min", monitor_mode=self.monitor_mode)
         check_choice("auto", "ddp", strategy=self.strategy)
         check_booleans(progress=self.progress)
