@@ -39,7 +39,7 @@ class Stateful:
 
     Attributes:
         saved: the kinds of the values in ``state_dict``, in the words of ``flash_pl.saved_state``. The sizes ``size``,
-            ``maskable`` and ``trainable`` are those of the layout.
+            ``maskable`` and ``trainable`` are those of the layout; ``tiers`` is 0 before the first mask.
     """
 
     saved: ClassVar[Any] = Keys({})

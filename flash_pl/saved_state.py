@@ -54,9 +54,10 @@ class MapOf:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of any length."""
+    """A list, of any length or of the size with this name."""
 
     item: Any
+    length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ shape [4] is not a tensor of bool of shape [3])
     elif isinstance(kind, ListOf | list):
         kinds = kind if isinstance(kind, list) else [kind.item] * len(value) if isinstance(value, list) else []
         words = f"a list of {len(kind)}" if isinstance(kind, list) else "a list"
+        if isinstance(kind, ListOf) and kind.length in sizes:
+            words, length = f"a list of {sizes[kind.length]}", sizes[kind.length]
+            _check(isinstance(value, list | tuple) and len(value) == length, value, words, key)
         _check(isinstance(value, list | tuple) and len(value) == len(kinds), value, words, key)
         for index, (item, part) in enumerate(zip(value, kinds, strict=True)):
             check_state(item, part, f"{key}[{index}]", sizes)

@@ -73,6 +73,7 @@ def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
     parts, layout = stateful_parts(loop), loop.server.layout
     loop.server.check_layout(state["server"])
     sizes = {"size": layout.size, "maskable": layout.maskable, "trainable": layout.trainable}
+    sizes["tiers"] = len(loop.plan.budget.tiers) if state["has_mask"] else 0
     for name, part in parts.items():
         check_state(state, Keys({name: part.saved}), "flash_pl", dict(sizes))
     loop.round, loop.failed = state["round"], state["failed"]

@@ -196,7 +196,7 @@ class NST(DynamicSparseTraining):
         prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
     """
 
-    saved = Keys({"shared_masks": ListOf(Array(torch.bool, ("maskable",)))})
+    saved = Keys({"shared_masks": ListOf(Array(torch.bool, ("maskable",)), "tiers")})
 
     def __init__(self, voter: Vote | None = None, **keywords: Unpack[MoveKeywords]) -> None:
         super().__init__(**keywords)
