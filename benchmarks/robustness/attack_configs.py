@@ -151,7 +151,11 @@ class Late(BaseException):
 def run(path: Path, seconds: int) -> tuple[str, str]:
     """How ``flash-pl fit`` ends with a config: in a word, and what it printed."""
 
+    is_late = False
+
     def late(number: int, frame: object) -> None:
+        nonlocal is_late
+        is_late = True
         raise Late
 
     out, err = io.StringIO(), io.StringIO()
@@ -160,13 +164,13 @@ def run(path: Path, seconds: int) -> tuple[str, str]:
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = flash_pl(["fit", str(path), *TINY])
-    except Late:
-        return "took too long", ""
     except BaseException as error:  # whatever it is, it must not come here
-        return f"traceback: {type(error).__name__}", str(error)[:200]
+        return "took too long" if is_late else f"traceback: {type(error).__name__}", str(error)[:200]
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+    if is_late:
+        return "took too long", path.read_text(encoding="utf-8")[-300:]
     lines = [line for line in err.getvalue().splitlines() if line.startswith("flash-pl: error")]
     if code == 0:
         return "trained", ""

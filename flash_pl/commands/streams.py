@@ -87,7 +87,7 @@ def safe_streams() -> Iterator[Stream]:
     _fill_descriptors()
     excepthook, threading.excepthook = threading.excepthook, _show_error
     out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = own = Stream(out), Stream(err)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = own = Stream(out), Stream(err)
     try:
         yield own[0]
     finally:
