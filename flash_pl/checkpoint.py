@@ -10,12 +10,13 @@ import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from flash_pl.archive import load_archive
 from flash_pl.errors import ConfigError, RunError
+from flash_pl.saved_state import COUNT, Keys, check_checkpoint, check_state
 
 # The contract
 
@@ -35,7 +36,13 @@ class Stateful:
     >>> counter.load_state_dict({"count": 3})
     >>> counter.state_dict()
     {'count': 3}
+
+    Attributes:
+        saved: the kinds of the values in ``state_dict``, in the words of ``flash_pl.saved_state``. The sizes ``size``,
+            ``maskable`` and ``trainable`` are those of the layout; ``tiers`` is 0 before the first mask.
     """
+
+    saved: ClassVar[Any] = Keys({})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as tensors and plain values."""
@@ -216,7 +223,9 @@ class CheckpointFolder:
         usable, errors = [], []
         for file in self.files():
             try:
-                usable.append((file, read_checkpoint(file)))
+                state = read_checkpoint(file)
+                check_state(state["flash_pl"].get("round"), COUNT, "flash_pl.round")
+                usable.append((file, state))
             except ConfigError as error:
                 errors.append(error)
         if usable:
@@ -258,8 +267,12 @@ def starting_point(ckpt_path: str | Path | None, folder: CheckpointFolder | None
     Raises:
         ConfigError: the file is not usable; with "last", there is no folder or none of its files is usable.
     """
+    if ckpt_path is None:
+        return None
     if ckpt_path != LAST:
-        return None if ckpt_path is None else read_checkpoint(ckpt_path)
+        state = read_checkpoint(ckpt_path)
+        check_checkpoint(state, ckpt_path)
+        return state
     if folder is None:
         hint = "give a checkpoint file, or add a Checkpoint to the callbacks"
         raise ConfigError("ckpt_path", "last has no folder to look in", hint)
@@ -270,5 +283,6 @@ def starting_point(ckpt_path: str | Path | None, folder: CheckpointFolder | None
     path, state, errors = newest
     for error in errors:
         print(f"flash-pl: warning: {error}", file=sys.stderr)
+    check_checkpoint(state, path)
     print(f"flash-pl: going on from {path}, round {state['flash_pl']['round']}", file=sys.stderr)
     return state

@@ -10,15 +10,15 @@ MOST = 2**31 - 1  # more than any count of a run, and less than what overflows t
 LARGEST_SEED = 2**63 - 1
 
 
-def check_integers(least: int = 1, optional: bool = False, most: int = MOST, **values: object) -> None:
+def check_integers(least: int = 1, most: int = MOST, *, optional: bool = False, **values: object) -> None:
     """Check that the values, given by their keys, are integers from ``least`` to ``most``; with ``optional`` also None.
 
     >>> check_integers(rounds=10, cohort=2.5)
     Traceback (most recent call last):
     flash_pl.errors.ConfigError: cohort: 2.5 is not an integer of at least 1
-    >>> check_integers(rounds=2**40)
+    >>> check_integers(1, 4096, threads=10**9)
     Traceback (most recent call last):
-    flash_pl.errors.ConfigError: rounds: 1099511627776 is more than 2147483647
+    flash_pl.errors.ConfigError: threads: 1000000000 is more than 4096
 
     Raises:
         ConfigError: for the first value that is not.
@@ -29,7 +29,7 @@ def check_integers(least: int = 1, optional: bool = False, most: int = MOST, **v
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ConfigError(key, f"{as_yaml(value)} is not an integer of at least {least}{' or null' * optional}")
         if int(value) > most:
-            raise ConfigError(key, f"{as_yaml(value)} is more than {most}")
+            raise ConfigError(key, f"{as_yaml(int(value))} is more than {most}")
 
 
 def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **values: object) -> None:
@@ -55,7 +55,10 @@ def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **value
             continue
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ConfigError(key, f"{as_yaml(value)} is not a number")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer
+            number = math.copysign(math.inf, float(value > 0) - 0.5)  # type: ignore[operator]
         above = number > least if open_low == "(" else number >= least
         below = number < most if open_high == ")" else number <= most
         if math.isinf(number) and open_high == ")" and above:

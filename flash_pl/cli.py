@@ -10,36 +10,71 @@ from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl import __version__
 from flash_pl.commands import compare, export, fit, help
-from flash_pl.commands.output import lasting_output
 from flash_pl.commands.parser import CommandParser
-from flash_pl.errors import ConfigError, DataNotFoundError, Interrupted, ModuleError, RankError, RunError, printable
+from flash_pl.commands.streams import safe_streams
+from flash_pl.errors import (
+    ConfigError,
+    DataNotFoundError,
+    Interrupted,
+    ModuleError,
+    RankError,
+    RunError,
+    as_yaml,
+    printable,
+)
+from flash_pl.loops.failures import describe_error, is_of_user
+
+# The results of these commands are files. What they print describes the files, so it may be lost.
+WRITES_FILES = (fit.fit, export.export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code. 0: success. 2: a setting or the data must be corrected. 3: a run that had begun could not go on.
-        128 + n: signal n stopped a run, which saved its state. Every code but 0 comes with one line on stderr.
+        The exit code. 0: success. 1: the result could not be printed. 2: a setting or the data must be corrected. 3: a
+        run that had begun could not go on. 128 + n: signal n stopped a run, which saved its state. Every code but 0
+        comes with one line on stderr; only a reader of a pipe that has seen enough, as in ``flash-pl configs | head``,
+        ends the command without a word (code 141).
     """
-    options = _parser().parse_args(arguments)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
-    with lasting_output():
+    with safe_streams() as out:
+        options = _parser().parse_args(arguments)
+        logging.raiseExceptions = False  # a log that cannot be written is no error of the command
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
         try:
             options.run(options)
-        except (ConfigError, DataNotFoundError, ModuleError) as error:
-            return _end(2, f"error: {error}")
-        except Interrupted as error:
-            return _end(128 + error.signal, f"{error}; {error.remedy}")
-        except RunError as error:
-            # Other ranks report their own errors; if rank 0 is gone, nobody else can print that.
-            lost_rank_0 = isinstance(error, RankError) and error.gone and error.rank == 0
-            return _end(3, f"error: {error}", on_every_rank=lost_rank_0)
-        except KeyboardInterrupt:
-            return _end(130, "interrupted")
-        return 0
+        except BaseException as error:
+            return _end_by(error)
+        out.flush()
+        if out.error is None or options.run in WRITES_FILES:
+            return 0
+        if isinstance(out.error, BrokenPipeError):
+            return 128 + 13  # SIGPIPE, as the shell says of other programs
+        return _end(1, f"error: standard output cannot be written ({out.error.strerror or out.error})")
+
+
+def _end_by(error: BaseException) -> int:
+    """Print the line about an error, and return its exit code."""
+    if isinstance(error, ConfigError | DataNotFoundError | ModuleError):
+        return _end(2, f"error: {error}")
+    if isinstance(error, Interrupted):
+        return _end(128 + error.signal, f"{error}; {error.remedy}")
+    if isinstance(error, RunError):
+        # Other ranks report their own errors; if rank 0 is gone, nobody else can print that.
+        lost_rank_0 = isinstance(error, RankError) and error.gone and error.rank == 0
+        return _end(3, f"error: {error}", on_every_rank=lost_rank_0)
+    if isinstance(error, KeyboardInterrupt):
+        return _end(130, "interrupted")
+    if isinstance(error, UnicodeEncodeError):
+        name, encoding = as_yaml(error.object), sys.getfilesystemencoding()
+        return _end(2, f"error: {name} cannot be the name of a file here ({encoding}); set PYTHONUTF8=1")
+    if sys.flags.dev_mode:
+        raise error
+    # Code that is not ours, before a run has begun.
+    hint = "" if is_of_user(error) else "; python -X dev -m flash_pl shows the traceback"
+    return _end(2, f"error: {describe_error(error)}{hint}")
 
 
 def _end(code: int, message: str, on_every_rank: bool = False) -> int:

@@ -6,6 +6,10 @@
 
 import json
 import signal
+import traceback
+
+SHOWN = 300  # characters of a value or a message of others that an error shows
+TRACE = 50_000  # characters at each end of a traceback that are kept
 
 
 class ConfigError(ValueError):
@@ -23,7 +27,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, key: str, problem: str, hint: str = "") -> None:
-        super().__init__(f"{key}: {problem}; {hint}" if hint else f"{key}: {problem}")
+        super().__init__(f"{shortened(key)}: {problem}; {hint}" if hint else f"{shortened(key)}: {problem}")
         self.key, self.problem, self.hint = key, problem, hint
 
     def within(self, section: str) -> "ConfigError":
@@ -35,17 +39,25 @@ class ConfigError(ValueError):
         return ConfigError(f"{section}.{self.key}", self.problem, self.hint)
 
 
+def shortened(text: str) -> str:
+    """A text for one line: without its end if it is longer than ``SHOWN`` characters.
+
+    >>> shortened("density"), shortened("1" * 5000)[-25:]
+    ('density', '111... (5,000 characters)')
+    """
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 100]}... ({len(text):,} characters)"
+
+
 def as_yaml(value: object) -> str:
-    """A value as a user writes it in YAML or on the command line; objects are shown by their class. Long ones are cut.
+    """A value as a user writes it in YAML or on the command line; objects are shown by their class, long values by
+    their beginning.
 
     >>> as_yaml(None), as_yaml(True), as_yaml("x"), as_yaml([1, "a"]), as_yaml(object())
     ('null', 'true', "'x'", "[1, 'a']", 'an object of class object')
+    >>> as_yaml(10**5000)  # Python writes at most 4300 digits
+    'an integer of 16610 bits'
     """
-    text = _as_yaml(value)
-    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
-
-
-MAX_VALUE = 500  # characters
+    return shortened(_as_yaml(value))
 
 
 def _as_yaml(value: object) -> str:
@@ -55,8 +67,8 @@ def _as_yaml(value: object) -> str:
         return f"{{{', '.join(f'{key}: {_as_yaml(item)}' for key, item in value.items())}}}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    if isinstance(value, int) and abs(value) >= 10**MAX_VALUE:  # Python shows no integer of more than 4300 digits
-        return f"an integer of more than {MAX_VALUE} digits"
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str | int | float):
         return repr(value)
     if isinstance(value, type):
@@ -71,6 +83,34 @@ def printable(text: str) -> str:
     a\x1b[2J\nb
     """
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The message of an exception of others, in one line; the name of its class if it has none.
+
+    >>> in_one_line(ValueError("a\\nb")), in_one_line(KeyError()), len(in_one_line(ValueError("x" * 10**6)))
+    ('a b', 'KeyError', 224)
+    >>> class Silent(Exception):
+    ...     def __str__(self):
+    ...         raise ValueError
+    >>> in_one_line(Silent())
+    'Silent'
+    """
+    try:
+        text = str(error)
+    except Exception:  # code of the exception's class
+        text = ""
+    return shortened(" ".join(text[:100_000].split())) or type(error).__name__
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an exception, without the middle if its messages are very long.
+
+    >>> traceback_of(ValueError("x"))
+    'ValueError: x\\n'
+    """
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) <= 2 * TRACE else f"{text[:TRACE]}\n...\n{text[-TRACE:]}"
 
 
 class ModuleError(TypeError):
@@ -116,6 +156,10 @@ class ClientError(RunError):
 
 class ServerError(RunError):
     """The server's model cannot be sent."""
+
+
+class CallbackError(RunError):
+    """A hook of a callback failed."""
 
 
 class SchedulerError(RunError):

@@ -28,9 +28,11 @@ from flash_pl.loops import (
     RoundDecay,
     RoundEvaluator,
     Workers,
+    call_hooks,
     check_transfer_hooks,
     model_flops,
     restore_state,
+    restoring,
     start_state,
     whole_state,
 )
@@ -328,6 +330,7 @@ class FederatedTrainer:
         ):
             try:
                 loop.run()
+                loop.ranks.gather(None)  # if the last hooks have failed on one rank, no rank ends well
             finally:
                 if loop.consistent:
                     loop.client.receive(loop.server.masked(), loop.server.mask)
@@ -348,8 +351,9 @@ class FederatedTrainer:
         """Make ``loop`` go on from the content of a checkpoint file.
 
         Raises:
-            ConfigError: the checkpoint belongs to another experiment; or to another machine or installation, if the
-                trainer is ``strict``.
+            ConfigError: the checkpoint belongs to another experiment or has another structure, or code of a component
+                cannot take its part back, and ``loop`` does not run then; or it is of another machine or installation,
+                and the trainer is ``strict``.
             ModuleError: a buffer has another shape.
         """
         if different := changes(state["flash_pl"]["machine"], machine_facts(self.fabric.device)):
@@ -363,11 +367,17 @@ class FederatedTrainer:
 
     def _restore(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
         restore_state(loop, state["flash_pl"])
+        loop.restored_in_part = True
         module, saved = loop.client.module, state["state_dict"]
         loop.client.local_buffers.set_initial(saved)
-        module.load_state_dict({name: saved[name] for name in saved if name.endswith("_extra_state")}, strict=False)
-        module.on_load_checkpoint(state)
-        self.fabric.call("on_load_checkpoint", loop=loop, state=state)
+        extra_state = {name: saved[name] for name in saved if name.endswith("_extra_state")}
+        with restoring(f"{loop.client.user_class}.load_state_dict"):
+            module.load_state_dict(extra_state, strict=False)
+        with restoring(f"{loop.client.user_class}.on_load_checkpoint"):
+            module.on_load_checkpoint(state)
+        with restoring("on_load_checkpoint"):
+            call_hooks(self.fabric, "on_load_checkpoint", loop=loop, state=state)
+        loop.restored_in_part = False
 
     @property
     def folder(self) -> CheckpointFolder | None:

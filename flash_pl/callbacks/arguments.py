@@ -20,7 +20,7 @@ from flash_pl.callbacks.progress import ProgressBar, ProgressLines, progress_dis
 from flash_pl.callbacks.run_summary import RunSummary
 from flash_pl.callbacks.tensorboard import TensorBoard
 from flash_pl.checks import check_booleans
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, as_yaml, in_one_line
 
 
 def as_callbacks(
@@ -164,11 +164,14 @@ def finalizing(loggers: Sequence[Logger]) -> Iterator[None]:
         for logger in loggers:
             try:
                 logger.finalize("failed")
-            except Exception as error:  # the error that ended the run matters more: it is raised, this one only shown
-                rank_zero_warn(f"{type(logger).__name__} could not write its last values: {error}")
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # the error that ended the run matters more: it is raised, this one only shown
+                rank_zero_warn(f"{type(logger).__name__} could not write its last values: {in_one_line(error)}")
         raise
     for logger in loggers:
         try:
             logger.finalize("success")
-        except Exception as error:  # the run itself is complete
-            rank_zero_warn(f"{type(logger).__name__} could not write its last values: {error}")
+        except (Exception, SystemExit) as error:  # the run itself is complete
+            rank_zero_warn(f"{type(logger).__name__} could not write its last values: {in_one_line(error)}")

@@ -15,8 +15,8 @@ from flash_pl.archive import load_archive
 from flash_pl.callbacks.base import Callback
 from flash_pl.checkpoint import SCHEMA, CheckpointFolder
 from flash_pl.checks import check_choice
-from flash_pl.errors import ClientError, ConfigError, Interrupted
-from flash_pl.loops import FederatedLoop, save_state, stateful_parts
+from flash_pl.errors import CallbackError, ClientError, ConfigError, Interrupted, as_yaml
+from flash_pl.loops import FederatedLoop, call_hooks, save_state, stateful_parts
 from flash_pl.machine import machine_facts
 
 READABLE = "a checkpoint holds only tensors and plain values (numbers, text, lists, dictionaries)"
@@ -70,10 +70,10 @@ class Checkpoint(Callback):
         self.folder, self.every, self.extra = CheckpointFolder(directory), every, extra or {}
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.best: float | None = None
-        self._resumed = False
+        self._resumed = self._started = False
 
     def on_run_start(self, loop: FederatedLoop) -> None:
-        self._saved_round, self._warned = -1, False
+        self._saved_round, self._warned, self._started = -1, False, True
         if not self._resumed:
             self.best = None
             self._set_aside()
@@ -106,9 +106,10 @@ class Checkpoint(Callback):
             self.save(loop)
 
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        # These errors reach all ranks together and leave a usable server. After any other error the server may be
-        # wrong, and saving may fail in the same way again.
-        if isinstance(error, Interrupted | ClientError) and loop.consistent:
+        # These errors leave a usable server. After any other error the server may be wrong, and saving may fail in the
+        # same way again.
+        started, self._started = self._started, False
+        if started and isinstance(error, Interrupted | ClientError | CallbackError) and loop.consistent:
             if self._saved_round != loop.round or loop.evaluation_pending:
                 self.save(loop)
 
@@ -141,7 +142,11 @@ class Checkpoint(Callback):
         module = loop.client.module
         if self._saved_round < 0:
             for name, component in stateful_parts(loop).items():
-                if not _can_be_read_back(component.state_dict()):
+                state = component.state_dict()
+                if not isinstance(state, dict):
+                    problem = f"the state_dict() of {type(component).__name__} is {as_yaml(state)}"
+                    raise ConfigError(name, problem, "return a dictionary")
+                if not _can_be_read_back(state):
                     problem = f"the state_dict() of {type(component).__name__} cannot be read back"
                     raise ConfigError(name, problem, READABLE)
         loop.client.reset()
@@ -160,7 +165,7 @@ class Checkpoint(Callback):
         if hasattr(module, "_hparams_name"):
             state[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
         module.on_save_checkpoint(state)
-        loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
+        call_hooks(loop.fabric, "on_save_checkpoint", loop=loop, state=state)
         for key, value in _unreadable(state):
             problem = f"a value of class {type(value).__name__} cannot be read back"
             raise ConfigError(f"checkpoint.{key}", problem, READABLE)

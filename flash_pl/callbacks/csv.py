@@ -30,6 +30,7 @@ class MetricsCSV(Callback):
     def __init__(self, directory: str | Path) -> None:
         self.table = RoundTable(Path(directory) / "metrics.csv")
 
+    @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
         self.table.begin(loop.round)
 
@@ -66,6 +67,7 @@ class ConsensusCSV(Callback):
     def __init__(self, directory: str | Path) -> None:
         self.table = RoundTable(Path(directory) / "consensus.csv")
 
+    @rank_zero_only
     def on_run_start(self, loop: FederatedLoop) -> None:
         self.table.begin(loop.round)
 

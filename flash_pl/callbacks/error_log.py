@@ -6,15 +6,15 @@ from pathlib import Path
 from lightning.fabric.utilities import rank_zero_only
 
 from flash_pl.callbacks.base import Callback
-from flash_pl.errors import RunError
+from flash_pl.errors import ClientError, RunError
 from flash_pl.loops import Failure, FederatedLoop
 
 
 class ErrorLog(Callback):
     """Prints a warning for each client that is left out, and appends tracebacks to ``directory/errors.log``.
 
-    The file gets the tracebacks of clients that are left out, and of the client or scheduler whose error ends the run.
-    It is created with the first traceback.
+    The file gets the tracebacks of clients that are left out, and of the client, scheduler or callback whose error ends
+    the run. It is created with the first traceback.
 
     Args:
         directory: an existing folder.
@@ -36,14 +36,15 @@ class ErrorLog(Callback):
         print(f"flash-pl: warning: left out {failure}", file=sys.stderr)
         self._append(f"{failure}\n{failure.trace}\n")
 
-    @rank_zero_only
     def on_run_abort(self, loop: FederatedLoop, error: BaseException) -> None:
-        if isinstance(error, RunError) and error.trace:
+        # All ranks have the same error of a client. Any other one is known only where it happened.
+        on_all_ranks = isinstance(error, ClientError) and getattr(rank_zero_only, "rank", 0) > 0
+        if isinstance(error, RunError) and error.trace and not on_all_ranks:
             self._append(f"{error}\n{error.trace}\n")
 
     def _append(self, text: str) -> None:
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
             print(f"flash-pl: warning: {self.path}: cannot be written ({error.strerror})", file=sys.stderr)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.csv import layer_metrics
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, in_one_line
 from flash_pl.loops import FederatedLoop
 from flash_pl.loops.state import identity
 
@@ -61,8 +61,8 @@ class Loggers(Callback):
         for logger in loop.fabric.loggers:
             try:
                 _start(logger, settings)
-            except Exception as error:
-                problem = f"{type(logger).__name__} cannot start ({_in_one_line(error)})"
+            except (Exception, SystemExit) as error:
+                problem = f"{type(logger).__name__} cannot start ({_reason(error)})"
                 raise ConfigError("logger", problem, "correct its settings, or leave it out") from error
         self._runs = ids_of_runs(loop.fabric.loggers)
 
@@ -106,14 +106,17 @@ class LoggerGuard:
         """Turn an error of the logger in the block into a warning."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failed.append(logger)
             name = type(logger).__name__
-            rank_zero_warn(f"{name} has failed, and the rest of the run goes on without it: {_in_one_line(error)}")
+            rank_zero_warn(f"{name} has failed, and the rest of the run goes on without it: {_reason(error)}")
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """Why a logger has failed, in one line: Lightning's TensorBoard takes a full disk for a value of a wrong type."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return in_one_line(error)
 
 
 def _start(logger: Any, settings: Mapping[str, Any]) -> None:

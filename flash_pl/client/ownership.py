@@ -80,6 +80,8 @@ class LocalBuffers:
         """
         for name in self._buffers.keys() & values.keys():
             initial, value = self._initial[name], values[name]
+            if not isinstance(value, Tensor):
+                raise ModuleError(f"{name} is a {type(value).__name__} in the resumed run, here a tensor")
             if initial.shape != value.shape:
                 raise ModuleError(f"{name} has shape {[*value.shape]} in the resumed run, here {[*initial.shape]}")
             initial.copy_(value)

@@ -128,6 +128,8 @@ class ClientState:
         self.step = self.epoch = self.dense_steps = 0
         parameters = dict(module.named_parameters())
         self._parameters = [parameters[layer.name] for layer in layout.layers]
+        buffers = dict(module.named_buffers())
+        self._bound = {slot.name: parameters.get(slot.name, buffers.get(slot.name)) for slot in layout.slots}
         self._keep = torch.ones_like(self.weights)  # the mask in the weights' dtype
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self._dense = True  # the mask is all ones
@@ -219,21 +221,34 @@ class ClientState:
         return None
 
     def check_tensors(self) -> None:
-        """Check that the module still has the tensors with which it was bound.
+        """Check that the module still has the tensors with which it was bound, and trains no others.
 
         Raises:
-            ModuleError: the module has replaced a tensor. The new one would not be sent, averaged or evaluated.
+            ModuleError: the module has replaced a tensor, or its optimizer has one of no slot. It would not be sent,
+                averaged or evaluated.
         """
         if getattr(self.module, "_client", None) is not self:
             raise ModuleError("the module is no client now; ClientState.attach_ makes it one again")
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         replaced = self.local_buffers.replaced(tensors)
         for slot in self.layout.slots:
-            tensor = tensors.get(slot.name)
-            if tensor is None or tensor.data_ptr() != slot.view(self.arena).data_ptr():
+            tensor, (owner, _, name) = tensors.get(slot.name), slot.name.rpartition(".")
+            if (
+                tensor is None
+                or tensor is not self._bound[slot.name]
+                or not _same_memory(tensor, slot.view(self.arena))
+                or name in vars(self.module.get_submodule(owner))  # an attribute that hides the tensor
+            ):
                 replaced.append(slot.name)
         if replaced:
             raise ModuleError(f"{replaced[0]} was replaced by another tensor; change it in place, as with copy_()")
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        first, last = self.arena.data_ptr(), self.arena.data_ptr() + self.arena.nbytes
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            if parameter.numel() and not first <= parameter.data_ptr() < last:
+                problem = f"trains a tensor of shape {[*parameter.shape]} that is not sent to the server"
+                hint = "make it a parameter of the module before the run begins"
+                raise ModuleError(f"{self.user_class}.configure_optimizers: the optimizer {problem}; {hint}")
 
     # The module, whose owner is the user outside of a run
 
@@ -395,3 +410,11 @@ class ClientState:
         pairs = [(grad, keep) for grad, keep in zip(gradients, self._keep_views, strict=True) if grad is not None]
         if pairs:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
+
+
+def _same_memory(first: Tensor, second: Tensor) -> bool:
+    return (
+        first.data_ptr() == second.data_ptr()
+        and all(getattr(first, name) == getattr(second, name) for name in ("shape", "dtype", "device"))
+        and first.stride() == second.stride()
+    )

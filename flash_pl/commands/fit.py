@@ -3,13 +3,14 @@
 import argparse
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch.loggers.logger import DummyLogger
 from rich.console import Console
 
 from flash_pl.callbacks import (
+    Callback,
     Checkpoint,
     ConsensusCSV,
     EarlyStopping,
@@ -46,8 +47,11 @@ from flash_pl.config import (
     to_repeat,
 )
 from flash_pl.data import torn_down
-from flash_pl.errors import RunError
+from flash_pl.errors import ModuleError, RunError
 from flash_pl.launch import restarts, starts_as_rank_0
+from flash_pl.loops import FederatedLoop
+from flash_pl.saved_state import check_checkpoint
+from flash_pl.trainer import FederatedTrainer
 
 
 def add(commands: Any) -> None:
@@ -69,24 +73,12 @@ def fit(options: argparse.Namespace) -> None:
     module = build_module(config, data)
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
     with directory.claimed(writes=starts_as_rank_0()):
-        monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
         metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
-        every = config["trainer"]["checkpoint_every"]
-        extra = {"config": directory.to_repeat, "names": names_of(config), "network_prefix": network_prefix(config)}
-        checkpoint = Checkpoint(directory.checkpoints, every, extra, monitor, mode)
-        loggers, board = Loggers(directory.config, monitor), TensorBoard(directory.config, consensus, monitor)
-        callbacks: list[Any] = [metrics, consensus, loggers, board, ErrorLog(directory.path), checkpoint]
-        if config["trainer"]["patience"]:
-            callbacks.append(EarlyStopping(monitor, mode, config["trainer"]["patience"]))
-        if config["trainer"]["progress"]:
-            callbacks.append(progress_display((monitor, "val_loss", "density")))
-        if config["trainer"]["enable_model_summary"]:
-            callbacks.append(RunSummary(directory.path))
-        trainer = build_trainer(config, callbacks, [DummyLogger() for _ in config["logger"]])
+        checkpoint = _checkpoint(config, directory)
+        callbacks = _callbacks(config, directory, metrics, consensus, checkpoint)
+        trainer = build_trainer(config, list(callbacks), [DummyLogger() for _ in config["logger"]])
         ranks = trainer.launch()
         with ranks.sharing_errors(), torn_down(data):
-            for table in (metrics.table, consensus.table):  # only rank 0 has chosen the directory
-                table.path = ranks.broadcast(functools.partial(getattr, table, "path"))
             # Whatever can go wrong goes wrong before a file of the directory is touched.
             prepare(data, ranks)
             with by_config_key():
@@ -104,24 +96,64 @@ def fit(options: argparse.Namespace) -> None:
                 trainer.fabric.loggers[:] = build_loggers(config, directory.path)
             ranks.broadcast(lambda: directory.open(resumed=state is not None))
             started, first = time.perf_counter(), loop.round
-            try:
-                trainer.run(loop)
-            except RunError as error:
-                if error.trace:
-                    raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
-                raise
-            except OSError as error:
-                raise RunError(f"{error.filename or directory.path}: {error.strerror or error}") from error
+            _run(trainer, loop, directory)
             seconds = time.perf_counter() - started
-            if ranks.rank == 0:
+
+            def finish() -> dict[str, Any]:
                 rows = metrics.table.rows()
-                seconds += sum(
-                    float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first
-                )
-                result = summarize(loop, config, seconds, rows)
+                earlier = [float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first]
+                result = summarize(loop, config, seconds + sum(earlier), rows)
                 write_result(directory.result, result)
+                return result
+
+            result = ranks.broadcast(finish)
+            if ranks.rank == 0:
+                monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
                 own_code = bool(own_names(config))
                 Console().print(result_table(result, directory.path, monitor, mode == "max", own_code), crop=False)
+
+
+def _checkpoint(config: Mapping[str, Any], directory: RunDir) -> Checkpoint:
+    """The callback that saves the run, with its config."""
+    options = config["trainer"]
+    extra = {"config": directory.to_repeat, "names": names_of(config), "network_prefix": network_prefix(config)}
+    monitor, mode = options["monitor"], options["monitor_mode"]
+    return Checkpoint(directory.checkpoints, options["checkpoint_every"], extra, monitor, mode)
+
+
+def _callbacks(
+    config: Mapping[str, Any],
+    directory: RunDir,
+    metrics: MetricsCSV,
+    consensus: ConsensusCSV,
+    checkpoint: Checkpoint,
+) -> Iterator[Callback]:
+    """All callbacks in their order: what a round has left behind is complete before it is saved."""
+    options = config["trainer"]
+    yield metrics
+    yield consensus
+    yield Loggers(directory.config, options["monitor"])
+    yield TensorBoard(directory.config, consensus, options["monitor"])
+    yield ErrorLog(directory.path)
+    yield checkpoint
+    if options["patience"]:
+        yield EarlyStopping(options["monitor"], options["monitor_mode"], options["patience"])
+    if options["progress"]:
+        yield progress_display((options["monitor"], "val_loss", "density"))
+    if options["enable_model_summary"]:
+        yield RunSummary(directory.path)
+
+
+def _run(trainer: FederatedTrainer, loop: FederatedLoop, directory: RunDir) -> None:
+    """Run the loop; an error that ends it says where its traceback is."""
+    try:
+        trainer.run(loop)
+    except RunError as error:
+        if error.trace:
+            raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
+        raise
+    except ModuleError as error:  # found while a client trained
+        raise RunError(str(error)) from error
 
 
 def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
@@ -140,6 +172,7 @@ def _config_of(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     state = read_checkpoint(options.checkpoint)
+    check_checkpoint(state, options.checkpoint)
     saved = saved_config(state, options.checkpoint)
     with foreign_names(options.checkpoint, saved, own=read_dotlist(options.arguments), trust=options.trust):
         config = compose(saved, options.arguments)

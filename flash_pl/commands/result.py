@@ -15,6 +15,7 @@ from flash_pl import __version__
 from flash_pl.checkpoint import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.config import label
+from flash_pl.errors import RunError
 from flash_pl.loops import FederatedLoop, tier_suffix
 
 
@@ -93,8 +94,16 @@ def summarize(
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write ``result`` as JSON, infinite numbers and NaN as null; after an error no file is left half written."""
-    write_atomically(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
+    """Write ``result`` as JSON, infinite numbers and NaN as null; after an error no file is left half written.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        write_atomically(path, (json.dumps(_finite(result), indent=2) + "\n").encode())
+    except OSError as error:
+        hint = "the run itself is complete, with its last checkpoint"
+        raise RunError(f"{path}: cannot be written ({error.strerror or error}); {hint}") from error
 
 
 def _total(rows: Sequence[Mapping[str, Any]], column: str) -> int:

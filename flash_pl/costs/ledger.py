@@ -11,6 +11,7 @@ from flash_pl.costs.fleet import Clock
 from flash_pl.costs.flops import Flops
 from flash_pl.costs.traffic import Link, Traffic, traffic_columns
 from flash_pl.errors import ConfigError
+from flash_pl.saved_state import LEDGER
 from flash_pl.server import ClientUpdate
 from flash_pl.wire import Message
 
@@ -28,6 +29,8 @@ class CostLedger(Stateful):
         totals: ``bytes_up``, ``bytes_down`` and ``flops`` since the start of the run, stage 1 included, and
             ``fleet_seconds`` if there is a clock.
     """
+
+    saved = LEDGER
 
     def __init__(self, link: Link, clock: Clock | None, epochs: int) -> None:
         self.link, self.clock, self.epochs = link, clock, epochs

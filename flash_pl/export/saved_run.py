@@ -15,6 +15,7 @@ from flash_pl.checkpoint import read_checkpoint
 from flash_pl.config import build_data, build_module, compose, foreign_names, network_prefix, saved_config
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError, ModuleError, as_yaml
+from flash_pl.saved_state import check_checkpoint, other_structure
 from flash_pl.sparsity import Layout, Slot, SparseModel
 
 
@@ -35,6 +36,7 @@ class SavedRun:
 
     def __init__(self, path: str | Path) -> None:
         state = read_checkpoint(path)
+        check_checkpoint(state, path)
         self.path, self._state = Path(path), state
         saved = state["flash_pl"]
         if not saved["has_mask"]:
@@ -42,9 +44,10 @@ class SavedRun:
             raise ConfigError("ckpt_path", problem, "use a later checkpoint")
         self.round: int = saved["round"]
         self.densities: list[float] = saved["densities"]
-        self._state_dict: dict[str, Tensor] = state["state_dict"]
+        # A module may save other values than tensors beside them.
+        self._state_dict = {name: value for name, value in state["state_dict"].items() if isinstance(value, Tensor)}
         server = saved["server"]
-        self._layout, self._mask = Layout.from_specification(server["layout"]), server["mask"]
+        self._layout, self._mask = _layout_of(server), server["mask"]
         self._weights: Tensor = server.get("round_average", server["weights"])
         self._tier_masks: list[Tensor] = saved["tier_masks"]
         # What flash-pl fit adds; a trainer that was made in Python has no config.
@@ -110,6 +113,22 @@ class SavedRun:
         """The tensors of the network under its own names, without those of the module around it, such as metrics."""
         prefix = self._prefix
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _layout_of(server: Mapping[str, Any]) -> Layout:
+    """The layout of a server's state.
+
+    Raises:
+        ConfigError: it is none, or has another size than the weights.
+    """
+    try:
+        layout = Layout.from_specification(server["layout"])
+    except ValueError as error:
+        raise other_structure("flash_pl.server.layout", str(error)) from error
+    if layout.size != len(server["weights"]):
+        problem = f"it has {layout.size} elements, and there are {len(server['weights'])} weights"
+        raise other_structure("flash_pl.server.layout", problem)
+    return layout
 
 
 def build_network(run: SavedRun, model: SparseModel, samples: int, trust: bool = False) -> tuple[nn.Module, Tensor]:

@@ -12,6 +12,7 @@ from flash_pl.kernels.library import (
     Library,
     address,
     available,
+    check_saved,
     check_tensors,
     compiled,
     run_in_threads,
@@ -190,6 +191,7 @@ class _SparseConv(torch.autograd.Function):
         run_in_threads(compute, split_range(_groups(g, batch), torch.get_num_threads()))
         ctx.save_for_backward(x, weight, value)
         ctx.pattern, ctx.shape, ctx.g, ctx.sink, ctx.all_gradients = pattern, shape, g, sink, all_gradients
+        ctx.x_shape = x.shape
         return y
 
     @staticmethod
@@ -201,7 +203,9 @@ class _SparseConv(torch.autograd.Function):
             needs = ctx.needs_input_grad[:3]
             gradients = _torchs_gradients(dy, x, weight, None if all_gradients else pattern, ctx.shape, needs)
             return *gradients, None, None, None, None, None
-        dy, batch, threads = dy.contiguous(), len(x), torch.get_num_threads()
+        check_saved(x, ctx.x_shape)
+        check_saved(weight, pattern.shape)
+        x, dy, batch, threads = x.contiguous(), dy.contiguous(), len(x), torch.get_num_threads()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         value = dx = dvalue = None
         if needs_x:

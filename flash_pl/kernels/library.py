@@ -133,6 +133,19 @@ def check_tensors(*tensors: Tensor) -> None:
             raise ValueError(f"the kernels need float32 on the CPU, not {tensor.dtype} on {tensor.device.type}")
 
 
+def check_saved(tensor: Tensor, shape: Sequence[int]) -> None:
+    """Check a tensor that the forward pass saved, before the backward pass.
+
+    A new ``tensor.data`` goes unnoticed by autograd; the kernels would read and write beyond its memory.
+
+    Raises:
+        ValueError: it has another shape, dtype or device by now.
+    """
+    check_tensors(tensor)
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"a tensor of shape {[*shape]} has become one of {[*tensor.shape]} since the forward pass")
+
+
 def address(tensor: Tensor | None) -> int | None:
     """Return the address of the first element, or None for None."""
     return None if tensor is None else tensor.data_ptr()

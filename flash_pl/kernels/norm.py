@@ -9,6 +9,7 @@ from torch import Tensor
 from flash_pl.kernels.library import (
     address,
     available,
+    check_saved,
     check_tensors,
     compiled,
     run_in_threads,
@@ -75,7 +76,7 @@ class _BatchNorm(torch.autograd.Function):
         run_in_threads(compute, split_range(norm.channels, torch.get_num_threads()))
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
-        ctx.norm = norm
+        ctx.norm, ctx.x_shape = norm, x.shape
         return y, mean, variance
 
     @staticmethod
@@ -87,7 +88,9 @@ class _BatchNorm(torch.autograd.Function):
             needs = list(ctx.needs_input_grad[:3])
             gradients = torch.ops.aten.native_batch_norm_backward(dy, x, weight, *statistics, True, norm.epsilon, needs)
             return *gradients, None
-        dy = dy.contiguous()
+        check_saved(x, ctx.x_shape)
+        check_saved(weight, mean.shape)
+        x, weight, dy = x.contiguous(), weight.contiguous(), dy.contiguous()
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
 

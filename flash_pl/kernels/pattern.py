@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.kernels.geometry import Geometry
-from flash_pl.kernels.library import library
+from flash_pl.kernels.library import check_saved, library
 
 
 class _Lists(ctypes.Structure):
@@ -158,9 +158,14 @@ class Sink:
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
 
     def step_(self, weight: Tensor, rate: float, decay: float) -> None:
-        """Take a step of SGD at the active weights: w <- w - rate (g + decay w)."""
+        """Take a step of SGD at the active weights: w <- w - rate (g + decay w).
+
+        Raises:
+            ValueError: the weight has another shape, dtype or device than in the forward pass.
+        """
         native = library()
         if native is not None and self.pattern is not None and self.gradient is not None:
+            check_saved(weight, self.pattern.shape)
             index = self.pattern.index(weight.stride())
             native.update(
                 weight.data_ptr(), index.data_ptr(), self.gradient.data_ptr(), self.pattern.count, rate, decay

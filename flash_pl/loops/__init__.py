@@ -5,10 +5,12 @@ from flash_pl.loops.evaluation import EvaluationLoop, RoundEvaluator, Spread, mo
 from flash_pl.loops.failures import Failure, Fault
 from flash_pl.loops.federated import CohortResult, FederatedLoop
 from flash_pl.loops.first_stage import FirstStageLoop
+from flash_pl.loops.hooks import call_all_hooks, call_hooks
 from flash_pl.loops.local import LocalLoop, check_transfer_hooks
 from flash_pl.loops.settings import EvaluationSchedule, FaultPolicy, Participant, Plan, RoundDecay
 from flash_pl.loops.state import (
     restore_state,
+    restoring,
     save_state,
     server_model,
     start_state,
@@ -34,9 +36,12 @@ __all__ = [
     "RoundEvaluator",
     "Spread",
     "Workers",
+    "call_all_hooks",
+    "call_hooks",
     "check_transfer_hooks",
     "model_flops",
     "restore_state",
+    "restoring",
     "save_state",
     "server_model",
     "start_state",

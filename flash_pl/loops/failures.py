@@ -1,14 +1,24 @@
 """What counts as a failure, of a client or of a scheduler's server hook, and how it is described."""
 
+import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from flash_pl.errors import ConfigError, ModuleError, RunError, SchedulerError
+from flash_pl.errors import (
+    ConfigError,
+    DataNotFoundError,
+    ModuleError,
+    RunError,
+    SchedulerError,
+    in_one_line,
+    traceback_of,
+)
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Layout
@@ -39,20 +49,57 @@ class Failure:
         """The failure behind an exception that is being handled."""
         if isinstance(error, Fault):
             return cls(client, round, str(error), "")
-        return cls(client, round, describe_error(error), traceback.format_exc())
+        return cls(client, round, describe_error(error), traceback_of(error))
 
     def __str__(self) -> str:
         where = f"round {self.round}" if self.round else "stage 1"
         return f"client {self.client} in {where}: {self.reason}"
 
 
-def describe_error(error: Exception) -> str:
-    """An exception in one line, with the innermost file and line outside of installed packages."""
+def describe_error(error: BaseException) -> str:
+    """An exception in one line, with the innermost file and line outside of installed packages.
+
+    >>> describe_error(ValueError())
+    'ValueError'
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    text = " ".join(str(error).split())
+    name, text = type(error).__name__, in_one_line(error)
     hint = f"; {SINGLE_SAMPLE_HINT}" if "more than 1 value per channel" in text else ""
-    return f"{type(error).__name__}: {text}{hint} ({own[-1].filename}:{own[-1].lineno})"
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{name}{'' if text == name else f': {text}'}{hint}{place}"
+
+
+def is_of_user(error: BaseException) -> bool:
+    """Whether code outside of flash_pl, of installed packages and of Python itself had a part in an exception.
+
+    >>> is_of_user(ValueError())
+    False
+    """
+    # The first frame may be that of a script which calls the command line.
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    first = next((place for place, file in enumerate(files) if file.startswith(PACKAGE)), len(files))
+    return any(not file.startswith(NOT_OF_USER) and "site-packages" not in file for file in files[first:])
+
+
+PACKAGE = str(Path(__file__).parents[1])
+NOT_OF_USER = (PACKAGE, sysconfig.get_path("stdlib"), "<frozen")
+
+
+def explained(error: BaseException, round: int) -> BaseException:
+    """The error with which a run ends that ``error`` has stopped in the round with index ``round``.
+
+    An exception of code that is not ours, such as a data set, becomes a ``RunError`` in one line; so does a
+    ``sys.exit()``, which would end only one process of several.
+
+    >>> explained(ZeroDivisionError("division by zero"), round=2)
+    RunError('round 3: ZeroDivisionError: division by zero')
+    """
+    if isinstance(error, (ConfigError, ModuleError, DataNotFoundError, RunError, KeyboardInterrupt)):
+        return error
+    if isinstance(error, OSError) and error.filename and not is_of_user(error):
+        return RunError(f"{error.filename}: {error.strerror or error}", traceback_of(error))
+    return RunError(f"round {round + 1}: {describe_error(error)}", traceback_of(error))
 
 
 # What to do about torch's error of a batch normalization in training.
@@ -108,8 +155,8 @@ def server_hook(scheduler: SparseScheduler, hook: str, server: ServerState, roun
         check_mask(server.mask, server.layout.maskable)
     except (ConfigError, ModuleError, RunError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         where = f"{type(scheduler).__name__}.{hook} in round {round + 1}"
         if isinstance(error, Fault):
             raise SchedulerError(f"{where}: {error}") from error
-        raise SchedulerError(f"{where}: {describe_error(error)}", traceback.format_exc()) from error
+        raise SchedulerError(f"{where}: {describe_error(error)}", traceback_of(error)) from error

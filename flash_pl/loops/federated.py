@@ -5,15 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning.fabric import Fabric
+from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor
 
 from flash_pl.client import ClientState
 from flash_pl.costs import CostLedger
 from flash_pl.data import FederatedData
-from flash_pl.errors import ClientError, MessageError
+from flash_pl.errors import ClientError, ConfigError, MessageError
 from flash_pl.loops.evaluation import RoundEvaluator
-from flash_pl.loops.failures import Failure, Fault, check_frozen, check_mask, check_tier_masks, server_hook
+from flash_pl.loops.failures import (
+    Failure,
+    Fault,
+    check_frozen,
+    check_mask,
+    check_tier_masks,
+    explained,
+    server_hook,
+)
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
+from flash_pl.loops.hooks import call_all_hooks, call_hooks
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.round_metrics import check_names, logged_metrics, mask_agreement
 from flash_pl.loops.settings import Participant, Plan
@@ -71,6 +81,7 @@ class FederatedLoop:
         has_mask: stage 1 is over and the first mask is made.
         evaluation_pending: the round has changed the server and is not evaluated yet.
         consistent: the server is as a round left it, so a checkpoint may hold it.
+        restored_in_part: a checkpoint could not be restored in full, so the loop does not run.
     """
 
     def __init__(
@@ -104,7 +115,7 @@ class FederatedLoop:
         self.votes: list[int] = []
         self.layer_mismatch: dict[str, list[float]] = {}
         self.should_stop, self.has_mask, self.evaluation_pending, self.consistent = False, False, False, True
-        self.stop_reason, self.first_stage_progress = "", Progress()
+        self.stop_reason, self.first_stage_progress, self.restored_in_part = "", Progress(), False
 
     @property
     def done(self) -> bool:
@@ -112,25 +123,48 @@ class FederatedLoop:
         return self.should_stop or self.round >= self.plan.rounds
 
     def run(self) -> None:
-        """Make the first mask, unless a checkpoint brought one, and train all rounds."""
+        """Make the first mask, unless a checkpoint brought one, and train all rounds.
+
+        Raises:
+            RunError: the run cannot go on; or another of the errors in ``flash_pl.errors``.
+            ConfigError: a checkpoint was restored in part.
+        """
+        if self.restored_in_part:
+            raise ConfigError("ckpt_path", "only a part of the checkpoint could be restored", "make a new loop")
         self.stop_reason = ""
         try:
             if self.round_average is None:  # an average out of a checkpoint would never change again
                 self.server.round_average = None
-            self.fabric.call("on_run_start", loop=self)
+            call_hooks(self.fabric, "on_run_start", loop=self)
             if self.has_mask:
                 self.workers.compare("after the checkpoint was read")
             else:
                 self.make_first_mask()
                 self.workers.compare("after the first mask")
                 self.has_mask, self.first_stage_progress = True, Progress()
-                self.fabric.call("on_first_mask", loop=self)
+                call_hooks(self.fabric, "on_first_mask", loop=self)
             while not self.done:
                 self.train_round()
-            self.fabric.call("on_run_end", loop=self)
+            self.end_run()
         except BaseException as error:
-            self.fabric.call("on_run_abort", loop=self, error=error)
-            raise
+            reason = explained(error, self.round)
+            for other in call_all_hooks(self.fabric, "on_run_abort", loop=self, error=reason):
+                rank_zero_warn(f"the run has ended by an error, and then {other}")
+            if reason is error:
+                raise
+            raise reason from error
+
+    def end_run(self) -> None:
+        """Tell all callbacks that the last round is over; an error of one of them keeps nothing from the others.
+
+        Raises:
+            CallbackError: the first of their errors.
+        """
+        errors = call_all_hooks(self.fabric, "on_run_end", loop=self)
+        for other in errors[1:]:
+            rank_zero_warn(str(other))
+        if errors:
+            raise errors[0]
 
     def make_first_mask(self) -> None:
         """Stage 1 if the scheduler has one, then the first server mask and the initial weights adapted to it."""
@@ -147,8 +181,8 @@ class FederatedLoop:
                 ledger=self.ledger,
                 seed=self.plan.seed,
                 progress=self.first_stage_progress,
-                on_client_end=lambda done, total: self.fabric.call(
-                    "on_first_stage_client_end", loop=self, done=done, total=total
+                on_client_end=lambda done, total: call_hooks(
+                    self.fabric, "on_first_stage_client_end", loop=self, done=done, total=total
                 ),
             ).run()
         with server_hook(self.scheduler, "start", self.server, self.round):
@@ -216,7 +250,7 @@ class FederatedLoop:
             self.metrics["failed"] += self.failed - failed_before
         self.metrics["seconds"] = time.perf_counter() - started
         self.round, self.evaluation_pending = round + 1, False
-        self.fabric.call("on_round_end", loop=self, row={"round": self.round} | self.metrics)
+        call_hooks(self.fabric, "on_round_end", loop=self, row={"round": self.round} | self.metrics)
 
     def train_cohort(self, cohort: Sequence[Participant]) -> CohortResult:
         """Train the clients of a cohort; this process's part of their sum is then in the aggregator.
@@ -298,9 +332,9 @@ class FederatedLoop:
     def report_update(self, update: ClientUpdate) -> None:
         """Tell the callbacks of a client that this process has trained, unless it was late."""
         if not update.late:
-            self.fabric.call("on_client_end", loop=self, update=update)
+            call_hooks(self.fabric, "on_client_end", loop=self, update=update)
 
     def skip_client(self, failure: Failure) -> None:
         """Count a client that failed, and tell the callbacks."""
         self.failed += 1
-        self.fabric.call("on_client_error", loop=self, failure=failure)
+        call_hooks(self.fabric, "on_client_error", loop=self, failure=failure)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, GradientClipping, samples_in
 from flash_pl.data import Batches
-from flash_pl.errors import ModuleError
+from flash_pl.errors import ModuleError, as_yaml
 from flash_pl.loops.failures import Fault
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed, seed_global_rng_
@@ -98,7 +98,10 @@ class LocalLoop:
             remedy = "exclude this layer, or use a larger density"
             raise Fault(f"the mask leaves no weight of an output of {name}, and weight_norm would be NaN; {remedy}")
         scheduler.on_client_start(client, context)
-        client.create_optimizer(scheduler.layer_rates(client))
+        layer_rates = scheduler.layer_rates(client)
+        if layer_rates is not None:
+            check_layers(layer_rates, client, f"{type(scheduler).__name__}.layer_rates")
+        client.create_optimizer(layer_rates)
         self._check_clipping(client)
 
     def start_step(self, client: ClientState, scheduler: SparseScheduler, index: int) -> bool:
@@ -128,7 +131,7 @@ class LocalLoop:
             module.optimizer_zero_grad(client.epoch, index, optimizer)
             if output is not None:
                 outputs = dict(output) if isinstance(output, Mapping) else {"loss": output}
-                loss: Tensor = outputs["loss"]
+                loss = loss_of(outputs, client)
                 self._losses += loss.detach().float().reshape(())
                 module.on_before_backward(loss)
                 client.backend.training_backward = True
@@ -166,11 +169,14 @@ class LocalLoop:
         """What the trained client sends, without its weights."""
         client.check_tensors()
         client.prune_()  # a hook of the module may have changed pruned weights
-        trained_densities = scheduler.trained_densities(client)
+        trained_densities, name_of = scheduler.trained_densities(client), type(scheduler).__name__
+        check_layers(trained_densities, client, f"{name_of}.trained_densities")
         extra = scheduler.on_client_end(client, context)
+        if not isinstance(extra, Mapping):
+            raise Fault(f"{name_of}.on_client_end returns {as_yaml(extra)}, not a dictionary of tensors")
         for name, tensor in extra.items():
             if not isinstance(tensor, Tensor):
-                raise Fault(f"{name!r} of {type(scheduler).__name__}.on_client_end is not a tensor")
+                raise Fault(f"{name!r} of {name_of}.on_client_end is not a tensor")
         return ClientUpdate(
             client=context.client,
             tier=context.tier,
@@ -201,7 +207,7 @@ class LocalLoop:
                 output = step_with_index(module.training_step)(batch, client.context.batches)
             optimizer.zero_grad()
             if output is not None:  # else the module skips the batch
-                loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+                loss = loss_of(output if isinstance(output, Mapping) else {"loss": output}, client)
                 self._losses += loss.detach().float().reshape(())
                 module.backward(loss)
         if output is not None:
@@ -260,6 +266,33 @@ class Transfer:
 
     def _on_device(self, batch: Any) -> bool:
         return type(batch) is tuple and all(isinstance(part, Tensor) and part.device == self.device for part in batch)
+
+
+def loss_of(outputs: Mapping[str, Any], client: ClientState) -> Tensor:
+    """The loss in what ``training_step`` has returned.
+
+    Raises:
+        ModuleError: there is none, or it is not a tensor with one element.
+    """
+    loss = outputs.get("loss")
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    kind = f"a tensor of shape {[*loss.shape]}" if isinstance(loss, Tensor) else as_yaml(loss)
+    problem = f"its loss is {kind}, not a tensor with one element"
+    hint = "return the loss, a dictionary with the key loss, or None to skip the batch"
+    raise ModuleError(f"{client.user_class}.training_step: {problem}; {hint}")
+
+
+def check_layers(value: object, client: ClientState, hook: str) -> None:
+    """Check that a scheduler's ``hook`` has returned a number for each maskable layer.
+
+    Raises:
+        Fault: it has returned something else.
+    """
+    layers = len(client.layout.layers)
+    if not (isinstance(value, Tensor) and value.shape == (layers,)):
+        kind = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else as_yaml(value)
+        raise Fault(f"{hook} returns {kind}, not a tensor with a number for each of {layers} layers")
 
 
 def step_with_index(step: Callable[..., Any]) -> Step:

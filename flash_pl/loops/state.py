@@ -1,13 +1,16 @@
 """The state of a federated loop: in a checkpoint, as processes compare it, and the server's model for an export."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, ModuleError, RankError, RunError, as_yaml
+from flash_pl.loops.failures import describe_error
 from flash_pl.loops.federated import FederatedLoop
+from flash_pl.saved_state import Keys, check_state
 from flash_pl.sparsity import SparseModel
 
 
@@ -68,27 +71,59 @@ def save_state(loop: FederatedLoop) -> dict[str, Any]:
 
 
 def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
-    """Restore what ``save_state`` returned.
+    """Restore what ``save_state`` returned. After an error the loop may hold a part of it, and does not run.
 
     Raises:
-        ConfigError: it belongs to another experiment.
+        ConfigError: it belongs to another experiment, or has another structure.
     """
+    loop.restored_in_part = True
     for key, value in identity(loop).items():
-        saved = state["identity"][key]
+        saved = state["identity"].get(key)
         if saved != value:
             raise ConfigError(key, f"{as_yaml(value)}, but {as_yaml(saved)} in the checkpoint")
     if state["round"] > loop.plan.rounds:
         problem = f"{loop.plan.rounds} is less than the {state['round']} rounds that the checkpoint has done"
         raise ConfigError("rounds", problem)
+    parts, layout = stateful_parts(loop), loop.server.layout
+    loop.server.check_layout(state["server"])
+    sizes = {"size": layout.size, "maskable": layout.maskable, "trainable": layout.trainable}
+    sizes["tiers"] = len(loop.plan.budget.tiers) if state["has_mask"] else 0
+    for name, part in parts.items():
+        check_state(state, Keys({name: part.saved}), "flash_pl", dict(sizes))
     loop.round, loop.failed = state["round"], state["failed"]
     loop.metrics, loop.votes = dict(state["metrics"]), list(state["votes"])
     loop.layer_mismatch = dict(state["layer_mismatch"])
     loop.has_mask, loop.evaluation_pending = state["has_mask"], state["evaluation_pending"]
     loop.should_stop = state["stopped"]
     loop.first_stage_progress.load_state_dict(state["first_stage"])
-    for name, part in stateful_parts(loop).items():
-        part.load_state_dict(state[name])
-    loop.update_tier_masks()
+    for name, part in parts.items():
+        with restoring(f"{type(part).__name__}.load_state_dict"):
+            part.load_state_dict(state[name])
+    with restoring(f"{type(loop.scheduler).__name__}.tier_masks"):
+        loop.update_tier_masks()
+    loop.restored_in_part = False
+
+
+@contextmanager
+def restoring(what: str) -> Iterator[None]:
+    """Around a call that takes back a part of a checkpoint, such as ``MyScheduler.load_state_dict``.
+
+    >>> with restoring("MyScheduler.load_state_dict"):
+    ...     raise KeyError("scores")
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: ckpt_path: MyScheduler.load_state_dict fails with what the checkpoint holds \
+(KeyError: 'scores' (<doctest flash_pl.loops.state.restoring[0]>:2))
+
+    Raises:
+        ConfigError: the call has failed.
+    """
+    try:
+        yield
+    except (ConfigError, ModuleError, RankError):
+        raise
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, RunError) else describe_error(error)
+        raise ConfigError("ckpt_path", f"{what} fails with what the checkpoint holds ({reason})") from error
 
 
 def server_model(loop: FederatedLoop) -> SparseModel:

@@ -10,6 +10,7 @@ from torch import Tensor
 from flash_pl.checkpoint import Stateful
 from flash_pl.checks import check_numbers
 from flash_pl.client import ClientContext, ClientState
+from flash_pl.saved_state import Array, Keys, OneOf
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.timing import Cosine, Interval, LastStep, RateDecay
 from flash_pl.server import ClientUpdate, ServerState
@@ -50,6 +51,8 @@ class FedRTS(SparseScheduler):
     Raises:
         ConfigError: ``gamma``, ``rho`` or ``prune_rate`` is out of range, or the decay has no ``rounds``.
     """
+
+    saved = Keys({"posteriors": OneOf((Array(torch.float64, (2, "maskable")), Array("float", (0,))))})
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from flash_pl.checks import check_numbers
 from flash_pl.client import ClientContext, ClientState
+from flash_pl.saved_state import Array, Keys, ListOf
 from flash_pl.schedulers.base import FirstStage, SparseScheduler
 from flash_pl.schedulers.timing import EveryEpoch, Interval, LastStep, Linear, RateDecay
 from flash_pl.server import ClientUpdate, MagnitudeVote, ServerState, Vote
@@ -194,6 +195,8 @@ class NST(DynamicSparseTraining):
         voter: makes that mask, by default by magnitude with the mean of the clients' layer densities.
         prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
     """
+
+    saved = Keys({"shared_masks": ListOf(Array(torch.bool, ("maskable",)), "tiers")})
 
     def __init__(self, voter: Vote | None = None, **keywords: Unpack[MoveKeywords]) -> None:
         super().__init__(**keywords)

@@ -9,6 +9,7 @@ from torch import Tensor
 from flash_pl.checks import check_integers, check_numbers
 from flash_pl.client import ClientState
 from flash_pl.errors import ConfigError
+from flash_pl.saved_state import Array, Keys, OneOf
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.schedulers.timing import Cosine, RateDecay
 from flash_pl.server import ClientUpdate, ServerState
@@ -45,6 +46,7 @@ class STEAD(SparseScheduler):
             the move needs gradients.
     """
 
+    saved = Keys({"entry_values": OneOf((Array("float", ("maskable",)), Array("float", (0,))))})
     entry_values = torch.empty(0)  # the weights when they entered the mask, [layout.maskable] once there is a mask
 
     def __init__(

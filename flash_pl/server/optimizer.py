@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
 from flash_pl.checks import check_numbers
+from flash_pl.saved_state import Array, MapOf
 from flash_pl.server.state import ServerState
 
 
@@ -21,6 +22,8 @@ class ServerOptimizer(Stateful, ABC):
     Args:
         lr: the server's learning rate, above 0.
     """
+
+    saved = MapOf(str, Array("float", ("trainable",)))
 
     def __init__(self, lr: float) -> None:
         check_numbers("(0, inf)", lr=lr)

@@ -1,13 +1,14 @@
 """The server's model: weights, mask, and the union of the clients' models."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
 from flash_pl.errors import ConfigError
+from flash_pl.saved_state import SERVER
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
 
@@ -34,6 +35,7 @@ class ServerState(Stateful):
     tensor([0., 0., 3., 4.])
     """
 
+    saved: ClassVar[Any] = SERVER
     layout: Layout
     weights: Tensor
     mask: Tensor
@@ -78,8 +80,8 @@ class ServerState(Stateful):
         copies = {name: tensor.cpu().clone() for name, tensor in self.compared_state().items()}
         return {"layout": self.layout.specification} | copies
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
+    def check_layout(self, state: dict[str, Any]) -> None:
+        """Check that ``state``, which ``state_dict`` returned, is of the same model.
 
         Raises:
             ConfigError: it belongs to another model, to other excluded layers or to another memory format.
@@ -88,8 +90,16 @@ class ServerState(Stateful):
             tensors = len(self.layout.specification)
             problem = f"its {self.layout.elements} values in {tensors} tensors are not those of the checkpoint"
             raise ConfigError("model", problem, "use the same model, excluded layers and memory format")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            ConfigError: see ``check_layout``.
+        """
+        self.check_layout(state)
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
         average = state.get("round_average")
-        self.round_average = None if average is None else average.to(self.weights.device, copy=True)
+        self.round_average = None if average is None else average.to(self.weights, copy=True)

@@ -131,7 +131,7 @@ class Layout:
                 elements of a tensor overlap or have gaps.
         """
         kinds = [kind for _, kind, _, _ in specification]
-        if kinds[:1] != KINDS[:1] or kinds != sorted(kinds, key=KINDS.index):
+        if kinds[:1] != KINDS[:1] or not set(kinds) <= set(KINDS) or kinds != sorted(kinds, key=KINDS.index):
             raise ValueError(
                 "a layout must have maskable tensors; they come first, then parameters, then buffers, then frozen ones"
             )

@@ -15,7 +15,7 @@ HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
 
 def test_the_package_calls_every_hook_and_no_other_name():
     files = Path(flash_pl.__file__).parent.rglob("*.py")
-    called = {name for path in files for name in re.findall(r'fabric\.call\(\s*"(\w+)"', path.read_text())}
+    called = {name for path in files for name in re.findall(r'_hooks\([\w.,\s]*"(\w+)"', path.read_text())}
     assert called == set(HOOKS)
 
 
