@@ -34,16 +34,19 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 def check_devices(devices: Any) -> None:
     """Check the number of processes or the list of GPUs, in any form that Lightning's Trainer takes.
 
-    >>> check_devices(2), check_devices("auto"), check_devices([0, 1]), check_devices("0,1"), check_devices(-1)
+    >>> check_devices(2), check_devices("2"), check_devices("auto"), check_devices([0]), check_devices("0,1")
     (None, None, None, None, None)
 
     Raises:
         ConfigError: another value.
     """
     numbers = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else []
+    if isinstance(devices, str) and devices.strip().isdecimal() and len(devices) < 10:  # a number, not a list of GPUs
+        devices = int(devices)
     if isinstance(devices, int) and not isinstance(devices, bool) and (1 <= devices <= MOST_PROCESSES or devices == -1):
         return
-    if devices != "auto" and not (numbers and all(str(number).strip().isdecimal() for number in numbers)):
+    several = len(numbers) > 1 or (isinstance(devices, list) and devices)
+    if devices != "auto" and not (several and all(str(number).strip().isdecimal() for number in numbers)):
         hint = f"give an integer from 1 to {MOST_PROCESSES}, auto, or a list of GPU numbers"
         raise ConfigError("devices", f"{as_yaml(devices)} is not a number of processes", hint)
 

@@ -164,10 +164,7 @@ def finalizing(loggers: Sequence[Logger]) -> Iterator[None]:
         for logger in loggers:
             try:
                 logger.finalize("failed")
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # the error that ended the run matters more: it is raised, this one only shown
+            except (Exception, SystemExit) as error:  # the error that ended the run is raised, this one only shown
                 rank_zero_warn(f"{type(logger).__name__} could not write its last values: {in_one_line(error)}")
         raise
     for logger in loggers:
