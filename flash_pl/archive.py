@@ -93,6 +93,7 @@ class _Archive:
             raise ValueError("its entries overlap")
         self.max_bytes = SHARED_BYTES + SHARING * self.size
         self.storages: dict[str, Tensor] = {}
+        self.bools: set[str] = set()  # storages that hold only 0 and 1
 
     def load(self) -> Any:
         """The object in the archive."""
@@ -131,8 +132,10 @@ class _Archive:
         data = self.storages[key]
         if type(count) is not int or count * dtype.itemsize != len(data):
             raise ValueError(f"a storage has {len(data)} bytes instead of those of {count} elements of {dtype}")
-        if dtype == torch.bool and len(data) and int(data.max()) > 1:
-            raise ValueError("a bool is neither 0 nor 1")
+        if dtype == torch.bool and key not in self.bools:
+            if len(data) and int(data.max()) > 1:
+                raise ValueError("a bool is neither 0 nor 1")
+            self.bools.add(key)  # many tensors may share one storage
         return data.view(dtype)
 
     def tensor(

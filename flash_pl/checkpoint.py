@@ -79,12 +79,20 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         RunError: the file cannot be written, for instance because the disk is full; ``path`` is unchanged.
     """
+    _write(path, _encoded(state))
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()[:-2]  # an archive ends with the length of its comment in two bytes; torch's has none
+    return content + struct.pack("<H", DIGEST) + _digest(content)
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content + struct.pack("<H", DIGEST) + _digest(content))
+        write_atomically(path, content)
     except OSError as error:
         raise RunError(f"checkpoint {path}: cannot be written ({error.strerror or error})") from error
 
@@ -122,9 +130,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         age = "an older" if schema < SCHEMA else "a newer"
         problem = f"'{path}' is a checkpoint of {age} version of flash_pl (schema {schema})"
         raise ConfigError("ckpt_path", problem, f"this version reads schema {SCHEMA} only")
-    round = own.get("round") if isinstance(own, dict) else None
-    if type(round) is not int or round < 0:
-        raise ConfigError("ckpt_path", f"'{path}' does not say how many rounds its run has done")
     return state
 
 
@@ -198,11 +203,16 @@ class CheckpointFolder:
         """Write ``last.ckpt``, and ``best.ckpt`` too if this is the best round so far.
 
         Raises:
-            RunError: a file cannot be written; no existing file is damaged.
+            RunError: a file cannot be written, or could not be read again; no existing file is damaged.
         """
+        content = _encoded(state)
+        try:
+            load_archive(io.BytesIO(content))  # the reader refuses some states, such as one tensor under 1,000 names
+        except ValueError as error:
+            raise RunError(f"checkpoint {self.last}: it could not be read again ({error})") from error
         if best:  # first: after a kill in between, last.ckpt must not name a best value that best.ckpt does not have
-            write_checkpoint(self.best, state)
-        write_checkpoint(self.new, state)
+            _write(self.best, content)
+        _write(self.new, content)
         if self.last.exists():
             os.replace(self.last, self.previous)
         os.replace(self.new, self.last)

@@ -25,7 +25,7 @@ from flash_pl.errors import (
 from flash_pl.loops.failures import describe_error, is_of_user
 
 # The results of these commands are files. What they print describes the files, so it may be lost.
-WRITES_FILES = (fit.fit, export.export)
+WRITES_FILES = (fit.fit, export.export, compare.sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         logging.raiseExceptions = False  # a log that cannot be written is no error of the command
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
         try:
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
             options.run(options)
         except BaseException as error:
             return _end_by(error)

@@ -77,7 +77,11 @@ class _Node:
 
     def __init__(self, value: Any, origin: str = "") -> None:
         self.value, self.size, self.depth, self.origin, self.inside = value, 1, 1, origin, False
-        self.nbytes: int = getattr(value, "nbytes", 0) if origin == "call" else 0
+        self.nbytes = _nbytes(value) if origin == "call" else 0
+
+
+def _nbytes(value: Any) -> int:
+    return len(value) if isinstance(value, bytes | bytearray) else int(getattr(value, "nbytes", 0))
 
 
 class _Machine:
@@ -97,6 +101,7 @@ class _Machine:
         self.marks: list[int] = []  # lengths of the stack
         self.memo: dict[int, _Node] = {}
         self.hashed = 0  # values in all keys and arguments, with repetition
+        self.made = 0  # bytes of all that functions have returned, also of what is dropped again
 
     def run(self, data: bytes) -> Any:
         """The value in a pickle."""
@@ -145,6 +150,9 @@ class _Machine:
                     raise ValueError("it calls what is not a function")
                 self.count_hashed([arguments])
                 self.push(function.value(*arguments.value), [arguments], "call")
+                self.made += _nbytes(self.top().value)
+                if self.made > self.max_bytes:
+                    raise ValueError("its values occur too often for its length")
             elif name == "BUILD":
                 (state,) = self.pop(1)
                 if self.build is None or self.top().origin != "call":

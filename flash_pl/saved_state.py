@@ -179,7 +179,7 @@ LEDGER = Keys(
 )
 LOOP = Keys(
     {
-        "identity": Keys({"seed": COUNT, "density": NUMBER, "clients": COUNT}),
+        "identity": Keys({"scheduler": str, "seed": COUNT, "density": NUMBER, "clients": COUNT}),
         "round": COUNT,
         "failed": COUNT,
         "metrics": MapOf(str, NUMBER),

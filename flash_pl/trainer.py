@@ -15,7 +15,7 @@ from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
 from flash_pl.data import FederatedData, as_federated, check_client_batches, check_federated, torn_down
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ConfigError, ModuleError, printable, shortened
 from flash_pl.launch import Launcher, check_graphs, check_sharing, make_fabric
 from flash_pl.loops import (
     CapturedLoop,
@@ -357,6 +357,7 @@ class FederatedTrainer:
             ModuleError: a buffer has another shape.
         """
         if different := changes(state["flash_pl"]["machine"], machine_facts(self.fabric.device)):
+            different = printable(shortened(different))  # the texts are the file's
             if self.strict:
                 problem = f"true, but the checkpoint is of another machine or installation ({different})"
                 raise ConfigError("strict", problem, "go on where bits are the same, or set strict=false")

@@ -29,7 +29,12 @@ class ErrorLog(Callback):
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory) / "errors.log"
+        self.directory = Path(directory)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / "errors.log"
 
     @rank_zero_only
     def on_client_error(self, loop: FederatedLoop, failure: Failure) -> None:

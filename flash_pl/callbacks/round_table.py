@@ -139,7 +139,7 @@ class RoundTable:
             if lines and not text.endswith(("\n", "\r")) and not _is_next(lines, names):
                 lines.pop()  # the beginning of a line
             return names, list(_kept(lines, names, self._last))
-        except (OSError, IndexError, ValueError, csv.Error) as error:
+        except (OSError, IndexError, ValueError, OverflowError, csv.Error) as error:
             problem = f"'{self.path}' is not a table as a run writes it ({error})"
             raise ConfigError("run_dir", problem, "it needs a row per round, with commas between numbers") from error
 

@@ -4,6 +4,7 @@ import argparse
 import functools
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -47,11 +48,10 @@ from flash_pl.config import (
     to_repeat,
 )
 from flash_pl.data import torn_down
-from flash_pl.errors import ModuleError, RunError
+from flash_pl.errors import ConfigError, ModuleError, RunError
 from flash_pl.launch import restarts, starts_as_rank_0
 from flash_pl.loops import FederatedLoop
 from flash_pl.saved_state import check_checkpoint
-from flash_pl.trainer import FederatedTrainer
 
 
 def add(commands: Any) -> None:
@@ -75,10 +75,12 @@ def fit(options: argparse.Namespace) -> None:
     with directory.claimed(writes=starts_as_rank_0()):
         metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
         checkpoint = _checkpoint(config, directory)
-        callbacks = _callbacks(config, directory, metrics, consensus, checkpoint)
+        error_log = ErrorLog(directory.path)
+        callbacks = _callbacks(config, directory, metrics, consensus, error_log, checkpoint)
         trainer = build_trainer(config, list(callbacks), [DummyLogger() for _ in config["logger"]])
         ranks = trainer.launch()
         with ranks.sharing_errors(), torn_down(data):
+            directory.path = error_log.directory = ranks.broadcast(lambda: directory.path)  # only rank 0 has chosen it
             # Whatever can go wrong goes wrong before a file of the directory is touched.
             prepare(data, ranks)
             with by_config_key():
@@ -86,7 +88,7 @@ def fit(options: argparse.Namespace) -> None:
             ckpt_path = _resume_from(config["ckpt_path"], checkpoint.folder)
             state = ranks.broadcast(lambda: starting_point(ckpt_path, checkpoint.folder))
             if state is not None:
-                refuse_other(config, _config_of(state, config))
+                refuse_other(config, _config_of(state, config, directory.to_repeat))
                 with by_config_key():
                     trainer.resume(loop, state)
                 for table in (metrics.table, consensus.table):
@@ -96,7 +98,8 @@ def fit(options: argparse.Namespace) -> None:
                 trainer.fabric.loggers[:] = build_loggers(config, directory.path)
             ranks.broadcast(lambda: directory.open(resumed=state is not None))
             started, first = time.perf_counter(), loop.round
-            _run(trainer, loop, directory)
+            with _errors_of_the_run(loop, directory):
+                trainer.run(loop)
             seconds = time.perf_counter() - started
 
             def finish() -> dict[str, Any]:
@@ -126,6 +129,7 @@ def _callbacks(
     directory: RunDir,
     metrics: MetricsCSV,
     consensus: ConsensusCSV,
+    error_log: ErrorLog,
     checkpoint: Checkpoint,
 ) -> Iterator[Callback]:
     """All callbacks in their order: what a round has left behind is complete before it is saved."""
@@ -134,7 +138,7 @@ def _callbacks(
     yield consensus
     yield Loggers(directory.config, options["monitor"])
     yield TensorBoard(directory.config, consensus, options["monitor"])
-    yield ErrorLog(directory.path)
+    yield error_log
     yield checkpoint
     if options["patience"]:
         yield EarlyStopping(options["monitor"], options["monitor_mode"], options["patience"])
@@ -144,15 +148,18 @@ def _callbacks(
         yield RunSummary(directory.path)
 
 
-def _run(trainer: FederatedTrainer, loop: FederatedLoop, directory: RunDir) -> None:
-    """Run the loop; an error that ends it says where its traceback is."""
+@contextmanager
+def _errors_of_the_run(loop: FederatedLoop, directory: RunDir) -> Iterator[None]:
+    """An error that ends the run is a ``RunError``, which says where its traceback is."""
     try:
-        trainer.run(loop)
+        yield
     except RunError as error:
         if error.trace:
             raise RunError(f"{error}; its traceback is in {directory.path / 'errors.log'}") from error
         raise
-    except ModuleError as error:  # found while a client trained
+    except (ConfigError, ModuleError) as error:
+        if not loop.has_mask:  # nothing has been trained
+            raise
         raise RunError(str(error)) from error
 
 
@@ -161,11 +168,19 @@ def _resume_from(ckpt_path: str | None, folder: CheckpointFolder) -> str | None:
     return LAST if restarts() and folder.files() else ckpt_path
 
 
-def _config_of(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the checkpoint from which a run with ``config`` is resumed; no class of it is used that the run's
-    own config does not name."""
-    saved = saved_config(state, config["ckpt_path"])
-    with foreign_names(config["ckpt_path"], saved, own=config):
+def _config_of(state: Mapping[str, Any], config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the checkpoint from which a run is resumed.
+
+    No class of it is used, and no environment variable, that the run's own config does not name.
+
+    Args:
+        state: the content of the checkpoint.
+        config: of the run.
+        written: the same with its references.
+    """
+    path = config["ckpt_path"] or LAST  # torchrun has restarted a run
+    saved = saved_config(state, path)
+    with foreign_names(path, saved, own=[config, written], remedy="resume it with the config of its own run"):
         return compose(saved)
 
 

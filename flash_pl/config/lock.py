@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import socket
 import sys
 import time
@@ -78,8 +77,9 @@ class DirectoryLock:
             try:
                 locked = _try_lock(handle, exclusive=True)
             except OSError as error:
+                if not os.fstat(handle).st_size:  # nobody's, since a holder has written into it
+                    self.file.unlink(missing_ok=True)
                 os.close(handle)
-                self.file.unlink(missing_ok=True)
                 if error.errno not in NO_LOCKS:
                     self._remove_folders()
                     raise
@@ -91,8 +91,12 @@ class DirectoryLock:
             if locked and self._names(handle):
                 self._handle = handle
                 _open_files.add(handle)
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                try:
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                except OSError:
+                    self.release()
+                    raise
                 return None
             # Not locked, or the file has just been removed by its last holder and others lock a new one.
             holder = _read(handle) or holder
@@ -103,10 +107,8 @@ class DirectoryLock:
         return holder
 
     def release(self, keep: bool = False) -> None:
-        """Give the lock back; without ``keep`` remove the folders that were made for it, with their content."""
-        if not keep and self._handle is not None and self.directory in self._made:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        elif self._handle is not None:
+        """Give the lock back; without ``keep`` remove the folders that were made for it, if they are empty."""
+        if self._handle is not None:
             with suppress(OSError):  # the directory may be gone, or on a disk that has failed
                 self.file.unlink()
         if not keep:

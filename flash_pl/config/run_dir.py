@@ -72,7 +72,7 @@ class RunDir:
         The directory is made. If the block ends before ``open``, it is removed again.
 
         Args:
-            writes: whether this process writes the directory; only rank 0 does, and only it needs to know the path.
+            writes: whether this process writes the directory; only rank 0 does. The others learn the ``path`` later.
 
         Raises:
             ConfigError: the directory has another run, is in use, or cannot be written.
@@ -93,6 +93,7 @@ class RunDir:
             ConfigError: it has less.
         """
         with self._writing():
+            self._lock_late()
             free = shutil.disk_usage(self.path).free
         if free < bytes_needed:
             problem = f"{as_yaml(str(self.path))} is on a disk with {free >> 20} MiB free"
@@ -105,13 +106,17 @@ class RunDir:
             ConfigError: the directory cannot be written.
         """
         with self._writing():
-            if self._lock is None:  # an environment that gives ranks in a way of its own
-                self._lock = self._locked(self.path, free=self._checkpoint is None)
+            self._lock_late()
             write_atomically(self.path / "config.yaml", self._yaml().encode())
             self.checkpoints.mkdir(exist_ok=True)
             self._opened = True
             if resumed:
                 self.result.unlink(missing_ok=True)
+
+    def _lock_late(self) -> None:
+        """Lock the directory where the launch has made a process rank 0 that did not expect it."""
+        if self._lock is None:
+            self._lock = self._locked(self.path, free=self._checkpoint is None)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -161,11 +161,11 @@ def _read_onnx(path: Path) -> Contents:
 
 
 def _read_checkpoint(path: Path) -> Contents:
-    run = SavedRun(path)
-    densities = run.densities
-    models = [run.model(density) for density in densities]
-    facts = run.facts(models[-1].density)
-    layer_densities = [model.densities for model in models]
+    run, layer_densities = SavedRun(path), list[Mapping[str, float]]()
+    for density in run.densities:  # the models have the same tensors, and one is in memory at a time
+        model = run.model(density)
+        layer_densities.append(model.densities)
+    facts = run.facts(model.density)
     rows = [
         TensorRow(
             name,
@@ -175,9 +175,9 @@ def _read_checkpoint(path: Path) -> Contents:
             None,
             tensor.nbytes,
         )
-        for name, tensor in models[-1].tensors.items()
+        for name, tensor in model.tensors.items()
     ]
-    columns = ("density",) if len(models) == 1 else tuple(f"d = {density:g}" for density in densities)
+    columns = ("density",) if len(run.densities) == 1 else tuple(f"d = {density:g}" for density in run.densities)
     return Contents(facts, columns, tuple(rows), path.stat().st_size)
 
 

@@ -51,7 +51,7 @@ class SavedRun:
         self._weights: Tensor = server.get("round_average", server["weights"])
         self._tier_masks: list[Tensor] = saved["tier_masks"]
         # What flash-pl fit adds; a trainer that was made in Python has no config.
-        self._names: dict[str, str] = saved["extra"].get("names", {"scheduler": saved["identity"]["scheduler"]})
+        self._names: dict[str, str] = saved["extra"].get("names") or {"scheduler": saved["identity"]["scheduler"]}
         self._prefix: str = saved["extra"].get("network_prefix", "")
 
     @property

@@ -118,6 +118,12 @@ class _Run(Callback):
         except AssertionError:
             raise
         except Exception as error:
+            for broken in (
+                *(callback.broken for callback in callbacks if isinstance(callback, Limits)),
+                error.__cause__,
+            ):
+                if isinstance(broken, AssertionError):  # the rule behind the error that has ended the run
+                    raise broken from error
             raise AssertionError(f"{name} ends with {type(error).__name__}: {error}") from error
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:

@@ -35,10 +35,16 @@ def test_a_killed_process_leaves_a_file_that_means_nothing(tmp_path):
 
 def test_only_folders_that_were_made_are_removed(tmp_path):
     (tmp_path / "own").mkdir()
-    for keep, path in ((False, "own/new/run"), (True, "own/kept/run"), (False, "own")):
+    for keep, path, files in (
+        (False, "own/new/run", 0),
+        (True, "own/kept/run", 1),
+        (False, "own/used", 1),
+        (False, "own", 1),
+    ):
         lock = DirectoryLock(tmp_path / path)
         assert lock.acquire() is None
-        (tmp_path / path / "database").touch()
+        if files:  # perhaps of somebody else, such as another run below this directory
+            (tmp_path / path / "database").touch()
         lock.release(keep=keep)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         "own",
@@ -46,6 +52,8 @@ def test_only_folders_that_were_made_are_removed(tmp_path):
         "own/kept",
         "own/kept/run",
         "own/kept/run/database",
+        "own/used",
+        "own/used/database",
     ]
 
 
