@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flash_pl.errors import in_one_line
 from flash_pl.plain_pickle import load_pickle
 
 # Tensors may share a storage, and dimensions may be expanded. All tensors together have at most so many bytes for each
@@ -70,7 +71,7 @@ def load_archive(source: str | Path | BinaryIO) -> Any:
     except (OSError, ValueError):
         raise
     except Exception as error:  # a damaged archive can raise anything in its reader
-        raise ValueError(f"it is damaged ({' '.join(str(error).split())[:200] or type(error).__name__})") from error
+        raise ValueError(f"it is damaged ({in_one_line(error)})") from error
 
 
 class _Archive:

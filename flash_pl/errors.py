@@ -1,7 +1,8 @@
 """Errors that one line explains; the command line prints that line and no traceback.
 
-``ConfigError``, ``ModuleError`` and ``DataNotFoundError`` are found before a run writes anything (exit code 2). A
-``RunError`` ends a run that has begun (exit code 3); its last checkpoint is whole.
+``ConfigError``, ``ModuleError`` and ``DataNotFoundError`` are found before a round is trained (exit code 2), nearly all
+of them before a run writes anything. A ``RunError`` ends a run that has begun (exit code 3); its last checkpoint is
+whole.
 """
 
 import json
@@ -189,3 +190,6 @@ class Interrupted(RunError):
     def __init__(self, number: int, remedy: str = "the same command with ckpt_path=last goes on from there") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal, self.remedy = number, remedy
+
+
+EXPLAINED = (ConfigError, ModuleError, DataNotFoundError, RunError)  # the message of such an error says enough

@@ -10,6 +10,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flash_pl.errors import in_one_line
+
 MAX_DEPTH = 100  # lists in lists
 # A pickle stores once what occurs several times. With repetition it may have so many values for each of its bytes.
 REPETITION = 8
@@ -29,7 +31,7 @@ def load_pickle(
     functions: Mapping[str, Any],
     persistent: Callable[[Any], Any] | None = None,
     build: Callable[[Any, Any], None] | None = None,
-    max_bytes: int = 0,
+    max_bytes: int | None = None,
 ) -> Any:
     """Return the value in a pickle.
 
@@ -39,7 +41,8 @@ def load_pickle(
             and must check them.
         persistent: returns the object behind a persistent id.
         build: sets the state of an object that one of the ``functions`` has returned.
-        max_bytes: the largest sum of the ``nbytes`` of what the functions return; an object counts each time it occurs.
+        max_bytes: the largest sum of the bytes of what the functions return, each time that they return it; an object
+            in a value counts each time it occurs. By default 8 for each byte of the pickle.
 
     >>> import pickle
     >>> load_pickle(pickle.dumps({"a": [1, 2.5, ("x", None)]}), {})
@@ -51,14 +54,14 @@ def load_pickle(
     Raises:
         ValueError: the pickle is damaged, names something else, or is not a tree of plain values.
     """
-    machine = _Machine(functions, persistent, build, 1000 + REPETITION * len(data), max_bytes)
+    limit = 1000 + REPETITION * len(data)
+    machine = _Machine(functions, persistent, build, limit, limit if max_bytes is None else max_bytes)
     try:
         return machine.run(data)
     except ValueError:
         raise
     except Exception as error:  # a function may get any arguments, and opcodes may come in any order
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"it is damaged ({type(error).__name__}{': ' * bool(reason)}{reason})") from error
+        raise ValueError(f"it is damaged ({type(error).__name__}: {in_one_line(error)})") from error
 
 
 class _Node:

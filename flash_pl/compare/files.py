@@ -16,7 +16,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, as_yaml, in_one_line
 from flash_pl.yaml12 import load
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -59,7 +59,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         try:
             content = load(_text(file, path))
         except (ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise ConfigError("run", f"{as_yaml(str(path))} is not a readable YAML file ({reason})") from error
     return _mapping(path, content)
 

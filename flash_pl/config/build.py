@@ -18,7 +18,7 @@ from flash_pl.config.schema import KEYS, options_of
 from flash_pl.config.signature import describe, fits, locate, signature
 from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, as_yaml, in_one_line
 from flash_pl.loops import EvaluationSchedule, FaultPolicy, RoundDecay
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed
@@ -129,7 +129,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
     except ConfigError:
         raise
     except (MisconfigurationException, RuntimeError, ValueError) as error:  # of Lightning
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         machine = f"{as_yaml(options['accelerator'])} with devices={as_yaml(options['devices'])}"
         raise ConfigError("trainer.accelerator", f"this machine cannot run {machine} ({reason})") from error
 

@@ -18,7 +18,7 @@ from flash_pl.config.signature import (
     signature,
     title,
 )
-from flash_pl.errors import ConfigError, DataNotFoundError, ModuleError, RunError, as_yaml
+from flash_pl.errors import EXPLAINED, ConfigError, as_yaml, in_one_line
 
 
 def instantiate(key: str, node: Any, kind: Any, fill: Mapping[str, Any] | None = None) -> Any:
@@ -63,10 +63,10 @@ def _build(key: str, target: Any, init_args: Mapping[str, Any], fill: Mapping[st
         return target(**arguments)
     except ConfigError as error:
         raise error.within(key) from error
-    except (ModuleError, DataNotFoundError, RunError):
+    except EXPLAINED:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
         raise ConfigError(key, f"{target.__name__} cannot be built with these init args ({reason})") from error
 
 

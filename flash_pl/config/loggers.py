@@ -13,7 +13,7 @@ from flash_pl.config.components import expand, unfold
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.names import one_of
 from flash_pl.config.shipped import as_component
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, as_yaml, in_one_line
 
 DEFAULT = "tensorboard"
 
@@ -91,10 +91,10 @@ def _build(node: dict[str, Any], fill: Mapping[str, Any]) -> Logger:
     try:
         return instantiate("logger", node, Logger, fill=fill)
     except ImportError as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise ConfigError("logger", f"{name} needs a package that is not installed ({reason})") from error
     except ConfigError:
         raise
     except Exception as error:  # of the logger's own library
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise ConfigError("logger", f"{name} cannot start ({reason})") from error

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flash_pl.config.names import one_of, unknown_fragment
-from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.errors import ConfigError, as_yaml, in_one_line
 from flash_pl.yaml12 import load
 
 _INSTALLED = Path(str(resources.files("flash_pl"))) / "conf"
@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = load(path.read_text(encoding="utf-8-sig"))
         plain = _plain({} if content is None else content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        problem = f"{as_yaml(str(path))} is not a readable YAML file ({' '.join(str(error).split())})"
+        problem = f"{as_yaml(str(path))} is not a readable YAML file ({in_one_line(error)})"
         raise ConfigError("config", problem) from error
     if not isinstance(plain, dict):
         raise ConfigError("config", f"{as_yaml(str(path))} does not hold a mapping of keys to values")

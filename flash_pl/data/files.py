@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from flash_pl.data.formats import check_labels, gz, read_idx
 from flash_pl.data.samples import Samples
 from flash_pl.data.tensors import FederatedDataModule, FederatedKeywords
-from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
+from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml, in_one_line
 
 
 class StoredData(FederatedDataModule):
@@ -70,7 +70,7 @@ class StoredData(FederatedDataModule):
             for name, split in {"training": train, "test": test}.items():
                 self._check(name, split)
         except Exception as error:  # a damaged file can raise anything in its reader
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = in_one_line(error)
             raise DataNotFoundError(f"{type(self).__name__}: the files in {folder} are damaged: {reason}") from error
         return train, test
 
@@ -105,7 +105,7 @@ class StoredData(FederatedDataModule):
                 self.fetch(target)
         except (OSError, RuntimeError) as error:
             remedies = "; or ".join(self.remedies).format(cache=cache)
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise DataNotFoundError(f"{type(self).__name__} was not found ({reason}): {remedies}") from error
         return cache / self.folder
 

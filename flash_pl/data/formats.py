@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flash_pl.errors import in_one_line
 from flash_pl.plain_pickle import load_pickle
 
 DEFLATE = 1032  # the largest number of bytes that one byte of a .gz file can stand for
@@ -97,7 +98,7 @@ def read_cifar(path: Path, label: str, classes: int, checksum: str | None) -> tu
         hint = "fetch it again; data.checksum=false reads images of your own in this format"
         raise ValueError(f"{name} is not the published file, its MD5 checksum differs; {hint}")
     try:
-        batch = load_pickle(data, _ARRAYS, build=_build, max_bytes=2 * len(data))
+        batch = load_pickle(data, _ARRAYS, build=_build, max_bytes=4 * len(data))
         if not isinstance(batch, dict) or not {"data", label} <= batch.keys():
             raise ValueError(f"it is not a dictionary with the keys data and {label}")
         pixels, labels = batch["data"], batch[label]
@@ -186,5 +187,5 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
                 raise ValueError(f"it has {image.width}x{image.height} pixels, more than {limit}; make it smaller")
             return image.convert("RGB")
     except Exception as error:  # a damaged file can raise anything in its decoder
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise ValueError(f"{path} is not a readable picture: {reason}") from error

@@ -14,7 +14,7 @@ from flash_pl.data.dataset_module import DatasetModule, LoadedBy
 from flash_pl.data.formats import read_image
 from flash_pl.data.partition import hold_out
 from flash_pl.data.partitioned import PartitionKeywords
-from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml
+from flash_pl.errors import ConfigError, DataNotFoundError, as_yaml, in_one_line
 from flash_pl.seeding import generator
 
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
@@ -89,7 +89,7 @@ class ImageFolders(DatasetModule):
         try:
             return ImageFolder(str(folder), self.transform, loader=read_image)
         except FileNotFoundError as error:
-            reason = "there is no such folder" if not folder.is_dir() else " ".join(str(error).split())
+            reason = "there is no such folder" if not folder.is_dir() else in_one_line(error)
             hint = "give a folder with a folder for each class"
             raise DataNotFoundError(f"data.root: {folder}: {reason}; {hint}") from error
 

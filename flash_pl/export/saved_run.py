@@ -14,7 +14,7 @@ from flash_pl import __version__
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.config import build_data, build_module, compose, foreign_names, network_prefix, saved_config
 from flash_pl.data import FederatedData
-from flash_pl.errors import ConfigError, ModuleError, as_yaml
+from flash_pl.errors import ConfigError, ModuleError, as_yaml, in_one_line
 from flash_pl.saved_state import check_checkpoint, other_structure
 from flash_pl.sparsity import Layout, Slot, SparseModel
 
@@ -158,7 +158,7 @@ def build_network(run: SavedRun, model: SparseModel, samples: int, trust: bool =
     try:
         network.load_state_dict(model.tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         problem = f"{as_yaml(str(run.path))} does not fit the network that its config builds ({reason})"
         raise ConfigError("ckpt_path", problem, "use the code with which the run was trained") from error
     return network, _inputs(data, samples)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.errors import (
-    ConfigError,
-    DataNotFoundError,
-    ModuleError,
+    EXPLAINED,
     RunError,
     SchedulerError,
     in_one_line,
@@ -95,7 +93,7 @@ def explained(error: BaseException, round: int) -> BaseException:
     >>> explained(ZeroDivisionError("division by zero"), round=2)
     RunError('round 3: ZeroDivisionError: division by zero')
     """
-    if isinstance(error, (ConfigError, ModuleError, DataNotFoundError, RunError, KeyboardInterrupt)):
+    if isinstance(error, (*EXPLAINED, KeyboardInterrupt)):
         return error
     if isinstance(error, OSError) and error.filename and not is_of_user(error):
         return RunError(f"{error.filename}: {error.strerror or error}", traceback_of(error))
@@ -153,7 +151,7 @@ def server_hook(scheduler: SparseScheduler, hook: str, server: ServerState, roun
     try:
         yield
         check_mask(server.mask, server.layout.maskable)
-    except (ConfigError, ModuleError, RunError):
+    except EXPLAINED:
         raise
     except (Exception, SystemExit, GeneratorExit) as error:
         where = f"{type(scheduler).__name__}.{hook} in round {round + 1}"

@@ -4,10 +4,8 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
-from flash_pl.errors import CallbackError, ConfigError, DataNotFoundError, ModuleError, RunError, traceback_of
+from flash_pl.errors import EXPLAINED, CallbackError, traceback_of
 from flash_pl.loops.failures import describe_error
-
-EXPLAINED = (ConfigError, ModuleError, DataNotFoundError, RunError)  # their own messages say enough
 
 
 def call_hooks(fabric: Fabric, hook: str, **arguments: Any) -> None:

@@ -34,7 +34,7 @@ def start_state(loop: FederatedLoop) -> dict[str, Mapping[Any, Any]]:
 
 
 def whole_state(loop: FederatedLoop) -> dict[str, Mapping[Any, Any]]:
-    """Everything that all processes must have alike, as ``fingerprint`` takes it: what a checkpoint saves."""
+    """What all processes must have alike, as ``fingerprint`` takes it: the parts of a checkpoint and the tier masks."""
     parts = {name: part.compared_state() for name, part in stateful_parts(loop).items()}
     return parts | {"tier masks": dict(enumerate(loop.tier_masks))}
 

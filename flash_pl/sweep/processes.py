@@ -143,7 +143,9 @@ class Processes:
         return outcomes
 
     def _in_use(self, job: Job) -> Outcome:
-        outcome = Outcome(job, None, f"{holder_of(job.directory)} is writing a run in {job.directory}", 0.0)
+        outcome = Outcome(
+            job, None, f"{holder_of(job.directory) or 'another process'} is writing a run in {job.directory}", 0.0
+        )
         self.on_start(job)
         self.on_end(outcome)
         return outcome
