@@ -10,8 +10,9 @@ import flash_pl
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    ("errors", "seeding", "plotting", "signals", "yaml12", "plain_pickle"),
-    ("checks", "archive", "fingerprint", "parent", "saved_state"),
+    ("errors", "seeding", "plotting", "signals", "yaml12"),
+    ("checks", "fingerprint", "parent", "plain_pickle", "saved_state"),
+    ("archive",),
     ("checkpoint",),
     ("ranks", "kernels", "models"),
     ("launch", "machine", "sparsity"),
