@@ -222,3 +222,12 @@ def test_a_checkpoint_with_a_digest_that_fits_is_still_checked(own, tmp_path):
     with pytest.raises(ConfigError) as error:
         read_checkpoint(tmp_path / "a.ckpt")
     assert error.value.key == "ckpt_path" and "\n" not in str(error.value)
+
+
+def test_bytes_that_are_made_again_and_again_are_counted():
+    """A reference to a text and a call take three bytes of the pickle, and make as many bytes as the text has."""
+    text, calls = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000 + b"q\x00", 50_000
+    call = b"c_codecs\nencode\nq\x02(h\x00X\x06\x00\x00\x00latin1tq\x01"
+    pickled = b"\x80\x02](" + text + call + b"h\x02h\x01R" * calls + b"e."
+    with pytest.raises(ValueError, match="too often"):
+        load_pickle(pickled, {"_codecs encode": lambda text, encoding: text.encode(encoding)})

@@ -144,3 +144,11 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
     with pytest.raises(RunError, match="cannot be written .No space left"):
         write_checkpoint(path, state(2))
     assert read_checkpoint(path)["flash_pl"]["round"] == 1
+
+
+def test_a_state_that_could_not_be_read_again_replaces_no_checkpoint(tmp_path):
+    folder, shared = CheckpointFolder(tmp_path), torch.zeros(100_000)
+    folder.save(state(1))
+    with pytest.raises(RunError, match="could not be read again"):
+        folder.save(state(2) | {"masks": {client: shared for client in range(100)}})
+    assert [read_checkpoint(file)["flash_pl"]["round"] for file in folder.files()] == [1]

@@ -121,6 +121,23 @@ def test_compare_runs_no_code_of_a_strangers_run(key, value, run, folder):
     assert not ran(folder)
 
 
+def test_references_that_double_are_refused_before_they_are_written_out(run, folder, capsys):
+    texts = {f"a{level}": f"${{data.init_args.a{level - 1}}}" * 2 for level in range(1, 40)}
+    write_foreign(run, "data.init_args", {"a0": "x" * 100} | texts)
+    assert main(["validate", "foreign.ckpt"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("flash-pl: error: ckpt_path: ") and line.count("\n") == 1 and len(line) < 1000
+
+
+def test_a_user_may_resume_a_run_with_environment_variables(folder, monkeypatch):
+    monkeypatch.setenv("RATE", "0.05")
+    assert main(["fit", "pdst", *TINY, "lr=${oc.env:RATE}", "run_dir=run"]) == 0
+    again = ["fit", "pdst", *TINY, "lr=${oc.env:RATE}", "run_dir=run", "ckpt_path=last", "rounds=2"]
+    assert main(again) == 0
+    assert main(["validate", "run/checkpoints/last.ckpt"]) == 2
+    assert main(["validate", "run/checkpoints/last.ckpt", "--trust"]) == 0
+
+
 def test_trust_allows_what_the_checkpoint_names_and_says_so(folder, capsys):
     (folder / "mine.py").write_text("from flash_pl.models import LeafCNN\n\nclass Net(LeafCNN):\n    pass\n")
     own = [argument for argument in TINY if not argument.startswith("model")]
