@@ -34,7 +34,7 @@ PHASES = {
     "end of the run": "flash_pl.commands.fit:summarize",
     "result": "flash_pl.commands.fit:write_result",
 }
-SPREAD = {"stage 1": 0.5, "round": 0.2, "evaluation": 0.05, "checkpoint": 0.01}  # seconds; 0 for the others
+SPREAD = {"stage 1": 0.2, "round": 0.2, "evaluation": 0.05, "checkpoint": 0.01}  # seconds; 0 for the others
 FILE = "SOAK_PHASE"  # the variable with the path of the file
 
 
@@ -117,7 +117,7 @@ def main() -> int:
     # Stage 1 comes once and the end once, so most kills come between them.
     between = itertools.cycle(["start", "round", "evaluation", "checkpoint", "rename"])
     last = ["end of the run", "result", "result"]
-    wanted = ["start", "stage 1", "stage 1", *itertools.islice(between, max(0, arguments.kills - 6)), *last]
+    wanted = ["stage 1", "stage 1", "start", *itertools.islice(between, max(0, arguments.kills - 6)), *last]
     for phase in wanted:
         if time.monotonic() - started > 60 * arguments.minutes and phase not in last:
             continue
@@ -125,7 +125,8 @@ def main() -> int:
         if phase == "start":
             time.sleep(draw.uniform(0, arguments.seconds))
         else:
-            while process.poll() is None and file.read_text() != phase:
+            behind = {"round"} if phase == "stage 1" else set()  # an earlier kill came when stage 1 was over
+            while process.poll() is None and file.read_text() not in {phase, *behind}:
                 time.sleep(0.0005)
             time.sleep(draw.uniform(0, SPREAD.get(phase, 0.0)))
         reached = file.read_text() or "between two phases"
