@@ -1,5 +1,7 @@
 """Small modules and data that the tests share."""
 
+import signal
+
 import lightning as L
 import pytest
 import torch
@@ -11,6 +13,8 @@ from flash_pl import FederatedTrainer
 from flash_pl.data import Dirichlet, Synthetic
 
 torch.set_num_threads(1)
+if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, also in the processes that tests start
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Tests show no progress, except those of the displays, which ask for it.
 FederatedTrainer.__init__.__kwdefaults__ |= {"enable_progress_bar": False, "enable_model_summary": False}
 settings.register_profile("untimed", deadline=None)  # a machine may be busy

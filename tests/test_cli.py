@@ -280,13 +280,16 @@ def test_a_hangup_saves_the_run_also_if_nobody_reads_what_it_prints(tmp_path):
     command = [sys.executable, "-m", "flash_pl", "fit", "nst", *TINY, "run_dir=run", "rounds=100000"]
     process = subprocess.Popen([*command, "trainer.progress=true"], stdout=ours, stderr=ours)
     os.close(ours)
-    while not (tmp_path / "run" / "metrics.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.close(terminal)
-    time.sleep(0.5)  # the progress display prints in the meantime
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 129
+    try:
+        while not (tmp_path / "run" / "metrics.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.close(terminal)
+        time.sleep(0.5)  # the progress display prints in the meantime
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 129
+    finally:
+        process.kill()
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["flash_pl"]
     with open("run/metrics.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == saved["round"]
