@@ -155,7 +155,7 @@ def locate(key: str, class_path: object) -> Callable[..., Any]:
     check_allowed(key, str(class_path))
     try:
         module = import_module(module_path)
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:  # a TypeError of a path that begins with a dot
         hint = "give the path of a class that can be imported, like package.module.Name"
         raise ConfigError(key, f"{as_yaml(class_path)} cannot be imported ({error})", hint) from error
     target = getattr(module, name, None)
