@@ -1,6 +1,7 @@
 """The common look of all figures: colors that color-blind readers can tell apart, axes, legends and files."""
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -148,6 +149,8 @@ def as_pdf(figure: Figure) -> bytes:
 def _save(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     """Save without the metadata that names the date and the versions of the software."""
     file = BytesIO()
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        # Names that are longer than the figure leave no place for the axes; it is saved all the same.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
         figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
     return file.getvalue()
