@@ -1,6 +1,6 @@
 """Does the decoder survive damaged payloads? Each must end in a message or a PayloadError, in bounded time and memory.
 
-    python benchmarks/robustness/fuzz.py --payloads 300000
+    python benchmarks/robustness/fuzz.py --payloads 500000
 
 Payloads with every kind of mask section are cut, lengthened, spliced and changed byte by byte. Most get a new, valid
 checksum, so that the decoder reads on. The process may use only 64 MiB of address space more than after a warm-up. The
@@ -85,7 +85,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--payloads", type=int, default=300_000)
+    parser.add_argument("--payloads", type=int, default=500_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
