@@ -14,7 +14,7 @@ from flash_pl.signals import SIGNALS
 
 VARIABLE = "FLASH_PL_PARENT"  # the process id of the parent
 INTERVAL = 0.5  # seconds between two looks at the parent
-GRACE = 7.0  # seconds to save the run after that
+GRACE = 5.0  # seconds to save the run after that
 
 
 def child_environment(**variables: str) -> dict[str, str]:
@@ -50,6 +50,8 @@ def end_with(parent: int) -> None:
         time.sleep(INTERVAL)
     with suppress(OSError):
         os.write(2, f"flash-pl: process {parent}, which started process {os.getpid()}, is gone; stopping\n".encode())
+    # The system's timer ends the process also where this thread does not run any more, while the interpreter ends.
+    signal.setitimer(signal.ITIMER_REAL, GRACE)
     os.kill(os.getpid(), SIGNALS[signal.SIGTERM])
     time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)

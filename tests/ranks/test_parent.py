@@ -54,9 +54,34 @@ def test_a_child_that_does_not_stop_is_killed(monkeypatch):
     monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
     monkeypatch.setattr(os, "kill", lambda process, number: events.append(number))
     monkeypatch.setattr(time, "sleep", events.append)
+    monkeypatch.setattr(signal, "setitimer", lambda timer, seconds: events.append(("timer", seconds)))
     parent.end_with(7)
-    assert events == [parent.INTERVAL, parent.INTERVAL, signal.SIGUSR2, parent.GRACE, signal.SIGKILL]
+    timer = "timer", parent.GRACE
+    assert events == [parent.INTERVAL, parent.INTERVAL, timer, signal.SIGUSR2, parent.GRACE, signal.SIGKILL]
     assert parent.INTERVAL + parent.GRACE < 10
+
+
+EXITS = """
+import atexit, os, time
+from flash_pl import parent
+parent.INTERVAL, parent.GRACE = 0.01, 0.3
+signals = __import__("signal")
+signals.signal(signals.SIGUSR2, lambda *_: None)
+import threading
+threading.Thread(target=parent.end_with, args=[os.getppid() + 1], daemon=True).start()
+time.sleep(0.1)
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(60)  # the end of the interpreter, in which the thread does not run any more
+
+slow = Slow()
+"""
+
+
+def test_a_child_that_hangs_while_it_exits_is_killed_too():
+    done = subprocess.run([sys.executable, "-c", EXITS], timeout=30)
+    assert done.returncode == -signal.SIGALRM
 
 
 def test_who_is_watched(monkeypatch):
