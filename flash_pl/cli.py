@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with safe_streams() as out:
         options = _parser().parse_args(arguments)
-        logging.raiseExceptions = False  # a log that cannot be written is no error of the command
+        logging.raiseExceptions = False  # the command goes on if a log cannot be written
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
         try:
             if os.getcwd() not in sys.path:

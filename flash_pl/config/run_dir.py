@@ -158,7 +158,7 @@ class RunDir:
         return newest or self._next_free()
 
     def _resumable(self) -> DirectoryLock | None:
-        """The lock of the newest numbered directory with a run, None if there is none.
+        """The lock of the newest numbered directory that has a run, or None.
 
         After a restart by torchrun other runs may be going on beside the one that died, or have finished since.
         """
@@ -225,7 +225,7 @@ class RunDir:
         return []
 
     def _number_of(self, path: Path) -> int:
-        """The number of a directory; 0 if it is none of the numbered ones."""
+        """The number of a directory; 0 if the directory has no number."""
         match = re.fullmatch(rf"{re.escape(self.path.name)}(?:-([2-9]|[1-9]\d{{1,8}}))?", path.name)
         return int(match[1] or 1) if match else 0
 

@@ -69,7 +69,7 @@ def check_labels(file: str, labels: Tensor, classes: int, samples: int) -> None:
     """Check that there is a label for each sample, and that it is one of the classes.
 
     Raises:
-        ValueError: names the file and the first sample for which it is not so.
+        ValueError: the number of labels is wrong, or a label is out of range; the message names the first such sample.
     """
     if len(labels) != samples:
         raise ValueError(f"{file} has {len(labels)} labels for {samples} samples")

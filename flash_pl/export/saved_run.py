@@ -59,7 +59,7 @@ class SavedRun:
         """The config of the run, to be composed.
 
         Raises:
-            ConfigError: there is none, since ``flash-pl fit`` did not write the checkpoint.
+            ConfigError: the checkpoint has no config; ``flash-pl fit`` did not write it.
         """
         return saved_config(self._state, self.path)
 
@@ -119,7 +119,7 @@ def _layout_of(server: Mapping[str, Any]) -> Layout:
     """The layout of a server's state.
 
     Raises:
-        ConfigError: it is none, or has another size than the weights.
+        ConfigError: the layout is invalid, or its size is not that of the weights.
     """
     try:
         layout = Layout.from_specification(server["layout"])
