@@ -4,23 +4,28 @@ It also passes over numbers of torch's generator (``flash_pl.kernels.twister``).
 """
 
 from flash_pl.kernels.conv import sparse_conv2d, sparse_linear
-from flash_pl.kernels.geometry import Packing
+from flash_pl.kernels.deferred_norm import deferred, settled
+from flash_pl.kernels.layout import is_batch_innermost
 from flash_pl.kernels.library import available
-from flash_pl.kernels.norm import batch_norm
+from flash_pl.kernels.norm import Normalization, moments
 from flash_pl.kernels.pattern import Sink, SparsePattern
 from flash_pl.kernels.pool import max_pool2d
-from flash_pl.kernels.support import computes, reaches, worthwhile
+from flash_pl.kernels.support import computes, images_worthwhile, linear_worthwhile, reaches
 
 __all__ = [
-    "Packing",
+    "Normalization",
     "Sink",
     "SparsePattern",
     "available",
-    "batch_norm",
     "computes",
+    "deferred",
+    "images_worthwhile",
+    "is_batch_innermost",
+    "linear_worthwhile",
     "max_pool2d",
+    "moments",
     "reaches",
+    "settled",
     "sparse_conv2d",
     "sparse_linear",
-    "worthwhile",
 ]

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.kernels.geometry import ConvShape, Geometry, Packing, Pair, choose_packing, geometry, pair
+from flash_pl.kernels.deferred_norm import DeferredNorm, settled
+from flash_pl.kernels.geometry import ConvShape, Pair, pair
+from flash_pl.kernels.layout import batch_innermost, empty, order_of
 from flash_pl.kernels.library import (
     Library,
     address,
@@ -20,7 +22,8 @@ from flash_pl.kernels.library import (
     split_range,
     warn_missing,
 )
-from flash_pl.kernels.pattern import Sink, SparsePattern
+from flash_pl.kernels.norm import Affine, Normalization, gradients_of, totals
+from flash_pl.kernels.pattern import Lists, Sink, SparsePattern
 
 
 def sparse_conv2d(
@@ -30,29 +33,31 @@ def sparse_conv2d(
     pattern: SparsePattern,
     stride: int | Pair = 1,
     padding: int | Pair = 0,
-    packing: Packing | None = None,
+    groups: int = 1,
     sink: Sink | None = None,
     all_gradients: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """Convolve with the active weights: zero padding, no dilation, one group.
+    """Convolve with the active weights: zero padding, no dilation.
 
     Inactive weights count as 0 whatever their value, even if the input is infinite, and their gradient is 0. If the
     input contains an infinity or NaN, gradients of other active weights of the layer can be NaN. A backward pass with
     ``create_graph=True`` computes by torch, and can be differentiated again.
 
     Args:
-        x: float32 ``[B, inputs, H, W]`` on the CPU; a memory format other than contiguous costs a copy.
-        weight: float32 ``[outputs, inputs, kernel_h, kernel_w]`` in any memory format; its gradient has the same one.
+        x: float32 ``[B, inputs, H, W]`` on the CPU; a copy is needed unless it is in the kernels' layout
+            (``flash_pl.kernels.layout``). A deferred normalization of images is computed while they are read.
+        weight: float32 ``[outputs, inputs / groups, kernel_h, kernel_w]`` in any memory format; its gradient has the
+            same one.
         bias: float32 ``[outputs]`` or None.
         pattern: the active weights, of the weight's shape.
         stride, padding: one number, or one number for the height and one for the width.
-        packing: how images share vectors; the fastest way by default.
+        groups: of channels, as in ``torch.nn.Conv2d``.
         sink: takes the gradient of the weight instead of autograd.
         all_gradients: asked in every backward pass whether autograd gets the gradients of inactive weights too, by
             torch. These weights must then be 0.
 
     Returns:
-        ``[B, outputs, OH, OW]``, contiguous.
+        ``[B, outputs, OH, OW]`` in the kernels' layout.
 
     Raises:
         ValueError: the shapes do not fit each other, or the kernels do not support the shapes, dtypes or devices.
@@ -61,21 +66,28 @@ def sparse_conv2d(
     >>> sparse_conv2d(x, weight, None, SparsePattern(weight > 3)).item()
     12.0
     """
+    if not (isinstance(x, DeferredNorm) and x.unread and x.normalization.added is None and available()):
+        x = settled(x)
     if torch.is_autocast_enabled("cpu"):
         x = x.float()
     _check_layer(x, weight, bias, pattern, dimensions=4)
-    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"images {list(x.shape)} are not [B, {weight.shape[1]}, H, W]")
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"{weight.shape[0]} outputs do not make {groups} groups")
+    if x.dim() != 4 or x.shape[1] != groups * weight.shape[1]:
+        raise ValueError(f"images {list(x.shape)} are not [B, {groups * weight.shape[1]}, H, W]")
     stride, padding = pair(stride), pair(padding)
     if not available():
         warn_missing()
         with torch.autocast("cpu", enabled=False):
-            return F.conv2d(x, pattern.masked(weight), bias, stride, padding)
-    height, width, kernel_h, kernel_w = *x.shape[2:], *weight.shape[2:]
-    shape = ConvShape(x.shape[1], (height, width), weight.shape[0], (kernel_h, kernel_w), stride, padding)
+            return F.conv2d(x, pattern.masked(weight), bias, stride, padding, groups=groups)
+    kernel = weight.shape[2], weight.shape[3]
+    shape = ConvShape(x.shape[1], (x.shape[2], x.shape[3]), weight.shape[0], kernel, stride, padding, groups)
     if min(*stride, *weight.shape) < 1 or min(padding) < 0 or min(shape.out_size) < 1:
         raise ValueError(f"{shape} has no output")
-    return _convolve(x, weight, bias, pattern, shape, packing, sink, all_gradients)
+    norm = x.normalization if isinstance(x, DeferredNorm) else None
+    inputs = (x, None, None) if norm is None else (norm.x, norm.weight, norm.bias)
+    y: Tensor = _SparseConv.apply(*inputs, weight, bias, norm, pattern, shape, sink, all_gradients)
+    return y
 
 
 def sparse_linear(
@@ -83,7 +95,6 @@ def sparse_linear(
     weight: Tensor,
     bias: Tensor | None,
     pattern: SparsePattern,
-    packing: Packing | None = None,
     sink: Sink | None = None,
     all_gradients: Callable[[], bool] = lambda: False,
 ) -> Tensor:
@@ -92,17 +103,16 @@ def sparse_linear(
     Inactive weights count as 0 whatever their value, and their gradient is 0.
 
     Args:
-        x: float32 ``[..., inputs]`` on the CPU.
+        x: float32 ``[..., inputs]`` on the CPU; a copy is needed unless it is a matrix whose columns are contiguous.
         weight: float32 ``[outputs, inputs]`` in any memory format.
         bias: float32 ``[outputs]`` or None.
         pattern: the active weights, of the weight's shape.
-        packing: how rows of ``x`` share vectors; the fastest way by default.
         sink: takes the gradient of the weight instead of autograd.
         all_gradients: asked in every backward pass whether autograd gets the gradients of inactive weights too, by
             torch. These weights must then be 0.
 
     Returns:
-        ``[..., outputs]``, contiguous.
+        ``[..., outputs]``; a matrix with contiguous columns, or else contiguous.
 
     Raises:
         ValueError: the shapes do not fit each other, or the kernels do not support the shapes, dtypes or devices.
@@ -122,10 +132,11 @@ def sparse_linear(
             return F.linear(x, pattern.masked(weight), bias)
     if min(weight.shape) < 1:
         raise ValueError(f"a weight {list(weight.shape)} has no elements")
-    rows = x.reshape(-1, x.shape[-1], 1, 1)
+    rows = x.reshape(-1, x.shape[-1])[:, :, None, None]
     shape = ConvShape(x.shape[-1], (1, 1), weight.shape[0], (1, 1), (1, 1), (0, 0))
-    y = _convolve(rows, weight, bias, pattern, shape, packing, sink, all_gradients)
-    return y.view(*x.shape[:-1], weight.shape[0])
+    y: Tensor = _SparseConv.apply(rows, None, None, weight, bias, None, pattern, shape, sink, all_gradients)
+    y = y.flatten(1)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], weight.shape[0]).contiguous()
 
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, dimensions: int) -> None:
@@ -141,118 +152,138 @@ def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Sparse
         raise ValueError(f"the bias is {list(bias.shape)}, but there are {weight.shape[0]} outputs")
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pattern: SparsePattern,
-    shape: ConvShape,
-    packing: Packing | None,
-    sink: Sink | None,
-    all_gradients: Callable[[], bool],
-) -> Tensor:
-    packing = packing or choose_packing(shape, len(x))
-    if not geometry(shape, packing).addressable:
-        raise ValueError(f"{shape} needs offsets beyond the kernels' 32 bits")
-    # Contiguous before: only an input can be saved for a second differentiation.
-    y: Tensor = _SparseConv.apply(x.contiguous(), weight, bias, pattern, shape, packing, sink, all_gradients)
-    return y
-
-
 class _SparseConv(torch.autograd.Function):
-    """``[B, C, H, W]`` -> ``[B, O, OH, OW]`` by the kernels; the arguments have been checked."""
+    """``[B, C, H, W]`` -> ``[B, O, OH, OW]`` by the kernels; the arguments have been checked.
+
+    With ``norm`` the convolution is of the normalized ``x``, and ``norm_weight`` and ``norm_bias`` get gradients too.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
+        norm: Normalization | None,
         pattern: SparsePattern,
         shape: ConvShape,
-        packing: Packing,
         sink: Sink | None,
         all_gradients: Callable[[], bool],
     ) -> Tensor:
         native = compiled()
-        g = geometry(shape, packing)
+        images = batch_innermost(x)
+        y = empty((len(x), shape.outputs, *shape.out_size))
         value = _gather(native, weight, pattern.index(weight.stride()))
-        y = torch.empty(len(x), shape.outputs, *shape.out_size)
-        offsets = bias.contiguous() if bias is not None else None
-        rows, batch = pattern.rows(g).address, len(x)
-
-        def compute(first: int, last: int) -> None:
-            work = scratch(g.forward_floats)
-            native.forward(
-                *(g.address, rows, value.data_ptr(), address(offsets), x.data_ptr(), batch, first, last),
-                *(y.data_ptr(), work),
-            )
-
-        run_in_threads(compute, split_range(_groups(g, batch), torch.get_num_threads()))
-        ctx.save_for_backward(x, weight, value)
-        ctx.pattern, ctx.shape, ctx.g, ctx.sink, ctx.all_gradients = pattern, shape, g, sink, all_gradients
+        offsets, affine = (None if bias is None else bias.contiguous()), norm.affine() if norm is not None else None
+        for lists in pattern.lists(shape, len(x), False, native.machine):
+            _multiply(native, lists, value, offsets, images, affine, y)
+        statistics = (None, None) if norm is None else (norm.mean, norm.variance)
+        ctx.save_for_backward(x, norm_weight, norm_bias, *statistics, weight, bias, value)
+        # Of a copy the kernels made autograd knows nothing; it saves the input, which may be differentiated twice.
+        ctx.images = images if images is not x else None
+        ctx.pattern, ctx.shape, ctx.sink, ctx.all_gradients = pattern, shape, sink, all_gradients
+        ctx.norm = None if norm is None else (norm.epsilon, norm.limits)
         ctx.x_shape = x.shape
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        native, pattern, g = compiled(), ctx.pattern, ctx.g
-        x, weight, by_output = ctx.saved_tensors
-        all_gradients = ctx.all_gradients()
-        if all_gradients or torch.is_grad_enabled():  # enabled: create_graph=True
-            needs = ctx.needs_input_grad[:3]
-            gradients = _torchs_gradients(dy, x, weight, None if all_gradients else pattern, ctx.shape, needs)
-            return *gradients, None, None, None, None, None
+        native, pattern, shape = compiled(), ctx.pattern, ctx.shape
+        x, norm_weight, norm_bias, mean, variance, weight, bias, value = ctx.saved_tensors
         check_saved(x, ctx.x_shape)
         check_saved(weight, pattern.shape)
-        x, dy, batch, threads = x.contiguous(), dy.contiguous(), len(x), torch.get_num_threads()
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        value = dx = dvalue = None
-        if needs_x:
-            # Read the gathered weights, which are adjacent in memory, rather than the weight tensor.
-            order = pattern.order_by_input((g.stride_h, g.stride_w))
-            value, dx = _gather(native, by_output, order), torch.empty_like(x)
+        norm = None
+        if ctx.norm is not None:
+            epsilon, limits = ctx.norm
+            norm = Normalization(x, norm_weight, norm_bias, mean, variance, epsilon, limits=limits)
+        all_gradients, (needs_x, needs_gamma, needs_beta, needs_weight, needs_bias) = (
+            ctx.all_gradients(),
+            ctx.needs_input_grad[:5],
+        )
+        none = (None,) * 5
+        if all_gradients or torch.is_grad_enabled():  # enabled: create_graph=True
+            with torch.enable_grad():
+                layer = _by_torch(x if norm is None else norm.by_torch(), weight, bias, pattern, shape, all_gradients)
+            inputs = x, norm_weight, norm_bias, weight, bias
+            return *gradients_of(layer, inputs, dy), *none
+        images, dy = x if ctx.images is None else ctx.images, batch_innermost(dy)
+        affine = norm.affine() if norm is not None else None
+        dx = dgamma = dbeta = dweight = dbias = None
         if needs_weight:
-            dvalue = torch.empty(pattern.count)
-        dbias = torch.empty(g.outputs) if needs_bias else None
-        rows, rows_t = pattern.rows(g).address, pattern.rows_by_input(g).address if needs_x else None
-        # A thread computes the gradient of the input for some groups of images, and the gradients of the weights and
-        # biases for some output channels over all images: so no sum depends on the number of threads.
-        groups = split_range(_groups(g, batch), threads)
-        channels = pattern.output_ranges(threads) if threads > 1 else None
-
-        def compute(part: int, _: int) -> None:
-            first, last = groups[part] if part < len(groups) else (0, 0)
-            row, end = (0, g.outputs) if channels is None else channels[part] if part < len(channels) else (0, 0)
-            native.backward(
-                *(g.address, rows, rows_t, address(value), x.data_ptr(), dy.data_ptr(), batch, first, last, row, end),
-                *(address(dx), address(dvalue), address(dbias), scratch(g.backward_floats)),
-            )
-
-        run_in_threads(compute, [(part, part + 1) for part in range(max(len(groups), len(channels or ()), 1))])
-        dweight = None
-        if dvalue is not None and ctx.sink is not None:
-            ctx.sink.add(pattern, dvalue)
-        elif dvalue is not None:
-            dweight = torch.zeros_like(weight)  # in the memory format of the weight
-            index = pattern.index(dweight.stride())
-            native.scatter(dvalue.data_ptr(), index.data_ptr(), pattern.count, dweight.data_ptr())
-        return dx, dweight, dbias, None, None, None, None, None
+            dvalue = torch.zeros(pattern.count)
+            for lists in pattern.lists(shape, len(x), False, native.machine):
+                _correlate(native, lists, images, affine, dy, dvalue)
+            if ctx.sink is not None:
+                ctx.sink.add(pattern, dvalue)
+            else:
+                dweight = torch.zeros_like(weight)  # in the memory format of the weight
+                index = pattern.index(dweight.stride())
+                native.scatter(dvalue.data_ptr(), index.data_ptr(), pattern.count, dweight.data_ptr())
+        if needs_bias:
+            dbias = totals(dy)
+        if needs_x or needs_gamma or needs_beta:
+            dx = empty(ctx.x_shape)
+            for lists in pattern.lists(shape, len(x), True, native.machine):
+                _multiply(native, lists, value, None, dy, None, dx)
+        if norm is not None and dx is not None:
+            dx, dgamma, dbeta, _ = norm.gradients(None, dx, needs_x, False)
+        return dx, dgamma, dbeta, dweight, dbias, *none
 
 
-def _torchs_gradients(
-    dy: Tensor, x: Tensor, weight: Tensor, pattern: SparsePattern | None, shape: ConvShape, needs: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of input, weight and bias by torch, differentiable; None for all weights as ``pattern``."""
-    masked = weight if pattern is None else pattern.masked(weight)
-    kernel = masked.view(shape.outputs, shape.channels, *shape.kernel)
-    stride, padding = list(shape.stride), list(shape.padding)
-    settings: tuple[Any, ...] = ([shape.outputs], stride, padding, [1, 1], False, [0, 0], 1, list(needs))
-    dx, dkernel, dbias = torch.ops.aten.convolution_backward(dy, x, kernel, *settings)
-    if not needs[1]:
-        return dx, None, dbias
-    dweight = dkernel.reshape(weight.shape)
-    return dx, dweight if pattern is None else pattern.masked(dweight), dbias
+def _multiply(
+    native: Library,
+    lists: Lists,
+    value: Tensor,
+    bias: Tensor | None,
+    source: Tensor,
+    affine: Affine | None,
+    target: Tensor,
+) -> None:
+    """Compute the images of ``target`` that ``lists`` are for; ``value`` is by number."""
+    each = lists.each
+    in_order = _gather(native, value, lists.number)
+    from_place, to_place = (_place(tensor, lists.first) for tensor in (source, target))
+    from_order, to_order = order_of(source).address, order_of(target).address
+    function = affine.address if affine is not None else None
+
+    def compute(first: int, last: int) -> None:
+        native.multiply(
+            *(each.address, lists.address, in_order.data_ptr(), address(bias), from_place),
+            *(from_order, function, first, last, to_place, to_order),
+            scratch(each.scratch),
+        )
+
+    run_in_threads(compute, split_range(each.tiles, torch.get_num_threads()))
+
+
+def _correlate(
+    native: Library, lists: Lists, source: Tensor, affine: Affine | None, target: Tensor, gradient: Tensor
+) -> None:
+    """Add to ``gradient``, by number, what the images that ``lists`` are for contribute.
+
+    A thread computes the gradients of some weights over all images: so no sum depends on the number of threads.
+    """
+    each = lists.each
+    in_order = torch.zeros_like(gradient)
+    from_place, to_place = (_place(tensor, lists.first) for tensor in (source, target))
+    from_order, to_order = order_of(source).address, order_of(target).address
+    function, parts = affine.address if affine is not None else None, torch.get_num_threads()
+
+    def compute(part: int, _: int) -> None:
+        native.correlate(
+            *(each.address, lists.address, from_place, from_order, function, to_place),
+            *(to_order, part, parts, in_order.data_ptr(), scratch(each.scratch)),
+        )
+
+    run_in_threads(compute, [(part, part + 1) for part in range(parts)])
+    native.scatter_add(in_order.data_ptr(), lists.number.data_ptr(), len(in_order), gradient.data_ptr())
+
+
+def _place(images: Tensor, first: int) -> int:
+    """Return the address of an image."""
+    return images.data_ptr() + first * images.element_size()
 
 
 def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:
@@ -261,6 +292,10 @@ def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:
     return value
 
 
-def _groups(g: Geometry, batch: int) -> int:
-    """Return how many groups of images that share planes a batch has."""
-    return -(-batch // g.group)
+def _by_torch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, shape: ConvShape, all_gradients: bool
+) -> Tensor:
+    """Return the layer's result by torch, with a gradient of the active weights or of all weights."""
+    masked = weight if all_gradients else pattern.masked(weight)
+    kernel = masked.view(shape.outputs, shape.channels // shape.groups, *shape.kernel)
+    return F.conv2d(x, kernel, bias, shape.stride, shape.padding, groups=shape.groups)

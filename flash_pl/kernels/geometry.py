@@ -1,18 +1,22 @@
-"""The shape of a convolution, and how its images lie in the scratch memory of the kernels (``csrc/geometry.h``)."""
+"""The shape of a convolution, and how its passes are divided into tiles and blocks (``pass`` in ``csrc/kernels.h``)."""
 
 import ctypes
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 Pair = tuple[int, int]  # height, width
 
-VECTOR = 16  # floats of the widest vector of any instruction set; planes are padded to a multiple of it
+# Vectors of a tile: (rows, vectors of a row). csrc/conv.h compiles the same tiles; with few registers only the first.
+NARROW = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (2, 1), (2, 2), (2, 3), (2, 4), (4, 1), (4, 2))
+WIDE = (*NARROW, (2, 5), (2, 6), (2, 7), (2, 8), (3, 5), (4, 3), (4, 4))
+MANY_REGISTERS = 32
 
-# The rule of ``choose_packing``, measured with benchmarks/layers.py.
-LANES = 16  # images to interleave: one vector of the widest instruction set
-WIDE = 32  # output columns from which vectors over pixels are faster than vectors over images
-STACK = 1024  # positions of a plane that are enough to hide the cost of starting a row of weights
-SCRATCH = 1 << 22  # floats of scratch memory that interleaved images may take
+# The rule of ``_block``, measured with benchmarks/speed/layers.py.
+NEAR = 8192  # floats of a buffer that stays in the first cache beside what a row needs
+FAR = 32768  # floats of a buffer that leaves the second cache to the tiles
+VISIT = 16  # active weights that are enough to hide what it costs to load and store a row's tile
 
 
 def pair(value: int | Pair) -> Pair:
@@ -22,7 +26,7 @@ def pair(value: int | Pair) -> Pair:
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution from ``[B, channels, *size]`` to ``[B, outputs, *out_size]``, without dilation and groups."""
+    """A convolution from ``[B, channels, *size]`` to ``[B, outputs, *out_size]``, without dilation."""
 
     channels: int
     size: Pair
@@ -30,6 +34,7 @@ class ConvShape:
     kernel: Pair
     stride: Pair
     padding: Pair
+    groups: int = 1
 
     @property
     def out_size(self) -> Pair:
@@ -41,93 +46,167 @@ class ConvShape:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """Which images share a plane: ``stack`` images one below the other, or ``lanes`` images interleaved.
+class Machine:
+    """The instruction set that the kernels use: floats of a vector, and vectors that the registers hold."""
 
-    Vectors run over the pixels of a stack, or over the images of the lanes (a multiple of 16). Copying into stacks is
-    cheap; lanes leave no part of a vector empty on narrow images.
+    vector: int
+    registers: int
+
+    @property
+    def tiles(self) -> tuple[Pair, ...]:
+        return WIDE if self.registers >= MANY_REGISTERS else NARROW
+
+
+def split_batch(batch: int, vector: int) -> list[tuple[int, int]]:
+    """Return (images, images of a vector) of the parts of a batch: whole vectors, and the rest.
+
+    A small rest fills a vector with several of its pixels.
+
+    >>> split_batch(40, 16), split_batch(10, 16), split_batch(32, 8)
+    ([(32, 16), (8, 8)], [(10, 16)], [(32, 8)])
     """
-
-    stack: int = 1
-    lanes: int = 1
-
-
-def choose_packing(shape: ConvShape, batch: int) -> Packing:
-    """Return the fastest packing for a batch of ``batch`` images. It does not depend on the number of threads.
-
-    >>> shape = ConvShape(channels=8, size=(16, 16), outputs=8, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
-    >>> choose_packing(shape, 32), choose_packing(shape, 3)
-    (Packing(stack=1, lanes=16), Packing(stack=3, lanes=1))
-    """
-    filled = max(1, -(-batch // LANES)) * LANES
-    if shape.size == (1, 1):
-        return Packing(lanes=min(2 * LANES, filled))
-    narrow = shape.out_size[1] < WIDE
-    if narrow and filled <= 1.5 * batch:
-        packing = Packing(lanes=LANES)
-        if geometry(shape, packing).backward_floats <= SCRATCH:
-            return packing
-    height, width = shape.out_size
-    return Packing(stack=max(1, min(batch, STACK // (height * width))))
+    rest = batch % vector
+    parts = [(batch - rest, vector)] if batch > rest else []
+    return [*parts, (rest, 1 << (rest - 1).bit_length())] if rest else parts
 
 
-class Geometry(ctypes.Structure):
-    """The C structure of the same name, whose fields ``csrc/geometry.h`` explains, and facts for the Python side."""
+class Pass(ctypes.Structure):
+    """The C structure of the same name, whose fields ``csrc/kernels.h`` explains, and facts for the Python side."""
 
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "channels height width outputs out_height out_width stride_h stride_w pad_h pad_w reach_h reach_w "
-            "trim_h trim_w lead_h lead_w row rows stack lanes plane out_plane in_plane"
+            "batch lanes channels height width stride_h stride_w phases_h phases_w pad_h pad_w rows out_height "
+            "out_width step_h step_w shift_h shift_w grid_h grid_w tile_h tile_w buffer_h buffer_w block blocks"
         ).split()
     ]
-    channels: int
-    outputs: int
-    out_height: int
-    out_width: int
-    row: int
-    lanes: int
-    plane: int
-    group: int  # images of a plane
-    phases: int  # planes of an input channel
-    reach: Pair
-    forward_floats: int  # scratch memory of a forward pass
-    backward_floats: int  # scratch memory of a backward pass
-    addressable: bool  # whether every place fits into the 32 bits of the index lists
+    rows: int
+    blocks: int
+    backward: bool
+    tap_rows: list[int]  # of each position of the kernel: the phase of the target that it adds to
+    tap_places: list[int]  # of each position of the kernel: where it reads in the buffer of a source channel
+    tiles: int
+    scratch: int  # floats of a thread's memory
     address: int
     __hash__ = object.__hash__  # by identity, as it is compared
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a pass: how target positions and source pixels belong together."""
+
+    size: int  # source pixels
+    stride: int  # source pixels from position to position
+    phases: int  # phases of the source that weights read
+    pad: int  # zeros before the source
+    step: int  # target pixels from position to position
+    grid: int  # positions of the target
+    reach: int  # source positions that a target position reads besides its own
+    rows: tuple[int, ...]  # of each position of the kernel: the phase of the target
+    phase: tuple[int, ...]  # of each position of the kernel: the phase of the source
+    offset: tuple[int, ...]  # of each position of the kernel: positions from the target's to what it reads
+
+
+def _forward_axis(size: int, kernel: int, stride: int, pad: int) -> _Axis:
+    """y[o] = sum_k w[k] x[o stride + k - pad]."""
+    out, taps = (size + 2 * pad - kernel) // stride + 1, range(kernel)
+    zeros = (0,) * kernel
+    phase, offset = tuple(k % stride for k in taps), tuple(k // stride for k in taps)
+    return _Axis(size, stride, min(stride, kernel), pad, 1, out, (kernel - 1) // stride, zeros, phase, offset)
+
+
+def _backward_axis(size: int, kernel: int, stride: int, pad: int) -> _Axis:
+    """dx[i] = sum_k w[k] dy[(i + pad - k) / stride], for the k that leave no remainder: those of one phase of i + pad."""
+    out, taps = (size + 2 * pad - kernel) // stride + 1, range(kernel)
+    # Phase p of the padded input has its rows p, p + stride, ...; the first that is no padding is number skipped[p].
+    skipped = [max(0, -((p - pad) // stride)) for p in range(stride)]
+    counts = [-((p + skip * stride - pad - size) // stride) for p, skip in enumerate(skipped)]
+    least, reach = min(skipped), (kernel - 1) // stride
+    offset = tuple(skipped[k % stride] - least + reach - k // stride for k in taps)
+    rows, pad_dy = tuple(k % stride for k in taps), reach - least
+    return _Axis(out, 1, 1, pad_dy, stride, max(0, *counts), max(skipped) - least + reach, rows, (0,) * kernel, offset)
+
+
 @lru_cache(maxsize=1024)
-def geometry(shape: ConvShape, packing: Packing) -> Geometry:
-    """Return the places of a convolution's images in scratch memory."""
-    (height, width), (out_height, out_width) = shape.size, shape.out_size
-    axes = tuple(zip(shape.kernel, shape.stride, shape.padding, strict=True))
-    reach_h, reach_w = ((kernel - 1) // stride for kernel, stride, _ in axes)
-    trim_h, trim_w = (pad if stride == 1 and pad < kernel else 0 for kernel, stride, pad in axes)
-    lead_h, lead_w = reach_h - trim_h, reach_w - trim_w
-    row, rows = out_width + lead_w, out_height + lead_h
-    above = (packing.stack - 1) * rows
-    out_plane = _round_up(((above + out_height - 1) * row + out_width) * packing.lanes)
-    in_rows, in_columns = out_height + reach_h - 2 * trim_h, out_width + reach_w - 2 * trim_w
-    in_plane = _round_up(((above + in_rows - 1) * row + in_columns) * packing.lanes)
-    plane = _round_up((reach_h * row + reach_w) * packing.lanes + max(out_plane, in_plane))
-    if plane % 256 == 0:
-        plane += VECTOR  # planes at a distance of a power of two would compete for the same cache lines
-    result = Geometry(
-        *(shape.channels, height, width, shape.outputs, out_height, out_width, *shape.stride, *shape.padding),
-        *(reach_h, reach_w, trim_h, trim_w, lead_h, lead_w, row, rows, packing.stack, packing.lanes),
-        *(plane, out_plane, in_plane),
+def make_pass(shape: ConvShape, backward: bool, batch: int, lanes: int, density: float, machine: Machine) -> Pass:
+    """Return how a pass over ``batch`` images is divided.
+
+    Args:
+        shape: of the convolution.
+        backward: the gradient of the input instead of the output.
+        batch: images.
+        lanes: images of a vector; fewer than its floats if there are fewer images.
+        density: of the weights, rounded by the caller so that it has few values.
+        machine: the instruction set.
+    """
+    axis = _backward_axis if backward else _forward_axis
+    h, w = (
+        axis(*each) for each in zip(shape.size, shape.kernel, shape.stride, shape.padding, strict=True)
     )
-    result.group, result.phases = packing.stack * packing.lanes, shape.stride[0] * shape.stride[1]
-    result.reach = reach_h, reach_w
-    pixels, inputs = height * width + out_height * out_width, shape.channels * result.phases
-    result.forward_floats = inputs * plane + shape.outputs * out_plane + pixels
-    result.backward_floats = (inputs + shape.outputs) * plane + pixels + height * width
-    result.addressable = max(inputs, shape.outputs) * plane < 2**31
+    channels, outputs = (shape.outputs, shape.channels) if backward else (shape.channels, shape.outputs)
+    out_height, out_width = shape.size if backward else shape.out_size
+    rows = outputs * h.step * w.step
+    weights = density * shape.outputs * shape.channels * math.prod(shape.kernel) / shape.groups
+    lanes = _lanes(h.grid * w.grid, batch, lanes, machine.vector)
+    tile_h, tile_w = _tile((h, w), lanes, weights / channels, machine)
+    buffer = tile_h + h.reach, tile_w + w.reach
+    plane = math.prod(buffer) * lanes
+    block = _block(channels, h.phases * w.phases * plane, weights / rows / channels * shape.groups)
+    result = Pass(
+        *(batch, lanes, channels, h.size, w.size, h.stride, w.stride, h.phases, w.phases, h.pad, w.pad, rows),
+        *(out_height, out_width, h.step, w.step, *(shape.padding if backward else (0, 0)), h.grid, w.grid),
+        *(tile_h, tile_w, *buffer, block, -(-channels // block)),
+    )
+    result.backward = backward
+    positions = [(i, j) for i in range(shape.kernel[0]) for j in range(shape.kernel[1])]
+    result.tap_rows = [h.rows[i] * w.step + w.rows[j] for i, j in positions]
+    result.tap_places = [
+        (h.phase[i] * w.phases + w.phase[j]) * plane + (h.offset[i] * buffer[1] + w.offset[j]) * lanes
+        for i, j in positions
+    ]
+    result.tiles = -(-batch // lanes) * -(-h.grid // tile_h) * -(-w.grid // tile_w)
+    vectors = tile_h * -(-tile_w * lanes // machine.vector)
+    channel = block * h.phases * w.phases * plane
+    result.scratch = 2 * rows + channel + rows * vectors * machine.vector + 6 * machine.vector + 64
     result.address = ctypes.addressof(result)
     return result
 
 
-def _round_up(floats: int) -> int:
-    return -(-floats // VECTOR) * VECTOR
+def _lanes(positions: int, batch: int, lanes: int, vector: int) -> int:
+    """Return the images of a tile: several vectors of them if there are few positions, so that sums need not wait."""
+    if lanes < vector or positions >= 8:
+        return lanes
+    most = min(8 // positions, batch // vector) if positions else 1
+    return vector * max(k for k in range(1, max(1, most) + 1) if batch // vector % k == 0)
+
+
+def _tile(axes: Sequence[_Axis], lanes: int, weights: float, machine: Machine) -> Pair:
+    """Return rows and columns of the fastest tile: least time for its products and for what it copies, per channel."""
+    h, w = axes
+
+    def cost(rows: int, columns: int, vectors: int) -> float:
+        tiles = -(-h.grid // rows) * -(-w.grid // columns)
+        copied = h.phases * w.phases * (rows + h.reach) * (columns + w.reach) * max(1.0, lanes / machine.vector)
+        return tiles * (weights * (vectors + 2) + 2 * copied)
+
+    best: tuple[float, int, int] | None = None
+    for rows, vectors in machine.tiles:
+        columns = min(vectors * machine.vector // lanes, max(1, w.grid))
+        if not columns or -(-columns * lanes // machine.vector) != vectors or (rows > 1 and rows > h.grid):
+            continue
+        candidate = cost(rows, columns, rows * vectors), rows, columns
+        best = min(best, candidate) if best else candidate
+    assert best is not None, "a tile of one vector always fits"
+    return best[1], best[2]
+
+
+def _block(channels: int, floats: int, weights: float) -> int:
+    """Return how many source channels to copy at once.
+
+    Args:
+        channels: of the source.
+        floats: of a channel's buffer.
+        weights: active weights of a row per channel.
+    """
+    wanted = max(NEAR // floats, min(math.ceil(VISIT / max(weights, 1e-9)), FAR // floats), 1)
+    return -(-channels // -(-channels // min(channels, wanted)))

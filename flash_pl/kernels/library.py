@@ -14,22 +14,28 @@ import torch
 from torch import Tensor, float32
 
 from flash_pl.errors import ConfigError
+from flash_pl.kernels.geometry import Machine
 
 ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
 ISA_VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 3  # version of csrc/native.c; an editable installation can have a library compiled from older sources
+INTERFACE = 5  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
     "gather": [_POINTER, _POINTER, _LONG, _POINTER],
     "scatter": [_POINTER, _POINTER, _LONG, _POINTER],
+    "scatter_add": [_POINTER, _POINTER, _LONG, _POINTER],
     "update": [_POINTER] * 3 + [_LONG] + [ctypes.c_float] * 2,
-    "forward": [_POINTER] * 5 + [_LONG] * 3 + [_POINTER] * 2,
-    "backward": [_POINTER] * 6 + [_LONG] * 5 + [_POINTER] * 4,
-    "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 3,
+    "multiply": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 3,
+    "correlate": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 2,
+    "interleave": [_POINTER] + [_LONG] * 5 + [_POINTER],
+    "separate": [_POINTER] + [_LONG] * 5 + [_POINTER],
+    "pool_forward": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 2,
     "pool_backward": [_POINTER] * 3 + [_LONG] * 2 + [_POINTER],
-    "norm_forward": [_POINTER] * 4 + [_LONG] * 2 + [_POINTER] * 3,
-    "norm_backward": [_POINTER] * 6 + [_LONG] * 2 + [_POINTER] * 3,
+    "moments": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER] * 2,
+    "norm_forward": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER],
+    "norm_backward": [_POINTER] * 8 + [_LONG] * 2 + [_POINTER] * 4,
+    "totals": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER],
     "draw": [_POINTER] * 2 + [_LONG] * 2 + [_POINTER],
 }
 
@@ -48,8 +54,11 @@ class Library:
             function = getattr(native, f"flash_pl_{name}")
             function.argtypes, function.restype = arguments, None
             setattr(self, name, function)
+        self.lists = native.flash_pl_lists
+        self.lists.argtypes, self.lists.restype = [_POINTER] * 7, ctypes.c_int
+        self._sizes = native.flash_pl_vector, native.flash_pl_registers
         requested = os.environ.get(ISA_VARIABLE)
-        self.isa = ""
+        self.isa, self.machine = "", Machine(0, 0)
         for isa in (requested,) if requested else ISAS:
             if self.use(isa):
                 return
@@ -58,13 +67,18 @@ class Library:
 
     gather: Any
     scatter: Any
+    scatter_add: Any
     update: Any
-    forward: Any
-    backward: Any
+    multiply: Any
+    correlate: Any
+    interleave: Any
+    separate: Any
     pool_forward: Any
     pool_backward: Any
+    moments: Any
     norm_forward: Any
     norm_backward: Any
+    totals: Any
     draw: Any
 
     def use(self, isa: str) -> bool:
@@ -72,6 +86,7 @@ class Library:
         if not self._use(isa.encode()):
             return False
         self.isa = isa
+        self.machine = Machine(*(size() for size in self._sizes))
         return True
 
     def isas(self) -> tuple[str, ...]:

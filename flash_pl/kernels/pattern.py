@@ -1,31 +1,50 @@
-"""The active weights of a layer: the index lists that the kernels read, and a gradient of the active weights alone."""
+"""The active weights of a layer: the lists that the kernels read, and a gradient of the active weights alone."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flash_pl.kernels.geometry import Geometry
-from flash_pl.kernels.library import check_saved, library
+from flash_pl.kernels.geometry import ConvShape, Machine, Pass, make_pass, split_batch
+from flash_pl.kernels.library import check_saved, compiled, library
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("outputs", "inputs", "groups", "positions", "backward")),
+        ("row", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
+    ]
 
 
 class _Lists(ctypes.Structure):
-    _fields_ = [("rows", ctypes.c_int64), ("start", ctypes.c_void_p), ("offset", ctypes.c_void_p)]
+    _fields_ = [("visits", ctypes.c_void_p), ("block_start", ctypes.c_void_p), ("place", ctypes.c_void_p)]
 
 
-class Rows:
-    """The active weights by row: weights ``start[r]`` to ``start[r + 1]`` belong to row r (``lists`` in ``kernels.h``).
+class Lists:
+    """The active weights in the order of a pass over some images of a batch (``lists`` in ``csrc/kernels.h``).
 
-    Args:
-        start: int32 ``[rows + 1]``.
-        offset: where each weight finds its input, int32 ``[count]``.
+    Attributes:
+        first: the first of these images.
+        each: the pass.
+        number: of each weight in this order, its number in the pattern, int32 ``[count]``.
     """
 
-    def __init__(self, start: Tensor, offset: Tensor) -> None:
-        self.start, self.offset = start, offset
-        self._lists = _Lists(len(start) - 1, start.data_ptr(), offset.data_ptr())
+    def __init__(self, first: int, each: Pass, groups: int, mask: Tensor, count: int) -> None:
+        self.first, self.each = first, each
+        self._visits = torch.empty(each.blocks * each.rows, 4, dtype=torch.int32)
+        self._block_start = torch.empty(each.blocks + 1, dtype=torch.int32)
+        self._place, self.number = (torch.empty(count, dtype=torch.int32) for _ in range(2))
+        rows, places = (torch.tensor(values, dtype=torch.int32) for values in (each.tap_rows, each.tap_places))
+        outputs, inputs = mask.shape[:2]
+        layer = _Layer(outputs, inputs, groups, len(rows), each.backward, rows.data_ptr(), places.data_ptr())
+        tensors = mask, self._visits, self._block_start, self._place, self.number
+        if not compiled().lists(ctypes.addressof(layer), each.address, *(tensor.data_ptr() for tensor in tensors)):
+            raise MemoryError("no memory for lists of active weights")
+        self._lists = _Lists(*(tensor.data_ptr() for tensor in tensors[1:4]))
         self.address = ctypes.addressof(self._lists)
 
 
@@ -33,15 +52,11 @@ class SparsePattern:
     """The active weights of one layer. It never changes; when the mask moves, make a new one.
 
     Args:
-        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]`` on the CPU. The tensor itself is
-            not kept.
+        mask: bool ``[outputs, inputs]`` or ``[outputs, inputs, kernel_h, kernel_w]`` on the CPU, in any memory format;
+            inputs are those of a group. A copy is kept.
 
     Raises:
         ValueError: ``mask`` has another dtype, number of dimensions or device.
-
-    >>> pattern = SparsePattern(torch.tensor([[True, False, False], [True, False, True]]))
-    >>> pattern.shape, pattern.count, pattern.density
-    ((2, 3), 3, 0.5)
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -49,25 +64,22 @@ class SparsePattern:
             described = f"{mask.dtype} {list(mask.shape)} on {mask.device.type}"
             raise ValueError(f"a mask must be a bool tensor of 2 or 4 dimensions on the CPU, not {described}")
         self.shape: tuple[int, ...] = tuple(mask.shape)
-        self._active = mask.nonzero().t().int()  # by output, input, row, column: the order of contiguous weights
-        self._active_t: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self.count = self._active.shape[1]
+        self._mask = mask.clone(memory_format=torch.contiguous_format)
+        self._places = self._mask.flatten().nonzero().flatten()  # by output, input, row, column
+        self.count = len(self._places)
         self.density = self.count / max(1, mask.numel())
-        self._start = _starts(self._active[0], self.shape[0])
-        self._rows: dict[Geometry, Rows] = {}
-        self._rows_t: dict[Geometry, Rows] = {}
         self._index: dict[tuple[int, ...], Tensor] = {}
-        self._order_t: dict[tuple[int, int], Tensor] = {}
+        self._lists: dict[tuple[Any, ...], list[Lists]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SparsePattern, (self._mask(),)  # the lists contain addresses of this process
+        return SparsePattern, (self._mask,)  # the lists contain addresses of this process
 
     def masked(self, weight: Tensor) -> Tensor:
         """Return ``weight`` with 0 in place of inactive weights; differentiable."""
-        return weight * self._mask().to(weight.dtype)
+        return weight * self._mask.to(weight.dtype)
 
     def index(self, strides: Sequence[int]) -> Tensor:
-        """Return the places of the active weights in a tensor with these strides, int32 ``[count]``, by output channel.
+        """Return the places of the active weights in a tensor with these strides, int32 ``[count]``, by number.
 
         Raises:
             ValueError: a place does not fit into 32 bits.
@@ -76,68 +88,28 @@ class SparsePattern:
         if key not in self._index:
             if sum((length - 1) * step for length, step in zip(self.shape, key, strict=True)) >= 2**31:
                 raise ValueError(f"a weight {list(self.shape)} of strides {list(key)} has places beyond 32 bits")
-            steps = zip(self._active, key, strict=True)
-            self._index[key] = sum((place * step for place, step in steps), torch.zeros_like(self._active[0]))
+            if key == self._mask.stride():
+                places = self._places
+            else:
+                coordinates = torch.unravel_index(self._places, self.shape)
+                steps = zip(coordinates, key, strict=True)
+                places = sum((at * step for at, step in steps), torch.zeros_like(self._places))
+            self._index[key] = places.int()
         return self._index[key]
 
-    def rows(self, geometry: Geometry) -> Rows:
-        """Return the weights by output channel, with offsets into the planes of the input."""
-        if geometry not in self._rows:
-            _, channel, kh, kw = self._taps()
-            sh, sw = geometry.stride_h, geometry.stride_w
-            plane = (channel * sh + kh % sh) * sw + kw % sw
-            offset = plane * geometry.plane + (kh // sh * geometry.row + kw // sw) * geometry.lanes
-            self._rows[geometry] = Rows(self._start, offset.contiguous())
-        return self._rows[geometry]
-
-    def rows_by_input(self, geometry: Geometry) -> Rows:
-        """Return the weights by phase of input channel, with offsets into the planes of the output's gradient."""
-        if geometry not in self._rows_t:
-            sh, sw = geometry.stride_h, geometry.stride_w
-            order, start = self._by_input((sh, sw))
-            output, _, kh, kw = (each[order] for each in self._taps())
-            back = (geometry.reach[0] - kh // sh) * geometry.row + geometry.reach[1] - kw // sw
-            self._rows_t[geometry] = Rows(start, (output * geometry.plane + back * geometry.lanes).contiguous())
-        return self._rows_t[geometry]
-
-    def order_by_input(self, stride: tuple[int, int]) -> Tensor:
-        """Return the order of ``rows_by_input`` as places in the order of ``rows``, int32 ``[count]``."""
-        if stride not in self._order_t:
-            self._order_t[stride] = self._by_input(stride)[0].int()
-        return self._order_t[stride]
-
-    def output_ranges(self, parts: int) -> list[tuple[int, int]]:
-        """Split the output channels into at most ``parts`` ranges with about the same number of active weights."""
-        bounds = (torch.arange(1, parts) * self.count // parts).int()  # the products need 64 bits
-        cuts = torch.searchsorted(self._start, bounds).tolist()
-        ends = [0, *cuts, self.shape[0]]
-        return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
-
-    def _mask(self) -> Tensor:
-        mask = torch.zeros(self.shape, dtype=torch.bool)
-        mask[tuple(self._active.long())] = True
-        return mask
-
-    def _taps(self) -> Sequence[Tensor]:
-        """Return output, input, kernel row and kernel column of each active weight."""
-        if len(self._active) == 4:
-            return self._active.unbind()
-        zero = torch.zeros_like(self._active[0])
-        return (*self._active.unbind(), zero, zero)
-
-    def _by_input(self, stride: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the order of the weights by phase of input channel, and where each phase starts in that order."""
-        if stride not in self._active_t:
-            _, channel, kh, kw = self._taps()
-            row = (channel * stride[0] + kh % stride[0]) * stride[1] + kw % stride[1]
-            in_order, order = row.sort(stable=True)
-            self._active_t[stride] = order, _starts(in_order, self.shape[1] * stride[0] * stride[1])
-        return self._active_t[stride]
-
-
-def _starts(rows: Tensor, count: int) -> Tensor:
-    """Return where each of ``count`` rows starts in an ascending list of row numbers, and the end of the last row."""
-    return torch.searchsorted(rows.contiguous(), torch.arange(count + 1, dtype=torch.int32)).int()
+    def lists(self, shape: ConvShape, batch: int, backward: bool, machine: Machine) -> list[Lists]:
+        """Return the lists of a pass, for each part of the batch."""
+        key = shape, batch, backward, machine
+        if key not in self._lists:
+            # Rounded up to a power of the square root of 2, so that masks that move share few passes.
+            density = 2.0 ** (math.ceil(2 * math.log2(max(self.density, 1e-6))) / 2)
+            first, lists = 0, []
+            for images, lanes in split_batch(batch, machine.vector):
+                each = make_pass(shape, backward, images, lanes, density, machine)
+                lists.append(Lists(first, each, shape.groups, self._mask, self.count))
+                first += images
+            self._lists[key] = lists
+        return self._lists[key]
 
 
 class Sink:

@@ -1,4 +1,4 @@
-"""Max-pooling with vectorized forward and backward passes, for contiguous images."""
+"""Max-pooling of images in the kernels' layout."""
 
 import ctypes
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.kernels.geometry import VECTOR, Pair, pair
+from flash_pl.kernels.geometry import Pair, pair
+from flash_pl.kernels.layout import Images, batch_innermost, empty, order, order_of
 from flash_pl.kernels.library import (
     available,
     check_tensors,
     compiled,
     run_in_threads,
-    scratch,
     split_range,
     warn_missing,
 )
@@ -27,25 +27,24 @@ def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, 
     Ties, NaN and the gradient are equal too.
 
     Args:
-        x: float32 ``[..., H, W]`` on the CPU.
+        x: float32 ``[B, C, H, W]`` on the CPU; a copy is needed unless it is in the kernels' layout.
         kernel: height and width of a window, of at most 255 positions.
         stride: distance of windows; the kernel by default.
         padding: border around the images, at most half the kernel.
 
     Returns:
-        ``[..., OH, OW]``, contiguous.
+        ``[B, C, OH, OW]`` in the kernels' layout.
 
     Raises:
         ValueError: the window does not fit the images, or the kernels do not support it or the tensor.
 
-    >>> max_pool2d(torch.arange(16.0).view(4, 4), 2)
-    tensor([[ 5.,  7.],
-            [13., 15.]])
+    >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2).flatten()
+    tensor([ 5.,  7., 13., 15.])
     """
     check_tensors(x)
     kernel, padding = pair(kernel), pair(padding)
     stride = kernel if stride is None else pair(stride)
-    if x.dim() < 2 or 0 in x.shape:
+    if x.dim() != 4 or 0 in x.shape:
         raise ValueError(f"images of shape {list(x.shape)} cannot be pooled")
     if kernel[0] * kernel[1] > LARGEST_WINDOW or min(*kernel, *stride) < 1 or min(padding) < 0:
         raise ValueError(
@@ -63,34 +62,34 @@ def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, 
 
 class _Window(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ("planes height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split())
+        *(
+            (name, ctypes.c_int64)
+            for name in "batch channels height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split()
+        ),
+        ("inside", Images),
+        ("outside", Images),
     ]
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-        native, x = compiled(), x.contiguous()
-        height, width = x.shape[-2:]
-        out = tuple(
-            (n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True)
-        )
-        planes = x.shape[:-2].numel()
-        window = _Window(planes, height, width, *out, *kernel, *stride, *padding)
-        y = torch.empty(*x.shape[:-2], *out)
-        source = torch.empty(y.shape, dtype=torch.uint8)
-        row = out[1] + kernel[1] + 2 * VECTOR
-        floats = row * (stride[1] + 2 * kernel[0] + 3)
+        native, x = compiled(), batch_innermost(x)
+        batch, channels, height, width = x.shape
+        out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True)]
+        y = empty((batch, channels, *out))
+        source = torch.empty_strided(y.shape, y.stride(), dtype=torch.uint8)
+        sides = order_of(x), order_of(y)
+        window = _Window(batch, channels, height, width, *out, *kernel, *stride, *padding, *sides)
 
         def compute(first: int, last: int) -> None:
             native.pool_forward(
-                ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr(), scratch(floats)
+                ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr()
             )
 
-        run_in_threads(compute, split_range(planes, torch.get_num_threads()))
+        run_in_threads(compute, split_range(channels, torch.get_num_threads()))
         ctx.save_for_backward(source)
-        ctx.window, ctx.shape = window, x.shape
+        ctx.window, ctx.shape, ctx.strides = window, x.shape, x.stride()
         return y
 
     @staticmethod
@@ -101,12 +100,14 @@ class _MaxPool(torch.autograd.Function):
             places = _places(source, window).flatten(-2)
             flat = dy.new_zeros(*ctx.shape[:-2], window.height * window.width)
             return flat.scatter_add(-1, places, dy.flatten(-2)).view(ctx.shape), None, None, None
-        dy, dx = dy.contiguous(), torch.empty(ctx.shape)
+        dx = torch.empty_strided(ctx.shape, ctx.strides)
+        if order(dy) != order(source):
+            dy = torch.empty_strided(source.shape, source.stride()).copy_(dy)
 
         def compute(first: int, last: int) -> None:
             native.pool_backward(ctypes.addressof(window), dy.data_ptr(), source.data_ptr(), first, last, dx.data_ptr())
 
-        run_in_threads(compute, split_range(window.planes, torch.get_num_threads()))
+        run_in_threads(compute, split_range(window.channels, torch.get_num_threads()))
         return dx, None, None, None
 
 

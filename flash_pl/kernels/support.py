@@ -1,4 +1,6 @@
-"""Which layers the kernels can compute, and when they are faster than torch."""
+"""Which layers the kernels can compute, and for which networks and layers they are faster than torch."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.autograd import forward_ad
 from flash_pl.kernels.geometry import pair
 from flash_pl.kernels.pool import LARGEST_WINDOW
 
-# Densities up to which the kernels are faster than dense torch, with a margin; benchmarks/layers.py at batch 32.
+# Densities up to which the kernels are faster than dense torch, with a margin; benchmarks/speed at batch 32.
 CONV = 0.4
 FEW = (32, 16)  # with fewer outputs and inputs torch's convolution is so slow that the kernels win at any density
 LINEAR = ((1 << 17, 0.2), (1 << 15, 0.08))  # (smallest number of weights, largest density)
@@ -23,7 +25,7 @@ def computes(module: nn.Module) -> bool:
     (True, False)
     """
     if type(module) is nn.Conv2d:
-        plain = module.groups == 1 and tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
+        plain = tuple(module.dilation) == (1, 1) and module.padding_mode == "zeros"
         return plain and not isinstance(module.padding, str)
     if type(module) is nn.MaxPool2d:
         height, width = pair(module.kernel_size)
@@ -47,18 +49,33 @@ def reaches(x: Tensor) -> bool:
     return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
 
 
-def worthwhile(weight: torch.Size, density: float, batch: int) -> bool:
-    """Return whether forward and backward pass together are faster with the kernels than with dense torch.
+def images_worthwhile(layers: Iterable[tuple[torch.Size, float]]) -> bool:
+    """Return whether the kernels compute a network's convolutions faster than dense torch.
+
+    Either they compute all of them, and images stay in the kernels' layout from layer to layer, or torch does.
 
     Args:
-        weight: shape of the weight, ``[outputs, inputs, kernel_h, kernel_w]`` or ``[outputs, inputs]``.
-        density: density of the weight's mask.
-        batch: number of images, or of rows of a linear layer's input.
+        layers: shape of the weight ``[outputs, inputs, kernel_h, kernel_w]`` and density of each convolution.
 
-    >>> worthwhile(torch.Size([64, 64, 3, 3]), 0.1, batch=32), worthwhile(torch.Size([50, 5120]), 0.5, batch=32)
+    >>> images_worthwhile([(torch.Size([64, 3, 3, 3]), 1.0), (torch.Size([64, 64, 3, 3]), 0.1)])
+    True
+    """
+    layers = list(layers)
+    weights, active = sum(size.numel() for size, _ in layers), sum(size.numel() * density for size, density in layers)
+    few = all(size[0] < FEW[0] and size[1] < FEW[1] for size, _ in layers)
+    return few or active <= CONV * weights
+
+
+def linear_worthwhile(weight: torch.Size, density: float, rows: int) -> bool:
+    """Return whether forward and backward pass of a linear layer are faster with the kernels than with dense torch.
+
+    Args:
+        weight: its shape, ``[outputs, inputs]``.
+        density: of its mask.
+        rows: of the layer's input.
+
+    >>> linear_worthwhile(torch.Size([50, 5120]), 0.05, rows=32), linear_worthwhile(torch.Size([50, 5120]), 0.5, rows=32)
     (True, False)
     """
-    if len(weight) == 4:
-        return density <= CONV or (weight[0] < FEW[0] and weight[1] < FEW[1])
     limit = max((limit for least, limit in LINEAR if weight.numel() >= least), default=0.0)
-    return batch >= SMALLEST_BATCH and density <= limit
+    return rows >= SMALLEST_BATCH and density <= limit

@@ -32,63 +32,76 @@ typedef int32_t ivec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias
 #define CROSS(s, k) (((k) & (s)) ? VL + (k) - (s) : (k) + (s))
 #define LOW(s, k) (((k) & (s)) ? VL + (k) - (s) : (k))
 #define HIGH(s, k) (((k) & (s)) ? VL + (k) : (k) + (s))
-#define EVERY_OTHER(s, k) (2 * (k) + (s))
 #ifdef __clang__
 #define PICK(a, b, f, s) __builtin_shufflevector(a, b, LANES(f, s))
 #else
 #define PICK(a, b, f, s) __builtin_shuffle(a, b, (ivec){LANES(f, s)})
 #endif
 
-/* ---- sums of products ---------------------------------------------------------------------------------------- */
+/* ---- the end of a run: fewer floats than a vector has ---------------------------------------------------------- */
 
-/* y[0 : T*VL] = bias + sum_j val[j] * x[off[j] : off[j] + T*VL], in `chains` partial sums by j mod chains. */
-INLINE void FN(tile)(const int T, const int chains, const float *x, const int32_t *off, const float *val, int64_t n,
-                     float bias, float *y) {
-    vec acc[8];
-    UNROLL for (int i = 0; i < T * chains; i++) acc[i] = (vec){0} + (i < T ? bias : 0.0f);
-    int64_t j = 0;
-    for (; j + chains <= n; j += chains)
-        UNROLL for (int c = 0; c < chains; c++) {
-            const float *q = x + off[j + c];
-            const vec v = (vec){0} + val[j + c];
-            UNROLL for (int t = 0; t < T; t++) acc[c * T + t] += v * LOAD(q + t * VL);
-        }
-    for (; j < n; j++) {
-        const float *q = x + off[j];
-        const vec v = (vec){0} + val[j];
-        UNROLL for (int t = 0; t < T; t++) acc[t] += v * LOAD(q + t * VL);
-    }
-    UNROLL for (int c = 1; c < chains; c++)
-        UNROLL for (int t = 0; t < T; t++) acc[t] += acc[c * T + t];
-    UNROLL for (int t = 0; t < T; t++) STORE(y + t * VL, acc[t]);
+INLINE vec FN(load_some)(const float *p, int64_t count) {
+    float lanes[VL] = {0};
+    for (int64_t i = 0; i < count; i++) lanes[i] = p[i];
+    return LOAD(lanes);
 }
 
-/* y[r][0:length] = bias[r] + sum_j val[j] * x[off[j] : off[j] + length] over the active weights j of row r. */
-static void FN(multiply)(const float *x, const int32_t *start, const int32_t *off, const float *val, const float *bias,
-                         int64_t rows, int64_t length, float *y) {
-    const int64_t vectors = (length + VL - 1) / VL, tiles = (vectors + 7) / 8;
-    int64_t p = 0;
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        const int T = (int)(vectors / tiles + (tile < vectors % tiles));
-        for (int64_t r = 0; r < rows; r++) {
-            const int32_t *o = off + start[r];
-            const float *v = val + start[r], b = bias ? bias[r] : 0.0f;
-            const int64_t n = start[r + 1] - start[r];
-            float *to = y + r * length + p;
-            switch (T) {
-            case 8: FN(tile)(8, 1, x + p, o, v, n, b, to); break;
-            case 7: FN(tile)(7, 1, x + p, o, v, n, b, to); break;
-            case 6: FN(tile)(6, 1, x + p, o, v, n, b, to); break;
-            case 5: FN(tile)(5, 1, x + p, o, v, n, b, to); break;
-            case 4: FN(tile)(4, 2, x + p, o, v, n, b, to); break;
-            case 3: FN(tile)(3, 2, x + p, o, v, n, b, to); break;
-            case 2: FN(tile)(2, 4, x + p, o, v, n, b, to); break;
-            default: FN(tile)(1, 8, x + p, o, v, n, b, to);
-            }
-        }
-        p += T * VL;
-    }
+INLINE void FN(store_some)(float *p, int64_t count, vec v) {
+    float lanes[VL];
+    STORE(lanes, v);
+    for (int64_t i = 0; i < count; i++) p[i] = lanes[i];
 }
+
+/* Do something for each vector of a run, at `i`, of `count` floats: all but the last one are full. */
+#define EACH_VECTOR(run, ...)                                    \
+    {                                                            \
+        int64_t i = 0;                                           \
+        for (; i + VL <= (run); i += VL) {                       \
+            enum { count = VL };                                 \
+            __VA_ARGS__                                          \
+        }                                                        \
+        if (i < (run)) {                                         \
+            const int64_t count = (run) - i;                     \
+            __VA_ARGS__                                          \
+        }                                                        \
+    }
+#define GET(p) (count == VL ? LOAD(p) : FN(load_some)(p, count))
+#define PUT(p, v) do { if (count == VL) STORE(p, v); else FN(store_some)(p, count, v); } while (0)
+
+/* The same for bytes and the integers of a vector. */
+typedef bytes FN(bytes_u) __attribute__((aligned(1), may_alias));
+
+INLINE ivec FN(get_bytes)(const uint8_t *p, int64_t count) {
+#if VL == 16 && defined(__x86_64__) /* GCC converts one byte after the other */
+    if (count == VL) return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif VL == 8 && defined(__x86_64__)
+    if (count == VL) return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#else
+    if (count == VL) return __builtin_convertvector(*(const FN(bytes_u) *)p, ivec);
+#endif
+    bytes some = {0};
+    memcpy(&some, p, (size_t)count);
+    return __builtin_convertvector(some, ivec);
+}
+
+INLINE void FN(put_bytes)(uint8_t *p, int64_t count, ivec v) {
+    const bytes narrow = __builtin_convertvector(v, bytes);
+    if (count == VL) *(FN(bytes_u) *)p = narrow;
+    else memcpy(p, &narrow, (size_t)count);
+}
+
+/* NaN limits clamp nothing. */
+INLINE vec FN(clamp)(vec v, float low, float high) {
+    const ivec below = v <= low, above = v >= high;
+    v = (vec)((below & (ivec)((vec){0} + low)) | (~below & (ivec)v));
+    return (vec)((above & (ivec)((vec){0} + high)) | (~above & (ivec)v));
+}
+
+INLINE vec FN(apply)(const affine *f, int64_t channel, vec x) {
+    return FN(clamp)((x - f->center[channel]) * f->factor[channel] + f->offset[channel], f->low, f->high);
+}
+
+/* ---- sums of lanes ---------------------------------------------------------------------------------------------- */
 
 INLINE vec FN(pair)(vec a, vec b, const int s) {
     switch (s) {
@@ -112,55 +125,7 @@ INLINE void FN(sum_lanes)(const vec acc[8], float sum[8]) {
 #endif
 }
 
-/* to[j] += sum_p d[p] * x[off[j] + p], j < J, in 8 / J partial sums by the vector's number. */
-INLINE void FN(dots)(const int J, const float *x, const int32_t *off, const float *d, int64_t length, float *to) {
-    const int chains = 8 / J;
-    vec acc[8];
-    UNROLL for (int i = 0; i < 8; i++) acc[i] = (vec){0};
-    int64_t p = 0;
-    for (; p + chains * VL <= length; p += chains * VL)
-        UNROLL for (int c = 0; c < chains; c++) {
-            const vec v = LOAD(d + p + c * VL);
-            UNROLL for (int j = 0; j < J; j++) acc[j + c * J] += v * LOAD(x + off[j] + p + c * VL);
-        }
-    for (; p < length; p += VL) {
-        const vec v = LOAD(d + p);
-        UNROLL for (int j = 0; j < J; j++) acc[j] += v * LOAD(x + off[j] + p);
-    }
-    UNROLL for (int i = J; i < 8; i++) {
-        acc[i % J] += acc[i];
-        acc[i] = (vec){0};
-    }
-    float sum[8];
-    FN(sum_lanes)(acc, sum);
-    UNROLL for (int j = 0; j < J; j++) to[j] += sum[j];
-}
-
-/* grad[j] += sum_p d[r][p] * x[off[j] + p] for the active weights j of each row r in [first, last). */
-static void FN(correlate)(const float *x, const int32_t *start, const int32_t *off, const float *d, int64_t plane,
-                          int64_t first, int64_t last, int64_t length, float *grad) {
-    for (int64_t r = first; r < last; r++) {
-        const float *dr = d + r * plane;
-        int64_t j = start[r];
-        const int64_t end = start[r + 1];
-        for (; j + 8 <= end; j += 8) FN(dots)(8, x, off + j, dr, length, grad + j);
-        if (j + 4 <= end) FN(dots)(4, x, off + j, dr, length, grad + j), j += 4;
-        if (j + 2 <= end) FN(dots)(2, x, off + j, dr, length, grad + j), j += 2;
-        if (j < end) FN(dots)(1, x, off + j, dr, length, grad + j);
-    }
-}
-
-/* The sum of p[0:length]. */
-static float FN(total)(const float *p, int64_t length) {
-    vec acc[8];
-    UNROLL for (int i = 0; i < 8; i++) acc[i] = (vec){0};
-    for (int64_t i = 0; i < length; i += VL) acc[0] += LOAD(p + i);
-    float sum[8];
-    FN(sum_lanes)(acc, sum);
-    return sum[0];
-}
-
-/* ---- between images and planes ------------------------------------------------------------------------------- */
+/* ---- between the batch as the first and as the innermost dimension ------------------------------------------------- */
 
 INLINE void FN(transpose)(vec v[VL]) {
 #define SWAP(s)                                                   \
@@ -180,63 +145,61 @@ INLINE void FN(transpose)(vec v[VL]) {
 #undef SWAP
 }
 
-/* planes[c * plane + at[i]][lane] = images[lane][c][i]: `count` images interleaved, the other lanes are zero.
- * at[i] < 0 leaves pixel i out. */
-static void FN(interleave)(const float *images, int64_t count, int64_t channels, int64_t pixels, const int32_t *at,
-                           int64_t channel, int64_t lanes, float *planes) {
+/* to[place][b] = from[b][c][i] with place = c * channel + i * pixel, or the way back: VL x VL floats at once. */
+INLINE void FN(exchange_order)(const float *from, int64_t batch, int64_t channels, int64_t pixels, int64_t channel,
+                               int64_t pixel, float *to, const int in) {
     const int64_t size = channels * pixels, whole = size - size % VL;
-    for (int64_t lane = 0; lane < lanes; lane += VL) {
-        int64_t i = 0, pixel = 0;
-        float *to = planes + lane;
-        for (; i < whole; i += VL) {
+    for (int64_t image = 0; image < batch; image += VL) {
+        const int64_t count = batch - image < VL ? batch - image : VL;
+        int64_t c = 0, i = 0, at[VL];
+        for (int64_t n = 0; n < whole; n += VL) {
             vec v[VL];
-            UNROLL for (int k = 0; k < VL; k++)
-                v[k] = lane + k < count ? LOAD(images + (lane + k) * size + i) : (vec){0};
-            FN(transpose)(v);
             UNROLL for (int k = 0; k < VL; k++) {
-                if (at[pixel] >= 0) STORE(to + at[pixel], v[k]);
-                if (++pixel == pixels) pixel = 0, to += channel;
+                at[k] = c * channel + i * pixel + image;
+                if (++i == pixels) i = 0, c++;
+            }
+            if (in) {
+                UNROLL for (int k = 0; k < VL; k++) v[k] = k < count ? LOAD(from + (image + k) * size + n) : (vec){0};
+                FN(transpose)(v);
+                UNROLL for (int k = 0; k < VL; k++)
+                    if (count == VL) STORE(to + at[k], v[k]);
+                    else for (int64_t b = 0; b < count; b++) to[at[k] + b] = v[k][b];
+            } else {
+                UNROLL for (int k = 0; k < VL; k++) v[k] = count == VL ? LOAD(from + at[k]) : FN(load_some)(from + at[k], count);
+                FN(transpose)(v);
+                UNROLL for (int k = 0; k < VL; k++)
+                    if (k < count) STORE(to + (image + k) * size + n, v[k]);
             }
         }
-        for (; i < size; i++) {
-            if (at[pixel] >= 0)
-                for (int k = 0; k < VL; k++)
-                    to[at[pixel] + k] = lane + k < count ? images[(lane + k) * size + i] : 0.0f;
-            if (++pixel == pixels) pixel = 0, to += channel;
+        for (int64_t n = whole; n < size; n++) {
+            const int64_t place = c * channel + i * pixel + image;
+            for (int64_t b = 0; b < count; b++) {
+                if (in) to[place + b] = from[(image + b) * size + n];
+                else to[(image + b) * size + n] = from[place + b];
+            }
+            if (++i == pixels) i = 0, c++;
         }
     }
 }
 
-/* The way back: images[lane][c][i] = planes[c * channel + at[i]][lane], zero where at[i] < 0. */
-static void FN(separate)(const float *planes, int64_t count, int64_t channels, int64_t pixels, const int32_t *at,
-                         int64_t channel, int64_t lanes, float *images) {
-    const int64_t size = channels * pixels, whole = size - size % VL;
-    for (int64_t lane = 0; lane < lanes && lane < count; lane += VL) {
-        int64_t i = 0, pixel = 0;
-        const float *from = planes + lane;
-        for (; i < whole; i += VL) {
-            vec v[VL];
-            UNROLL for (int k = 0; k < VL; k++) {
-                v[k] = at[pixel] >= 0 ? LOAD(from + at[pixel]) : (vec){0};
-                if (++pixel == pixels) pixel = 0, from += channel;
-            }
-            FN(transpose)(v);
-            UNROLL for (int k = 0; k < VL; k++)
-                if (lane + k < count) STORE(images + (lane + k) * size + i, v[k]);
-        }
-        for (; i < size; i++) {
-            for (int k = 0; k < VL && lane + k < count; k++)
-                images[(lane + k) * size + i] = at[pixel] >= 0 ? from[at[pixel] + k] : 0.0f;
-            if (++pixel == pixels) pixel = 0, from += channel;
-        }
-    }
+static void FN(interleave)(const float *from, int64_t batch, int64_t channels, int64_t pixels, int64_t channel,
+                           int64_t pixel, float *to) {
+    FN(exchange_order)(from, batch, channels, pixels, channel, pixel, to, 1);
 }
 
-#include "planes.h"
-#include "pool.h"
+static void FN(separate)(const float *from, int64_t batch, int64_t channels, int64_t pixels, int64_t channel,
+                         int64_t pixel, float *to) {
+    FN(exchange_order)(from, batch, channels, pixels, channel, pixel, to, 0);
+}
+
+#include "conv.h"
 #include "norm.h"
+#include "pool.h"
 
-static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward), FN(norm_forward), FN(norm_backward)};
+static const kernels FN(kernels) = {
+    FN(multiply), FN(correlate), FN(interleave), FN(separate), FN(pool_forward), FN(pool_backward),
+    FN(moments), FN(norm_forward), FN(norm_backward), FN(totals),
+};
 
 #undef JOIN_
 #undef JOIN
@@ -252,7 +215,6 @@ static const kernels FN(kernels) = {FN(forward), FN(backward), FN(pool_forward),
 #undef CROSS
 #undef LOW
 #undef HIGH
-#undef EVERY_OTHER
 #undef PICK
 #undef ISA
 #undef VL
