@@ -16,6 +16,9 @@ from flash_pl.kernels import computes, images_worthwhile
 from flash_pl.sparsity import Layout, own_weight
 
 
+NEED_CONTIGUOUS = nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, nn.LayerNorm
+
+
 class KernelBackend(Backend):
     """Computes convolutions and linear layers from their active weights alone; also max-pools and batch norms.
 
@@ -23,8 +26,9 @@ class KernelBackend(Backend):
     kernels do not support: another device or type than float32 on the CPU, autocast, images without a batch dimension.
     Layers that the kernels do not support at all keep their ``forward``, such as convolutions with dilation.
 
-    Either the kernels compute all convolutions of a network, and images stay in the kernels' layout from layer to layer,
-    or torch does. To other layers and to the user's code these images are ordinary tensors with unusual strides.
+    Either the kernels compute all convolutions of a network, and images stay in the kernels' layout from layer to
+    layer, or torch does. To other layers and to the user's code these images are ordinary tensors with unusual strides.
+    If the network has layers that would copy such images, the convolutions return contiguous ones.
 
     Args:
         module: bound, so that its tensors lie in an arena of ``layout``.
@@ -43,6 +47,7 @@ class KernelBackend(Backend):
         self._forwards: list[Forward[Any]] = []
         slots = {slot.name: slot for slot in layout.layers}
         single = _weights_of_one_layer(module)
+        self.keeps_layout = not any(isinstance(part, NEED_CONTIGUOUS) for part in module.modules())
         for name, part in module.named_modules():
             if not computes(part) or "forward" in vars(part):  # somebody else has replaced its forward
                 continue

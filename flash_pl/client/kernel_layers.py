@@ -12,6 +12,7 @@ from flash_pl.client.plain_sgd import PlainSGD, has_gradient_hooks
 from flash_pl.kernels import (
     Normalization,
     SparsePattern,
+    contiguous,
     deferred,
     is_batch_innermost,
     linear_worthwhile,
@@ -34,6 +35,7 @@ class Plan(Protocol):
     dense: bool
     training_backward: bool
     everywhere: bool
+    keeps_layout: bool
     sgd: PlainSGD
 
     @property
@@ -113,7 +115,8 @@ class SparseForward(Forward[nn.Conv2d | nn.Linear]):
         if isinstance(module, nn.Linear):
             return sparse_linear(settled(x), weight, bias, self.pattern, **gradient)
         geometry: Any = module.stride, module.padding, module.groups
-        return sparse_conv2d(x, weight, bias, self.pattern, *geometry, **gradient)
+        y = sparse_conv2d(x, weight, bias, self.pattern, *geometry, **gradient)
+        return y if self.plan.keeps_layout else contiguous(y)
 
     def needs_all_gradients(self) -> bool:
         """Whether the user sees the gradients of a backward pass, which are then those of pruned weights too."""

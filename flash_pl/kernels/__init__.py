@@ -5,7 +5,7 @@ It also passes over numbers of torch's generator (``flash_pl.kernels.twister``).
 
 from flash_pl.kernels.conv import sparse_conv2d, sparse_linear
 from flash_pl.kernels.deferred_norm import deferred, settled
-from flash_pl.kernels.layout import is_batch_innermost
+from flash_pl.kernels.layout import contiguous, is_batch_innermost
 from flash_pl.kernels.library import available
 from flash_pl.kernels.norm import Normalization, moments
 from flash_pl.kernels.pattern import Sink, SparsePattern
@@ -18,6 +18,7 @@ __all__ = [
     "SparsePattern",
     "available",
     "computes",
+    "contiguous",
     "deferred",
     "images_worthwhile",
     "is_batch_innermost",

@@ -204,10 +204,8 @@ class _SparseConv(torch.autograd.Function):
         )
         none = (None,) * 5
         if all_gradients or torch.is_grad_enabled():  # enabled: create_graph=True
-            with torch.enable_grad():
-                layer = _by_torch(x if norm is None else norm.by_torch(), weight, bias, pattern, shape, all_gradients)
-            inputs = x, norm_weight, norm_bias, weight, bias
-            return *gradients_of(layer, inputs, dy), *none
+            layer = _by_torch(pattern, shape, all_gradients, norm)
+            return *gradients_of(layer, (x, norm_weight, norm_bias, weight, bias), dy), *none
         images, dy = x if ctx.images is None else ctx.images, batch_innermost(dy)
         affine = norm.affine() if norm is not None else None
         dx = dgamma = dbeta = dweight = dbias = None
@@ -293,9 +291,17 @@ def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:
 
 
 def _by_torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, pattern: SparsePattern, shape: ConvShape, all_gradients: bool
-) -> Tensor:
-    """Return the layer's result by torch, with a gradient of the active weights or of all weights."""
-    masked = weight if all_gradients else pattern.masked(weight)
-    kernel = masked.view(shape.outputs, shape.channels // shape.groups, *shape.kernel)
-    return F.conv2d(x, kernel, bias, shape.stride, shape.padding, groups=shape.groups)
+    pattern: SparsePattern, shape: ConvShape, all_gradients: bool, norm: Normalization | None
+) -> Callable[..., Tensor]:
+    """Return the layer as a function by torch, with a gradient of the active weights or of all weights."""
+
+    def layer(
+        x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        if norm is not None:
+            x = norm.function_of_tensors()(x, norm_weight, norm_bias)
+        masked = weight if all_gradients else pattern.masked(weight)
+        kernel = masked.view(shape.outputs, shape.channels // shape.groups, *shape.kernel)
+        return F.conv2d(x, kernel, bias, shape.stride, shape.padding, groups=shape.groups)
+
+    return layer

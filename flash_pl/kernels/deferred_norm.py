@@ -13,39 +13,39 @@ from flash_pl.kernels.norm import RELU, RELU6, Limits, Normalization
 class DeferredNorm(Tensor):
     """The result of a batch normalization, whose values are computed when somebody reads them.
 
-    An addition and a ReLU that follow immediately are computed in the same pass over memory, or while a convolution reads
-    the result. Any other operation, hook or autograd function finds the values of a tensor; to autograd this is a tensor
-    as any other.
+    An addition and a ReLU that follow immediately are computed in the same pass over memory, or while a convolution
+    reads the result. Any other operation, hook or autograd function finds the values of a tensor; to autograd this is a
+    tensor as any other.
 
     Make one with ``deferred``.
     """
 
     normalization: Normalization
-    _values: Tensor | None
+    _read: Tensor | None
     _successor: Tensor | None  # the same with a history; or what an operation in place has made of it
 
     @staticmethod
     def make(normalization: Normalization) -> "DeferredNorm":
         """Return the tensor without a history."""
         x = normalization.x
-        self: DeferredNorm = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: DeferredNorm = Tensor._make_wrapper_subclass(
             DeferredNorm, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
         )
-        self.normalization, self._values, self._successor = normalization, None, None
+        self.normalization, self._read, self._successor = normalization, None, None
         return self
 
-    def values(self) -> Tensor:
+    def read(self) -> Tensor:
         """Return the values, without a history; computed once."""
         with torch._C.DisableTorchFunctionSubclass():
-            if self._values is None:
+            if self._read is None:
                 successor = self._successor
-                self._values = self.normalization.values() if successor is None else successor.detach()
-            return self._values
+                self._read = self.normalization.values() if successor is None else successor.detach()
+            return self._read
 
     @property
     def unread(self) -> bool:
         """Whether nobody has read the values so far."""
-        return self._values is None
+        return self._read is None
 
     @classmethod
     def __torch_function__(
@@ -58,14 +58,14 @@ class DeferredNorm(Tensor):
             if fused is not None:
                 return fused
             if not torch.is_grad_enabled():  # also for what needs real memory, such as numpy()
-                args, kwargs = _replace((args, kwargs), DeferredNorm.values)
+                args, kwargs = _replace((args, kwargs), DeferredNorm.read)
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = _replace((args, kwargs or {}), DeferredNorm.values)
+        args, kwargs = _replace((args, kwargs or {}), DeferredNorm.read)
         return func(*args, **kwargs)
 
 
@@ -92,8 +92,8 @@ def settled(x: Tensor) -> Tensor:
         return x
     with torch._C.DisableTorchFunctionSubclass():
         if not torch.is_grad_enabled():
-            return x.values()
-        x._successor = x.normalization.compute() if x.unread else x.normalization.node(x.values)
+            return x.read()
+        x._successor = x.normalization.compute() if x.unread else x.normalization.node(x.read)
         return x._successor
 
 

@@ -9,7 +9,22 @@ from functools import lru_cache
 Pair = tuple[int, int]  # height, width
 
 # Vectors of a tile: (rows, vectors of a row). csrc/conv.h compiles the same tiles; with few registers only the first.
-NARROW = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (2, 1), (2, 2), (2, 3), (2, 4), (4, 1), (4, 2))
+NARROW = (
+    (1, 1),
+    (1, 2),
+    (1, 3),
+    (1, 4),
+    (1, 5),
+    (1, 6),
+    (1, 7),
+    (1, 8),
+    (2, 1),
+    (2, 2),
+    (2, 3),
+    (2, 4),
+    (4, 1),
+    (4, 2),
+)
 WIDE = (*NARROW, (2, 5), (2, 6), (2, 7), (2, 8), (3, 5), (4, 3), (4, 4))
 MANY_REGISTERS = 32
 
@@ -116,7 +131,7 @@ def _forward_axis(size: int, kernel: int, stride: int, pad: int) -> _Axis:
 
 
 def _backward_axis(size: int, kernel: int, stride: int, pad: int) -> _Axis:
-    """dx[i] = sum_k w[k] dy[(i + pad - k) / stride], for the k that leave no remainder: those of one phase of i + pad."""
+    """dx[i] = sum_k w[k] dy[(i + pad - k) / stride], for the k that leave no remainder: one phase of i + pad."""
     out, taps = (size + 2 * pad - kernel) // stride + 1, range(kernel)
     # Phase p of the padded input has its rows p, p + stride, ...; the first that is no padding is number skipped[p].
     skipped = [max(0, -((p - pad) // stride)) for p in range(stride)]
@@ -140,9 +155,7 @@ def make_pass(shape: ConvShape, backward: bool, batch: int, lanes: int, density:
         machine: the instruction set.
     """
     axis = _backward_axis if backward else _forward_axis
-    h, w = (
-        axis(*each) for each in zip(shape.size, shape.kernel, shape.stride, shape.padding, strict=True)
-    )
+    h, w = (axis(*each) for each in zip(shape.size, shape.kernel, shape.stride, shape.padding, strict=True))
     channels, outputs = (shape.outputs, shape.channels) if backward else (shape.channels, shape.outputs)
     out_height, out_width = shape.size if backward else shape.out_size
     rows = outputs * h.step * w.step

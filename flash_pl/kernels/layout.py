@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,26 @@ def batch_innermost(x: Tensor) -> Tensor:
         _, channel, _, pixel = y.stride()
         sizes = len(x), x.shape[1], x.shape[2:].numel()
         compiled().interleave(x.data_ptr(), *sizes, channel, pixel, y.data_ptr())
+    return y
+
+
+class _Contiguous(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return batch_first(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return dy
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """Return a contiguous copy of images in the kernels' layout; differentiable.
+
+    >>> contiguous(empty([2, 3, 4, 4])).is_contiguous()
+    True
+    """
+    y: Tensor = _Contiguous.apply(x)
     return y
 
 

@@ -34,8 +34,8 @@ class Normalization:
     Args:
         x: float32 ``[B, C, H, W]`` on the CPU.
         weight, bias: float32 ``[C]``.
-        mean, variance: float32 ``[C]``. If they are those of the batch, ``moments(x)``, the gradients are those of batch
-            normalization (Ioffe and Szegedy, ICML 2015, algorithm 1).
+        mean, variance: float32 ``[C]``. If they are those of the batch, ``moments(x)``, the gradients are those of
+            batch normalization (Ioffe and Szegedy, ICML 2015, algorithm 1).
         epsilon: added to the variance.
         added: of the shape of ``x``, for example the other branch of a residual block.
         limits: least and greatest result, ``RELU`` or ``RELU6``.
@@ -138,10 +138,18 @@ class Normalization:
 
     def by_torch(self) -> Tensor:
         """Return the result by torch; it can be differentiated again and again."""
-        y = torch.native_batch_norm(self.x, self.weight, self.bias, None, None, True, 0.0, self.epsilon)[0]
-        y = y if self.added is None else y + self.added
+        return self.function_of_tensors()(self.x, self.weight, self.bias, self.added)
+
+    def function_of_tensors(self) -> Callable[..., Tensor]:
+        """Return the function of ``x``, weight, bias and ``added`` that ``by_torch`` computes."""
         low, high = (None if math.isnan(limit) else limit for limit in self.limits)
-        return y.clamp(low, high) if self.clamps else y
+
+        def function(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor | None = None) -> Tensor:
+            y = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, self.epsilon)[0]
+            y = y if added is None else y + added
+            return y.clamp(low, high) if self.clamps else y
+
+        return function
 
     def affine(self) -> "Affine":
         """Return the same as a function that the kernels apply while they copy ``x``; nothing is added."""
@@ -195,6 +203,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def totals(x: Tensor) -> Tensor:
     """Return the sum of every channel ``[C]``; ``x`` is in the kernels' layout, checked by the caller."""
+    if not x.numel():
+        return torch.zeros(x.shape[1])
     native, each, sums = compiled(), norm_of(x), torch.empty(x.shape[1])
 
     def compute(first: int, last: int) -> None:
@@ -239,8 +249,9 @@ class _Node(torch.autograd.Function):
         added: Tensor | None,
     ) -> Tensor:
         y = make()
-        needs_y = norm.clamps and added is not None  # otherwise it is computed again
-        ctx.save_for_backward(x, weight, bias, norm.mean, norm.variance, added if needs_y else None, y if needs_y else None)
+        # Without ``added`` the result is computed again.
+        kept = (added, y) if norm.clamps and added is not None else (None, None)
+        ctx.save_for_backward(x, weight, bias, norm.mean, norm.variance, *kept)
         ctx.settings, ctx.x_shape, ctx.adds = (norm.epsilon, norm.limits), x.shape, added is not None
         return y
 
@@ -253,13 +264,29 @@ class _Node(torch.autograd.Function):
         check_saved(weight, mean.shape)
         norm = Normalization(x, weight, bias, mean, variance, epsilon, added, limits)
         if torch.is_grad_enabled():  # create_graph=True: torch's gradients can be differentiated again
-            dx, dweight, dbias, dadded = gradients_of(norm.by_torch(), (x, weight, bias, added), dy)
+            function = norm.function_of_tensors()
+            dx, dweight, dbias, dadded = gradients_of(function, (x, weight, bias, added), dy)
             return None, None, dx, dweight, dbias, dy if ctx.adds and added is None and needs_added else dadded
         return None, None, *norm.gradients(y, dy, needs_x, needs_added)
 
 
-def gradients_of(y: Tensor, inputs: tuple[Tensor | None, ...], dy: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of those inputs that need one; if gradients are enabled, they can be differentiated again."""
-    asked = [each for each in inputs if each is not None and each.requires_grad]
-    found = iter(torch.autograd.grad(y, asked, dy, create_graph=torch.is_grad_enabled(), allow_unused=True))
-    return tuple(next(found) if each is not None and each.requires_grad else None for each in inputs)
+def gradients_of(
+    function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], dy: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``function(*inputs)`` for those inputs that need one.
+
+    If gradients are enabled, they can be differentiated again. Hooks on the inputs do not see this computation.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = [_alias(each, again) for each in inputs]
+        y = function(*own)
+    asked = [each for each in own if each is not None and each.requires_grad]
+    found = iter(torch.autograd.grad(y, asked, dy, create_graph=again, allow_unused=True))
+    return tuple(next(found) if each is not None and each.requires_grad else None for each in own)
+
+
+def _alias(x: Tensor | None, history: bool) -> Tensor | None:
+    if x is None or not x.requires_grad:
+        return x
+    return x.view_as(x) if history else x.detach().requires_grad_()

@@ -62,10 +62,8 @@ def max_pool2d(x: Tensor, kernel: int | Pair, stride: int | Pair | None = None, 
 
 class _Window(ctypes.Structure):
     _fields_ = [
-        *(
-            (name, ctypes.c_int64)
-            for name in "batch channels height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w".split()
-        ),
+        *((name, ctypes.c_int64) for name in "batch channels height width out_height out_width".split()),
+        *((name, ctypes.c_int64) for name in "kernel_h kernel_w stride_h stride_w pad_h pad_w".split()),
         ("inside", Images),
         ("outside", Images),
     ]
@@ -83,9 +81,7 @@ class _MaxPool(torch.autograd.Function):
         window = _Window(batch, channels, height, width, *out, *kernel, *stride, *padding, *sides)
 
         def compute(first: int, last: int) -> None:
-            native.pool_forward(
-                ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr()
-            )
+            native.pool_forward(ctypes.addressof(window), x.data_ptr(), first, last, y.data_ptr(), source.data_ptr())
 
         run_in_threads(compute, split_range(channels, torch.get_num_threads()))
         ctx.save_for_backward(source)

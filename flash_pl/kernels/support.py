@@ -74,8 +74,8 @@ def linear_worthwhile(weight: torch.Size, density: float, rows: int) -> bool:
         density: of its mask.
         rows: of the layer's input.
 
-    >>> linear_worthwhile(torch.Size([50, 5120]), 0.05, rows=32), linear_worthwhile(torch.Size([50, 5120]), 0.5, rows=32)
-    (True, False)
+    >>> [linear_worthwhile(torch.Size([50, 5120]), density, rows=32) for density in (0.05, 0.5)]
+    [True, False]
     """
     limit = max((limit for least, limit in LINEAR if weight.numel() >= least), default=0.0)
     return rows >= SMALLEST_BATCH and density <= limit

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from flash_pl import FederatedTrainer
-from flash_pl.client import kernel_backend
-from flash_pl.client.kernel_backend import KernelBackend, NormForward
+from flash_pl.client import kernel_layers
+from flash_pl.client.kernel_backend import KernelBackend
+from flash_pl.client.kernel_layers import NormForward
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.kernels import available
+from flash_pl.kernels.layout import batch_innermost
 from flash_pl.models import LeNet5, MNISTNet
 from flash_pl.schedulers import PDST, SparseScheduler
 from flash_pl.sparsity import Layout
@@ -87,8 +89,8 @@ def test_every_position_of_a_sequence_is_a_row_of_a_linear_layer(shape, uses_ker
     mask = torch.rand(layout.maskable) < 0.05
     with torch.no_grad():
         layer.weight.mul_(mask.view_as(layer.weight))
-    kernel = kernel_backend.sparse_linear
-    monkeypatch.setattr(kernel_backend, "sparse_linear", lambda *a, **k: calls.append(1) or kernel(*a, **k))
+    kernel = kernel_layers.sparse_linear
+    monkeypatch.setattr(kernel_layers, "sparse_linear", lambda *a, **k: calls.append(1) or kernel(*a, **k))
     expected = layer(x)
     with KernelBackend(layer, layout) as backend:
         backend.set_mask(mask)
@@ -156,7 +158,7 @@ def test_a_module_may_train_with_an_older_copy_of_itself(copy_module, unaware, t
 @compiled
 def test_torch_computes_layers_that_the_kernels_do_not_support():
     module = nn.Sequential(
-        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, groups=2, dilation=2),
         nn.Conv2d(4, 4, 3, dilation=2),
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
@@ -204,14 +206,14 @@ def test_torch_computes_the_users_own_layers_and_shared_weights():
 @pytest.mark.parametrize("track", [True, False])
 def test_batch_norms_have_torchs_running_statistics(momentum, track):
     norm, expected = (nn.BatchNorm2d(5, momentum=momentum, track_running_stats=track) for _ in range(2))
-    kernel, x = NormForward(norm), torch.randn(8, 5, 6, 6)
+    kernel, x = NormForward(norm, []), batch_innermost(torch.randn(8, 5, 6, 6))
     for scale in (1.0, 3.0, 0.5):
         torch.testing.assert_close(kernel(scale * x + 1), expected(scale * x + 1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(norm.state_dict(), expected.state_dict())
     norm.eval(), expected.eval()
     torch.testing.assert_close(kernel(x), expected(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="more than 1 value"):
-        NormForward(norm.train())(torch.randn(1, 5, 1, 1))
+        NormForward(norm.train(), [])(torch.randn(1, 5, 1, 1))
 
 
 @compiled

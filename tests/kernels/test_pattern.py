@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 
-from flash_pl.kernels import Packing, SparsePattern
-from flash_pl.kernels.geometry import ConvShape, geometry
+from flash_pl.kernels import SparsePattern
+from flash_pl.kernels.geometry import ConvShape, Machine
+from flash_pl.kernels.library import Library
 
 SHAPE = ConvShape(channels=4, size=(8, 8), outputs=5, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
 
@@ -19,12 +20,22 @@ def test_a_pattern_knows_its_mask() -> None:
     assert torch.equal(pattern.masked(weight), weight * mask)
 
 
-def test_a_copy_of_a_pattern_has_its_own_lists() -> None:
+def test_a_copy_of_a_pattern_has_its_own_lists(native: Library) -> None:
     pattern = SparsePattern(torch.rand(5, 4, 3, 3) < 0.3)
-    before = pattern.rows(geometry(SHAPE, Packing()))
+    (before,) = pattern.lists(SHAPE, 16, False, native.machine)
     for duplicate in (copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
-        rows = duplicate.rows(geometry(SHAPE, Packing()))
-        assert rows.address != before.address and torch.equal(rows.offset, before.offset)
+        (lists,) = duplicate.lists(SHAPE, 16, False, native.machine)
+        assert lists.address != before.address and torch.equal(lists.number, before.number)
+
+
+@pytest.mark.parametrize("machine", [Machine(16, 32), Machine(8, 16), Machine(4, 16)])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.3, 1.0])
+def test_lists_have_each_active_weight_once(native: Library, density: float, backward: bool, machine: Machine) -> None:
+    shape = ConvShape(150, (6, 6), 70, (3, 3), (2, 1), (1, 1))
+    pattern = SparsePattern(torch.rand(70, 150, 3, 3) < density)
+    for lists in pattern.lists(shape, 21, backward, machine):
+        assert torch.equal(lists.number.sort().values, torch.arange(pattern.count, dtype=torch.int32))
 
 
 def test_indices_follow_the_memory_format() -> None:
@@ -40,20 +51,6 @@ def test_places_beyond_32_bits_are_refused() -> None:
     assert int(pattern.index((2**31 - 8, 1)).max()) == 2**31 - 1
     with pytest.raises(ValueError, match="32 bits"):
         pattern.index((2**31 - 7, 1))
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 8])
-def test_output_ranges_cover_each_output_once(parts: int) -> None:
-    ranges = SparsePattern(torch.rand(6, 50) < 0.2).output_ranges(parts)
-    assert [row for first, last in ranges for row in range(first, last)] == list(range(6))
-
-
-def test_output_ranges_do_not_overflow_with_many_weights_and_parts() -> None:
-    pattern, row = SparsePattern(torch.ones(4096, 1, dtype=torch.bool)), 4200  # as if every output had 4200 weights
-    pattern.count, pattern._start = pattern.count * row, pattern._start * row
-    ranges = pattern.output_ranges(128)
-    assert [first for first, _ in ranges] == [0, *(last for _, last in ranges[:-1])] and ranges[-1][1] == 4096
-    assert max(last - first for first, last in ranges) == 32
 
 
 @pytest.mark.parametrize("mask", [torch.ones(3, 2), torch.ones(3, dtype=torch.bool)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flash_pl.kernels import computes, reaches, worthwhile
+from flash_pl.kernels import computes, images_worthwhile, linear_worthwhile, reaches
 
 IMAGES = torch.randn(2, 4, 6, 6)
 
@@ -13,7 +13,7 @@ IMAGES = torch.randn(2, 4, 6, 6)
     ("module", "supported"),
     [
         (nn.Conv2d(4, 4, 3, padding=1, stride=2), True),
-        (nn.Conv2d(4, 4, 3, groups=2), False),
+        (nn.Conv2d(4, 4, 3, groups=2), True),
         (nn.Conv2d(4, 4, 3, dilation=2), False),
         (nn.Conv2d(4, 4, 3, padding="same"), False),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), False),
@@ -36,7 +36,10 @@ def test_supported_inputs() -> None:
         assert not reaches(IMAGES)
 
 
-def test_torch_computes_dense_masks_and_small_layers() -> None:
-    assert worthwhile(torch.Size([64, 64, 3, 3]), 0.05, 32) and not worthwhile(torch.Size([64, 64, 3, 3]), 1.0, 32)
-    assert worthwhile(torch.Size([50, 5120]), 0.05, 32) and not worthwhile(torch.Size([50, 5120]), 0.05, 1)
-    assert not worthwhile(torch.Size([10, 50]), 0.05, 32) and worthwhile(torch.Size([10, 1, 5, 5]), 1.0, 32)
+def test_torch_computes_dense_networks_and_small_linear_layers() -> None:
+    stem, wide = torch.Size([64, 3, 3, 3]), torch.Size([64, 64, 3, 3])
+    assert images_worthwhile([(stem, 1.0), (wide, 0.05)]) and not images_worthwhile([(stem, 1.0), (wide, 1.0)])
+    assert images_worthwhile([(torch.Size([10, 1, 5, 5]), 1.0)])
+    fc1 = torch.Size([50, 5120])
+    assert linear_worthwhile(fc1, 0.05, rows=32) and not linear_worthwhile(fc1, 0.05, rows=1)
+    assert not linear_worthwhile(torch.Size([10, 50]), 0.05, rows=32)

@@ -40,7 +40,7 @@ INLINE void FN(copy_pixel)(const float *from, int64_t count, int64_t lanes, floa
     for (; i < lanes; i++) to[i] = 0;
 }
 
-/* Copy f of the same pixel of `count` images, from one channel after the other if `channels` is set, otherwise from one
+/* Copy f of one pixel after the other: `count` of them, of several channels if `channels` is set, otherwise of one
  * pixel after the other; `step` and `to_step` floats lie between them. Without a source the copies are zero. */
 INLINE void FN(copy_pixels)(const float *from, int64_t step, const affine *f, int64_t channel, const int channels,
                             int64_t images, int64_t lanes, int64_t count, float *to, int64_t to_step) {
