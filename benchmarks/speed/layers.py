@@ -4,7 +4,8 @@
     python benchmarks/speed/layers.py resnet18 pools   # layers whose name contains one of the words; only prints
 
 Dense torch in contiguous and in channels_last memory and the sparse kernels at every density take turns within one
-process. Medians are compared; dense is the faster of its two memory formats. The results are in
+process. Medians are compared; dense is the faster of its two memory formats. The sparse kernels get images in their own
+layout, as from the layer before, but for the first layer of a network. The results are in
 benchmarks/speed/results/layers.json and docs/layers.png.
 """
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from flash_pl.checkpoint import write_atomically
 from flash_pl.kernels import SparsePattern, max_pool2d, sparse_conv2d, sparse_linear
+from flash_pl.kernels.layout import batch_innermost
 from flash_pl.kernels.library import library
 from flash_pl.plotting import COLORS, new_figure
 
@@ -43,6 +45,7 @@ class Conv:
     padding: int = 0
     stride: int = 1
     first: bool = False
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ LAYERS: dict[str, Conv | Linear | Pool] = {
     "mobilenetv2 1x1 384-96x8x8": Conv(384, 96, 8, 1),
     "mobilenetv2 1x1 960-160x4x4": Conv(960, 160, 4, 1),
     "mobilenetv2 1x1 320-1280x4x4": Conv(320, 1280, 4, 1),
+    "mobilenetv2 depthwise 192x16x16": Conv(192, 192, 16, 3, 1, groups=192),
+    "mobilenetv2 depthwise 576x8x8": Conv(576, 576, 8, 3, 1, groups=576),
     "pools mnistnet 10x24x24": Pool(10, 24, 3, 1),
     "pools mnistnet 20x18x18": Pool(20, 18, 3, 1),
     "pools lenet5 6x28x28": Pool(6, 28, 2, 2),
@@ -120,13 +125,13 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
         steps = {"contiguous": step(lambda x, _: F.max_pool2d(x, *pool), x, None)}
         channels_last = x.to(memory_format=torch.channels_last)
         steps["channels_last"] = step(lambda x, _: F.max_pool2d(x, *pool), channels_last, None)
-        return steps | {"1.0": step(lambda x, _: max_pool2d(x, *pool), x, None)}
+        return steps | {"1.0": step(lambda x, _: max_pool2d(x, *pool), batch_innermost(x), None)}
     else:
         x = torch.randn(BATCH, spec.inputs, spec.side, spec.side)
-        weight = torch.randn(spec.outputs, spec.inputs, spec.kernel, spec.kernel)
+        weight = torch.randn(spec.outputs, spec.inputs // spec.groups, spec.kernel, spec.kernel)
         steps = {
             layout: step(
-                lambda x, w: F.conv2d(x, w, None, spec.stride, spec.padding),
+                lambda x, w: F.conv2d(x, w, None, spec.stride, spec.padding, groups=spec.groups),
                 x.to(memory_format=f),
                 weight.to(memory_format=f),
                 spec.first,
@@ -140,8 +145,8 @@ def contenders(spec: Conv | Linear | Pool) -> dict[str, Callable[[], None]]:
             steps[str(density)] = step(lambda x, w, p=pattern: sparse_linear(x, w, None, p), x, weight * mask)
         else:
             steps[str(density)] = step(
-                lambda x, w, p=pattern: sparse_conv2d(x, w, None, p, spec.stride, spec.padding),
-                x,
+                lambda x, w, p=pattern: sparse_conv2d(x, w, None, p, spec.stride, spec.padding, spec.groups),
+                x if spec.first else batch_innermost(x),
                 weight * mask,
                 spec.first,
             )

@@ -15,7 +15,6 @@ from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.kernels import computes, images_worthwhile
 from flash_pl.sparsity import Layout, own_weight
 
-
 NEED_CONTIGUOUS = nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, nn.LayerNorm
 
 

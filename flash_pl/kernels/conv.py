@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flash_pl.kernels.deferred_norm import DeferredNorm, settled
 from flash_pl.kernels.geometry import ConvShape, Pair, pair
-from flash_pl.kernels.layout import batch_innermost, empty, order_of
+from flash_pl.kernels.layout import batch_first, batch_innermost, empty, order_of
 from flash_pl.kernels.library import (
     Library,
     address,
@@ -174,11 +174,12 @@ class _SparseConv(torch.autograd.Function):
     ) -> Tensor:
         native = compiled()
         images = batch_innermost(x)
-        y = empty((len(x), shape.outputs, *shape.out_size))
+        batch = x.shape[0]
+        y = empty((batch, shape.outputs, *shape.out_size))
         value = _gather(native, weight, pattern.index(weight.stride()))
         offsets, affine = (None if bias is None else bias.contiguous()), norm.affine() if norm is not None else None
-        for lists in pattern.lists(shape, len(x), False, native.machine):
-            _multiply(native, lists, value, offsets, images, affine, y)
+        for lists in pattern.lists(shape, batch, False, native.machine):
+            multiply(native, lists, value, offsets, images, affine, y)
         statistics = (None, None) if norm is None else (norm.mean, norm.variance)
         ctx.save_for_backward(x, norm_weight, norm_bias, *statistics, weight, bias, value)
         # Of a copy the kernels made autograd knows nothing; it saves the input, which may be differentiated twice.
@@ -206,13 +207,13 @@ class _SparseConv(torch.autograd.Function):
         if all_gradients or torch.is_grad_enabled():  # enabled: create_graph=True
             layer = _by_torch(pattern, shape, all_gradients, norm)
             return *gradients_of(layer, (x, norm_weight, norm_bias, weight, bias), dy), *none
-        images, dy = x if ctx.images is None else ctx.images, batch_innermost(dy)
+        images, dy, batch = x if ctx.images is None else ctx.images, batch_innermost(dy), x.shape[0]
         affine = norm.affine() if norm is not None else None
         dx = dgamma = dbeta = dweight = dbias = None
         if needs_weight:
             dvalue = torch.zeros(pattern.count)
-            for lists in pattern.lists(shape, len(x), False, native.machine):
-                _correlate(native, lists, images, affine, dy, dvalue)
+            for lists in pattern.lists(shape, batch, False, native.machine):
+                correlate(native, lists, images, affine, dy, dvalue)
             if ctx.sink is not None:
                 ctx.sink.add(pattern, dvalue)
             else:
@@ -223,14 +224,16 @@ class _SparseConv(torch.autograd.Function):
             dbias = totals(dy)
         if needs_x or needs_gamma or needs_beta:
             dx = empty(ctx.x_shape)
-            for lists in pattern.lists(shape, len(x), True, native.machine):
-                _multiply(native, lists, value, None, dy, None, dx)
+            for lists in pattern.lists(shape, batch, True, native.machine):
+                multiply(native, lists, value, None, dy, None, dx)
         if norm is not None and dx is not None:
-            dx, dgamma, dbeta, _ = norm.gradients(None, dx, needs_x, False)
+            dx, dgamma, dbeta, _ = norm.gradients(None, dx, needs_x, needs_added=False, in_place=True)
+        if dx is not None and ctx.images is not None:
+            dx = batch_first(dx)  # as the input
         return dx, dgamma, dbeta, dweight, dbias, *none
 
 
-def _multiply(
+def multiply(
     native: Library,
     lists: Lists,
     value: Tensor,
@@ -256,7 +259,7 @@ def _multiply(
     run_in_threads(compute, split_range(each.tiles, torch.get_num_threads()))
 
 
-def _correlate(
+def correlate(
     native: Library, lists: Lists, source: Tensor, affine: Affine | None, target: Tensor, gradient: Tensor
 ) -> None:
     """Add to ``gradient``, by number, what the images that ``lists`` are for contribute.
@@ -276,7 +279,7 @@ def _correlate(
         )
 
     run_in_threads(compute, [(part, part + 1) for part in range(parts)])
-    native.scatter_add(in_order.data_ptr(), lists.number.data_ptr(), len(in_order), gradient.data_ptr())
+    native.scatter_add(in_order.data_ptr(), lists.number.data_ptr(), in_order.shape[0], gradient.data_ptr())
 
 
 def _place(images: Tensor, first: int) -> int:
@@ -285,8 +288,9 @@ def _place(images: Tensor, first: int) -> int:
 
 
 def _gather(native: Library, weight: Tensor, index: Tensor) -> Tensor:
-    value = torch.empty(len(index))
-    native.gather(weight.data_ptr(), index.data_ptr(), len(index), value.data_ptr())
+    count = index.shape[0]
+    value = torch.empty(count)
+    native.gather(weight.data_ptr(), index.data_ptr(), count, value.data_ptr())
     return value
 
 

@@ -94,7 +94,7 @@ def batch_innermost(x: Tensor) -> Tensor:
     x, y = x.contiguous(), empty(x.shape)
     if x.numel():
         _, channel, _, pixel = y.stride()
-        sizes = len(x), x.shape[1], x.shape[2:].numel()
+        sizes = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
         compiled().interleave(x.data_ptr(), *sizes, channel, pixel, y.data_ptr())
     return y
 
@@ -128,6 +128,6 @@ def batch_first(x: Tensor) -> Tensor:
     if x.is_contiguous() or images is None or not x.numel():
         return x.contiguous()
     y = torch.empty(x.shape)
-    sizes = len(x), x.shape[1], x.shape[2:].numel()
+    sizes = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     compiled().separate(x.data_ptr(), *sizes, images.channel, images.pixel, y.data_ptr())
     return y

@@ -113,14 +113,21 @@ class Normalization:
 
     @torch.no_grad()
     def gradients(
-        self, y: Tensor | None, dy: Tensor, needs_x: bool, needs_added: bool
+        self, y: Tensor | None, dy: Tensor, needs_x: bool, needs_added: bool, in_place: bool = False
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-        """Return the gradients of ``x``, weight, bias and ``added``; ``y``: the result, if something was added."""
+        """Return the gradients of ``x``, weight, bias and ``added``.
+
+        Args:
+            y: the result, if something was added.
+            dy: its gradient.
+            needs_x, needs_added: whether these gradients are needed.
+            in_place: write the gradient of ``x`` to ``dy``.
+        """
         native, images = compiled(), batch_innermost(self.x)
         if order(dy) != order(images):
             dy = torch.empty_like(images).copy_(dy)
         each = norm_of(images, self.epsilon, self.limits)
-        dx = torch.empty_like(images) if needs_x else None
+        dx = (dy if in_place else torch.empty_like(images)) if needs_x else None
         dadded = (torch.empty_like(images) if self.clamps else dy) if needs_added else None
         channels = [each.contiguous() for each in (self.weight, self.bias, self.mean, self.variance)]
         dweight, dbias = torch.empty_like(channels[0]), torch.empty_like(channels[0])

@@ -1,5 +1,6 @@
 """Layers that sparse kernels compute follow the mask and equal torch's up to rounding; the module itself stays."""
 
+import contextlib
 import copy
 import io
 
@@ -14,7 +15,7 @@ from flash_pl.client.kernel_layers import NormForward
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.kernels import available
 from flash_pl.kernels.layout import batch_innermost
-from flash_pl.models import LeNet5, MNISTNet
+from flash_pl.models import VGG11, LeNet5, MNISTNet, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, SparseScheduler
 from flash_pl.sparsity import Layout
 
@@ -295,3 +296,63 @@ def test_in_on_train_start_gradients_can_be_read_and_hooked(unaware, tiny_data):
     seen, handles = [], []
     train(Starting, tiny_data, "sparse")
     assert seen
+
+
+@compiled
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("network", [ResNet18, MobileNetV2, VGG11])
+def test_deep_networks_train_and_evaluate_as_with_torch(network, norm):
+    """Three steps and an evaluation, at a density where the kernels compute everything."""
+    x, labels = torch.randn(20, 3, 16, 16), torch.arange(20) % 10
+    results = []
+    for kernels in (True, False):
+        torch.manual_seed(0)
+        net = network(image_size=16, norm=norm)
+        layout = Layout(net)
+        weights = layout.flatten_(net)[: layout.maskable]
+        mask = torch.rand(layout.maskable) < 0.3
+        weights.mul_(mask)
+        optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+        backend = KernelBackend(net, layout) if kernels else contextlib.nullcontext()
+        with backend:
+            if kernels:
+                backend.set_mask(mask)
+            for _ in range(3):
+                optimizer.zero_grad()
+                if kernels:
+                    backend.training_backward = True
+                nn.functional.cross_entropy(net(x), labels).backward()
+                for slot in layout.layers:
+                    parameter = net.get_parameter(slot.name)
+                    parameter.grad.mul_(slot.view(mask))
+                optimizer.step()
+            with torch.no_grad():
+                logits = net.eval()(x)
+        results.append((logits, weights.clone(), *(buffer.clone() for buffer in net.buffers())))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=2e-3)
+
+
+@compiled
+def test_evaluation_uses_the_kernels(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
+    called = []
+    for name in ("sparse_conv2d", "max_pool2d", "deferred"):
+        kernel = getattr(kernel_layers, name)
+        monkeypatch.setattr(kernel_layers, name, lambda *a, n=name, k=kernel, **kw: called.append(n) or k(*a, **kw))
+    net.eval()
+    x = torch.randn(10, 3, 9, 9)
+    expected = net(x)
+    with KernelBackend(net, Layout(net), everywhere=True), torch.no_grad():
+        torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+    assert called == ["sparse_conv2d", "deferred", "max_pool2d", "sparse_conv2d"]
+
+
+@compiled
+def test_hooks_around_a_norm_see_ordinary_tensors():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8)), nn.ReLU())
+    seen = []
+    net[1].register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0]))
+    net[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with KernelBackend(net, Layout(net), everywhere=True):
+        net(torch.randn(4, 3, 6, 6)).sum().backward()
+    assert [type(each) for each in seen] == [torch.Tensor, torch.Tensor]

@@ -40,8 +40,8 @@ INLINE void FN(copy_pixel)(const float *from, int64_t count, int64_t lanes, floa
     for (; i < lanes; i++) to[i] = 0;
 }
 
-/* Copy f of one pixel after the other: `count` of them, of several channels if `channels` is set, otherwise of one
- * pixel after the other; `step` and `to_step` floats lie between them. Without a source the copies are zero. */
+/* Copy f of `count` pixels: of a channel each if `channels` is set, otherwise of one channel. From pixel to pixel there
+ * are `step` floats, and `to_step` in the copy. Without a source the copies are zero. */
 INLINE void FN(copy_pixels)(const float *from, int64_t step, const affine *f, int64_t channel, const int channels,
                             int64_t images, int64_t lanes, int64_t count, float *to, int64_t to_step) {
     if (!from)
@@ -59,10 +59,11 @@ INLINE void FN(copy_pixels)(const float *from, int64_t step, const affine *f, in
         }
 }
 
-/* Copy f of what a tile reads of the source's channels [first, last) into a buffer: in the order of the source's memory. */
+/* Copy f of what a tile reads of the source's channels [first, last), in the order of the source's memory. */
 static void FN(fill_buffer)(const pass *p, const tile *t, const float *source, const images *from, const affine *f,
                             int64_t first, int64_t last, float *to) {
     const int64_t lanes = p->lanes, plane = p->buffer_h * p->buffer_w * lanes, phases = p->phases_h * p->phases_w;
+    const int64_t step = p->stride_w * from->pixel;
     source += first * from->channel + t->image;
     for (int64_t phase = 0; phase < phases; phase++) {
         const int64_t h0 = t->top * p->stride_h + phase / p->phases_w - p->pad_h;
@@ -79,14 +80,14 @@ static void FN(fill_buffer)(const pass *p, const tile *t, const float *source, c
                 const float *pixel = source + n * from->channel + h * from->row + w0 * from->pixel;
                 if (from->channel < from->pixel)
                     for (int64_t j = 0; j < p->buffer_w; j++)
-                        FN(copy_pixels)(within && j >= low && j < high ? pixel + j * p->stride_w * from->pixel : NULL,
+                        FN(copy_pixels)(within && j >= low && j < high ? pixel + j * step : NULL,
                                         from->channel, f, first, 1, t->count, lanes, last - first, row + j * lanes,
                                         phases * plane);
                 else {
                     const int64_t begin = within ? low : 0, end = within ? high : 0;
                     FN(clear)(row, begin * lanes);
-                    FN(copy_pixels)(pixel + begin * p->stride_w * from->pixel, p->stride_w * from->pixel, f, first + n, 0,
-                                    t->count, lanes, end - begin, row + begin * lanes, lanes);
+                    FN(copy_pixels)(pixel + begin * step, step, f, first + n, 0, t->count, lanes, end - begin,
+                                    row + begin * lanes, lanes);
                     FN(clear)(row + end * lanes, (p->buffer_w - end) * lanes);
                 }
             }
@@ -225,7 +226,9 @@ INLINE void FN(correlate_block)(const int R, const int Q, const block_of *b) {
 }
 
 /* The tiles that are compiled. Wide tiles need 16 registers for sums and some more; geometry.py knows both lists. */
-#define NARROW_TILES(f) f(1, 1) f(1, 2) f(1, 3) f(1, 4) f(1, 5) f(1, 6) f(1, 7) f(1, 8) f(2, 1) f(2, 2) f(2, 3) f(2, 4) f(4, 1) f(4, 2)
+#define NARROW_TILES(f)                                                                           \
+    f(1, 1) f(1, 2) f(1, 3) f(1, 4) f(1, 5) f(1, 6) f(1, 7) f(1, 8) f(2, 1) f(2, 2) f(2, 3) f(2, 4) \
+    f(4, 1) f(4, 2)
 #define WIDE_TILES(f) NARROW_TILES(f) f(2, 5) f(2, 6) f(2, 7) f(2, 8) f(3, 5) f(4, 3) f(4, 4)
 #undef TILES
 #if REGISTERS >= 32
@@ -258,7 +261,7 @@ static loop FN(correlate_loop)(int64_t R, int64_t Q) {
     return NULL;
 }
 
-/* ---- whole layers ------------------------------------------------------------------------------------------------- */
+/* ---- whole layers ------------------------------------------------------------------------------------------------ */
 
 /* Where rows and vectors of a tile begin in the target, and a thread's memory. */
 #define memory FN(memory)
@@ -286,8 +289,8 @@ static const float *FN(tile_start)(const pass *p, const tile *t, const float *ta
 }
 
 static void FN(multiply)(const pass *p, const lists *l, const float *value, const float *bias, const float *source,
-                         const images *from, const affine *f, int64_t first, int64_t last, float *target, const images *to,
-                         float *work) {
+                         const images *from, const affine *f, int64_t first, int64_t last, float *target,
+                         const images *to, float *work) {
     const memory m = FN(divide)(p, to, work);
     const loop compute = FN(multiply_loop)(p->tile_h, m.Q);
     block_of b = {.place = l->place, .buffer = m.buffer, .wide = p->buffer_w * p->lanes, .value = value, .bias = bias,
@@ -307,7 +310,8 @@ static void FN(multiply)(const pass *p, const lists *l, const float *value, cons
 }
 
 static void FN(correlate)(const pass *p, const lists *l, const float *source, const images *from, const affine *f,
-                          const float *target, const images *to, int64_t part, int64_t parts, float *gradient, float *work) {
+                          const float *target, const images *to, int64_t part, int64_t parts, float *gradient,
+                          float *work) {
     const memory m = FN(divide)(p, to, work);
     const loop compute = FN(correlate_loop)(p->tile_h, m.Q);
     block_of b = {.place = l->place, .buffer = m.buffer, .wide = p->buffer_w * p->lanes, .own = m.own,
@@ -317,8 +321,9 @@ static void FN(correlate)(const pass *p, const lists *l, const float *source, co
         const float *start = FN(tile_start)(p, &t, target, to);
         for (int64_t r = 0; r < p->rows; r++) {
             float *own = m.own + r * m.T * VL;
+            const float *row = start + m.row_start[r];
             if (!t.whole) FN(exchange)(p, &t, r, own, (float *)target, to, 0);
-            else for (int64_t i = 0; i < m.T; i++) STORE(own + i * VL, LOAD(start + m.row_start[r] + m.vector_start[i]));
+            else for (int64_t i = 0; i < m.T; i++) STORE(own + i * VL, LOAD(row + m.vector_start[i]));
         }
         for (int64_t n = 0; n < p->blocks; n++) {
             b.visit = l->visits + l->block_start[n] + part, b.end = l->visits + l->block_start[n + 1];

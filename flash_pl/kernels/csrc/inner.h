@@ -125,7 +125,7 @@ INLINE void FN(sum_lanes)(const vec acc[8], float sum[8]) {
 #endif
 }
 
-/* ---- between the batch as the first and as the innermost dimension ------------------------------------------------- */
+/* ---- between the batch as the first and as the innermost dimension ----------------------------------------------- */
 
 INLINE void FN(transpose)(vec v[VL]) {
 #define SWAP(s)                                                   \
@@ -165,7 +165,7 @@ INLINE void FN(exchange_order)(const float *from, int64_t batch, int64_t channel
                     if (count == VL) STORE(to + at[k], v[k]);
                     else for (int64_t b = 0; b < count; b++) to[at[k] + b] = v[k][b];
             } else {
-                UNROLL for (int k = 0; k < VL; k++) v[k] = count == VL ? LOAD(from + at[k]) : FN(load_some)(from + at[k], count);
+                UNROLL for (int k = 0; k < VL; k++) v[k] = GET(from + at[k]);
                 FN(transpose)(v);
                 UNROLL for (int k = 0; k < VL; k++)
                     if (k < count) STORE(to + (image + k) * size + n, v[k]);

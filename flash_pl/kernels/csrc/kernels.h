@@ -19,9 +19,9 @@ typedef struct {
  * every step_w-th pixel of these.
  *
  * Rows are computed in tiles of tile_h x tile_w positions of `lanes` images. What a tile reads of a source channel is
- * copied into a buffer of buffer_h x buffer_w positions for each of the source's phases, with the zeros around the image.
- * There an active weight finds what it multiplies at a place that is the same for all tiles. `block` channels are copied
- * at once, few enough to stay in the cache while all rows read them.
+ * copied into a buffer of buffer_h x buffer_w positions for each of the source's phases, zeros around the image
+ * included. There an active weight finds what it multiplies at a place that is the same for all tiles. `block` channels
+ * are copied at once, few enough to stay in the cache while all rows read them.
  */
 typedef struct {
     int64_t batch, lanes;                    /* images of the batch, images of a tile */
@@ -71,8 +71,9 @@ typedef struct {
 typedef struct {
     /* target = bias + weights * f(source), for the tiles [first, last); f may be NULL. */
     void (*multiply)(const pass *p, const lists *l, const float *value, const float *bias, const float *source,
-                     const images *from, const affine *f, int64_t first, int64_t last, float *target, const images *to, float *work);
-    /* gradient[j] += target * f(source) at each active weight j of each `parts`-th visit, all tiles, by the forward pass. */
+                     const images *from, const affine *f, int64_t first, int64_t last, float *target,
+                     const images *to, float *work);
+    /* gradient[j] += target * f(source) at each active weight j of each `parts`-th visit, by the forward pass. */
     void (*correlate)(const pass *p, const lists *l, const float *source, const images *from, const affine *f,
                       const float *target, const images *to, int64_t part, int64_t parts, float *gradient, float *work);
     /* to[place(i)][b] = from[b][i] for the images and the i < channels * pixels; and the way back. */
@@ -82,17 +83,18 @@ typedef struct {
                      int64_t pixel, float *to);
     /* y and which of the window's positions it came from, for the channels [first, last); the gradient of x. */
     void (*pool_forward)(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from);
-    void (*pool_backward)(const window *w, const float *dy, const uint8_t *from, int64_t first, int64_t last, float *dx);
+    void (*pool_backward)(const window *w, const float *dy, const uint8_t *from, int64_t first, int64_t last,
+                          float *dx);
     /* Mean and variance of the channels [first, last). */
     void (*moments)(const norm *n, const float *x, int64_t first, int64_t last, float *mean, float *variance);
     /* y = clamp((x - mean) / sqrt(variance + epsilon) * weight + bias + added). */
     void (*norm_forward)(const norm *n, const float *x, const float *weight, const float *bias, const float *mean,
                          const float *variance, const float *added, int64_t first, int64_t last, float *y);
-    /* The gradients of x (unless NULL), of what was added (unless NULL), of weight and bias. y: NULL if nothing was added;
-     * then it is computed again. */
+    /* The gradients of x (unless NULL), of what was added (unless NULL), of weight and bias. y is NULL if nothing was
+     * added; then it is computed again. */
     void (*norm_backward)(const norm *n, const float *x, const float *y, const float *dy, const float *weight,
-                          const float *bias, const float *mean, const float *variance, int64_t first, int64_t last, float *dx,
-                          float *dadded, float *dweight, float *dbias);
+                          const float *bias, const float *mean, const float *variance, int64_t first, int64_t last,
+                          float *dx, float *dadded, float *dweight, float *dbias);
     /* The sums of the channels [first, last). */
     void (*totals)(const norm *n, const float *x, int64_t first, int64_t last, float *sum);
 } kernels;

@@ -164,7 +164,8 @@ EXPORT void flash_pl_separate(const float *from, int64_t batch, int64_t channels
     chosen->separate(from, batch, channels, pixels, channel, pixel, to);
 }
 
-EXPORT void flash_pl_pool_forward(const window *w, const float *x, int64_t first, int64_t last, float *y, uint8_t *from) {
+EXPORT void flash_pl_pool_forward(const window *w, const float *x, int64_t first, int64_t last, float *y,
+                                  uint8_t *from) {
     chosen->pool_forward(w, x, first, last, y, from);
 }
 

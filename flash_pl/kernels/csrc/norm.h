@@ -64,8 +64,8 @@ static void FN(shifted_sums)(const norm *n, const float *x, const float *shift, 
     }
 }
 
-/* x is read once: the sums are of x - shift, where the shift is the mean of a few values of the channel. So the variance
- * is no difference of large numbers. */
+/* x is read once: the sums are of x - shift, where the shift is the mean of a few values of the channel. So the
+ * variance is no difference of large numbers. */
 static void FN(moments)(const norm *n, const float *x, int64_t first, int64_t last, float *mean, float *variance) {
     const double count = (double)(n->runs * n->run);
     for (int64_t slab = first; slab < last; slab += SLAB) {
@@ -126,8 +126,8 @@ static void FN(norm_forward)(const norm *n, const float *x, const float *weight,
 /* With s = 1 / sqrt(variance + epsilon), z = (x - mean) s and g what of dy passes the clamp: dweight = sum g z,
  * dbias = sum g, dadded = g, dx = weight s (g - dbias / count - z dweight / count). */
 static void FN(norm_backward)(const norm *n, const float *x, const float *y, const float *dy, const float *weight,
-                              const float *bias, const float *mean, const float *variance, int64_t first, int64_t last, float *dx,
-                              float *dadded, float *dweight, float *dbias) {
+                              const float *bias, const float *mean, const float *variance, int64_t first,
+                              int64_t last, float *dx, float *dadded, float *dweight, float *dbias) {
     const double values = (double)(n->runs * n->run);
     const float low = n->low, high = n->high;
     const int clamped = low == low || high == high; /* NaN limits clamp nothing */

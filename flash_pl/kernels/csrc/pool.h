@@ -70,11 +70,13 @@ static void FN(pool_backward)(const window *w, const float *dy, const uint8_t *f
         for (int64_t v = 0; v < w->width; v++) {
             FN(sources) s;
             s.count = 0;
-            const int64_t top = h + w->pad_h - w->kernel_h, left = v + w->pad_w - w->kernel_w;
-            for (int64_t oh = top < 0 ? 0 : top / w->stride_h + 1; oh < w->out_height && oh * w->stride_h <= h + w->pad_h; oh++)
-                for (int64_t ow = left < 0 ? 0 : left / w->stride_w + 1; ow < w->out_width && ow * w->stride_w <= v + w->pad_w; ow++) {
+            const int64_t y = h + w->pad_h, x = v + w->pad_w; /* in the padded image */
+            const int64_t oh0 = y < w->kernel_h ? 0 : (y - w->kernel_h) / w->stride_h + 1;
+            const int64_t ow0 = x < w->kernel_w ? 0 : (x - w->kernel_w) / w->stride_w + 1;
+            for (int64_t oh = oh0; oh < w->out_height && oh * w->stride_h <= y; oh++)
+                for (int64_t ow = ow0; ow < w->out_width && ow * w->stride_w <= x; ow++) {
                     s.place[s.count] = oh * w->out.row + ow * w->out.pixel;
-                    s.tap[s.count++] = (int32_t)((h + w->pad_h - oh * w->stride_h) * w->kernel_w + v + w->pad_w - ow * w->stride_w);
+                    s.tap[s.count++] = (int32_t)((y - oh * w->stride_h) * w->kernel_w + x - ow * w->stride_w);
                 }
             for (int64_t p = 0; p < each.planes; p++) {
                 const int64_t in = p * each.in + h * w->in.row + v * w->in.pixel, out = p * each.out;
