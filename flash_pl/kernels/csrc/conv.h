@@ -144,8 +144,17 @@ typedef struct {
 #define TILE_MOST 16 /* vectors */
 #define AHEAD 4      /* visits between the prefetch of a row of the target and its use */
 
+/* GCC would load all vectors of the largest tiles before the first product, one more than NEON's registers hold. */
+#undef LOADS_END
+#if defined(__aarch64__) && !defined(__clang__)
+#define LOADS_END __asm__ volatile("" ::: "memory")
+#else
+#define LOADS_END (void)0
+#endif
+
 /* own = (bias or own) + weights * buffer, for the rows of a block's visits; a row's last visit moves it to the target.
- * With few vectors there are `chains` partial sums, so that an addition need not wait for the one before. */
+ * With few vectors there are `chains` partial sums, so that an addition need not wait for the one before. One loop runs
+ * over all sums: clang keeps them in registers only if no index is made of the counters of several loops. */
 INLINE void FN(multiply_block)(const int R, const int Q, const int chains, const block_of *b) {
     const int T = R * Q;
     for (const visit *v = b->visit; v < b->end; v++) {
@@ -159,28 +168,28 @@ INLINE void FN(multiply_block)(const int R, const int Q, const int chains, const
             UNROLL for (int t = 0; t < T; t++) __builtin_prefetch(to + b->vector_start[t], 1, 2);
         }
         if (v->ends & 1) {
-            const vec bias = (vec){0} + (b->bias ? b->bias[v->row] : 0.0f);
+            const vec bias = SPLAT(b->bias ? b->bias[v->row] : 0.0f);
             UNROLL for (int t = 0; t < T; t++) sum[t] = bias;
         } else
             UNROLL for (int t = 0; t < T; t++) sum[t] = LOAD(own + t * VL);
         UNROLL for (int t = T; t < T * chains; t++) sum[t] = (vec){0};
+        const float *row[4];
+        UNROLL for (int r = 0; r < R; r++) row[r] = b->buffer + r * b->wide;
         int64_t j = 0;
-        for (; j + chains <= n; j += chains)
-            UNROLL for (int c = 0; c < chains; c++) {
-                const float *x = b->buffer + place[j + c];
-                const vec weight = (vec){0} + value[j + c];
-                UNROLL for (int r = 0; r < R; r++)
-                    UNROLL for (int q = 0; q < Q; q++)
-                        sum[c * T + r * Q + q] += weight * LOAD(x + r * b->wide + q * VL);
+        for (; j + chains <= n; j += chains) {
+            int64_t at[8];
+            vec weight[8];
+            UNROLL for (int c = 0; c < chains; c++) at[c] = place[j + c], weight[c] = SPLAT(value[j + c]);
+            UNROLL for (int t = 0; t < T * chains; t++) {
+                if (T == TILE_MOST && t == T / 2) LOADS_END;
+                sum[t] += weight[t / T] * LOAD(row[t % T / Q] + at[t / T] + t % Q * VL);
             }
-        for (; chains > 1 && j < n; j++) {
-            const float *x = b->buffer + place[j];
-            const vec weight = (vec){0} + value[j];
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int q = 0; q < Q; q++) sum[r * Q + q] += weight * LOAD(x + r * b->wide + q * VL);
         }
-        UNROLL for (int c = 1; c < chains; c++)
-            UNROLL for (int t = 0; t < T; t++) sum[t] += sum[c * T + t];
+        for (; chains > 1 && j < n; j++) {
+            const vec weight = SPLAT(value[j]);
+            UNROLL for (int t = 0; t < T; t++) sum[t] += weight * LOAD(row[t / Q] + place[j] + t % Q * VL);
+        }
+        UNROLL for (int t = T; t < T * chains; t++) sum[t % T] += sum[t];
         if (v->ends & 2 && b->target) {
             float *to = b->target + b->row_start[v->row];
             UNROLL for (int t = 0; t < T; t++) STORE(to + b->vector_start[t], sum[t]);

@@ -19,6 +19,7 @@ typedef int32_t ivec_u __attribute__((vector_size(4 * VL), aligned(4), may_alias
 
 #define LOAD(p) ((vec) * (const vec_u *)(p))
 #define STORE(p, v) (*(vec_u *)(p) = (v))
+#define SPLAT(x) ((x) - (vec){0}) /* x - 0 is x of either sign, so there is no subtraction */
 
 #if VL == 16
 #define LANES(f, s) f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), \
@@ -210,6 +211,7 @@ static const kernels FN(kernels) = {
 #undef ivec_u
 #undef LOAD
 #undef STORE
+#undef SPLAT
 #undef LANES
 #undef OWN
 #undef CROSS
