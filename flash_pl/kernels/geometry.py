@@ -30,7 +30,7 @@ MANY_REGISTERS = 32
 
 # The rule of ``_block``, measured with benchmarks/speed/layers.py.
 NEAR = 8192  # floats of a buffer that stays in the first cache beside what a row needs
-FAR = 32768  # floats of a buffer that leaves the second cache to the tiles
+FAR = 49152  # floats of a buffer that leaves the second cache to the tiles
 VISIT = 16  # active weights that are enough to hide what it costs to load and store a row's tile
 
 
