@@ -10,7 +10,7 @@ from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from flash_pl.client.backend import Backend
-from flash_pl.client.kernel_layers import Forward, NormForward, PoolForward, SparseForward
+from flash_pl.client.kernel_layers import DropoutForward, Forward, NormForward, PoolForward, SparseForward
 from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.kernels import computes, images_worthwhile
 from flash_pl.sparsity import Layout, own_weight
@@ -52,6 +52,8 @@ class KernelBackend(Backend):
                 continue
             if isinstance(part, nn.MaxPool2d):
                 self._forwards.append(PoolForward(part))
+            elif isinstance(part, nn.Dropout):
+                self._forwards.append(DropoutForward(part))
             elif isinstance(part, nn.BatchNorm2d):
                 self._forwards.append(NormForward(part, _around(module, name)))
             elif isinstance(part, nn.Conv2d | nn.Linear) and own_weight(part) in single:

@@ -143,6 +143,22 @@ class PoolForward(Forward[nn.MaxPool2d]):
         return max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
+class DropoutForward(Forward[nn.Dropout]):
+    """Dropout of the kernels' results, with the draws that torch makes for contiguous ones."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        dropout, x = self.module, settled(x)
+        draws = dropout.training and 0 < dropout.p < 1 and not dropout.inplace
+        if not draws or not reaches(x) or not x.numel() or not _lies_as_the_kernels_results(x):
+            return nn.Dropout.forward(dropout, x)
+        kept = 1 - dropout.p
+        return x * torch.empty_like(x).copy_(torch.empty(x.shape).bernoulli_(kept).div_(kept))
+
+
+def _lies_as_the_kernels_results(x: Tensor) -> bool:
+    return is_batch_innermost(x) if x.ndim == 4 else x.ndim == 2 and x.stride(0) == 1 and not x.is_contiguous()
+
+
 class NormForward(Forward[nn.BatchNorm2d]):
     """Batch normalization of images in the kernels' layout, computed together with what follows it.
 

@@ -71,6 +71,9 @@ class GradientHooks(Protocol):
     def on_gradients(self, client: Any, step: int) -> None: ...
 
 
+PART = 1 << 18  # weights that are looked at together, few enough for the cache
+
+
 class ClientState:
     """The client that is training now, as a sparse scheduler sees it.
 
@@ -145,9 +148,12 @@ class ClientState:
 
     def receive(self, weights: Tensor, mask: Tensor) -> None:
         """Start from the server's arena ``weights`` ``[layout.size]`` under ``mask``; pruned weights become 0."""
-        self.arena.copy_(weights)
         self._set_mask(mask)
-        self.prune_()
+        if self._dense:
+            self.arena.copy_(weights)
+        else:  # one pass over memory instead of a copy and a product
+            torch.mul(weights[: self.layout.maskable], self._keep, out=self.weights)
+            self.arena[self.layout.maskable :].copy_(weights[self.layout.maskable :])
         self._received = True
 
     def start_training(self, context: ClientContext, scheduler: GradientHooks) -> None:
@@ -304,13 +310,20 @@ class ClientState:
         if self._prune_always:
             self.prune_()
         elif self.step == 1:
-            pruned = self.weights.masked_fill(self.mask, 0)
-            if bool(pruned.any()) and bool(pruned.isfinite().all()):  # the loss tells of weights that are not finite
-                name = self.layout.slot_of_largest(pruned)
+            if self._has_pruned_weights():
+                name = self.layout.slot_of_largest(self.weights.masked_fill(self.mask, 0))
                 raise ModuleError(
                     f"after the first step of a client pruned weights of {name} are not 0: {self.user_class} or "
                     f"{type(self.scheduler).__name__} has changed them; a module may do so in on_train_batch_end"
                 )
+
+    def _has_pruned_weights(self) -> bool:
+        """Whether a weight outside the mask is not 0, and all of these are finite; the loss tells of others."""
+        # On a CPU part by part, so that what is computed stays in the cache.
+        size = PART if self.weights.device.type == "cpu" else max(1, self.weights.numel())
+        parts = zip(self.weights.split(size), self.mask.split(size), strict=True)
+        pruned = [each for weights, mask in parts if bool((each := weights.masked_fill(mask, 0)).any())]
+        return bool(pruned) and all(bool(each.isfinite().all()) for each in pruned)
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
         """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0."""

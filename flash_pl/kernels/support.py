@@ -20,6 +20,7 @@ def computes(module: nn.Module) -> bool:
     """Return whether the kernels have this layer, whatever its input.
 
     They have Conv2d, Linear, MaxPool2d and BatchNorm2d themselves, but no subclasses and not all of their options.
+    Dropout counts too: it has to draw in the same order as for torch's results.
 
     >>> computes(nn.Conv2d(3, 8, 3)), computes(nn.Conv2d(3, 8, 3, dilation=2))
     (True, False)
@@ -33,7 +34,7 @@ def computes(module: nn.Module) -> bool:
         return plain and height * width <= LARGEST_WINDOW
     if type(module) is nn.BatchNorm2d:
         return module.affine
-    return type(module) is nn.Linear
+    return type(module) in (nn.Linear, nn.Dropout)
 
 
 def reaches(x: Tensor) -> bool:

@@ -356,3 +356,22 @@ def test_hooks_around_a_norm_see_ordinary_tensors():
     with KernelBackend(net, Layout(net), everywhere=True):
         net(torch.randn(4, 3, 6, 6)).sum().backward()
     assert [type(each) for each in seen] == [torch.Tensor, torch.Tensor]
+
+
+@compiled
+def test_dropout_draws_what_it_draws_with_torch():
+    parts = (
+        nn.Conv2d(3, 64, 3),
+        nn.Dropout(0.3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 50),
+        nn.Dropout(),
+        nn.Linear(50, 4),
+    )
+    net, x = nn.Sequential(*parts), torch.randn(32, 3, 6, 6)
+    torch.manual_seed(1)
+    expected = net(x)
+    with KernelBackend(net, Layout(net), everywhere=True):
+        torch.manual_seed(1)
+        torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
