@@ -20,7 +20,8 @@ class DeferredNorm(Tensor):
     Make one with ``deferred``.
     """
 
-    normalization: Normalization
+    _normalization: Normalization
+    _versions: list[int]
     _read: Tensor | None
     _successor: Tensor | None  # the same with a history; or what an operation in place has made of it
 
@@ -31,8 +32,23 @@ class DeferredNorm(Tensor):
         self: DeferredNorm = Tensor._make_wrapper_subclass(
             DeferredNorm, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
         )
-        self.normalization, self._read, self._successor = normalization, None, None
+        self._normalization, self._read, self._successor = normalization, None, None
+        self._versions = _versions(normalization)
         return self
+
+    @property
+    def normalization(self) -> Normalization:
+        """What is to be computed.
+
+        Raises:
+            RuntimeError: somebody has changed a tensor that it is computed from.
+        """
+        if self._versions != _versions(self._normalization):
+            raise RuntimeError(
+                "the input of a batch norm was changed in place before its result was read; "
+                "change a copy instead, or set trainer.backend to dense"
+            )
+        return self._normalization
 
     def read(self) -> Tensor:
         """Return the values, without a history; computed once."""
@@ -95,6 +111,12 @@ def settled(x: Tensor) -> Tensor:
             return x.read()
         x._successor = x.normalization.compute() if x.unread else x.normalization.node(x.read)
         return x._successor
+
+
+def _versions(norm: Normalization) -> list[int]:
+    """Return how often each tensor has been changed in place."""
+    tensors = norm.x, norm.weight, norm.bias, norm.mean, norm.variance, norm.added
+    return [each._version for each in tensors if each is not None and not each.is_inference()]
 
 
 def _replace(arguments: Any, function: Callable[[DeferredNorm], Tensor]) -> Any:

@@ -285,12 +285,11 @@ def normalized(case: Case, seed: int) -> tuple[list[Tensor], list[Tensor]]:
     return [y, *(each.grad for each in leaves)], [expected, *(each.grad for each in references)]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [seed for seed in range(60) if random_case(seed).x[:, 0].numel() > 1])
 def test_a_normalization_is_computed_while_the_convolution_reads_it(native: Library, seed: int) -> None:
     case = random_case(seed)
     native.use(native.isas()[seed % len(native.isas())])
-    if case.x.numel() <= case.x.shape[1]:
-        pytest.skip("one value per channel")
+    assert case.x.numel() > case.x.shape[1], "no variance"
     case.x = batch_innermost(case.x.detach())
     for result, reference in zip(*normalized(case, seed), strict=True):
         assert result is not None and reference is not None

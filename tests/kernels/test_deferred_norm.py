@@ -120,3 +120,13 @@ def test_nothing_is_computed_before_somebody_reads(native: Library, monkeypatch:
     x = batch_innermost(torch.randn(4, 3, 5, 5)).requires_grad_()
     y = F.relu(deferred(Normalization(x, torch.ones(3), torch.zeros(3), *moments(x))) + x)
     assert len(computed) == 1 and computed[0].clamps and computed[0].added is not None and type(y) is Tensor
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_an_input_that_changes_before_it_is_read_is_an_error(native: Library, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        x = batch_innermost(torch.randn(4, 3, 5, 5))
+        y = deferred(Normalization(x, torch.ones(3), torch.zeros(3), *moments(x)))
+        x.add_(1)
+        with pytest.raises(RuntimeError, match="changed in place"):
+            F.relu(y).sum()
