@@ -1,5 +1,6 @@
 """The client that is training now: its weights, mask, optimizer and context."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimi
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError
+from flash_pl.kernels import largest_outside, masked_copy_, prune_
 from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
 
@@ -69,9 +71,6 @@ class GradientHooks(Protocol):
     def on_dense_gradients(self, client: Any, step: int) -> None: ...
 
     def on_gradients(self, client: Any, step: int) -> None: ...
-
-
-PART = 1 << 18  # weights that are looked at together, few enough for the cache
 
 
 class ClientState:
@@ -152,7 +151,7 @@ class ClientState:
         if self._dense:
             self.arena.copy_(weights)
         else:  # one pass over memory instead of a copy and a product
-            torch.mul(weights[: self.layout.maskable], self._keep, out=self.weights)
+            masked_copy_(self.weights, weights[: self.layout.maskable], self.mask)
             self.arena[self.layout.maskable :].copy_(weights[self.layout.maskable :])
         self._received = True
 
@@ -295,7 +294,7 @@ class ClientState:
     def prune_(self) -> None:
         """Set pruned weights to 0."""
         if not self._dense:
-            self.weights.mul_(self._keep)
+            prune_(self.weights, self.mask)
 
     def prune_before_step_(self) -> None:
         """Set pruned weights to 0 before a step computes with them, if the step before may have changed them.
@@ -310,20 +309,13 @@ class ClientState:
         if self._prune_always:
             self.prune_()
         elif self.step == 1:
-            if self._has_pruned_weights():
+            largest = largest_outside(self.weights, self.mask)
+            if largest and math.isfinite(largest):  # the loss tells of others
                 name = self.layout.slot_of_largest(self.weights.masked_fill(self.mask, 0))
                 raise ModuleError(
                     f"after the first step of a client pruned weights of {name} are not 0: {self.user_class} or "
                     f"{type(self.scheduler).__name__} has changed them; a module may do so in on_train_batch_end"
                 )
-
-    def _has_pruned_weights(self) -> bool:
-        """Whether a weight outside the mask is not 0, and all of these are finite; the loss tells of others."""
-        # On a CPU part by part, so that what is computed stays in the cache.
-        size = PART if self.weights.device.type == "cpu" else max(1, self.weights.numel())
-        parts = zip(self.weights.split(size), self.mask.split(size), strict=True)
-        pruned = [each for weights, mask in parts if bool((each := weights.masked_fill(mask, 0)).any())]
-        return bool(pruned) and all(bool(each.isfinite().all()) for each in pruned)
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
         """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0."""

@@ -10,6 +10,7 @@ from flash_pl.kernels.library import available
 from flash_pl.kernels.norm import Normalization, moments
 from flash_pl.kernels.pattern import Sink, SparsePattern
 from flash_pl.kernels.pool import max_pool2d
+from flash_pl.kernels.pruning import largest_outside, masked_copy_, prune_
 from flash_pl.kernels.support import computes, images_worthwhile, linear_worthwhile, reaches
 
 __all__ = [
@@ -22,9 +23,12 @@ __all__ = [
     "deferred",
     "images_worthwhile",
     "is_batch_innermost",
+    "largest_outside",
     "linear_worthwhile",
+    "masked_copy_",
     "max_pool2d",
     "moments",
+    "prune_",
     "reaches",
     "settled",
     "sparse_conv2d",

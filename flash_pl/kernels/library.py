@@ -18,7 +18,7 @@ from flash_pl.kernels.geometry import Machine
 
 ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
 ISA_VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 5  # version of csrc/native.c; an editable installation can have a library compiled from older sources
+INTERFACE = 6  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -26,6 +26,8 @@ _ARGUMENTS = {
     "scatter": [_POINTER, _POINTER, _LONG, _POINTER],
     "scatter_add": [_POINTER, _POINTER, _LONG, _POINTER],
     "update": [_POINTER] * 3 + [_LONG] + [ctypes.c_float] * 2,
+    "masked": [_POINTER] * 2 + [_LONG, _POINTER],
+    "prune": [_POINTER] * 2 + [_LONG],
     "multiply": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 3,
     "correlate": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 2,
     "interleave": [_POINTER] + [_LONG] * 5 + [_POINTER],
@@ -56,6 +58,8 @@ class Library:
             setattr(self, name, function)
         self.lists = native.flash_pl_lists
         self.lists.argtypes, self.lists.restype = [_POINTER] * 7, ctypes.c_int
+        self.largest_outside = native.flash_pl_largest_outside
+        self.largest_outside.argtypes, self.largest_outside.restype = [_POINTER, _POINTER, _LONG], ctypes.c_int32
         self._sizes = native.flash_pl_vector, native.flash_pl_registers
         requested = os.environ.get(ISA_VARIABLE)
         self.isa, self.machine = "", Machine(0, 0)
@@ -69,6 +73,8 @@ class Library:
     scatter: Any
     scatter_add: Any
     update: Any
+    masked: Any
+    prune: Any
     multiply: Any
     correlate: Any
     interleave: Any

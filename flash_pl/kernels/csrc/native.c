@@ -89,7 +89,7 @@ static const kernels *chosen = &kernels_baseline;
 static int vector = 4, registers = BASELINE_REGISTERS;
 
 /* Of the functions and structures below; library.py expects the same. */
-EXPORT int flash_pl_interface(void) { return 5; }
+EXPORT int flash_pl_interface(void) { return 6; }
 
 /* Use an instruction set by its name; 0 if this machine lacks it. */
 EXPORT int flash_pl_use(const char *name) {
@@ -139,6 +139,34 @@ EXPORT void flash_pl_update(float *weight, const int32_t *index, const float *gr
     for (int64_t j = 0; j < count; j++) {
         const float w = weight[index[j]];
         weight[index[j]] = w - rate * (gradient[j] + decay * w);
+    }
+}
+
+enum { PART = 1024 }; /* weights of a part that stays in the first cache */
+
+/* The largest magnitude among the weights outside the mask, as the bits of a float: 0, finite, infinite or NaN. */
+EXPORT int32_t flash_pl_largest_outside(const float *weight, const uint8_t *mask, int64_t count) {
+    int32_t largest = 0;
+    for (int64_t j = 0; j < count; j++) {
+        int32_t bits;
+        memcpy(&bits, weight + j, sizeof bits);
+        bits &= INT32_MAX & ((int32_t)mask[j] - 1); /* 0 inside */
+        largest = bits > largest ? bits : largest;
+    }
+    return largest;
+}
+
+/* to = from * mask. */
+EXPORT void flash_pl_masked(const float *from, const uint8_t *mask, int64_t count, float *to) {
+    for (int64_t j = 0; j < count; j++) to[j] = from[j] * (float)mask[j];
+}
+
+/* weight *= mask. Writes to parts only where this changes something, which is rare. */
+EXPORT void flash_pl_prune(float *weight, const uint8_t *mask, int64_t count) {
+    for (int64_t first = 0; first < count; first += PART) {
+        const int64_t part = count - first < PART ? count - first : PART;
+        if (flash_pl_largest_outside(weight + first, mask + first, part))
+            flash_pl_masked(weight + first, mask + first, part, weight + first);
     }
 }
 
