@@ -38,7 +38,8 @@ def measure(command: str, checkout: Path) -> tuple[float, float, float]:
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     null = subprocess.DEVNULL
     begun = time.perf_counter()
-    process = subprocess.Popen(shlex.split(command), env=environment, stdout=null, stderr=null)
+    # python -m and python -c look for flash_pl in the working directory first.
+    process = subprocess.Popen(shlex.split(command), cwd=checkout, env=environment, stdout=null, stderr=null)
     _, _, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     process.returncode = 0  # wait4 has taken the exit code
