@@ -8,6 +8,7 @@ from flash_pl.errors import ConfigError, as_yaml
 
 MOST = 2**31 - 1  # more than any count of a run, and less than what overflows torch's 64-bit sizes
 LARGEST_SEED = 2**63 - 1
+MOST_THREADS = 1024  # of a process; a typing error must not fill the machine
 
 
 def check_integers(least: int = 1, most: int = MOST, *, optional: bool = False, **values: object) -> None:

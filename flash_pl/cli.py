@@ -4,14 +4,16 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
-
-from lightning.fabric.utilities import rank_zero_only
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any
 
 from flash_pl import __version__
-from flash_pl.commands import compare, export, fit, help
+from flash_pl.commands.arguments import add_commands
 from flash_pl.commands.parser import CommandParser
 from flash_pl.commands.streams import safe_streams
+from flash_pl.environment import starts_as_rank_0
 from flash_pl.errors import (
     ConfigError,
     DataNotFoundError,
@@ -20,16 +22,18 @@ from flash_pl.errors import (
     RankError,
     RunError,
     as_yaml,
+    describe_error,
+    is_of_user,
     printable,
 )
-from flash_pl.loops.failures import describe_error, is_of_user
-
-# The results of these commands are files. What they print describes the files, so it may be lost.
-WRITES_FILES = (fit.fit, export.export, compare.sweep)
+from flash_pl.interrupt import ended_by_interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
+
+    Args:
+        arguments: None takes those of this process. Then Ctrl-C during the start ends the process.
 
     Returns:
         The exit code. 0: success. 1: the result could not be printed. 2: a setting or the data must be corrected. 3: a
@@ -37,22 +41,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         comes with one line on stderr; only a reader of a pipe that has seen enough, as in ``flash-pl configs | head``,
         ends the command without a word (code 141).
     """
+    starting = ended_by_interrupt if arguments is None else nullcontext
     with safe_streams() as out:
-        options = _parser().parse_args(arguments)
-        logging.raiseExceptions = False  # the command goes on if a log cannot be written
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
+        with starting():
+            options = _parser().parse_args(arguments)
         try:
-            if os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
-            options.run(options)
+            with starting():
+                run = _prepared(options)
+            run(options)
         except BaseException as error:
             return _end_by(error)
         out.flush()
-        if out.error is None or options.run in WRITES_FILES:
+        if out.error is None or options.writes_files:
             return 0
         if isinstance(out.error, BrokenPipeError):
             return 128 + 13  # SIGPIPE, as the shell says of other programs
         return _end(1, f"error: standard output cannot be written ({out.error.strerror or out.error})")
+
+
+def _prepared(options: argparse.Namespace) -> Callable[[argparse.Namespace], Any]:
+    """Check what can be checked at once, then import the function that runs the command.
+
+    The import is that of torch for most commands, and takes seconds.
+    """
+    logging.raiseExceptions = False  # the command goes on if a log cannot be written
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # hide how the processes find each other
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a class_path may name a file in the folder where the command is run
+    if options.check is not None:
+        options.check(options)
+    module, _, name = options.run.rpartition(".")
+    run: Callable[[argparse.Namespace], Any] = getattr(import_module(module), name)
+    return run
 
 
 def _end_by(error: BaseException) -> int:
@@ -79,7 +99,7 @@ def _end_by(error: BaseException) -> int:
 
 def _end(code: int, message: str, on_every_rank: bool = False) -> int:
     """Print the reason why the command ends, by default on rank 0 only, and return the exit code."""
-    if on_every_rank or getattr(rank_zero_only, "rank", 0) == 0:
+    if on_every_rank or starts_as_rank_0():
         line = " ".join(message.split())  # one line, even if the message quotes several
         print("flash-pl:", printable(line), file=sys.stderr)
     return code
@@ -93,6 +113,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (fit, compare, export, help):
-        module.add(commands)
+    add_commands(commands)
     return parser

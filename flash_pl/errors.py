@@ -7,10 +7,18 @@ whole.
 
 import json
 import signal
+import sysconfig
 import traceback
+from pathlib import Path
 
 SHOWN = 300  # characters of a value or a message of others that an error shows
 TRACE = 50_000  # characters at each end of a traceback that are kept
+PACKAGE = str(Path(__file__).parent)
+NOT_OF_USER = (PACKAGE, sysconfig.get_path("stdlib"), "<frozen")
+# What to do about torch's error of a batch normalization in training.
+SINGLE_SAMPLE_HINT = (
+    "data.drop_last=true leaves out a last batch of one sample, but not the only batch of a client with one sample"
+)
 
 
 class ConfigError(ValueError):
@@ -112,6 +120,32 @@ def traceback_of(error: BaseException) -> str:
     """
     text = "".join(traceback.format_exception(error))
     return text if len(text) <= 2 * TRACE else f"{text[:TRACE]}\n...\n{text[-TRACE:]}"
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in one line, with the innermost file and line outside of installed packages.
+
+    >>> describe_error(ValueError())
+    'ValueError'
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    name, text = type(error).__name__, in_one_line(error)
+    hint = f"; {SINGLE_SAMPLE_HINT}" if "more than 1 value per channel" in text else ""
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{name}{'' if text == name else f': {text}'}{hint}{place}"
+
+
+def is_of_user(error: BaseException) -> bool:
+    """Whether code outside of flash_pl, of installed packages and of Python itself had a part in an exception.
+
+    >>> is_of_user(ValueError())
+    False
+    """
+    # The first frame may be that of a script which calls the command line.
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    first = next((place for place, file in enumerate(files) if file.startswith(PACKAGE)), len(files))
+    return any(not file.startswith(NOT_OF_USER) and "site-packages" not in file for file in files[first:])
 
 
 class ModuleError(TypeError):

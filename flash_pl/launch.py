@@ -21,10 +21,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers
+from flash_pl.environment import restarts, torchrun_processes
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.parent import child_environment
 
-MOST_THREADS = 1024  # of a process; a typing error must not fill the machine
 MOST_PROCESSES = max(64, 8 * (os.cpu_count() or 1))  # on this machine
 MOST_NODES = 2**16
 TIMEOUTS = "[1, 10000000]"  # seconds; the longest are 116 days, torch cannot take much more
@@ -165,27 +165,6 @@ def check_graphs(graphs: Any, fabric: Fabric) -> None:
     if graphs is True and fabric.device.type != "cuda":
         problem = f"steps are captured on GPUs of CUDA, and this process computes on {fabric.device.type}"
         raise ConfigError("graphs", problem, "set graphs=auto")
-
-
-def torchrun_processes() -> int | None:
-    """Return how many processes torchrun started on this machine, None if torchrun did not start this process."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
-
-
-def restarts() -> int:
-    """Return how many times torchrun has restarted this process after a process of the run died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
-# Where launchers put the number of a process; the first one that is set counts, as for Lightning.
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK")
-
-
-def starts_as_rank_0() -> bool:
-    """Return whether this process will be rank 0, by what its launcher has put into the environment."""
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
-    node = "0" if "RANK" in os.environ else os.environ.get("NODE_RANK", "0")
-    return int(rank) == int(node) == 0
 
 
 class ProcessStrategy(DDPStrategy):

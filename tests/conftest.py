@@ -8,7 +8,6 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-import flash_pl.config  # noqa: F401  # reads the trainer's defaults before they change
 from flash_pl import FederatedTrainer
 from flash_pl.data import Dirichlet, Synthetic
 

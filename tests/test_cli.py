@@ -20,7 +20,7 @@ from rich.console import Console
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.commands.screen import metrics_table, result_table
-from flash_pl.config.schema import KEYS
+from flash_pl.config.keys import KEYS
 from flash_pl.errors import ConfigError
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]

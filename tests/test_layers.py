@@ -1,17 +1,20 @@
 """Parts of flash_pl import only from the layers below their own."""
 
 import ast
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import flash_pl
+from flash_pl.lazy import imported_for_types
 
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    ("errors", "seeding", "plotting", "signals", "yaml12"),
-    ("checks", "fingerprint", "parent", "plain_pickle", "saved_state"),
+    ("environment", "errors", "lazy", "seeding", "plotting", "signals", "yaml12"),
+    ("checks", "fingerprint", "interrupt", "parent", "plain_pickle", "saved_state"),
     ("archive",),
     ("checkpoint",),
     ("ranks", "kernels", "models"),
@@ -37,12 +40,7 @@ def part_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-PUBLIC = {
-    alias.asname or alias.name: node.module.split(".")[1]
-    for node in ast.parse((ROOT / "__init__.py").read_text()).body
-    if isinstance(node, ast.ImportFrom) and node.module.startswith("flash_pl.")
-    for alias in node.names
-}
+PUBLIC = {name: module.split(".")[1] for name, module in imported_for_types((ROOT / "__init__.py").read_text()).items()}
 
 
 def imported_parts(path: Path) -> set[str]:
@@ -92,3 +90,24 @@ def test_imports_point_downwards(part):
 def test_every_form_of_import_is_seen(line, part, tmp_path):
     (tmp_path / "module.py").write_text(line)
     assert imported_parts(tmp_path / "module.py") == {part}
+
+
+LAZY = [path for path in ROOT.rglob("__init__.py") if imported_for_types(path.read_text())]
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda path: path.parent.name)
+def test_a_package_that_imports_on_demand_has_all_its_names(path):
+    package = ".".join(("flash_pl", *path.parent.relative_to(ROOT).parts))
+    names = imported_for_types(path.read_text())
+    # An import of a module sets the package's attribute, which must not hide another object of this name.
+    assert not [name for name in names if find_spec(f"{package}.{name}")]
+    module = import_module(package)
+    assert sorted(names) == sorted(module.__all__) and set(module.__all__) <= set(dir(module))
+    stars = {}
+    exec(f"from {package} import *", stars)
+    for name, source in names.items():
+        assert getattr(module, name) is stars[name] is getattr(import_module(source), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+    with pytest.raises(ImportError):
+        exec(f"from {package} import nothing")

@@ -28,7 +28,7 @@ from pathlib import Path
 import yaml
 
 from flash_pl.cli import main as flash_pl
-from flash_pl.config.schema import KEYS
+from flash_pl.config.keys import KEYS
 
 EXTRA_MEMORY = 2 * 2**30
 TINY = ["rounds=1", "trainer.accelerator=cpu", "trainer.progress=false", "trainer.enable_model_summary=false"]

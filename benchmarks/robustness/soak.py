@@ -63,7 +63,7 @@ def noting(phase: str, function):
 def run_noting(arguments: list[str]) -> int:
     """Run the command line of flash_pl in this process; rank 0 notes the phases."""
     from flash_pl.cli import main
-    from flash_pl.launch import starts_as_rank_0
+    from flash_pl.environment import starts_as_rank_0
 
     if starts_as_rank_0():
         for phase, place in PHASES.items():

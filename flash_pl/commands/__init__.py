@@ -1,1 +1,1 @@
-"""The commands of ``flash-pl``: ``add`` declares the arguments of a file's commands, a function runs each of them."""
+"""The commands of ``flash-pl``: ``arguments.py`` declares them, and a function in another file runs each of them."""

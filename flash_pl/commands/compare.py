@@ -7,41 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from flash_pl.checks import check_integers
-from flash_pl.commands.parser import add_config, command
 from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
 from flash_pl.config import DirectoryLock, read_config
 from flash_pl.errors import ConfigError, RunError, as_yaml, printable
 from flash_pl.sweep import Choice, Job, check_jobs, make_jobs, run_jobs
-
-ABOUT_SWEEP = """
-Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
-and an unfinished run is resumed: the same command can be stopped and repeated.
-Commas inside brackets and quotes do not separate values.
-
-examples:
-  flash-pl sweep jmwst scheduler=jmwst,spdst,nst seed=1,2,3 rounds=60
-  flash-pl sweep jmwst density=0.02,0.05,0.1 scheduler.prune_rate=0.2,0.3 --workers 2
-"""
-
-
-def add(commands: Any) -> None:
-    parser = command(commands, "sweep", sweep, epilog=ABOUT_SWEEP)
-    add_config(parser)
-    parser.add_argument("arguments", metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the runs [sweeps/CONFIG]")
-    parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs that train at the same time [1]")
-
-    parser = command(commands, "compare", compare)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a folder with runs at any depth")
-    parser.add_argument("--out", metavar="FOLDER", help="also write tables, figures and report.html there")
-    parser.add_argument(
-        "--last", metavar="K", type=int, default=5, help="accuracy is the mean over the last K evaluated rounds [5]"
-    )
 
 
 def sweep(options: argparse.Namespace) -> None:

@@ -3,12 +3,10 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from flash_pl.checkpoint import write_atomically
-from flash_pl.commands.parser import add_trust, command
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import (
     BATCH_SIZES,
@@ -22,28 +20,6 @@ from flash_pl.export import (
 )
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import encode_flash
-
-EPILOG = """
-examples:
-  flash-pl export RUN/checkpoints/last.ckpt --to model.safetensors            a state dict
-  flash-pl export RUN/checkpoints/last.ckpt --to model.safetensors --sparse   positions and values of active weights
-  flash-pl export RUN/checkpoints/last.ckpt --to model.flash --values fp16    the shortest file
-  flash-pl export RUN/checkpoints/last.ckpt --to model.onnx                   needs pip install "flash-pl[onnx]"
-  flash-pl export RUN/checkpoints/last.ckpt --to small.onnx --density 0.05    the model for a tier of devices
-"""
-
-
-def add(commands: Any) -> None:
-    parser = command(commands, "export", export, epilog=EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of a run, such as RUN/checkpoints/last.ckpt")
-    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"with suffix {', '.join(WRITERS)}")
-    parser.add_argument("--density", metavar="D", type=float, help="density of a tier of devices (default: the server)")
-    parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
-    parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
-    parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
-    add_trust(parser)
-    parser = command(commands, "inspect", inspect)
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
 
 
 def export(options: argparse.Namespace) -> None:

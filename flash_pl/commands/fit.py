@@ -23,8 +23,6 @@ from flash_pl.callbacks import (
 )
 from flash_pl.callbacks.progress import progress_display
 from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
-from flash_pl.commands.help import fit_help
-from flash_pl.commands.parser import add_config, add_overrides, add_trust, command
 from flash_pl.commands.result import summarize, write_result
 from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
@@ -48,20 +46,10 @@ from flash_pl.config import (
     to_repeat,
 )
 from flash_pl.data import torn_down
+from flash_pl.environment import restarts, starts_as_rank_0
 from flash_pl.errors import ConfigError, ModuleError, RunError
-from flash_pl.launch import restarts, starts_as_rank_0
 from flash_pl.loops import FederatedLoop
 from flash_pl.saved_state import check_checkpoint
-
-
-def add(commands: Any) -> None:
-    parser = command(commands, "fit", fit, epilog=fit_help())
-    add_config(parser)
-    add_overrides(parser)
-    parser = command(commands, "validate", validate)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a run's checkpoints/last.ckpt")
-    add_trust(parser)
-    add_overrides(parser)
 
 
 def fit(options: argparse.Namespace) -> None:

@@ -5,10 +5,9 @@ import json
 import textwrap
 from typing import Any
 
-from flash_pl.commands.parser import command
 from flash_pl.config import shipped
 from flash_pl.config.docstrings import first_sentence
-from flash_pl.config.schema import KEYS, SECTIONS
+from flash_pl.config.keys import KEYS, SECTIONS
 
 ABOUT = """
 Inside data, model, scheduler, budget, aggregator, sampler and other components a key stands for an argument of the
@@ -29,10 +28,6 @@ examples:
   flash-pl fit jmwst trainer.devices=4 trainer.accelerator=gpu             on four GPUs, with the same result
 """
 COLUMN, WIDTH = 33, 120  # where the help of a key begins, and where its lines end
-
-
-def add(commands: Any) -> None:
-    command(commands, "configs", configs)
 
 
 def configs(options: argparse.Namespace) -> None:

@@ -23,17 +23,26 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], epilog: str = ""
+    commands: Any,
+    name: str,
+    run: str,
+    about: str,
+    check: Callable[[argparse.Namespace], None] | None = None,
+    writes_files: bool = False,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
-    """Declare a command, which calls ``run`` with its parsed arguments; its help is the docstring of ``run``.
+    """Declare a command, without the import of what it does.
 
     Args:
         commands: the subparsers of ``flash-pl``.
         name: of the command.
-        run: sets the exit code by the error that it raises, see ``flash_pl.cli.main``.
+        run: module and name of the function that is called with the parsed arguments. The module is imported when the
+            command runs. The errors that the function raises set the exit code, see ``flash_pl.cli.main``.
+        about: what the command does, without a full stop.
+        check: called with the parsed arguments before that import; finds errors of typing at once.
+        writes_files: its result are files. What it prints describes the files, so it may be lost.
         epilog: text below the help.
     """
-    about = (run.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     parser = commands.add_parser(
         name,
         help=about,
@@ -41,7 +50,7 @@ def command(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, check=check, writes_files=writes_files)
     return parser
 
 

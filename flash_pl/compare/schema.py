@@ -15,8 +15,8 @@ import numpy as np
 
 from flash_pl.compare.files import Columns
 from flash_pl.config import label
-from flash_pl.config.compose import OPTIONAL
-from flash_pl.config.compose import SECTIONS as COMPONENTS
+from flash_pl.config.given import OPTIONAL
+from flash_pl.config.given import SECTIONS as COMPONENTS
 from flash_pl.errors import ConfigError, as_yaml, printable
 
 SECTIONS = ("data", "model", "scheduler")  # the components by whose names runs are called

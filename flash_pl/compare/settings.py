@@ -20,8 +20,8 @@ from typing import Any
 from flash_pl.compare.runs import Run
 from flash_pl.compare.schema import SECTIONS
 from flash_pl.config import compose, experiment
-from flash_pl.config.compose import SECTIONS as COMPONENTS
-from flash_pl.config.schema import keys_of
+from flash_pl.config.given import SECTIONS as COMPONENTS
+from flash_pl.config.keys import keys_of
 from flash_pl.errors import ConfigError
 from flash_pl.yaml12 import dump
 

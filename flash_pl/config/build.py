@@ -11,10 +11,10 @@ from torch import nn
 
 from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier
-from flash_pl.config.build_data import Config, facts_of, refuse_unused
 from flash_pl.config.components import MASK_KEYS
+from flash_pl.config.data import Config, facts_of, refuse_unused
 from flash_pl.config.instantiate import instantiate
-from flash_pl.config.schema import KEYS, options_of
+from flash_pl.config.keys import KEYS, options_of
 from flash_pl.config.signature import describe, fits, locate, signature
 from flash_pl.costs import Fleet, WireFormat
 from flash_pl.data import FederatedData
@@ -136,7 +136,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
 
 def _options(target: type, section: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``target`` among the values of a section."""
-    return {name: section[name] for name in options_of(target)}
+    return {name: section[name] for name in options_of(f"{target.__module__}.{target.__qualname__}")}
 
 
 def _wire(config: Config) -> WireFormat:

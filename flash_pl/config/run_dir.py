@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.checkpoint import CheckpointFolder, write_atomically
-from flash_pl.config.compose import label
+from flash_pl.config.composition import label
+from flash_pl.config.keys import KEYS
 from flash_pl.config.lock import DirectoryLock
 from flash_pl.config.names import RENAMED_KEYS
-from flash_pl.config.schema import KEYS
 from flash_pl.config.signature import locate
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from flash_pl.config.names import one_of, unknown_fragment
 from flash_pl.errors import ConfigError, as_yaml, in_one_line
@@ -68,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = load(path.read_text(encoding="utf-8-sig"))
         plain = _plain({} if content is None else content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problem = f"{as_yaml(str(path))} is not a readable YAML file ({in_one_line(error)})"
         raise ConfigError("config", problem) from error
     if not isinstance(plain, dict):
@@ -80,9 +78,35 @@ def _plain(content: Any) -> Any:
     """The value, if OmegaConf can hold it: its references ``${...}`` are well formed.
 
     Raises:
-        OmegaConfBaseException: it cannot.
+        yaml.YAMLError: it cannot.
     """
-    return OmegaConf.to_container(OmegaConf.create({"value": content}))["value"]  # type: ignore[call-overload,index]
+    if _is_simple(content):
+        return content
+    from omegaconf import OmegaConf  # only here, since its import takes longer than to read a config
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(OmegaConf.create({"value": content}))["value"]  # type: ignore[call-overload,index]
+    except OmegaConfBaseException as error:
+        raise yaml.YAMLError(in_one_line(error)) from error
+
+
+def _is_simple(content: Any) -> bool:
+    """Whether OmegaConf can certainly hold a value and leaves it as it is.
+
+    >>> _is_simple({"tiers": [0.1, None]}), _is_simple(["${density}"]), _is_simple({None: 1})
+    (True, False, False)
+    """
+    nodes = [content]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict) and all(isinstance(key, str) for key in node):
+            nodes += [*node, *node.values()]
+        elif isinstance(node, list):
+            nodes += node
+        elif not (node is None or isinstance(node, int | float) or (isinstance(node, str) and "${" not in node)):
+            return False
+    return True
 
 
 def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def read_dotlist(arguments: Iterable[str]) -> dict[str, Any]:
             text = json.dumps(text, ensure_ascii=False)  # YAML would take the rest for a comment
         try:
             value = _plain(load(text))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except yaml.YAMLError as error:
             hint = "write a value in YAML, such as 0.1, null or [a, b]"
             raise ConfigError(dotted, f"{as_yaml(text)} is not YAML", hint) from error
         if dotted in ("run_dir", "ckpt_path") and isinstance(value, bool | int | float):

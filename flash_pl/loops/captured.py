@@ -17,7 +17,7 @@ from flash_pl.client.plain_sgd import has_gradient_hooks, has_step_hooks
 from flash_pl.client.python_state import python_state
 from flash_pl.client.recorder import NotRepeatable, Recorder, WaitWatch
 from flash_pl.client.watch import StepWatch, metric_memory, uses_index
-from flash_pl.loops.failures import describe_error
+from flash_pl.errors import describe_error
 from flash_pl.loops.local import LocalLoop, Step
 from flash_pl.schedulers import SparseScheduler
 

@@ -17,8 +17,8 @@ from flash_pl.client import ClientContext, ClientState, samples_in
 from flash_pl.client.module import evaluating
 from flash_pl.costs import Flops, Link, count_flops
 from flash_pl.data import ClientTestData, FederatedData
-from flash_pl.errors import ConfigError, ModuleError, SampleError
-from flash_pl.loops.failures import Failure, describe_error
+from flash_pl.errors import ConfigError, ModuleError, SampleError, describe_error
+from flash_pl.loops.failures import Failure
 from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
 from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan
 from flash_pl.loops.workers import Workers

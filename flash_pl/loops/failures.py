@@ -1,22 +1,13 @@
 """What counts as a failure, of a client or of a scheduler's server hook, and how it is described."""
 
-import sysconfig
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from flash_pl.errors import (
-    EXPLAINED,
-    RunError,
-    SchedulerError,
-    in_one_line,
-    traceback_of,
-)
+from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, is_of_user, traceback_of
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Layout
@@ -54,36 +45,6 @@ class Failure:
         return f"client {self.client} in {where}: {self.reason}"
 
 
-def describe_error(error: BaseException) -> str:
-    """An exception in one line, with the innermost file and line outside of installed packages.
-
-    >>> describe_error(ValueError())
-    'ValueError'
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    name, text = type(error).__name__, in_one_line(error)
-    hint = f"; {SINGLE_SAMPLE_HINT}" if "more than 1 value per channel" in text else ""
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{name}{'' if text == name else f': {text}'}{hint}{place}"
-
-
-def is_of_user(error: BaseException) -> bool:
-    """Whether code outside of flash_pl, of installed packages and of Python itself had a part in an exception.
-
-    >>> is_of_user(ValueError())
-    False
-    """
-    # The first frame may be that of a script which calls the command line.
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    first = next((place for place, file in enumerate(files) if file.startswith(PACKAGE)), len(files))
-    return any(not file.startswith(NOT_OF_USER) and "site-packages" not in file for file in files[first:])
-
-
-PACKAGE = str(Path(__file__).parents[1])
-NOT_OF_USER = (PACKAGE, sysconfig.get_path("stdlib"), "<frozen")
-
-
 def explained(error: BaseException, round: int) -> BaseException:
     """The error with which a run ends that ``error`` has stopped in the round with index ``round``.
 
@@ -98,12 +59,6 @@ def explained(error: BaseException, round: int) -> BaseException:
     if isinstance(error, OSError) and error.filename and not is_of_user(error):
         return RunError(f"{error.filename}: {error.strerror or error}", traceback_of(error))
     return RunError(f"round {round + 1}: {describe_error(error)}", traceback_of(error))
-
-
-# What to do about torch's error of a batch normalization in training.
-SINGLE_SAMPLE_HINT = (
-    "data.drop_last=true leaves out a last batch of one sample, but not the only batch of a client with one sample"
-)
 
 
 def check_mask(mask: object, maskable: int) -> None:

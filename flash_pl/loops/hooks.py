@@ -4,8 +4,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
-from flash_pl.errors import EXPLAINED, CallbackError, traceback_of
-from flash_pl.loops.failures import describe_error
+from flash_pl.errors import EXPLAINED, CallbackError, describe_error, traceback_of
 
 
 def call_hooks(fabric: Fabric, hook: str, **arguments: Any) -> None:

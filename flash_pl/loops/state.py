@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
-from flash_pl.errors import ConfigError, ModuleError, RankError, RunError, as_yaml
-from flash_pl.loops.failures import describe_error
+from flash_pl.errors import ConfigError, ModuleError, RankError, RunError, as_yaml, describe_error
 from flash_pl.loops.federated import FederatedLoop
 from flash_pl.saved_state import Keys, check_state
 from flash_pl.sparsity import SparseModel

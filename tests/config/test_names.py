@@ -1,7 +1,7 @@
 """Names of earlier versions, each with the name that is used now."""
 
+from flash_pl.config.keys import KEYS
 from flash_pl.config.names import RENAMED_CLASSES, RENAMED_FRAGMENTS, RENAMED_INIT_ARGS, RENAMED_KEYS
-from flash_pl.config.schema import KEYS
 from flash_pl.config.shipped import folders, names
 from flash_pl.config.signature import locate
 

@@ -11,7 +11,7 @@ import pytest
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.config import DirectoryLock, RunDir, compose, read_config
-from flash_pl.launch import starts_as_rank_0
+from flash_pl.environment import starts_as_rank_0
 
 TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=8", "clients=3", "cohort=2", "batch_size=8", "density=0.2"]

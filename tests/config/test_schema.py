@@ -6,8 +6,12 @@ import pytest
 
 from flash_pl import ConfigError, FederatedTrainer
 from flash_pl.config import compose, read_config
-from flash_pl.config.schema import KEYS, SECTIONS, SET_OTHERWISE, Keys, keys_of, options_of
-from flash_pl.loops import EvaluationSchedule
+from flash_pl.config.declared import declared
+from flash_pl.config.docstrings import parameter_help
+from flash_pl.config.keys import KEYS, SECTIONS, SET_OTHERWISE, Keys, check_key, keys_of, options_of
+from flash_pl.config.signature import locate, signature
+
+PATCHED = {"enable_model_summary": True}  # tests change this default
 
 
 def composed(*arguments, config="jmwst"):
@@ -34,22 +38,60 @@ def test_every_parameter_of_the_trainer_is_a_key_or_set_otherwise():
     assert not set(SET_OTHERWISE) & {*keys_of("trainer"), *keys_of("")}
 
 
-def test_a_new_parameter_is_a_key_with_type_default_and_help():
-    class Trainer(EvaluationSchedule):
-        """A class with an option more.
+def test_what_the_source_declares_is_what_python_sees():
+    """The keys are read without an import: their names, hints, defaults and help texts are those of the classes."""
+    for class_path in ("flash_pl.config.keys.Keys", *(path for paths in SECTIONS.values() for path in paths)):
+        target = locate("key", class_path)
+        assert class_path == f"{target.__module__}.{target.__qualname__}"
+        takes, texts = signature(target).parameters, parameter_help(target)
+        assert takes.keys() - options_of(class_path).keys() <= {*SET_OTHERWISE, *keys_of("")}
+        for name, key in options_of(class_path).items():
+            default = PATCHED.get(name, takes[name].default)
+            assert (key.hint, key.default) == (takes[name].hint, default), name
+            assert len(key.help.split()) == len(texts[name].split())
 
-        Args:
-            momentum: of the clients'
-                optimizer, in [0, 1).
-        """
 
-        def __init__(self, momentum: float = 0.5, **options) -> None:
-            pass
+TRAINER = '''
+import not_installed
 
-    options = options_of(Trainer)
-    assert (options["momentum"].hint, options["momentum"].default) == (float, 0.5)
-    assert options["momentum"].help == "of the clients' optimizer, in [0, 1)."
-    assert options["eval_every"] == KEYS["trainer.eval_every"]
+
+class Trainer:
+    """A class.
+
+    Args:
+        momentum: of the clients'
+            optimizer, in [0, 1).
+    """
+
+    def __init__(self, needed: not_installed.Thing, *, momentum: float | None = 0.5) -> None:
+        pass
+'''
+
+
+def test_a_new_parameter_is_a_key_with_type_default_and_help(tmp_path):
+    (tmp_path / "mine.py").write_text(TRAINER)
+    parameters = declared("mine.Trainer", tmp_path)
+    assert list(parameters) == ["needed", "momentum"] and parameters["needed"].default() is None
+    momentum = parameters["momentum"]
+    assert (momentum.hint(), momentum.default()) == (float | None, 0.5)
+    assert momentum.help == "of the clients' optimizer, in [0, 1)."
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("denisty", "denisty"),
+        ("trainer.eval_evry", "trainer.eval_evry"),
+        ("wire.value.x", "wire.value"),
+        ("shceduler.prune_rate", "shceduler"),
+    ],
+)
+def test_a_dotted_name_that_is_no_key_is_refused(name, wrong):
+    with pytest.raises(ConfigError) as error:
+        check_key(name)
+    assert error.value.key == wrong
+    for fine in ("density", "trainer", "trainer.eval_every", "scheduler.init_args.prune_rate"):
+        check_key(fine)
 
 
 def test_no_key_is_declared_twice():

@@ -11,7 +11,7 @@ from flash_pl.checkpoint import read_checkpoint, write_checkpoint
 from flash_pl.cli import main
 from flash_pl.config import compose
 from flash_pl.config.build import build_trainer
-from flash_pl.config.build_data import build_data
+from flash_pl.config.data import build_data
 from flash_pl.config.instantiate import instantiate
 from flash_pl.errors import ConfigError
 from flash_pl.export import missing_packages

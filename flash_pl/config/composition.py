@@ -1,30 +1,17 @@
 """From a config, its fragments and the command line to one resolved config."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 from flash_pl.config import shipped
 from flash_pl.config.components import accepted, expand, merge, overlay, unfold
+from flash_pl.config.given import SECTIONS, given_layer
+from flash_pl.config.keys import KEYS
 from flash_pl.config.loggers import logger_nodes
 from flash_pl.config.names import one_of
-from flash_pl.config.schema import KEYS, check_names, referring, typed
-from flash_pl.config.shipped import as_component, read_dotlist
+from flash_pl.config.schema import referring, typed
+from flash_pl.config.shipped import as_component
 from flash_pl.errors import ConfigError, as_yaml
-
-# The components of the top level, each with a folder of fragments. Those of OPTIONAL may be null, for none.
-SECTIONS = (
-    "data",
-    "model",
-    "scheduler",
-    "budget",
-    "aggregator",
-    "server_optimizer",
-    "round_average",
-    "sampler",
-    "fleet",
-)
-OPTIONAL = {"aggregator", "server_optimizer", "round_average", "fleet"}
 
 
 def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -73,45 +60,6 @@ def label(config: Mapping[str, Any], section: str) -> str:
 def names_of(config: Mapping[str, Any]) -> dict[str, str]:
     """What a file says about the run of a resolved config that made it: scheduler, data, and the class of the model."""
     return {key: label(config, key) for key in ("scheduler", "data")} | {"model": config["model"]["class_path"]}
-
-
-def given_layer(config: Mapping[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The layer to compose, and the values in it that the user has set.
-
-    For a config that a user wrote both are the same. The config.yaml of a run is complete: it also holds the defaults
-    of its scheduler, for the model and the aggregator too. If the arguments name another scheduler, only the section
-    ``given`` of such a config is used, so that the defaults of the new scheduler apply.
-    """
-    file, line = _normal(config), _normal(read_dotlist(arguments))
-    given = file.pop("given", file)
-    if not isinstance(given, dict):
-        raise ConfigError("given", f"{as_yaml(given)} is not a mapping of keys to values")
-    given = _normal(given)
-    if not _names_another_scheduler(line, file):
-        return overlay(file, line), overlay(given, line)
-    if "scheduler" in file:
-        given["scheduler"] = file["scheduler"]  # a new name replaces it; a new class keeps the arguments that it takes
-    layer = overlay(given, line)
-    return layer, layer
-
-
-def _names_another_scheduler(line: Mapping[str, Any], file: Mapping[str, Any]) -> bool:
-    new, old = line.get("scheduler", {}), file.get("scheduler", {})
-    return any(new[key] != old.get(key) for key in ("name", "class_path") if key in new)
-
-
-def _normal(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a layer in which every component of the top level is a mapping; only optional ones may be None."""
-    copy = deepcopy(dict(layer))
-    check_names({key: value for key, value in copy.items() if key != "given"})
-    for section in SECTIONS:
-        if section in copy and not isinstance(copy[section], dict):
-            name = copy.pop(section)
-            if name is not None:
-                copy[section] = as_component(name)
-            elif section in OPTIONAL:
-                copy[section] = None
-    return copy
 
 
 def _expanded(user: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 
 from flash_pl import ConfigError
 from flash_pl.config import compose, experiment, read_config, refuse_other, to_repeat
-from flash_pl.config.experiment import FREE
-from flash_pl.config.schema import KEYS
+from flash_pl.config.keys import KEYS
+from flash_pl.config.resume import FREE
 
 FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 

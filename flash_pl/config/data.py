@@ -7,8 +7,8 @@ import lightning as L
 from torch.utils.data import Dataset
 
 from flash_pl.config.instantiate import instantiate
+from flash_pl.config.keys import KEYS
 from flash_pl.config.names import unknown_key
-from flash_pl.config.schema import KEYS
 from flash_pl.config.shipped import fragment
 from flash_pl.config.signature import Signature, check_kind, conforms, locate, signature
 from flash_pl.data import FederatedData, MapDataset, PartitionedDataModule, PartitionedDataset
