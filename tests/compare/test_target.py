@@ -5,9 +5,11 @@ import csv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from flash_pl.cli import main
 from flash_pl.compare import Comparison, Run
+from flash_pl.config import compose
 from flash_pl.errors import ConfigError
 
 KEYS = ("rounds_to_target", "bytes_up_to_target", "bytes_to_target")
@@ -57,9 +59,6 @@ def test_the_first_round_that_reaches_the_target_as_it_was_measured(tmp_path_fac
 
 def _run(folder, metric, low, cells):
     """A run written by hand: hypothesis cannot call a fixture again."""
-    from flash_pl.config import compose
-    from omegaconf import OmegaConf
-
     config = compose({"scheduler": "jmwst"}, [f"rounds={len(cells)}", *(LOSS if low else [])])
     kept = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(kept)))
@@ -86,8 +85,10 @@ def test_seven_of_ten_reach_seventy_percent(make_run):
 
 
 def test_seeds_that_never_reach_it_are_counted_and_the_group_is_not_the_best(make_run):
-    paths = [make_run(f"a{seed}", f"seed={seed}", accuracies=(0.2, value), columns=total(2, of=10**6)) for seed, value in
-             [(1, 0.9), (2, 0.5), (3, 0.8)]]  # fmt: skip
+    paths = [
+        make_run(f"a{seed}", f"seed={seed}", accuracies=(0.2, value), columns=total(2, of=10**6))
+        for seed, value in [(1, 0.9), (2, 0.5), (3, 0.8)]
+    ]
     other = make_run("b", "scheduler=nst", accuracies=(0.8, 0.8), columns=total(2, of=10**9))
     never = make_run("c", "scheduler=pdst", accuracies=(0.1, 0.1), columns=total(2))
     found, warnings = comparison(*paths, other, never, target=0.8)
