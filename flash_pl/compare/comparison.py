@@ -94,7 +94,7 @@ class Comparison:
         kept = [run for group in groups for run in group.runs]
         warnings += [
             f"{run.path}: metrics.csv starts after round 1, because the run was continued from another directory; "
-            "bytes and FLOPs relative to dense training are of the rounds in it, and there is no wall clock and no target"
+            "bytes and FLOPs relative to dense training are of the rounds in it; there is no wall clock and no target"
             for run in kept
             if not run.has_all_rounds
         ]

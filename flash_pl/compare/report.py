@@ -57,9 +57,7 @@ def _encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def html_page(
-    comparison: Comparison, tables: Sequence[Table], figures: Sequence[ReportFigure], command: str
-) -> str:
+def html_page(comparison: Comparison, tables: Sequence[Table], figures: Sequence[ReportFigure], command: str) -> str:
     """Return the page, in which everything is embedded. Its template is ``report.html.j2``.
 
     Args:
