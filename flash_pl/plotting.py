@@ -1,10 +1,12 @@
 """The common look of all figures: colors that color-blind readers can tell apart, axes, legends and files."""
 
+import re
 import textwrap
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -22,6 +24,7 @@ MARKED_POINTS = 10  # a line with at most this many points has a marker at each 
 LOG_RATIO = 5.0  # lines whose ends differ by more than this factor need a logarithmic axis
 DPI = 150
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # writes ticks as 0.01 instead of 10^-2
+INK, GRID = "#000000", "#e5e5e5"  # of axes and text, and of the lines behind them, in an SVG
 SETTINGS: dict[Any, Any] = {"font.size": 9, "pdf.fonttype": 42, "legend.frameon": False, "text.parse_math": False}
 
 
@@ -40,7 +43,7 @@ def new_figure(panels: int, across: int, height: float = 3.3, same_y: bool = Fal
     """
     across = min(panels, across)
     down = -(-panels // across)
-    figure = Figure(figsize=(6.4 if across == 1 else 3.6 * across, height * down), layout="constrained")
+    figure = Figure(figsize=(5.0 if across == 1 else 3.6 * across, height * down), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharey=same_y)
     for unused in grid.flat[panels:]:
         unused.remove()
@@ -146,11 +149,49 @@ def as_pdf(figure: Figure) -> bytes:
     return _save(figure, "pdf", {"Creator": None, "Producer": None, "CreationDate": None})
 
 
-def _save(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def as_inline_svg(figure: Figure, name: str) -> str:
+    """Return the figure as an ``<svg>`` element for a page of HTML; the same figure gives the same text.
+
+    Text stays text. The background is transparent; axes, text and black lines have the color of the text around it,
+    and the grid has ``--line``, a variable of the page's style.
+
+    Args:
+        name: what the figure is called; its identifiers begin with it, so that a page may have several figures.
+    """
+    salt = {"svg.fonttype": "none", "svg.hashsalt": name}
+    root = ElementTree.fromstring(_save(figure, "svg", dict.fromkeys(("Date", "Creator", "Format", "Type")), salt))
+    width, height = root.attrib["viewBox"].split()[2:]
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith("}metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            element.attrib[key.rpartition("}")[2]] = _for_page(key.rpartition("}")[2], value, name)
+    root.attrib |= {"role": "img", "aria-label": name.replace("_", " "), "style": f"--width: {float(width):g}"}
+    root.attrib |= {"width": f"{float(width):g}pt", "height": f"{float(height):g}pt"}
+    root.tail = None
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _for_page(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return value.replace("#", f"#{name}-", 1)
+    if key == "style":
+        value = re.sub(r"font: ([\d.]+)px [^;]*", r"font: \1px sans-serif", value)
+        return value.replace(INK, "currentColor").replace(GRID, "var(--line)")
+    return value.replace("url(#", f"url(#{name}-")
+
+
+def _save(figure: Figure, kind: str, metadata: dict[str, None], settings: dict[str, str] | None = None) -> bytes:
     """Save without the metadata that names the date and the versions of the software."""
     file = BytesIO()
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS | (settings or {})), warnings.catch_warnings():
         # Names that are longer than the figure leave no place for the axes; it is saved all the same.
         warnings.filterwarnings("ignore", "constrained_layout not applied")
-        figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+        figure.savefig(file, format=kind, dpi=DPI, metadata=metadata, transparent=kind == "svg")
     return file.getvalue()

@@ -82,6 +82,7 @@ def _add_sweep(commands: Any) -> None:
     parser.add_argument("arguments", metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the runs [sweeps/CONFIG]")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs that train at the same time [1]")
+    _add_target(parser)
 
 
 def _check_sweep(options: argparse.Namespace) -> None:
@@ -99,6 +100,13 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument(
         "--last", metavar="K", type=int, default=5, help="accuracy is the mean over the last K evaluated rounds [5]"
     )
+    _add_target(parser)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    about = "also show the rounds, and the bytes sent in them, until trainer.monitor first reaches this value (for a "
+    about += "loss: falls to it), such as 0.8; as measured after a round, without smoothing or interpolation"
+    parser.add_argument("--target", metavar="VALUE", type=float, help=about)
 
 
 def _add_export(commands: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flash_pl.checks import check_integers
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.compare import Comparison, print_table, read_runs, tables_of, write_report
 from flash_pl.config import DirectoryLock, read_config
 from flash_pl.errors import ConfigError, RunError, as_yaml, printable
@@ -20,6 +20,7 @@ from flash_pl.sweep import Choice, Job, check_jobs, make_jobs, run_jobs
 def sweep(options: argparse.Namespace) -> None:
     """Train every combination of values and compare the runs."""
     check_integers(workers=options.workers)
+    check_numbers(optional=True, target=options.target)
     folder = _folder(options.out or str(Path("sweeps") / Path(options.config).stem))
     choices = [Choice.read(argument) for argument in options.arguments]
     jobs = make_jobs(options.config, read_config(options.config), choices, folder)
@@ -64,12 +65,13 @@ def _run(jobs: Sequence[Job], folder: Path, options: argparse.Namespace) -> None
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror or error}") from error
     if finished:
-        command_line = shlex.join(["flash-pl", "sweep", options.config, *options.arguments, "--out", str(folder)])
+        arguments = [options.config, *options.arguments, "--out", str(folder), *_target_arguments(options)]
         _compare(
             [job.directory for job in finished],
             last=5,
             out=folder / "report",
-            command_line=command_line,
+            command_line=shlex.join(["flash-pl", "sweep", *arguments]),
+            target=options.target,
             failed=[job.name for job in failed],
         )
     if failed:
@@ -80,13 +82,24 @@ def _run(jobs: Sequence[Job], folder: Path, options: argparse.Namespace) -> None
 def compare(options: argparse.Namespace) -> None:
     """Compare finished runs."""
     check_integers(last=options.last)
+    check_numbers(optional=True, target=options.target)
     out = [] if options.out is None else ["--out", options.out]
-    command_line = shlex.join(["flash-pl", "compare", *options.runs, *out, "--last", str(options.last)])
-    _compare(options.runs, options.last, None if options.out is None else _folder(options.out), command_line)
+    arguments = [*options.runs, *out, "--last", str(options.last), *_target_arguments(options)]
+    folder = None if options.out is None else _folder(options.out)
+    _compare(options.runs, options.last, folder, shlex.join(["flash-pl", "compare", *arguments]), target=options.target)
+
+
+def _target_arguments(options: argparse.Namespace) -> list[str]:
+    return [] if options.target is None else ["--target", f"{options.target:g}"]
 
 
 def _compare(
-    paths: Iterable[str | Path], last: int, out: Path | None, command_line: str, failed: Sequence[str] = ()
+    paths: Iterable[str | Path],
+    last: int,
+    out: Path | None,
+    command_line: str,
+    failed: Sequence[str] = (),
+    target: float | None = None,
 ) -> None:
     """Print the table of the finished runs at ``paths``, and on stderr a warning about each of the others.
 
@@ -96,6 +109,7 @@ def _compare(
         out: folder of the report; None writes no report.
         command_line: named in the report.
         failed: names of runs that are missing because they failed.
+        target: value of the monitored metric whose rounds and bytes are shown.
 
     Raises:
         ConfigError: no run is finished, or ``out`` cannot be written.
@@ -108,7 +122,7 @@ def _compare(
         _warn(f"left out: {error}")
     if not runs:
         raise ConfigError("run", f"there is no finished run in {', '.join(map(str, paths))}")
-    comparison, warnings = Comparison.of(runs, last, failed)
+    comparison, warnings = Comparison.of(runs, last, failed, target)
     for warning in warnings:
         _warn(warning)
     for table in tables_of(comparison):

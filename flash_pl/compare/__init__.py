@@ -11,10 +11,12 @@
 
 from flash_pl.compare.columns import title_of
 from flash_pl.compare.comparison import Comparison
+from flash_pl.compare.frame import to_frame
 from flash_pl.compare.report import write_report
 from flash_pl.compare.runs import Run, read_runs
 from flash_pl.compare.settings import identity
-from flash_pl.compare.table import Table, print_table, tables_of
+from flash_pl.compare.table import Table, tables_of
+from flash_pl.compare.terminal import print_table
 
 __all__ = [
     "Comparison",
@@ -25,5 +27,6 @@ __all__ = [
     "read_runs",
     "tables_of",
     "title_of",
+    "to_frame",
     "write_report",
 ]

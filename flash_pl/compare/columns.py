@@ -94,8 +94,9 @@ def monitored_metrics(runs: Iterable[Run]) -> list[str]:
 
 
 def scale_of_runs(runs: Sequence[Run], metric: str) -> Scale:
-    """Return the scale of a monitored metric, by its last values in the runs."""
-    return scale_of_metric([run.last(metric) for run in runs if run.monitor == metric], _higher_is_better(runs, metric))
+    """Return the scale of a monitored metric, by its values in all rounds."""
+    values = [value for run in runs if run.monitor == metric for value in run.values(metric).tolist()]
+    return scale_of_metric(values, _higher_is_better(runs, metric))
 
 
 def _higher_is_better(runs: Sequence[Run], metric: str) -> bool:
@@ -119,6 +120,7 @@ class Column:
         better: whether a high or a low number is good; None if neither is.
         shows_std: whether the tables show the standard deviation over seeds; table.csv always has it.
         table: the table with this column.
+        of_whole_run: whether a longer run has another value only because it is longer.
     """
 
     key: str
@@ -128,17 +130,20 @@ class Column:
     value: Value
     better: Literal["high", "low"] | None = "low"
     shows_std: bool = False
-    table: Literal["accuracy", "cost"] = "cost"
+    table: Literal["accuracy", "target", "cost"] = "cost"
+    of_whole_run: bool = True
 
 
-def columns_of(runs: Sequence[Run], last: int) -> list[Column]:
-    """Return all columns for which at least one run has a value.
+def columns_of(runs: Sequence[Run], last: int, target: float | None = None) -> list[Column]:
+    """Return all columns for which at least one run has a value, and those of the target in any case.
 
     Args:
         last: accuracies are means over this number of the last evaluated rounds.
+        target: value of the monitored metric whose costs are wanted.
     """
     columns = [*_accuracy_columns(runs, last), *_mask_columns(), *_cost_columns(runs)]
-    return [column for column in columns if any(column.value(run) is not None for run in runs)]
+    filled = [column for column in columns if any(column.value(run) is not None for run in runs)]
+    return filled if target is None else [*filled, *_target_columns(runs, target)]
 
 
 def _accuracy_columns(runs: Sequence[Run], last: int) -> list[Column]:
@@ -200,6 +205,39 @@ def _cost_columns(runs: Sequence[Run]) -> list[Column]:
         ),
         Column("fleet_seconds", "fleet time", "simulated, of the whole run", TIME, _last("fleet_seconds_total")),
         Column("seconds", "wall clock", "of the rounds, on the machine that ran them", TIME, _seconds),
+    ]
+
+
+def _target_columns(runs: Sequence[Run], target: float) -> list[Column]:
+    def rounds(run: Run) -> float | None:
+        row = run.row_of_target(target)
+        return None if row is None else float(run.metrics["round"][row])
+
+    def sent(*names: str) -> Value:
+        def value(run: Run) -> float | None:
+            row = run.row_of_target(target)
+            totals = [run.metrics.get(name) for name in names]
+            return None if row is None else sum(math.nan if one is None else float(one[row]) for one in totals)
+
+        return lambda run: None if (total := value(run)) is None or math.isnan(total) else total
+
+    count = Scale((Unit("", digits=0 if len({run.seed for run in runs}) == 1 else 1),))
+    reached = f"the first round in which the metric reaches {target:g}, as it was measured"
+    both, until = "from clients to the server and back", "until its end, with stage 1"
+    columns = [
+        ("rounds_to_target", "rounds to target", f"{reached}; - means never", count, rounds),
+        ("bytes_up_to_target", "upload to target", f"by all clients {until}", BYTES, sent("bytes_up_total")),
+        (
+            "bytes_to_target",
+            "both ways to target",
+            f"{both}, of all clients {until}",
+            BYTES,
+            sent("bytes_up_total", "bytes_down_total"),
+        ),
+    ]
+    return [
+        Column(key, title, meaning, scale, value, shows_std=True, table="target", of_whole_run=False)
+        for key, title, meaning, scale, value in columns
     ]
 
 

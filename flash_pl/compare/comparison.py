@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from flash_pl.compare.columns import Column, Unit, columns_of
+from flash_pl.compare.columns import Column, Unit, columns_of, monitored_metrics, title_of
+from flash_pl.compare.fairness import Inequality, inequalities
 from flash_pl.compare.groups import Group, group_runs
 from flash_pl.compare.runs import Run
+from flash_pl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Comparison:
         columns: the numbers that at least one run has.
         last: accuracies are means over this number of the last evaluated rounds.
         failed: names of runs that belong to the experiments but failed.
+        target: value of the monitored metric whose rounds and bytes are among the columns; None for none.
+        unequal: why no number of some data sets is the best.
 
     >>> import numpy as np
     >>> from pathlib import Path
@@ -73,20 +77,34 @@ class Comparison:
     columns: Sequence[Column]
     last: int
     failed: Sequence[str] = ()
+    target: float | None = None
+    unequal: Sequence[Inequality] = ()
 
     @classmethod
-    def of(cls, runs: Iterable[Run], last: int, failed: Sequence[str] = ()) -> tuple["Comparison", list[str]]:
-        """Return the comparison of at least one run, and warnings about runs that are left out or lack rounds."""
+    def of(
+        cls, runs: Iterable[Run], last: int, failed: Sequence[str] = (), target: float | None = None
+    ) -> tuple["Comparison", list[str]]:
+        """Return the comparison of at least one run, and warnings about runs that are left out, lack rounds, are
+        unequal, or do not reach the target.
+
+        Raises:
+            ConfigError: there is a target, and the runs have different metrics.
+        """
         groups, warnings = group_runs(runs)
         kept = [run for group in groups for run in group.runs]
         warnings += [
             f"{run.path}: metrics.csv starts after round 1, because the run was continued from another directory; "
-            "bytes and FLOPs relative to dense training are of the rounds in it, and there is no wall clock"
+            "bytes and FLOPs relative to dense training are of the rounds in it; there is no wall clock and no target"
             for run in kept
             if not run.has_all_rounds
         ]
-        warnings += _different_rounds(kept, last)
-        return cls(groups, columns_of(kept, last), last, failed), warnings
+        unequal = inequalities(groups, last)
+        for data in dict.fromkeys(one.data for one in unequal):
+            reasons = "; ".join(one.reason for one in unequal if one.data == data)
+            warnings.append(f"no best is marked on {data}, because {reasons}")
+        if target is not None:
+            warnings += _check_target(kept, target)
+        return cls(groups, columns_of(kept, last, target), last, failed, target, unequal), warnings
 
     @property
     def runs(self) -> list[Run]:
@@ -117,7 +135,7 @@ class Comparison:
         """Return a cell of the table, in the ``unit`` of the column.
 
         Examples: ``83.5 ± 0.6``; ``-`` without a value; ``83.5, 1 diverged`` if one seed has diverged, ``diverged`` if
-        all have.
+        all have; ``12.0 (2 of 3)`` if one of three seeds has no value.
         """
         cell = self.statistics(group, column)
         if cell is None:
@@ -128,22 +146,28 @@ class Comparison:
         text = unit.format(cell.mean)
         if column.shows_std and cell.std is not None:
             text += f" ± {cell.std / unit.factor:.{unit.decimals(cell.mean)}f}"
+        if cell.n + cell.diverged < len(group.runs):
+            text += f" ({cell.n + cell.diverged} of {len(group.runs)})"
         return f"{text}, {cell.diverged} diverged" if cell.diverged else text
 
     def is_best(self, group: Group, column: Column) -> bool:
         """Return whether the group has the best number of its data set, as the table writes it, and another group has
         a worse one.
 
-        A group with a seed that has diverged is never the best.
+        A group with a seed that has diverged, or has no value, is never the best; nor is any where the numbers are
+        unequal in kind.
         """
+        if any(one.data == group.data and one.concerns(column) for one in self.unequal):
+            return False
         same_data = [other for other in self.groups if other.data == group.data]
         cells = {other.label: cell for other in same_data if (cell := self.statistics(other, column)) is not None}
         unit = self.unit(column)
-        written = {label: float(unit.format(cell.mean)) for label, cell in cells.items() if not cell.diverged}
+        sizes = {other.label: len(other.runs) for other in same_data}
+        written = {label: float(unit.format(cell.mean)) for label, cell in cells.items() if cell.n == sizes[label]}
         if column.better is None or group.label not in written:
             return False
         best = (max if column.better == "high" else min)(written.values())
-        others_are_worse = len(set(written.values())) > 1 or len(written) < len(cells)
+        others_are_worse = len(set(written.values())) > 1 or len(written) < len(same_data)
         return written[group.label] == best and others_are_worse
 
     @property
@@ -163,6 +187,26 @@ class Comparison:
         return "Costs are means over seeds." if self.has_repetitions else "Costs are for the whole run."
 
     @property
+    def about_target(self) -> str:
+        """A sentence that says what the target is, empty without a target."""
+        if self.target is None:
+            return ""
+        run, metric = self.runs[0], title_of(self.runs[0].monitor)
+        bound = "at least" if run.higher_is_better else "at most"
+        seeds = " Means are over the seeds that reach it." if self.has_repetitions else ""
+        return (
+            f"The target is {metric} of {bound} {self.target:g}, as measured after a round, without smoothing or "
+            f"interpolation; - means never.{seeds}"
+        )
+
+    @property
+    def about_unequal(self) -> str:
+        """A sentence that says where no best is marked and why, empty if all numbers are equal in kind."""
+        several = len(self.data_sets) > 1
+        reasons = [f"{one.reason} (on {one.data})" if several else one.reason for one in self.unequal]
+        return f"No best is marked, because {'; '.join(reasons)}." if reasons else ""
+
+    @property
     def about_failed(self) -> str:
         """A sentence that names the failed runs, empty without failed runs."""
         if not self.failed:
@@ -175,10 +219,14 @@ class Comparison:
         return any(len(group.runs) > 1 for group in self.groups)
 
 
-def _different_rounds(runs: Sequence[Run], last: int) -> list[str]:
-    """Return a warning if the accuracies of the runs are means over different rounds, counted from the last one."""
-    examples = {rounds: run for run in runs if (rounds := tuple(run.rounds_of_last(run.monitor, last)))}
-    if len(examples) < 2:
+def _check_target(runs: Sequence[Run], target: float) -> list[str]:
+    """Return a warning if no run reaches the target."""
+    metrics = monitored_metrics(runs)
+    if len(metrics) > 1:
+        problem = f"{target:g} has no meaning, because runs are compared by {' and '.join(metrics)}"
+        raise ConfigError("target", problem, "compare runs with the same trainer.monitor")
+    if any(run.row_of_target(target) is not None for run in runs):
         return []
-    spans = "; ".join(f"{len(rounds)} of the last {1 - min(rounds)} in {run.path}" for rounds, run in examples.items())
-    return [f"accuracies are means over different rounds, because trainer.eval_every or eval_last differ: {spans}"]
+    values = [value for run in runs for value in run.values(metrics[0]).tolist() if math.isfinite(value)]
+    best = (max if runs[0].higher_is_better else min)(values, default=math.nan)
+    return [f"no run reaches the target {target:g}; the best {metrics[0]} in a round is {best:g}"]

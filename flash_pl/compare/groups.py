@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from flash_pl.compare.runs import Run
-from flash_pl.compare.settings import Settings, as_yaml_line, differing_settings, identity, unique_endings
+from flash_pl.compare.settings import as_short_line, as_yaml_line, differing_settings, identity, unique_endings
+from flash_pl.compare.shipped_name import Settings, shipped_name
 from flash_pl.errors import printable
 
 LONGEST_VALUE = 60  # characters of a value in a name
@@ -17,13 +18,15 @@ class Group:
     """The runs of one experiment, one run per seed.
 
     Args:
-        name: the scheduler and the ``settings``, such as ``jmwst, scheduler.prune_rate=0.3``.
+        config: the name of the shipped config that the runs have, such as ``hetero_jmwst``; else of their scheduler.
+        name: the ``config`` and the ``settings``, such as ``jmwst, scheduler.prune_rate=0.3``.
         label: a short name for figures, such as ``jmwst, prune_rate=0.3``; unique among the groups of a data set.
         settings: the chosen settings that differ between the groups; data set, model, scheduler and density are not
             among them.
         runs: in the order of their seeds.
     """
 
+    config: str
     name: str
     label: str
     settings: Settings
@@ -104,13 +107,13 @@ def _named(groups: Sequence[tuple[Run, ...]]) -> list[Group]:
     several_densities = len({run.density for run in representatives if run.density < 1}) > 1
     named: list[Group] = []
     for runs, run, settings in zip(groups, representatives, differences, strict=True):
-        data, model, scheduler = (run.names[section] for section in ("data", "model", "scheduler"))
+        data, model, config = run.names["data"], run.names["model"], shipped_name(run)[0]
         models = {other.names["model"] for other in representatives if other.names["data"] == data}
         shown = islice(settings.items(), MOST_SETTINGS)
-        values = {key: _shortened(as_yaml_line(value)) for key, value in shown}
+        values = {key: _shortened(as_short_line(value)) for key, value in shown}
         others = [f"and {len(settings) - MOST_SETTINGS} others"] if len(settings) > MOST_SETTINGS else []
-        name = ", ".join([scheduler, *(f"{key}={value}" for key, value in values.items()), *others])
-        parts = [scheduler]
+        name = ", ".join([config, *(f"{key}={value}" for key, value in values.items()), *others])
+        parts = [config]
         if several_densities and run.density < 1:
             parts.append(f"d={run.density:g}")
         if len(models) > 1:
@@ -120,7 +123,7 @@ def _named(groups: Sequence[tuple[Run, ...]]) -> list[Group]:
         taken = [group.label.partition(" #")[0] for group in named if group.data == data]
         if label in taken:
             label += f" #{taken.count(label) + 1}"
-        named.append(Group(name, label, settings, runs))
+        named.append(Group(config, name, label, settings, runs))
     return named
 
 

@@ -1,19 +1,19 @@
 """Writes a comparison into a folder: tables, figures, and report.html, which contains them all."""
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from flash_pl.checkpoint import write_atomically
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import ReportFigure, figures_of
-from flash_pl.compare.settings import as_yaml_line, shared_settings
+from flash_pl.compare.settings import as_short_line, shared_settings
 from flash_pl.compare.table import Table, as_csv, as_latex, as_markdown, tables_of
 from flash_pl.errors import ConfigError, as_yaml
-from flash_pl.plotting import as_pdf, as_png
+from flash_pl.plotting import as_inline_svg, as_pdf, as_png
 
 
 def write_report(comparison: Comparison, folder: Path, command: str) -> list[Path]:
@@ -45,13 +45,11 @@ def _contents(comparison: Comparison, command: str) -> Iterator[tuple[str, bytes
     yield "table.csv", _encode(as_csv(comparison))
     yield "table.md", _encode(as_markdown(tables))
     yield "table.tex", _encode(as_latex(tables))
-    images = []
-    for figure in figures_of(comparison):
-        png = as_png(figure.figure)
-        yield f"{figure.name}.png", png
+    figures = figures_of(comparison)
+    for figure in figures:
+        yield f"{figure.name}.png", as_png(figure.figure)
         yield f"{figure.name}.pdf", as_pdf(figure.figure)
-        images.append((figure, png))
-    yield "report.html", _encode(html_page(comparison, tables, images, command))
+    yield "report.html", _encode(html_page(comparison, tables, figures, command))
 
 
 def _encode(text: str) -> bytes:
@@ -59,25 +57,24 @@ def _encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def html_page(
-    comparison: Comparison, tables: Sequence[Table], images: Sequence[tuple[ReportFigure, bytes]], command: str
-) -> str:
+def html_page(comparison: Comparison, tables: Sequence[Table], figures: Sequence[ReportFigure], command: str) -> str:
     """Return the page, in which everything is embedded. Its template is ``report.html.j2``.
 
     Args:
         tables: of the comparison.
-        images: the figures with their PNG files.
+        figures: of the comparison; they are in the page as SVG.
         command: the command line that asked for the report.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["yaml"] = as_yaml_line
+    environment.filters["yaml"] = as_short_line
     template = environment.from_string((files("flash_pl.compare") / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         comparison=comparison,
         tables=tables,
-        images=[(figure, f"data:image/png;base64,{b64encode(png).decode('ascii')}") for figure, png in images],
+        # matplotlib has escaped the texts in it.
+        images=[(figure, Markup(as_inline_svg(figure.figure, figure.name))) for figure in figures],
         shared_settings=shared_settings(comparison.runs),
         command=command,
     )

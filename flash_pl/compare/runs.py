@@ -101,12 +101,12 @@ class Run:
 
     def last(self, column: str) -> float | None:
         """Return the last value in a column of metrics.csv, None if there is none."""
-        values = self._values(column)
+        values = self.values(column)
         return float(values[-1]) if len(values) else None
 
     def total(self, column: str) -> float | None:
         """Return the sum over a column of metrics.csv, None if it has no values."""
-        values = self._values(column)
+        values = self.values(column)
         return float(values.sum()) if len(values) else None
 
     def mean_of_last(self, column: str, rounds: int) -> float | None:
@@ -114,7 +114,7 @@ class Run:
 
         Where fewer rounds have a value, the mean is over these. It is inf if the run has diverged in one of them.
         """
-        values = self._values(column)[-rounds:]
+        values = self.values(column)[-rounds:]
         return float(values.mean()) if len(values) else None
 
     def rounds_of_last(self, column: str, rounds: int) -> list[int]:
@@ -122,6 +122,27 @@ class Run:
         numbers = self.metrics["round"]
         filled = ~np.isnan(self.metrics.get(column, np.full(len(numbers), np.nan)))
         return (numbers[filled] - numbers[-1]).astype(int).tolist()[-rounds:]
+
+    def row_of_target(self, target: float) -> int | None:
+        """Return the row of the first round in which the monitored metric reaches ``target``, None if none does.
+
+        The metric is taken as it was measured, without smoothing and without interpolation between evaluations. It is
+        compared in single precision, in which an accuracy of 7 of 10 is 0.7. It is None for a run without its first
+        rounds, which may have reached it before.
+
+        >>> metrics = {"round": np.array([1.0, 2.0, 3.0]), "val_acc": np.array([0.5, np.nan, 0.7])}
+        >>> run = Run(Path("a"), {"trainer": {"monitor_mode": "max"}}, metrics, result={}, consensus={})
+        >>> run.row_of_target(0.7), run.row_of_target(0.8)
+        (2, None)
+        """
+        values = self.metrics.get(self.monitor)
+        if values is None or not self.has_all_rounds:
+            return None
+        with np.errstate(over="ignore"):
+            difference = values.astype(np.float32) - np.float32(target)
+        reached = difference >= 0 if self.higher_is_better else difference <= 0
+        rows = np.flatnonzero(reached & np.isfinite(values))
+        return int(rows[0]) if len(rows) else None
 
     @cached_property
     def has_all_rounds(self) -> bool:
@@ -132,7 +153,8 @@ class Run:
         """Return the sum over a column of bytes or FLOPs, with stage 1; without it if metrics.csv lacks rounds."""
         return self.last(f"{column}_total") if self.has_all_rounds else self.total(column)
 
-    def _values(self, column: str) -> NDArray[np.float64]:
+    def values(self, column: str) -> NDArray[np.float64]:
+        """Return the values of a column of metrics.csv in the rounds that have one."""
         values = self.metrics.get(column, np.empty(0))
         return values[~np.isnan(values)]
 

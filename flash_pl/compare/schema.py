@@ -75,7 +75,6 @@ SEED = Kind("an integer of at least 0", lambda value: isinstance(value, int) and
 POSITIVE = Kind("an integer of at least 1", lambda value: isinstance(value, int) and INDEX.holds(value))
 # A metric that a module logs is infinite if the run has diverged.
 METRIC = Kind("a number", lambda value: True)
-ACCURACY = Kind(SHARE.words, lambda value: value == math.inf or SHARE.holds(value))
 DENSITY = Kind("a number in (0, 1]", lambda value: is_number(value) and 1e-9 <= value <= 1)
 NAME = Kind(f"a text of 1 to {LONGEST_NAME} printable characters", is_name)
 COMPONENT = Kind(
@@ -124,7 +123,7 @@ CONFIG: Mapping[str, Rule] = {
 }
 NEEDED = (*SECTIONS, "density", "seed", "rounds", "cohort", "trainer")  # the keys that every config of a run has
 
-# Columns of the tables, by their names. Others, which a module may log, hold any number.
+# Columns of the tables, by their names. Others, which a module may log, hold any number: an accuracy may be in percent.
 TABLES: Mapping[str, Mapping[str, Kind]] = {
     "metrics.csv": {
         "round": INDEX,
@@ -140,7 +139,6 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
         "(density|mismatch_(clients|server|temporal))/.*": SHARE,
     },
 }
-ACCURACY_NAME = re.compile(r"(.*[_/ ])?acc(uracy)?(_.*)?")
 
 # Keys of result.json that repeat the last round, or the sum over all rounds, of a column of metrics.csv.
 LAST = {
@@ -203,8 +201,7 @@ def check_table(path: Path, columns: Columns) -> None:
 
 
 def _kind_of_column(table: str, name: str) -> Kind:
-    own = next((kind for pattern, kind in TABLES[table].items() if re.fullmatch(pattern, name)), None)
-    return own or (ACCURACY if ACCURACY_NAME.fullmatch(name) else METRIC)
+    return next((kind for pattern, kind in TABLES[table].items() if re.fullmatch(pattern, name)), METRIC)
 
 
 def check_agreement(path: Path, config: Mapping[str, Any], result: Mapping[str, Any], metrics: Columns) -> None:

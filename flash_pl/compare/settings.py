@@ -13,23 +13,17 @@ Keys have the form of config.yaml, ``scheduler.init_args.voter.class_path``. Onl
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flash_pl.compare.runs import Run
 from flash_pl.compare.schema import SECTIONS
-from flash_pl.config import compose, experiment
-from flash_pl.config.given import SECTIONS as COMPONENTS
-from flash_pl.config.keys import keys_of
-from flash_pl.errors import ConfigError
+from flash_pl.compare.shipped_name import Settings, component_name, settings_of, shipped_name, shown_settings
 from flash_pl.yaml12 import dump
 
-Settings = dict[str, Any]
 # The table has columns for these settings, so they are not listed among the differences.
 COLUMNS = {"density", *(f"{section}.class_path" for section in SECTIONS)}
-
-TOP_LEVEL = {*keys_of("")} - {*COMPONENTS, "callbacks", "logger"}
 
 
 def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
@@ -44,6 +38,7 @@ def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
             same seed in all of them.
 
     >>> from pathlib import Path
+    >>> from flash_pl.config import compose
     >>> run = Run(Path("runs/a"), compose({"scheduler": "jmwst"}, ["seed=3"]), metrics={}, result={}, consensus={})
     >>> settings = identity(run)
     >>> settings["scheduler.init_args.prune_rate"], "seed" in settings, "data.init_args.seed" in settings
@@ -52,7 +47,7 @@ def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
     3
     """
     density = run.config["density"]
-    settings = {key: _relative(value, density) for key, value in _settings(run.config).items() if value is not None}
+    settings = {key: _relative(value, density) for key, value in settings_of(run.config).items() if value is not None}
     seeds = [key for key, value in settings.items() if key.rpartition(".")[2] == "seed" and value == run.seed]
     for key in seeds:
         if key == "seed" or not keep_component_seeds:
@@ -63,35 +58,39 @@ def identity(run: Run, keep_component_seeds: bool = False) -> Settings:
 def chosen_settings(run: Run) -> Settings:
     """Return the part of the ``identity`` that somebody chose.
 
-    Not chosen is a value that follows from the names of data set, model and scheduler, from ``compat``, or inside a
-    component from a key of the top level, as ``data.init_args.batch_size`` follows ``batch_size``. Of a component
-    without a name, such as a class of the user's own, every init arg is chosen: to know its defaults would mean to
-    import it, and a comparison imports nothing that a config names.
+    Not chosen is a value that follows from the run's shipped config, from the names of data set, model and other
+    components, from ``compat``, or inside a component from a key of the top level, as ``data.init_args.batch_size``
+    follows ``batch_size``. Of a component without a name, such as a class of the user's own, every init arg is chosen:
+    to know its defaults would mean to import it, and a comparison imports nothing that a config names. Components
+    other than data set, model and scheduler are called by their fragment, and null if the config has taken them away.
 
     >>> from pathlib import Path
-    >>> config = compose({"scheduler": "jmwst"}, ["scheduler.prune_rate=0.3", "batch_size=8"])
+    >>> from flash_pl.config import compose
+    >>> config = compose({"scheduler": "jmwst"}, ["scheduler.prune_rate=0.3", "batch_size=8", "fleet=mixed"])
     >>> chosen = chosen_settings(Run(Path("runs/a"), config, metrics={}, result={}, consensus={}))
     >>> {key: value for key, value in chosen.items() if key not in ("density", "trainer.monitor")}
-    {'batch_size': 8, 'scheduler.init_args.prune_rate': 0.3}
+    {'batch_size': 8, 'scheduler.init_args.prune_rate': 0.3, 'fleet.class_path': 'mixed'}
     """
-    named = {section: run.config[section]["name"] for section in SECTIONS if run.config[section].get("name")}
-    # Without a name for the scheduler there is no config; the stand-in brings nothing to other components.
-    names: dict[str, Any] = {"scheduler": "spdst"} | named | {"compat": run.config.get("compat")}
-    top_level = {key: value for key, value in _settings(run.config).items() if _is_plain(key, value)}
-    try:
-        by_names = _settings(compose(names))
-        by_top_level = _settings(compose(top_level | names))
-    except ConfigError:  # a fragment that no longer exists
-        return identity(run)
-    defaults = by_top_level | {key: value for key, value in by_names.items() if key in top_level}
-    del defaults["compat"]  # compat=official is always a choice
+    return _chosen(run, shipped_name(run)[1])
+
+
+def _chosen(run: Run, defaults: Settings | None) -> Settings:
+    shown, own = shown_settings(run.config), identity(run)
+    own |= {key: shown[key] for key in shown if key in own or (shown[key] is None and (defaults or {}).get(key))}
+    own = {key: _relative(value, run.config["density"]) for key, value in own.items()} | {"density": run.density}
+    if defaults is None:
+        return own
+    defaults = {key: value for key, value in defaults.items() if key != "compat"}  # compat=official is always a choice
     unnamed = tuple(
-        f"{section}.{part}" for section in SECTIONS if section not in named for part in ("class_path", "init_args")
+        f"{section}.{part}"
+        for section in SECTIONS
+        if not run.config[section].get("name")
+        for part in ("class_path", "init_args")
     )
     defaults = {key: value for key, value in defaults.items() if not key.startswith(unnamed)}
     return {
         key: value
-        for key, value in identity(run).items()
+        for key, value in own.items()
         if key not in defaults or value != _relative(defaults[key], run.config["density"])
     }
 
@@ -103,6 +102,7 @@ def differing_settings(runs: Sequence[Run]) -> list[Settings]:
     default value. It is not shown in experiments with another component:
 
     >>> from pathlib import Path
+    >>> from flash_pl.config import compose
     >>> def run(*arguments):
     ...     config = compose({"scheduler": "jmwst"}, arguments)
     ...     return Run(Path("runs/a"), config, metrics={}, result={}, consensus={})
@@ -112,22 +112,19 @@ def differing_settings(runs: Sequence[Run]) -> list[Settings]:
     The class of a component is shown by its name, and its settings are not shown where the class itself is a choice:
 
     >>> differing_settings([run("scheduler.voter=consensus"), run()])
-    [{'scheduler.voter': 'ConsensusVote'}, {'scheduler.voter': 'MagnitudeVote'}]
+    [{'scheduler.voter': 'consensus'}, {'scheduler.voter': 'magnitude'}]
     """
     experiments = [_Experiment.of(run) for run in runs]
-    keys = dict.fromkeys(key for one in experiments for key in one.identity if key not in COLUMNS)
+    keys = dict.fromkeys(key for one in experiments for key in [*one.identity, *one.chosen] if key not in COLUMNS)
     varying = [
         key
         for key in keys
         if _differs(key, [one.chosen for one in experiments]) and _differs(key, [one.identity for one in experiments])
     ]
     return [
-        {
-            short_key(key): _class_name(key, experiment.settings[key])
-            for key in varying
-            if experiment.shows(key, beside=experiments)
-        }
-        for experiment in experiments
+        {short_key(key): one.value(key) for key in keys if not _repeats_top_level(key, one.settings, keys)}
+        for one in experiments
+        for keys in [[key for key in varying if one.shows(key, beside=experiments)]]
     ]
 
 
@@ -135,6 +132,8 @@ def differing_settings(runs: Sequence[Run]) -> list[Settings]:
 class _Experiment:
     """What ``differing_settings`` knows about an experiment."""
 
+    config: Mapping[str, Any]
+    name: str
     names: Mapping[str, str]
     settings: Settings
     identity: Settings
@@ -142,23 +141,51 @@ class _Experiment:
 
     @classmethod
     def of(cls, run: Run) -> "_Experiment":
-        return cls(run.names, _settings(run.config), identity(run), chosen_settings(run))
+        name, defaults = shipped_name(run)
+        settings = shown_settings(run.config)
+        own = identity(run)
+        own |= {key: settings[key] for key in own if key.endswith(".class_path")}
+        return cls(run.config, name, run.names, settings, own, _chosen(run, defaults))
+
+    def value(self, key: str) -> object:
+        """Return a setting as it is shown; the class of a component by its name."""
+        value = self.settings[key]
+        if key.endswith(".class_path") and ".init_args." in key:
+            return component_name(self.config, key, str(value))
+        return value
 
     def shows(self, key: str, beside: Sequence["_Experiment"]) -> bool:
-        """Return whether to show a setting that varies between this experiment and those ``beside`` it."""
+        """Return whether to show a setting that varies between this experiment and those ``beside`` it.
+
+        A chosen value is shown, and a value of the shipped config beside another one of the same shipped config.
+        """
         if key not in self.settings:
             return False
-        if self.settings[key] is not None and key not in self.identity:  # a seed that equals the run's seed
+        if (
+            key not in self.identity
+            and key not in self.chosen
+            and (
+                key.endswith(".class_path") or self.settings[key] is not None  # a seed that equals the run's seed
+            )
+        ):
             return False
         same_component = [other.identity for other in beside if other._classes(key) == self._classes(key)]
         components = [key.partition(".")[0], *_components(key)]
         class_is_chosen = any(f"{component}.class_path" in self.chosen for component in components)
-        return _differs(key, same_component) or (key in self.chosen and not class_is_chosen)
+        is_class = key.endswith(".class_path") and ".init_args." not in key
+        return _differs(key, same_component) or (key in self.chosen and (is_class or not class_is_chosen))
 
     def _classes(self, key: str) -> list[object]:
-        """The classes of the components that contain ``key``, from the outermost to the innermost."""
-        section = key.partition(".")[0]
-        return [self.names.get(section), *(self.settings.get(f"{name}.class_path") for name in _components(key))]
+        """The names that bring a value of ``key``: of the shipped config for the top level, else of the components
+        that contain it, from the outermost to the innermost.
+        """
+        section, _, rest = key.partition(".")
+        if not rest or rest == "class_path":
+            return [self.name]
+        brought = (
+            [self.names[section]] if section in self.names else [self.name, self.settings.get(f"{section}.class_path")]
+        )
+        return [*brought, *(self.settings.get(f"{name}.class_path") for name in _components(key))]
 
 
 def shared_settings(runs: Sequence[Run]) -> Settings:
@@ -167,16 +194,17 @@ def shared_settings(runs: Sequence[Run]) -> Settings:
     A setting of a component that repeats a key of the top level is left out.
 
     >>> from pathlib import Path
+    >>> from flash_pl.config import compose
     >>> run = Run(Path("runs/a"), compose({"scheduler": "jmwst"}), metrics={}, result={}, consensus={})
     >>> shared = shared_settings([run])
     >>> shared["batch_size"], shared["data"], "data.batch_size" in shared
     (16, 'flash_pl.data.Digits', False)
     """
-    first, *others = [_settings(run.config) | {"density": run.density} for run in runs]
+    first, *others = [settings_of(run.config) | {"density": run.density} for run in runs]
     return {
         short_key(key): value
         for key, value in first.items()
-        if all(key in other and other[key] == value for other in others) and not _repeats_top_level(key, first)
+        if all(key in other and other[key] == value for other in others) and not _repeats_top_level(key, first, first)
     }
 
 
@@ -213,19 +241,21 @@ def as_yaml_line(value: object) -> str:
     return dump(value, flow=True)
 
 
-def _settings(config: Mapping[str, Any]) -> Settings:
-    """Return all settings of the experiment, and the number of rounds and the metric by which runs are compared."""
-    return dict(experiment(config)) | {"rounds": config["rounds"], "trainer.monitor": config["trainer"].get("monitor")}
+def as_short_line(value: object) -> str:
+    """Return a value as one line of YAML, with six digits of a number, as ``%g`` writes it.
+
+    >>> as_short_line(0.30000000000000004), as_short_line([{"density": 0.037500000000000006}])
+    ('0.3', '[{density: 0.0375}]')
+    """
+    return f"{value:g}" if isinstance(value, float) else as_yaml_line(_rounded(value))
 
 
-def _is_plain(key: str, value: object) -> bool:
-    """Whether a setting is a key of the top level in which ``compose`` finds no class and no reference."""
-    return key in TOP_LEVEL and not isinstance(value, dict | list) and "${" not in str(value)
-
-
-def _class_name(key: str, value: object) -> object:
-    """Return a class path without its module; other values are returned as they are."""
-    return str(value).rpartition(".")[2] if key.endswith(".class_path") else value
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:g}") if isinstance(value, float) else value
 
 
 def _differs(key: str, experiments: Sequence[Settings]) -> bool:
@@ -248,9 +278,10 @@ def _components(key: str) -> list[str]:
     return [".init_args.".join(parts[:end]) for end in range(2, len(parts))]
 
 
-def _repeats_top_level(key: str, settings: Settings) -> bool:
+def _repeats_top_level(key: str, settings: Settings, among: Container[str]) -> bool:
+    """Whether a setting inside a component has the value of a key of the top level, which is ``among`` others."""
     name = key.rpartition(".")[2]
-    return name != key and name in settings and settings[name] == settings[key]
+    return name != key and name in among and name in settings and settings[name] == settings[key]
 
 
 def _relative(value: Any, density: float) -> Any:

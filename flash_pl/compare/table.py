@@ -1,4 +1,4 @@
-"""The tables of a comparison, for the terminal and as CSV, Markdown and LaTeX."""
+"""The tables of a comparison, as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -6,15 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from flash_pl.compare.columns import Column
 from flash_pl.compare.comparison import Comparison
-from flash_pl.errors import printable
 
 LONGEST_LINE = 12  # characters of a title in one line; a longer title gets two lines
 
@@ -38,9 +31,9 @@ class Table:
         names: the number of columns with text; the columns after them have numbers.
         caption: what the numbers are.
 
-    >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
+    >>> table = Table(["experiment", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
     >>> print(as_markdown([table]))
-    | scheduler | up, MB |
+    | experiment | up, MB |
     | --- | ---: |
     | jmwst | **1.50** |
     <BLANKLINE>
@@ -55,6 +48,16 @@ class Table:
     caption: str
 
     @property
+    def has_best(self) -> bool:
+        """Whether a cell is the best of its column."""
+        return any(cell.best for row in self.rows for cell in row)
+
+    @property
+    def caption_with_best(self) -> str:
+        """The caption of a table in which the best cells are bold."""
+        return f"{self.caption} Best in bold." if self.has_best else self.caption
+
+    @property
     def headers(self) -> list[str]:
         """The titles with their units in one line: ``up, MB``."""
         return [f"{title}, {unit}" if unit else title for title, unit in zip(self.titles, self.units, strict=True)]
@@ -67,8 +70,12 @@ class Table:
 
 
 def tables_of(comparison: Comparison) -> list[Table]:
-    """Return the table of accuracies and masks and the table of costs; a table without columns is left out."""
-    captions = {"accuracy": comparison.about_accuracy, "cost": comparison.about_costs}
+    """Return the tables of accuracies and masks, of the target and of costs; a table without columns is left out."""
+    captions = {
+        "accuracy": f"{comparison.about_accuracy} {comparison.about_unequal}".rstrip(),
+        "target": comparison.about_target,
+        "cost": comparison.about_costs,
+    }
     columns = {kind: [column for column in comparison.columns if column.table == kind] for kind in captions}
     return [_table(comparison, columns[kind], caption) for kind, caption in captions.items() if columns[kind]]
 
@@ -83,7 +90,7 @@ def _table(comparison: Comparison, columns: Sequence[Column], caption: str) -> T
         facts = [f"{group.first.density:g}", str(len(group.runs))]
         numbers = [Cell(comparison.text(group, column), comparison.is_best(group, column)) for column in columns]
         rows.append([*map(Cell, names + facts), *numbers])
-    titles = [*varied, "scheduler", "density", "seeds", *(column.title for column in columns)]
+    titles = [*varied, "experiment", "density", "seeds", *(column.title for column in columns)]
     units = [""] * (len(varied) + 3) + [comparison.unit(column).name for column in columns]
     return Table(titles, units, rows, len(varied) + 1, caption)
 
@@ -106,11 +113,12 @@ def as_csv(comparison: Comparison) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = ["data", "model", "scheduler", "density", "settings", "seeds"]
+    names = ["data", "model", "config", "scheduler", "density", "settings", "seeds"]
     titles = [f"{column.key}_{part}" for column in comparison.columns for part in ("mean", "std", "n")]
     writer.writerow([*names, *map(escape_csv, titles)])
     for group in comparison.groups:
-        facts = [group.first.names[section] for section in ("data", "model", "scheduler")]
+        of = group.first.names
+        facts = [of["data"], of["model"], group.config, of["scheduler"]]
         facts.append("; ".join(f"{key}={value}" for key, value in group.settings.items()))
         numbers: list[float | None] = []
         for column in comparison.columns:
@@ -136,7 +144,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
         rule = ["---"] * table.names + ["---:"] * (len(table.titles) - table.names)
         rows = [[_emphasized(cell, escape_markdown, "**{}**") for cell in row] for row in table.rows]
         lines += ["| " + " | ".join(row) + " |" for row in [list(map(escape_markdown, table.headers)), rule, *rows]]
-        lines += ["", f"{escape_markdown(table.caption)} Best in bold.", ""]
+        lines += ["", escape_markdown(table.caption_with_best), ""]
     return "\n".join(lines)
 
 
@@ -154,7 +162,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     for table in tables:
         rows = [" & ".join(_emphasized(cell, escape_latex, r"\textbf{{{}}}") for cell in row) for row in table.rows]
         lines += [
-            f"% {table.caption} Best in bold.",
+            f"% {table.caption_with_best}",
             rf"\begin{{tabular}}{{{'l' * table.names + 'r' * (len(table.titles) - table.names)}}}",
             r"\toprule",
             rf"{' & '.join(map(_latex_header, table.stacked_headers))} \\",
@@ -196,51 +204,3 @@ def escape_latex(text: str) -> str:
 def _emphasized(cell: Cell, escape: Callable[[str], str], bold: str) -> str:
     text = escape(cell.text)
     return bold.format(text) if cell.best else text
-
-
-def print_table(table: Table, console: Console) -> None:
-    """Print a table.
-
-    In a terminal that is too narrow the columns are spread over several tables, which all have the names of the rows.
-    In a file or a pipe the table is in one piece, and the best numbers have a star in front, because they cannot be
-    bold.
-
-    >>> import io
-    >>> table = Table(["scheduler", "up"], ["", "MB"], [[Cell("jmwst"), Cell("1.50", best=True)]], 1, "Costs.")
-    >>> out = io.StringIO()
-    >>> print_table(table, Console(file=out))
-    >>> print(out.getvalue().splitlines()[-1])
-    Costs. Best with *.
-    """
-    star = "" if console.is_terminal else "*"
-    remaining = list(range(table.names, len(table.titles)))
-    while remaining:
-        count = 1 if console.is_terminal else len(remaining)
-        while count < len(remaining) and _width(_rich(table, remaining[: count + 1], star), console) <= console.width:
-            count += 1
-        part = _rich(table, remaining[:count], star)
-        (console if console.is_terminal else Console(file=console.file, width=_width(part, console))).print(part)
-        remaining = remaining[count:]
-    console.print(Text(f"{table.caption} Best {'with *' if star else 'in bold'}."), soft_wrap=not console.is_terminal)
-
-
-def _rich(table: Table, numbers: list[int], star: str) -> RichTable:
-    """Return a rich table with the columns of names and some columns of numbers."""
-    part = RichTable(box=box.SIMPLE_HEAD)
-    columns = [*range(table.names), *numbers]
-    for index in columns:
-        is_number = index >= table.names
-        header = Text("\n".join(table.stacked_headers[index]))
-        part.add_column(header, justify="right" if is_number else "left", vertical="bottom", no_wrap=is_number)
-    for row in table.rows:
-        part.add_row(*(_rich_cell(row[index], star) for index in columns))
-    return part
-
-
-def _rich_cell(cell: Cell, star: str) -> Text:
-    """``Text`` shows brackets, which a string would take for markup."""
-    return Text(star + printable(cell.text), style="bold") if cell.best else Text(printable(cell.text))
-
-
-def _width(part: RichTable, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=10_000), part).maximum

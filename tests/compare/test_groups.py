@@ -67,7 +67,7 @@ def test_labels_say_by_what_groups_differ_and_nothing_else(groups_of):
     # Beside its default a value is shown with it.
     assert labels(groups_of(["local_epochs=7"], [])[0]) == ["jmwst, local_epochs=7", "jmwst, local_epochs=3"]
     voters = ["scheduler.voter=consensus"], []
-    assert labels(groups_of(*voters)[0]) == ["jmwst, voter=ConsensusVote", "jmwst, voter=MagnitudeVote"]
+    assert labels(groups_of(*voters)[0]) == ["jmwst, voter=consensus", "jmwst, voter=magnitude"]
 
 
 def test_a_key_that_components_repeat_is_said_once(groups_of):
@@ -86,10 +86,44 @@ def test_densities_and_those_of_tiers_are_one_difference(groups_of):
     groups, _ = groups_of(["density=0.1"], ["density=0.2"])
     assert labels(groups) == ["jmwst, d=0.1", "jmwst, d=0.2"]
     tiered, _ = groups_of(["density=0.1"], ["density=0.2"], config="hetero_jmwst")
-    assert labels(tiered) == labels(groups)
-    # Beside one without tiers the tiers are its difference.
-    both, _ = group_runs([groups[0].first, tiered[0].first])
-    assert labels(both)[0].startswith("jmwst, tiers=[{density: 0.1, share: 1.0}]") and "0.05" in labels(both)[1]
+    assert labels(tiered) == ["hetero_jmwst, d=0.1", "hetero_jmwst, d=0.2"]
+
+
+def test_a_shipped_config_is_a_name_and_what_it_sets_is_not_repeated(groups_of, make_run):
+    own = "budget.tiers=[{density: 0.03, share: 0.3}, {density: 0.05, share: 0.7}]"
+    hetero = make_run("hetero", "seed=2", config="hetero_jmwst")
+    runs = [make_run("plain", "seed=2"), hetero, make_run("own", own), make_run("dense", config="dense")]
+    groups, _ = group_runs(map(Run.read, runs))
+    tiers = ["tiers=[{density: 0.05, share: 1.0}]", own.removeprefix("budget.")]
+    # The tiers bring an aggregator, which is not named.
+    assert labels(groups) == [f"jmwst, {tiers[0]}", "hetero_jmwst", f"jmwst, {tiers[1]}", "dense"]
+    assert [one.config for one in groups] == ["jmwst", "hetero_jmwst", "jmwst", "dense"]
+    # The same tiers from the command line are the shipped config.
+    config = Run.read(hetero).config
+    tiers = f"budget.tiers={config['budget']['init_args']['tiers']}".replace("'", "")
+    assert labels(groups_of([tiers], [])[0]) == ["hetero_jmwst", "jmwst"]
+
+
+def test_a_config_that_takes_a_shipped_component_away_says_so(groups_of):
+    groups, _ = groups_of([], ["server_optimizer=null"], ["server_optimizer.momentum=0.25"], config="stead")
+    assert labels(groups) == [
+        "stead, server_optimizer=momentum, momentum=0.5",
+        "stead, server_optimizer=null",
+        "stead, server_optimizer=momentum, momentum=0.25",
+    ]
+    assert labels(groups_of(["scheduler=jmwst"], ["scheduler=stead"], config="stead")[0])[1] == "stead"
+
+
+def test_components_are_called_by_their_fragments(groups_of):
+    groups, _ = groups_of([], ["fleet=mixed"], ["fleet=phone"], ["fleet=mixed", "fleet.deadline=3"])
+    deadline = ["jmwst, fleet=mixed, deadline=null", "jmwst, fleet=phone", "jmwst, fleet=mixed, deadline=3"]
+    assert labels(groups) == ["jmwst", *deadline]
+    assert labels(groups_of(["data.partition=iid"], [])[0]) == ["jmwst, partition=iid", "jmwst, partition=dirichlet"]
+
+
+def test_a_default_is_shown_beside_the_same_shipped_config_only(groups_of):
+    groups, _ = groups_of(["lr=0.05"], [], ["scheduler=dense"], ["scheduler=nst", "lr=0.30000000000000004"])
+    assert labels(groups) == ["jmwst, lr=0.05", "jmwst, lr=0.1", "dense", "nst, lr=0.3"]
 
 
 def test_compat_and_another_data_set_bring_what_they_bring(groups_of):

@@ -11,7 +11,7 @@ from flash_pl.compare import Comparison, Run, write_report
 from flash_pl.compare.figures import Curve, figures_of
 from flash_pl.errors import ConfigError
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "br"}
 
 
 class Page(HTMLParser):
@@ -66,8 +66,13 @@ def test_everything_is_written_and_the_page_needs_nothing_else(found, tmp_path):
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>") and "http" not in text and "<script" not in text
     page = Page(text)
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len(figures) and all(one["src"].startswith("data:image/png;base64,") for one in images)
+    images = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(images) == len(figures) and not any(tag == "img" for tag, _ in page.tags)
+    # Every picture has identifiers of its own, and refers to these only.
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids) and set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
+    # Text is text, in the color of the page; axes, too.
+    assert "mismatch of clients" in page.text and "#000000" not in text and "currentColor" in text
     for words in ("flash-pl compare '<script>' & more", "torch <b>&", str(found.groups[0].first.path), "Seeds 1, 2"):
         assert words in page.text
 
@@ -91,6 +96,7 @@ def test_bold_is_in_the_page_where_it_is_in_the_table(make_run, tmp_path):
     write_report(Comparison.of([Run.read(path) for path in paths], 5)[0], tmp_path / "out", "x")
     text = (tmp_path / "out" / "report.html").read_text()
     assert re.findall(r"<strong>(.*?)</strong>", text) == ["80.0"]
+    assert "prefers-color-scheme: dark" in text
     assert not (tmp_path / "out" / "mismatch.png").exists()
 
 

@@ -47,10 +47,10 @@ def test_csv_has_plain_numbers_in_base_units(found):
 
 def test_markdown(found):
     lines = as_markdown(tables_of(found)).splitlines()
-    assert lines[0] == "| scheduler | density | seeds | accuracy, % |" and lines[1] == "| --- | ---: | ---: | ---: |"
+    assert lines[0] == "| experiment | density | seeds | accuracy, % |" and lines[1] == "| --- | ---: | ---: | ---: |"
     assert lines[2] == "| jmwst, scheduler.voter=C\\_D\\&\\<1> | 0.05 | 2 | 60.0 ± 14.1 |"
     assert lines[3].endswith("| 0.05 | 1 | **65.0** |")
-    assert "| scheduler | density | seeds | up, MB | wall clock, s |" in lines
+    assert "| experiment | density | seeds | up, MB | wall clock, s |" in lines
 
 
 def test_latex(found):
@@ -74,7 +74,7 @@ def test_a_terminal_shows_all_columns_and_a_file_keeps_them_together(found):
     for table in tables_of(found):
         print_table(table, Console(file=out, width=20))
     assert "*65.0" in out.getvalue() and "Best with *" in out.getvalue()
-    assert any("scheduler" in line and "density" in line for line in out.getvalue().splitlines())
+    assert any("experiment" in line and "density" in line for line in out.getvalue().splitlines())
 
 
 def test_digits_follow_the_size_of_a_number():
