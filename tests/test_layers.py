@@ -10,7 +10,7 @@ import flash_pl
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    ("errors", "seeding", "plotting", "signals", "yaml12"),
+    ("errors", "seeding", "plotting", "signals", "units", "yaml12"),
     ("checks", "fingerprint", "parent", "plain_pickle", "saved_state"),
     ("archive",),
     ("checkpoint",),

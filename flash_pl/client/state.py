@@ -86,6 +86,7 @@ class ClientState:
 
     Attributes:
         arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
+        received: the server's arena from which the client started, not a copy; None before the first client.
         mask: bool ``[layout.maskable]``. Only ``receive`` and ``move_mask_`` may change it.
         context: facts about the current local training.
         optimizer, lr_schedulers: of the current training, with the module's own learning rates.
@@ -137,7 +138,7 @@ class ClientState:
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
-        self._received = False
+        self.received: Tensor | None = None
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
@@ -154,7 +155,7 @@ class ClientState:
         else:  # one pass over memory instead of a copy and a product
             torch.mul(weights[: self.layout.maskable], self._keep, out=self.weights)
             self.arena[self.layout.maskable :].copy_(weights[self.layout.maskable :])
-        self._received = True
+        self.received = weights
 
     def start_training(self, context: ClientContext, scheduler: GradientHooks) -> None:
         """Forget the previous client: its optimizer, gradients and logged metrics, and which parameters and layers it
@@ -271,7 +272,7 @@ class ClientState:
         self._restore_modes()
         self.reset()
         self.scheduler = self.optimizer = None
-        if self._received:
+        if self.received is not None:
             self.prune_()
             masks = zip(self.layout.layers, self._keep_views, strict=True)
             module._kept = {} if self._dense else {layer.name: keep.bool() for layer, keep in masks}

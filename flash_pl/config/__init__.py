@@ -2,7 +2,7 @@
 
 from flash_pl.config.build import build_callbacks, build_module, build_trainer, by_config_key, network_prefix
 from flash_pl.config.build_data import build_data, prepare
-from flash_pl.config.compose import compose, label, names_of, to_repeat
+from flash_pl.config.compose import about_cohort, compose, label, names_of, to_repeat
 from flash_pl.config.experiment import experiment, refuse_other, saved_config
 from flash_pl.config.lock import DirectoryLock, holder_of
 from flash_pl.config.loggers import build_loggers, check_loggers
@@ -14,6 +14,7 @@ from flash_pl.config.trust import foreign_names, own_names
 __all__ = [
     "DirectoryLock",
     "RunDir",
+    "about_cohort",
     "build_callbacks",
     "build_data",
     "build_loggers",

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flash_pl.client import ClientState
 from flash_pl.errors import (
     EXPLAINED,
     RunError,
@@ -17,6 +18,7 @@ from flash_pl.errors import (
     in_one_line,
     traceback_of,
 )
+from flash_pl.loops.misfit import misfit
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Layout
@@ -24,6 +26,25 @@ from flash_pl.sparsity import Layout
 
 class Fault(Exception):
     """A failure found by a check; user code raised nothing, so there is no traceback."""
+
+
+def diverged(problem: str, client: ClientState) -> Fault:
+    """The failure of a client whose training has led to numbers that are not finite or too large.
+
+    Args:
+        problem: the first such number, a clause such as "its loss is not finite".
+        client: still has the trained weights and the optimizer.
+    """
+    facts, start = [], client.arena if client.received is None else client.received
+    if client.optimizer is not None:
+        rates = [float(group["lr"]) * client.rates.lr_scale for group in client.optimizer.param_groups if "lr" in group]
+        facts = [f"learning rate {max(rates):g}"] if rates else []
+    facts.append(f"largest weight {_largest(start)} at its start and {_largest(client.arena)} at its end")
+    return Fault(f"training diverged: {problem} ({', '.join(facts)}); use a smaller lr")
+
+
+def _largest(weights: Tensor) -> str:
+    return f"{float(weights.abs().max()):.3g}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,8 @@ class Failure:
 def describe_error(error: BaseException) -> str:
     """An exception in one line, with the innermost file and line outside of installed packages.
 
+    Where a network could not take a batch, the shapes stand in place of torch's message.
+
     >>> describe_error(ValueError())
     'ValueError'
     """
@@ -65,6 +88,8 @@ def describe_error(error: BaseException) -> str:
     name, text = type(error).__name__, in_one_line(error)
     hint = f"; {SINGLE_SAMPLE_HINT}" if "more than 1 value per channel" in text else ""
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    if problem := misfit(error):
+        return f"{problem}{place if is_of_user(error) else ''}"
     return f"{name}{'' if text == name else f': {text}'}{hint}{place}"
 
 
