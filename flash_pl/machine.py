@@ -1,8 +1,11 @@
-"""The facts about machine and installation on which the bits of a run depend."""
+"""The facts about machine and installation: those on which the bits of a run depend, and those that a result names."""
 
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import torch
 
@@ -43,6 +46,51 @@ def machine_facts(device: torch.device) -> Facts:
         "deterministic": torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark,
         "precision of float32 products": _matmul_precision(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of flash_pl, Python and the packages that compute."""
+    return {
+        "flash_pl": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": L.__version__,
+    }
+
+
+def host_facts(device: torch.device) -> Facts:
+    """Return what a reader of a result wants to know of the machine, whose process computes on ``device``.
+
+    >>> list(host_facts(torch.device("cpu")))
+    ['system', 'processor', 'cores', 'threads', 'kernels', 'device']
+    """
+    facts = machine_facts(device)
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": facts["processor"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        **{name: facts[name] for name in ("threads", "kernels", "device")},
+    }
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, float]:
+    """Return the largest memory that this process has used so far, in MB of 10^6 bytes.
+
+    Returns:
+        ``host``, missing on systems without /proc, and ``device`` if that is a GPU of CUDA.
+
+    >>> all(amount > 10 for amount in peak_memory_mb(torch.device("cpu")).values())
+    True
+    """
+    peak = {}
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak["host"] = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device)
+    return {place: round(count / 1e6, 1) for place, count in peak.items()}
 
 
 def _matmul_precision() -> str:

@@ -19,9 +19,11 @@ from rich.console import Console
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
+from flash_pl.commands.result import best_of
 from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config.keys import KEYS
 from flash_pl.errors import ConfigError
+from flash_pl.units import percent
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
 TINY += ["model=digits_cnn", "model.hidden=16", "clients=6", "cohort=2", "batch_size=8", "density=0.2", "rounds=2"]
@@ -50,10 +52,40 @@ def test_a_class_that_is_no_data_set_and_data_without_a_default_model(capsys):
 
 
 def test_a_network_that_does_not_fit_the_data_is_one_line_and_leaves_nothing(capsys, tmp_path):
-    for wrong in ("model.num_classes=2", "model.in_channels=3"):
-        line = refusal(capsys, "pdst", *TINY, wrong)
-        assert line.startswith("a batch of the data cannot be evaluated: ") and ".py:" in line
-    assert not list(tmp_path.iterdir())
+    module = "import lightning as L, torch\nclass Own(L.LightningModule):\n"
+    module += "    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Linear(63, 4)\n"
+    module += "    def training_step(self, batch, batch_idx):\n        return self.head(batch[0].flatten(1)).sum()\n"
+    module += "    def configure_optimizers(self):\n        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+    (tmp_path / "own_step.py").write_text(module)
+    module += (
+        "    def validation_step(self, batch, batch_idx):\n        self.log('val_acc', self.training_step(batch, 0))\n"
+    )
+    (tmp_path / "own_module.py").write_text(module)
+    others = [argument for argument in TINY if not argument.startswith("model")]
+    cases = {
+        ("model.num_classes=2",): ["2 outputs", "label 3"],
+        ("model.in_channels=3",): ["model.conv1 (Conv2d)", "3 channels", "[40, 1, 8, 8]"],
+        ("model.image_size=16",): ["model.fc1 (Linear)", "features", "from a batch of shape [40, 1, 8, 8]"],
+        ("model=own_module.Own",): ["head (Linear)", "63 features", "64", "[40, 64]"],
+    }
+    for wrong, words in cases.items():
+        line = refusal(capsys, "pdst", *(others if wrong[0].startswith("model=") else TINY), *wrong)
+        assert line.startswith("the network does not fit the data: ") and all(word in line for word in words), line
+    assert not list(tmp_path.glob("runs"))
+    # Without a validation_step the first client is the first to know.
+    assert main(["fit", "pdst", *others, "model=own_step.Own", "trainer.monitor=train_loss"]) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "in round 1: the network does not fit the data: head (Linear) takes 63 features" in line
+
+
+def test_an_error_that_is_not_about_shapes_keeps_its_words(capsys, tmp_path):
+    code = "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    code += "        self.fc = nn.Linear(64, 4)\n    def forward(self, images):\n"
+    code += "        self.fc(images.flatten(1))\n        raise ValueError('mine')\n"
+    (tmp_path / "raising_net.py").write_text(code)
+    others = [argument for argument in TINY if not argument.startswith("model")]
+    line = refusal(capsys, "pdst", *others, "model=raising_net.Net")
+    assert line.startswith("a batch of the data cannot be evaluated: ValueError: mine (") and "raising_net.py:8" in line
 
 
 def test_a_fleet_is_not_added_to_a_checkpoint(capsys):
@@ -108,27 +140,85 @@ def test_the_commands_that_a_run_prints_at_its_end_work(capsys, tmp_path):
     lines = [line for line in capsys.readouterr().out.splitlines() if " flash-pl " in line]
     for line in lines:
         assert main(shlex.split(line)[shlex.split(line).index("flash-pl") + 1 :]) == 0
-    assert [line.split("  ")[0] for line in lines] == ["report", "validate", "export", "go on"]
+    assert [line.split("  ")[0] for line in lines] == ["report", "validate", "export", "or smaller", "go on"]
+    dense, sparse = (tmp_path / f"{name}.safetensors" for name in ("model", "sparse"))
+    assert sparse.stat().st_size < dense.stat().st_size
     assert (tmp_path / "report" / "report.html").exists() and (tmp_path / "model.safetensors").exists()
     assert json.loads((tmp_path / "runs" / "of mine" / "result.json").read_text())["rounds"] == 4
 
 
 def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_path):
-    cost = {"bytes_up": 1e6, "bytes_down": 1e6}
+    cost = {"bytes_up": 1.2346e6, "bytes_down": 999}
+    process = {"peak_memory_mb": {"host": 512.34}}
     result = {"scheduler": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
-    result |= {"cost": cost, "seconds": 1.0, "seconds_per_round": 0.5, "accuracy_union": None}
+    result |= {"cost": cost, "seconds": 75.0, "seconds_per_round": 0.5, "accuracy_union": None, "process": process}
 
-    def shown(accuracy, monitor, highest):
+    def shown(accuracy, monitor, highest, **more):
         console = Console(file=io.StringIO(), width=100)
-        console.print(result_table(result | {"accuracy": accuracy}, tmp_path, monitor, highest))
+        best = {"value": accuracy, "round": 37}
+        console.print(result_table(result | {"accuracy": accuracy, "best": best} | more, tmp_path, monitor, highest))
         return " ".join(console.file.getvalue().split())
 
-    assert "density 0.2000 (target 0.2)" in shown(0.5, "val_acc", True)
-    result["target_density"] = None  # dense training
-    assert "density 0.2000 (no target)" in shown(0.5, "val_acc", True)
+    text = shown(0.5, "val_acc", True)
+    assert "best accuracy 50.0 % in round 37 last accuracy 50.0 %" in text and "density 0.2000 (target 0.2)" in text
+    assert "1.23 MB up, 999 B down" in text and "1 min 15 s, 0.50 s a round" in text and "512 MB" in text
     assert "val_loss[a] 2.3276 val_loss[a] of the union not logged" in shown(2.3276, "val_loss[a]", False)
     assert "val_loss 0.5000" in shown(0.5, "val_loss", False) and "accuracy" not in shown(0.5, "val_loss", False)
-    assert "accuracy 98.00%" in shown(0.98, "val_acc", True) and "val_f1 50.00%" in shown(0.5, "val_f1", True)
+    assert "accuracy 98.0 %" in shown(0.98, "val_acc", True) and "val_f1 50.0 %" in shown(0.5, "val_f1", True)
+    assert "best" not in shown(None, "val_f1", True, best=None)
+    dense = shown(0.5, "val_acc", True, density=1.0, target_density=None)
+    assert not any(word in dense for word in ("density", "target", "mismatch", "union", "--sparse"))
+    mismatch = {"clients": 0.25, "server": None}
+    explained = shown(0.5, "val_acc", True, mismatch=mismatch)
+    assert "25.0 % two clients" in explained and explained.count("mask mismatch: ") == explained.count("union: ") == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_terminal_breaks_no_command_and_no_row(columns, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run = tmp_path / "a directory with a long name and spaces" / "run"
+    assert (
+        main(["fit", "jmwst", *TINY, "scheduler.sensitivity.epochs=1", "trainer.progress=true", f"run_dir={run}"]) == 0
+    )
+    out, err = capsys.readouterr()
+    (line,) = (line for line in out.splitlines() if line.startswith("go on"))
+    assert shlex.split(line)[2:5] == ["flash-pl", "fit", str(run / "config.yaml")] and line.endswith(" rounds=4")
+    rows = out.split("\n\n")[0].splitlines()
+    assert rows and all(len(row) <= columns for row in rows)
+    lines = [line for line in err.splitlines() if line.startswith(("round", "stage"))]
+    assert lines and all(len(line) <= columns for line in lines) and "val_acc" in lines[-1]
+
+
+def test_a_result_says_what_was_best_by_which_command_and_where(tmp_path):
+    arguments = ["fit", "pdst", *TINY, "run_dir=a run", "rounds=3"]
+    assert main(arguments) == 0
+    result = json.loads((tmp_path / "a run" / "result.json").read_text())
+    assert shlex.split(result["process"]["command"]) == ["flash-pl", *arguments]
+    with open(tmp_path / "a run" / "metrics.csv", newline="") as file:
+        values = [float(row["val_acc"]) for row in csv.DictReader(file)]
+    assert result["best"] == {"value": max(values), "round": 1 + values.index(max(values))}
+    host, memory = result["process"]["host"], result["process"]["peak_memory_mb"]
+    assert host["device"] == "cpu" and host["cores"] >= 1 and host["processes"] == 1 and host["kernels"]
+    assert all(amount > 10 for amount in memory.values())
+    assert main(["compare", "a run"]) == 0  # which checks the file
+
+
+def test_the_best_value_of_a_metric_that_should_be_low():
+    rows = [{"round": 1, "val_loss": "inf"}, {"round": 2, "val_loss": "2.0"}, {"round": 3, "val_loss": "2.0"}]
+    assert best_of([*rows, {"round": 4, "val_loss": "nan"}], "val_loss", highest=False) == {"value": 2.0, "round": 2}
+    assert best_of(rows[:1], "val_loss", highest=False) is None
+
+
+def test_a_default_cohort_fits_the_clients_and_a_given_one_is_refused(capsys, tmp_path):
+    some = [argument for argument in TINY if not argument.startswith(("clients", "cohort"))]
+    assert main(["fit", "pdst", *some, "data.clients=3", "run_dir=run"]) == 0
+    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flash-pl: notice: cohort=3")]
+    assert len(notices) == 1 and "default is 5" in notices[0]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["cohort"] == 3
+    assert main(["fit", "run/config.yaml", "run_dir=run", "ckpt_path=last", "rounds=3"]) == 0  # the same experiment
+    assert "notice" not in capsys.readouterr().err
+    for clients in ("clients=3", "data.clients=3"):
+        assert refusal(capsys, "pdst", *some, clients, "cohort=4").startswith("cohort: 4 ")
 
 
 @pytest.mark.parametrize("deadline, end", [(1e-9, ": no report was used, see fleet.deadline"), (1e9, "")])
@@ -161,7 +251,7 @@ def test_a_config_repeats_its_run_and_the_default_directory_is_never_replaced(ca
     second = first.with_name(first.name + "-2")
     assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
     results = [json.loads((run / "result.json").read_text()) for run in (first, second)]
-    timing = {"seconds", "seconds_per_round"}
+    timing = {"seconds", "seconds_per_round", "process"}
     without_times = [{key: value for key, value in result.items() if key not in timing} for result in results]
     assert without_times[0] == without_times[1]
     weights = [
@@ -176,7 +266,7 @@ def test_validate_repeats_the_last_metrics(capsys, tmp_path, monkeypatch):
     capsys.readouterr()
     assert main(["validate", "here/checkpoints/last.ckpt", "data.eval_batch_size=7"]) == 0
     table = capsys.readouterr().out
-    assert f"{accuracy:.4f}" in table and "val_loss" in table
+    assert percent(accuracy) in table and "val_loss" in table
     monkeypatch.setenv("COLUMNS", "20")
     assert main(["validate", "here/checkpoints/last.ckpt"]) == 0
     assert capsys.readouterr().out.startswith("here/checkpoints/last.ckpt\n")

@@ -19,6 +19,7 @@ TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
 RESULT = {
     "scheduler", "data", "model", "weights", "target_density", "density", "layer_density", "accuracy", "accuracy_union",
     "loss", "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
+    "best", "process",
 }  # fmt: skip
 HETERO = {"tiers", "accuracy_clients"}  # only in the results of the shipped configs with tiers
 
@@ -45,6 +46,8 @@ def test_a_round_of_every_config(path, compat, tmp_path, monkeypatch):
     assert set(result) == RESULT | (HETERO if tiered else set())
     assert set(result["mismatch"]) == {"clients", "server", "temporal"}
     assert set(result["versions"]) == {"flash_pl", "python", "torch", "lightning"}
+    assert result["best"] == {"value": pytest.approx(result["accuracy"]), "round": 1}
+    assert set(result["process"]) == {"command", "host", "peak_memory_mb"}
     assert 0 <= result["accuracy"] <= 1 and 0 <= result["accuracy_union"] <= 1
     assert (
         result["scheduler"] == path.stem.removeprefix("hetero_")

@@ -147,7 +147,8 @@ def last_five(metrics: Sequence[Row], column: str, digits: int = 8) -> str:
 def has_diverged(output: str) -> bool:
     """Whether the last line that a failed run printed says that its numbers grew without bound."""
     last_line = output.strip().rpartition("\n")[2]
-    return "is not finite" in last_line or "do not fit a sum of values within" in last_line
+    signs = ("training diverged", "is not finite", "do not fit a sum of values within")
+    return any(sign in last_line for sign in signs)
 
 
 def without_diverged(runs: Sequence[Row]) -> list[Row]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TIMES = ("seconds", "seconds_train", "seconds_per_round")  # may differ between equal runs
+# Columns of metrics.csv and keys of result.json that may differ between equal runs.
+TIMES = ("seconds", "seconds_train", "seconds_per_round", "process")
 # Parts of a checkpoint that are compared, if it has them.
 STATES = ("server", "scheduler", "voter", "server_optimizer", "ledger", "tier_masks", "round", "failed", "best")
 STATES += ("state_dict",)

@@ -1,6 +1,8 @@
 """The block of facts that a run prints before its first round."""
 
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +14,7 @@ from flash_pl.callbacks.base import Callback
 from flash_pl.client import Classifier
 from flash_pl.loops import FederatedLoop
 from flash_pl.sparsity import total_count
+from flash_pl.units import counted, percent
 
 
 class RunSummary(Callback):
@@ -45,20 +48,42 @@ class RunSummary(Callback):
         facts = summary(loop)
         if self.directory is not None:
             facts["directory"] = str(self.directory)
-        width = max(map(len, facts))
-        in_notebook = Console(file=sys.stderr).is_jupyter  # which shows stderr in red
-        for name, text in facts.items():
-            print(f"{name:<{width}}  {text}", file=sys.stdout if in_notebook else sys.stderr, flush=True)
+        console = Console(file=sys.stderr)
+        room = console.width - 1 if console.file.isatty() else None
+        for line in aligned(facts, room):
+            # A notebook shows stderr in red.
+            print(line, file=sys.stdout if console.is_jupyter else sys.stderr, flush=True)
+
+
+def aligned(facts: Mapping[str, str], width: int | None) -> list[str]:
+    """The lines of a table with a name and a text in each row; None is any width.
+
+    A long text is broken between words, and its later lines are indented. A word, such as a path, is never broken.
+
+    >>> print(*aligned({"data": "Digits, 20 clients", "model": "MLP"}, width=20), sep="\\n")
+    data   Digits, 20
+           clients
+    model  MLP
+    """
+    indent = max(map(len, facts)) + 2
+    lines = []
+    for name, text in facts.items():
+        room = max(len(text), 1) if width is None else max(width - indent, 10)
+        # A number keeps its percent sign, which stands behind a space.
+        parts = textwrap.wrap(text.replace(" %", "\0%"), room, break_long_words=False, break_on_hyphens=False) or [""]
+        heads = [name] + [""] * (len(parts) - 1)
+        lines += [f"{head:<{indent}}{part}".replace("\0", " ") for head, part in zip(heads, parts, strict=True)]
+    return lines
 
 
 def summary(loop: FederatedLoop) -> dict[str, str]:
     """Return the facts about a run, each with its name, as they are before the next round."""
     module, plan = loop.client.module, loop.plan
     network = module.model if isinstance(module, Classifier) else module
-    rounds = f"{_count(plan.rounds, 'round')} x {_count(plan.cohort, 'client')}"
-    rounds += f" x {_count(plan.local_epochs, 'local epoch')}"
+    rounds = f"{counted(plan.rounds, 'round')} x {counted(plan.cohort, 'client')}"
+    rounds += f" x {counted(plan.local_epochs, 'local epoch')}"
     if loop.round:
-        rounds += f", {_count(loop.round, 'round')} {'is' if loop.round == 1 else 'are'} done"
+        rounds += f", {counted(loop.round, 'round')} {'is' if loop.round == 1 else 'are'} done"
     device = str(loop.fabric.device)
     if loop.fabric.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(loop.fabric.device)})"
@@ -66,7 +91,7 @@ def summary(loop: FederatedLoop) -> dict[str, str]:
     return {
         "data": f"{type(loop.data).__name__}, {_clients(plan.population.samples)}",
         "model": f"{_class_name(network)}, {_weights(loop)}",
-        "scheduler": f"{type(loop.scheduler).__name__}, {_densities(loop)}",
+        "scheduler": f"{type(loop.scheduler).__name__}{_densities(loop)}",
         "training": rounds,
         "device": f"{device}, {processes}, {loop.client.backend.name}, {loop.fabric.strategy.precision.precision}",
     }
@@ -81,9 +106,9 @@ def _clients(samples: tuple[int, ...]) -> str:
     >>> _clients((3, 10, 5)), _clients((4, 4))
     ('3 clients with 3 to 10 samples (median 5)', '2 clients with 4 samples each')
     """
-    smallest, largest, clients = min(samples), max(samples), _count(len(samples), "client")
+    smallest, largest, clients = min(samples), max(samples), counted(len(samples), "client")
     if smallest == largest:
-        return f"{clients} with {_count(largest, 'sample')} each"
+        return f"{clients} with {counted(largest, 'sample')} each"
     return f"{clients} with {smallest:,} to {largest:,} samples (median {round(median(samples)):,})"
 
 
@@ -94,17 +119,11 @@ def _weights(loop: FederatedLoop) -> str:
         active = int(loop.server.mask.count_nonzero())
     else:
         active = total_count(layout.sizes, loop.plan.budget.density) if loop.scheduler.has_target else maskable
-    return f"{parameters:,} parameters, {maskable:,} maskable ({maskable / parameters:.1%}), {active:,} active".replace(
-        "%", " %"
-    )
+    return f"{parameters:,} parameters, {maskable:,} maskable ({percent(maskable / parameters)}), {active:,} active"
 
 
 def _densities(loop: FederatedLoop) -> str:
     tiers = [f"{tier.density:g}" for tier in loop.plan.budget.tiers]
     if not loop.scheduler.has_target:
-        return "no target density"
-    return f"density {tiers[-1]}" if len(tiers) == 1 else f"densities {', '.join(tiers)} of its tiers"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+        return ""
+    return f", density {tiers[-1]}" if len(tiers) == 1 else f", densities {', '.join(tiers)} of its tiers"

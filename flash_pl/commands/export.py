@@ -19,7 +19,10 @@ from flash_pl.export import (
     to_safetensors,
 )
 from flash_pl.sparsity import SparseModel
+from flash_pl.units import percent, size
 from flash_pl.wire import encode_flash
+
+SPARSE = 0.4  # largest density at which positions and values are clearly shorter than the dense tensors
 
 
 def export(options: argparse.Namespace) -> None:
@@ -45,13 +48,17 @@ def export(options: argparse.Namespace) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error
-    share = f"{len(content) / model.nbytes:.1%} of the dense tensors' {model.nbytes:,}"
-    print(f"{path}: {len(content):,} bytes, {share}")
+    share = f"{percent(len(content) / model.nbytes)} of the dense tensors' {size(model.nbytes)}"
+    print(f"{path}: {size(len(content))} ({len(content):,} bytes), {share}")
     print(f"{model.active:,} of {model.maskable:,} weights active, d = {model.density:.4g}{remark}")
 
 
 def _as_safetensors(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:
-    return to_safetensors(model, options.sparse), ""
+    content = to_safetensors(model, options.sparse)
+    if options.sparse or model.density > SPARSE:
+        return content, ""
+    smaller = size(len(to_safetensors(model, sparse=True)))
+    return content, f"\nwith --sparse, positions and values of the active weights, the file would have {smaller}"
 
 
 def _as_flash(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:

@@ -2,6 +2,8 @@
 
 import argparse
 import functools
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from flash_pl.commands.result import summarize, write_result
 from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
     RunDir,
+    about_cohort,
     build_data,
     build_loggers,
     build_module,
@@ -59,6 +62,8 @@ def fit(options: argparse.Namespace) -> None:
     check_loggers(config)
     data = build_data(config)
     module = build_module(config, data)
+    if (notice := about_cohort(content, options.arguments)) and starts_as_rank_0():
+        print(f"flash-pl: notice: {notice}", file=sys.stderr)
     directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
     with directory.claimed(writes=starts_as_rank_0()):
         metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
@@ -93,7 +98,8 @@ def fit(options: argparse.Namespace) -> None:
             def finish() -> dict[str, Any]:
                 rows = metrics.table.rows()
                 earlier = [float(row["seconds"]) for row in rows if row.get("seconds") and int(row["round"]) <= first]
-                result = summarize(loop, config, seconds + sum(earlier), rows)
+                command_line = shlex.join(["flash-pl", "fit", options.config, *options.arguments])
+                result = summarize(loop, config, seconds + sum(earlier), rows, command_line)
                 write_result(directory.result, result)
                 return result
 
@@ -131,7 +137,8 @@ def _callbacks(
     if options["patience"]:
         yield EarlyStopping(options["monitor"], options["monitor_mode"], options["patience"])
     if options["progress"]:
-        yield progress_display((options["monitor"], "val_loss", "density"))
+        shares = {options["monitor"]} if options["monitor_mode"] == "max" else set()
+        yield progress_display((options["monitor"], "val_loss", "density"), shares)
     if options["enable_model_summary"]:
         yield RunSummary(directory.path)
 
@@ -188,4 +195,5 @@ def validate(options: argparse.Namespace) -> None:
         with by_config_key():
             metrics = trainer.validate(module, data, options.checkpoint)
     if ranks.rank == 0:
-        Console().print(metrics_table(metrics, options.checkpoint), crop=False)
+        shares = config["trainer"]["monitor"] if config["trainer"]["monitor_mode"] == "max" else ""
+        Console().print(metrics_table(metrics, options.checkpoint, shares), crop=False)

@@ -2,25 +2,21 @@
 
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import lightning as L
-import torch
-
-from flash_pl import __version__
 from flash_pl.checkpoint import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.errors import RunError
 from flash_pl.loops import FederatedLoop, tier_suffix
+from flash_pl.machine import host_facts, peak_memory_mb, versions
 
 
 def summarize(
-    loop: FederatedLoop, config: Mapping[str, Any], seconds: float, rows: Sequence[Mapping[str, Any]]
+    loop: FederatedLoop, config: Mapping[str, Any], seconds: float, rows: Sequence[Mapping[str, Any]], command: str
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
@@ -28,6 +24,7 @@ def summarize(
     - ``target_density``: None for dense training, which has no target; ``density`` is that of the server's mask.
     - ``accuracy``: the monitored metric of the model under the server's mask.
     - ``accuracy_union``: the same of the model before masking.
+    - ``best``: the best value of the monitored metric and the first round that has it; None if it was never logged.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
       fleet; ``bytes_dense``, the size of the dense model without its frozen parameters.
     - ``stopped``: why the run ended before its last round, if a callback said so.
@@ -36,6 +33,8 @@ def summarize(
       are evaluated; ``accuracy_finetuned``: the same after fine-tuning.
     - ``reports``: numbers of reports that came ``in_time`` and ``late``, if there is a deadline.
     - ``failed_clients``: number of clients that failed, if failures are skipped.
+    - ``process``: the command line that has ended the run, and of its first process the machine and the peak memory in
+      MB. Here, in ``seconds`` and in ``seconds_per_round`` runs with the same bits may differ.
 
     A metric that the module does not log is None.
 
@@ -45,6 +44,7 @@ def summarize(
         seconds: wall time of training, stage 1 and evaluation included. Of a resumed run: the time of the rounds before
             it was resumed, and of everything since.
         rows: the rows of metrics.csv; the mean of their wall times is ``seconds_per_round``, evaluation included.
+        command: the command line.
     """
     metrics, monitor, server = loop.metrics, config["trainer"]["monitor"], loop.server
     densities = server.layout.densities(server.mask).tolist()
@@ -60,6 +60,7 @@ def summarize(
         "layer_density": dict(zip(layer_labels(server.layout), densities, strict=True)),
         "accuracy": metrics.get(monitor),
         "accuracy_union": metrics.get(f"{monitor}_union"),
+        "best": best_of(rows, monitor, config["trainer"]["monitor_mode"] == "max"),
         "loss": metrics.get("val_loss"),
         "rounds": loop.round,
         "clients": loop.data.clients,
@@ -69,11 +70,11 @@ def summarize(
         "seconds_per_round": fmean(durations) if durations else None,
         "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.sent},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
-        "versions": {
-            "flash_pl": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": L.__version__,
+        "versions": versions(),
+        "process": {
+            "command": command,
+            "host": host_facts(loop.fabric.device) | {"processes": loop.ranks.size},
+            "peak_memory_mb": peak_memory_mb(loop.fabric.device),
         },
     }
     if loop.stop_reason:
@@ -91,6 +92,21 @@ def summarize(
     if config["trainer"]["on_client_error"] == "skip":
         result["failed_clients"] = loop.failed
     return result
+
+
+def best_of(rows: Sequence[Mapping[str, Any]], monitor: str, highest: bool) -> dict[str, Any] | None:
+    """The best finite value of a metric and its round, the first of equal ones as in ``best.ckpt``.
+
+    >>> rows = [{"round": "1", "val_acc": "0.5"}, {"round": "2", "val_acc": ""}, {"round": "3", "val_acc": "0.75"}]
+    >>> best_of(rows, "val_acc", highest=True), best_of(rows, "val_f1", highest=True)
+    ({'value': 0.75, 'round': 3}, None)
+    """
+    pairs = [(float(row[monitor]), int(float(row["round"]))) for row in rows if row.get(monitor)]
+    pairs = [(value, round) for value, round in pairs if math.isfinite(value)]
+    if not pairs:
+        return None
+    value, round = (max if highest else min)(pairs, key=lambda pair: pair[0])
+    return {"value": value, "round": round}
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

@@ -7,24 +7,39 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flash_pl.callbacks.progress import duration
+from flash_pl.commands.export import SPARSE
 from flash_pl.compare import title_of
 from flash_pl.compare.columns import PERCENT, scale_of_metric
 from flash_pl.config.run_dir import as_argument
+from flash_pl.units import counted, duration, metric, percent, size
 
 CLIENTS = {"accuracy_clients": " of clients", "accuracy_finetuned": " of clients after fine-tuning"}
+BETWEEN = {"clients": "two clients", "server": "client and server", "temporal": "old and new server mask"}
+PLACES = {"host": "of this process", "device": "on its GPU"}
+
+Write = Callable[[float | None], str]
 
 
-def metrics_table(metrics: Mapping[str, float], title: object) -> Group:
-    """A table with a line per metric."""
-    return _table({name: f"{value:.4f}" for name, value in metrics.items()}, str(title))
+def metrics_table(metrics: Mapping[str, float], title: object, shares: str = "") -> Group:
+    """A table with a line per metric.
+
+    Args:
+        metrics: values by name.
+        title: the line above.
+        shares: a metric to be written in percent, also of the union and of tiers.
+    """
+    rows = {
+        name: metric(value, shares != "" and f"{name}_".startswith(f"{shares}_")) for name, value in metrics.items()
+    }
+    return _table(rows, str(title))
 
 
 def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool, own_code: bool = False) -> Group:
-    """The main numbers of a finished run, and the commands that show, export and continue it.
+    """The main numbers of a finished run, what they mean, and the commands that show, export and continue it.
 
     Args:
         result: the content of result.json.
@@ -33,39 +48,61 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         highest: whether a high value of that metric is good.
         own_code: the config names classes of the user, which other commands use only with ``--trust``.
     """
-    mismatch, title, target = result["mismatch"], title_of(monitor), result["target_density"]
-    write = _percent if scale_of_metric([result["accuracy"]], highest) is PERCENT else _plain
-    rows = {
-        title: write(result["accuracy"]),
-        f"{title} of the union": write(result["accuracy_union"]),
-        **{f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())},
-        **{title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result},
-        "density": f"{result['density']:.4f} ({'no target' if target is None else f'target {target:g}'})",
-        "mask mismatch": "  ".join(
-            f"{kind} {_percent(value)}" for kind, value in mismatch.items() if value is not None
-        ),
-        "sent": "  ".join(f"{way} {result['cost'][f'bytes_{way}'] / 1e6:.2f} MB" for way in ("up", "down")),
-        **({"simulated time": duration(seconds)} if (seconds := result["cost"].get("fleet_seconds")) else {}),
-        **({"late": _late(**result["reports"])} if "reports" in result else {}),
-        **({"stopped": result["stopped"]} if "stopped" in result else {}),
-        "time": f"{result['seconds']:.1f} s, {result['seconds_per_round'] or 0:.2f} s a round",
-    }
+    best, title, target, sparse = result["best"], title_of(monitor), result["target_density"], result["density"] < 1
+    values = [result["accuracy"], *([best["value"]] if best else [])]
+    is_share = scale_of_metric(values, highest) is PERCENT
+
+    def write(value: float | None) -> str:
+        return metric(value, is_share)
+
+    rows, meanings = {}, []
+    if best:
+        rows[f"best {title}"] = f"{write(best['value'])} in round {best['round']}"
+    rows[f"last {title}"] = write(result["accuracy"])
+    if sparse:
+        rows[f"{title} of the union"] = write(result["accuracy_union"])
+        meanings.append("union: the average of the clients' models, before it is masked")
+    rows |= {f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())}
+    rows |= {title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result}
+    if sparse or target is not None:
+        rows["density"] = f"{result['density']:.4f}" + (f" (target {target:g})" if target is not None else "")
+    mismatch = {kind: value for kind, value in result["mismatch"].items() if value is not None}
+    if sparse and mismatch:
+        rows["mask mismatch"] = "\n".join(f"{percent(value)} {BETWEEN[kind]}" for kind, value in mismatch.items())
+        meanings.append("mask mismatch: of the weights in either of two masks, the share that is not in both")
+    rows["sent"] = ", ".join(f"{size(result['cost'][f'bytes_{way}'])} {way}" for way in ("up", "down"))
+    if seconds := result["cost"].get("fleet_seconds"):
+        rows["simulated time"] = duration(seconds)
+    if "reports" in result:
+        rows["late"] = _late(**result["reports"])
+    if "stopped" in result:
+        rows["stopped"] = result["stopped"]
+    rows["time"] = f"{duration(result['seconds'])}, {duration(result['seconds_per_round'] or 0)} a round"
+    if memory := result["process"]["peak_memory_mb"]:
+        rows["peak memory"] = ", ".join(f"{size(1e6 * amount)} {PLACES[place]}" for place, amount in memory.items())
+    heading = f"{result['scheduler']} on {result['data']}, {counted(result['rounds'], 'round')}"
+    explained = [Padding(Text(text, style="dim"), (0, 0, 0, 2)) for text in meanings]
+    steps = [_line(step) for step in _next_steps(result, run, own_code)]
+    return Group(_table(rows, heading), *explained, *[Text()] * bool(explained), *steps)
+
+
+def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[str]:
     runs, checkpoint, config = (
         shlex.quote(str(path)) for path in (run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
     )
     database = shlex.quote(f"sqlite:///{run / 'mlflow.db'}")
     run_dir = shlex.quote(f"run_dir={as_argument(run)}")
-    lines = [
+    export = f"flash-pl export {checkpoint} --to"
+    return [
         f"run         {run}",
         *([f"curves      tensorboard --logdir {runs}"] if any(run.glob("events.out.tfevents.*")) else []),
         *([f"curves      mlflow ui --backend-store-uri {database}"] if (run / "mlflow.db").exists() else []),
         f"report      flash-pl compare {runs} --out report",
         f"validate    flash-pl validate {checkpoint}{' --trust' if own_code else ''}",
-        f"export      flash-pl export {checkpoint} --to model.safetensors",
+        f"export      {export} model.safetensors",
+        *([f"or smaller  {export} sparse.safetensors --sparse"] if result["density"] <= SPARSE else []),
         f"go on       flash-pl fit {config} {run_dir} ckpt_path=last rounds={2 * result['rounds']}",
     ]
-    heading = f"{result['scheduler']} on {result['data']}, {result['rounds']} rounds"
-    return Group(_table(rows, heading), *map(_line, lines))
 
 
 def _table(rows: Mapping[str, str], title: str) -> Group:
@@ -80,8 +117,8 @@ def _line(text: str) -> Text:
     return Text(text, overflow="ignore", no_wrap=True)
 
 
-def _spread(accuracy: Mapping[str, float | None], write: Callable[[float | None], str]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {write(value)}" for name, value in accuracy.items())
+def _spread(accuracy: Mapping[str, float | None], write: Write) -> str:
+    return "\n".join(f"{write(value)} {name.replace('_', ' ')}" for name, value in accuracy.items())
 
 
 def _late(in_time: int, late: int) -> str:
@@ -91,11 +128,3 @@ def _late(in_time: int, late: int) -> str:
     """
     warning = ": no report was used, see fleet.deadline" if late and not in_time else ""
     return f"{late} of {in_time + late} reports{warning}"
-
-
-def _percent(value: float | None) -> str:
-    return "not logged" if value is None else f"{value:.2%}"
-
-
-def _plain(value: float | None) -> str:
-    return "not logged" if value is None else f"{value:.4f}"

@@ -77,6 +77,7 @@ POSITIVE = Kind("an integer of at least 1", lambda value: isinstance(value, int)
 METRIC = Kind("a number", lambda value: True)
 DENSITY = Kind("a number in (0, 1]", lambda value: is_number(value) and 1e-9 <= value <= 1)
 NAME = Kind(f"a text of 1 to {LONGEST_NAME} printable characters", is_name)
+TEXT = Kind("a text", lambda value: isinstance(value, str))
 COMPONENT = Kind(
     "a component with a class_path",
     lambda value: (
@@ -95,6 +96,13 @@ RESULT: Mapping[str, Rule] = {
     "layer_density": Each(SHARE),
     "accuracy": NUMBER.or_null,
     "accuracy_union": NUMBER.or_null,
+    "best": Kind(
+        "null, or a number and its round",
+        lambda best: (
+            best is None
+            or (isinstance(best, dict) and is_number(best.get("value")) and POSITIVE.holds(best.get("round")))
+        ),
+    ),
     "loss": NUMBER.or_null,
     "rounds": POSITIVE,
     "clients": POSITIVE,
@@ -105,7 +113,12 @@ RESULT: Mapping[str, Rule] = {
     "cost": Each(COST),
     "mismatch": Each(SHARE.or_null),
     "versions": Each(NAME),
-    "stopped": Kind("a text", lambda value: isinstance(value, str)),
+    "process": {
+        "command": TEXT,
+        "host": Each(Kind("a text or a number", lambda value: isinstance(value, str) or COUNT.holds(value))),
+        "peak_memory_mb": Each(COST),
+    },
+    "stopped": TEXT,
     "tiers": Each({"density": DENSITY, "accuracy": NUMBER.or_null}, of_list=True),
     "accuracy_clients": Each(NUMBER.or_null),
     "accuracy_finetuned": Each(NUMBER.or_null),

@@ -6,7 +6,7 @@ from flash_pl.lazy import names_on_demand
 
 if TYPE_CHECKING:
     from flash_pl.config.build import build_callbacks, build_module, build_trainer, by_config_key, network_prefix
-    from flash_pl.config.composition import compose, label, names_of, to_repeat
+    from flash_pl.config.composition import about_cohort, compose, label, names_of, to_repeat
     from flash_pl.config.data import build_data, prepare
     from flash_pl.config.lock import DirectoryLock, holder_of
     from flash_pl.config.loggers import build_loggers, check_loggers
@@ -21,6 +21,7 @@ else:
 __all__ = [
     "DirectoryLock",
     "RunDir",
+    "about_cohort",
     "build_callbacks",
     "build_data",
     "build_loggers",

@@ -18,7 +18,7 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     """Resolve ``config`` with the command line's ``key=value`` arguments on top; a pure function.
 
     From weak to strong: the schema's defaults, the defaults of the data set, the fragments that are named, the defaults
-    of the scheduler, ``compat``, the config, the arguments.
+    of the scheduler, ``compat``, the config, the arguments. A default cohort is at most the number of clients.
 
     Returns:
         Plain values. Every component is ``{class_path, init_args}``, with the ``name`` of its fragment if it has one.
@@ -31,10 +31,11 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     >>> config["density"], config["scheduler"]["class_path"], config["scheduler"]["init_args"]["prune_rate"]
     (0.1, 'flash_pl.schedulers.NST', 0.3)
     """
-    resolved = typed(_expanded(given_layer(config, arguments)[0]))
+    layer, given = given_layer(config, arguments)
+    resolved = _with_cohort(typed(_expanded(layer)), given)
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
         problem = f"{resolved['cohort']} is more than the {resolved['clients']} clients"
-        raise ConfigError("cohort", problem, "give a smaller cohort or more clients")
+        raise ConfigError("cohort", problem, "give a smaller cohort, or more clients")
     alpha, default = resolved["alpha"], KEYS["alpha"].default
     if alpha != default and not _has_init_arg(resolved["data"], "alpha", alpha):
         raise ConfigError("alpha", f"{alpha} would have no effect: no component of data takes alpha", "leave it out")
@@ -48,7 +49,33 @@ def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[
     holds the values that the user's file and the arguments have set.
     """
     layer, given = given_layer(config, arguments)
-    return referring(_expanded(layer)) | {"given": given}
+    expanded = _expanded(layer)
+    resolved, written = typed(expanded), referring(expanded)
+    if (cohort := _with_cohort(resolved, given)["cohort"]) != resolved["cohort"]:
+        written["cohort"] = cohort
+    return written | {"given": given}
+
+
+def about_cohort(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> str:
+    """A clause about a cohort that is smaller than its default, since there are fewer clients; else empty.
+
+    >>> about_cohort({"scheduler": "nst"}, ["data.clients=3"])
+    'cohort=3, the number of clients; the default is 5'
+    """
+    layer, given = given_layer(config, arguments)
+    default = typed(_expanded(layer))
+    cohort = _with_cohort(default, given)["cohort"]
+    if cohort == default["cohort"]:
+        return ""
+    return f"cohort={cohort}, the number of clients; the default is {default['cohort']}"
+
+
+def _with_cohort(resolved: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config, with a cohort that the user has not given reduced to the number of clients, if it is known."""
+    clients = resolved["data"]["init_args"].get("clients", resolved["clients"])
+    known = isinstance(clients, int) and not isinstance(clients, bool) and clients >= 1
+    fits = not known or resolved["cohort"] <= clients
+    return resolved if fits or "cohort" in given else resolved | {"cohort": clients}
 
 
 def label(config: Mapping[str, Any], section: str) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_pl.errors import printable
+from flash_pl.units import percent, size
 
 # A table is for people; with more rows it would take minutes to print.
 MAX_TEXT, MAX_FACTS, MAX_ROWS = 200, 200, 5000  # characters of a text, rows of the two tables
@@ -87,12 +88,12 @@ def contents_table(contents: Contents, path: Path) -> Group:
     for row in contents.rows[:MAX_ROWS]:
         densities = ["" if density is None else f"{density:.4f}" for density in row.densities]
         sizes = [row.mask for _ in masks] + [row.values for _ in values] + [row.dense]
-        table.add_row(plain_text(row.name), "x".join(map(str, row.shape)) or "scalar", *densities, *map(_number, sizes))
+        table.add_row(plain_text(row.name), "x".join(map(str, row.shape)) or "scalar", *densities, *map(_size, sizes))
     if len(contents.rows) > MAX_ROWS:
         table.add_row(f"and {len(contents.rows) - MAX_ROWS:,} more")
     totals = [contents.masks for _ in masks] + [contents.values for _ in values] + [contents.dense]
     table.add_section()
-    table.add_row("total", "", *_total_densities(contents), *map(_number, totals))
+    table.add_row("total", "", *_total_densities(contents), *map(_size, totals))
     return Group(plain_text(str(path)), facts, table, _summary(contents))
 
 
@@ -107,18 +108,19 @@ def _total_densities(contents: Contents) -> list[str]:
     return totals
 
 
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+def _size(value: int | None) -> str:
+    return "" if value is None else size(value)
 
 
 def _summary(contents: Contents) -> str:
+    whole = f"{size(contents.size)} ({contents.size:,} bytes)"
     if not contents.dense:
-        return f"{contents.size:,} bytes without tensors"
+        return f"{whole} without tensors"
     if not contents.values:
-        return f"{contents.size:,} bytes, with all that a run needs to continue"
-    masks = f"masks {contents.masks:,}, " if contents.masks else ""
-    parts = f"{masks}values {contents.values:,}, other {contents.size - contents.masks - contents.values:,}"
-    return f"{contents.size:,} bytes, {contents.size / contents.dense:.1%} of dense: {parts}"
+        return f"{whole}, with all that a run needs to continue"
+    masks = f"masks {size(contents.masks)}, " if contents.masks else ""
+    parts = f"{masks}values {size(contents.values)}, other {size(contents.size - contents.masks - contents.values)}"
+    return f"{whole}, {percent(contents.size / contents.dense)} of dense\n{parts}"
 
 
 def plain_text(text: str) -> Text:

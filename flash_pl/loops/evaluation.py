@@ -20,6 +20,7 @@ from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError, ModuleError, SampleError, describe_error
 from flash_pl.loops.failures import Failure
 from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
+from flash_pl.loops.misfit import misfit
 from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan
 from flash_pl.loops.workers import Workers
 from flash_pl.schedulers import SparseScheduler
@@ -264,7 +265,8 @@ def model_flops(client: ClientState, evaluation: EvaluationLoop, data: Federated
     except (ConfigError, ModuleError, SampleError):
         raise
     except Exception as error:
-        raise ModuleError(f"a batch of the data cannot be evaluated: {describe_error(error)}") from error
+        problem = misfit(error) or f"a batch of the data cannot be evaluated: {describe_error(error)}"
+        raise ModuleError(problem) from error
     evaluation.names = frozenset(logged)
     if not flops.forward(flops.dense):
         return None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, is_of_user, traceback_of
+from flash_pl.client import ClientState
+from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, traceback_of
+from flash_pl.loops.misfit import misfit
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Layout
@@ -15,6 +17,22 @@ from flash_pl.sparsity import Layout
 
 class Fault(Exception):
     """A failure found by a check; user code raised nothing, so there is no traceback."""
+
+
+def diverged(problem: str, client: ClientState) -> Fault:
+    """The failure of a client whose training has led to numbers that are not finite or too large.
+
+    Args:
+        problem: the first such number, a clause such as "its loss is not finite".
+        client: still has the trained weights and the optimizer.
+    """
+    facts = []
+    if client.optimizer is not None:
+        rates = [float(group["lr"]) * client.rates.lr_scale for group in client.optimizer.param_groups if "lr" in group]
+        facts = [f"learning rate {max(rates):g}"] if rates else []
+    finite = client.arena[client.arena.isfinite()].abs()
+    facts.append(f"largest finite weight {float(finite.max()):.3g}" if finite.numel() else "no weight is finite")
+    return Fault(f"training diverged: {problem} ({', '.join(facts)}); use a smaller lr")
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ class Failure:
         """The failure behind an exception that is being handled."""
         if isinstance(error, Fault):
             return cls(client, round, str(error), "")
-        return cls(client, round, describe_error(error), traceback_of(error))
+        return cls(client, round, misfit(error) or describe_error(error), traceback_of(error))
 
     def __str__(self) -> str:
         where = f"round {self.round}" if self.round else "stage 1"

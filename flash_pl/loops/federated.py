@@ -19,6 +19,7 @@ from flash_pl.loops.failures import (
     check_frozen,
     check_mask,
     check_tier_masks,
+    diverged,
     explained,
     server_hook,
 )
@@ -294,6 +295,8 @@ class FederatedLoop:
         try:
             update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)
         except MessageError as error:
+            if not client.arena.isfinite().all():
+                raise diverged(f"its update cannot be sent, {error}", client) from error
             raise Fault(f"its update cannot be sent ({error})") from error
         update = self.ledger.with_costs(update, down, up)
         if update.late:
@@ -302,7 +305,7 @@ class FederatedLoop:
             self.aggregator.add(update, weights, offered=mask)
         except OverflowError as error:
             name = client.layout.slot_of_largest(weights)
-            raise Fault(f"its weights cannot be summed ({name}: {error})") from error
+            raise diverged(f"its weights cannot be summed, {name}: {error}", client) from error
         return update
 
     def too_few(self, attempts: Sequence[CohortResult]) -> bool:

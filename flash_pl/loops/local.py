@@ -1,7 +1,8 @@
 """One client's training: the hooks of Lightning's Trainer in the Trainer's order, and those of the sparse scheduler."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -15,8 +16,8 @@ from torch.optim import Optimizer
 
 from flash_pl.client import ClientContext, ClientState, GradientClipping, samples_in
 from flash_pl.data import Batches
-from flash_pl.errors import ModuleError, as_yaml
-from flash_pl.loops.failures import Fault
+from flash_pl.errors import EXPLAINED, ModuleError, as_yaml
+from flash_pl.loops.failures import Fault, diverged
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed, seed_global_rng_
 from flash_pl.server import ClientUpdate
@@ -52,38 +53,53 @@ class LocalLoop:
             The update; the trained weights are ``client.arena``.
 
         Raises:
-            Fault: a loss was not finite.
+            Fault: a loss was not finite, or the scheduler has returned something else than it should.
         """
         module = client.module
         self.start_client(client, scheduler, context)
         transfer, training_step = Transfer(module, self.fabric), step_with_index(module.training_step)
         order, extra_samples = context.generator("batches"), 0
+        with self._explaining_divergence(client):
+            try:
+                with scheduler.training(client):
+                    module.on_fit_start()
+                    module.on_train_start()
+                    self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
+                    for client.epoch in range(context.epochs):
+                        module.on_train_epoch_start()
+                        for index, batch in enumerate(batches.shuffled(order)):
+                            client.batch = transfer(batch)
+                            if self.start_step(client, scheduler, index):
+                                outputs = self.step(client, scheduler, training_step, index)
+                                self.end_step(client, scheduler, outputs, index)
+                            else:
+                                break
+                        client.batch = None
+                        module.on_train_epoch_end()
+                    if client.step == context.steps and scheduler.wants_batch_after_training(client):
+                        extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
+                    module.on_train_end()
+                    module.on_fit_end()
+            finally:
+                # The next evaluation must not depend on this client.
+                client.backend.dense = client.backend.training_backward = False
+            if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
+                raise diverged("its loss is not finite", client)
+            return self.make_update(client, scheduler, batches, context, extra_samples)
+
+    @contextmanager
+    def _explaining_divergence(self, client: ClientState) -> Iterator[None]:
+        """An error of code that cannot work with a diverged client, such as a move of its mask, has this cause."""
         try:
-            with scheduler.training(client):
-                module.on_fit_start()
-                module.on_train_start()
-                self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
-                for client.epoch in range(context.epochs):
-                    module.on_train_epoch_start()
-                    for index, batch in enumerate(batches.shuffled(order)):
-                        client.batch = transfer(batch)
-                        if self.start_step(client, scheduler, index):
-                            outputs = self.step(client, scheduler, training_step, index)
-                            self.end_step(client, scheduler, outputs, index)
-                        else:
-                            break
-                    client.batch = None
-                    module.on_train_epoch_end()
-                if client.step == context.steps and scheduler.wants_batch_after_training(client):
-                    extra_samples = self._measure_gradients(client, scheduler, next(iter(batches.shuffled(order))))
-                module.on_train_end()
-                module.on_fit_end()
-        finally:
-            # The next evaluation must not depend on this client.
-            client.backend.dense = client.backend.training_backward = False
-        if not math.isfinite(float(self._losses)):  # once and not at every step: it waits for the device
-            raise Fault("its training loss is not finite")
-        return self.make_update(client, scheduler, batches, context, extra_samples)
+            yield
+        except (Fault, *EXPLAINED):
+            raise
+        except Exception as error:
+            if not math.isfinite(float(self._losses)):
+                raise diverged("its loss is not finite", client) from error
+            if not client.arena.isfinite().all():
+                raise diverged("its weights are not finite", client) from error
+            raise
 
     def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
         """Forget the previous client, and make the optimizer of this one."""

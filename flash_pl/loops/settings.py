@@ -97,6 +97,9 @@ class FaultPolicy:
         check_integers(min_clients=self.min_clients, round_attempts=self.round_attempts)
 
 
+COHORT_HINT = "a cohort has at most all clients: give a smaller cohort, or more clients"
+
+
 @dataclass(frozen=True)
 class Participant:
     """A client that takes part in a round, with its tier of the budget and its number of training samples.
@@ -137,7 +140,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.cohort > self.population.clients:
-            raise ConfigError("cohort", f"{self.cohort} is more than the number of clients, {self.population.clients}")
+            clients = self.population.clients
+            raise ConfigError("cohort", f"{self.cohort} is more than the number of clients, {clients}", COHORT_HINT)
         try:
             self.sampler.check(self.population, self.cohort, self.rounds)
         except ConfigError as error:

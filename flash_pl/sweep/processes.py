@@ -1,25 +1,18 @@
-"""The child processes of a sweep: several runs at the same time, and a line on stderr about each."""
+"""The child processes of a sweep: several runs at the same time."""
 
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
-from flash_pl.compare import title_of
 from flash_pl.config import holder_of
 from flash_pl.errors import ConfigError, Interrupted
 from flash_pl.parent import child_environment
 from flash_pl.signals import SIGNALS, StopSignals
 from flash_pl.sweep.jobs import Job
+from flash_pl.sweep.progress import Outcome, SweepProgress
 
 PAUSE = 0.05  # seconds between two polls of the processes
 # Seconds for which the last jobs may be in use by other processes. Those of a killed sweep end within this time.
@@ -46,26 +39,10 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
             except ConfigError as error:
                 progress.on_refuse(job, error)
                 failed.append(job)
-        outcomes = Processes(workers, progress.on_start, progress.on_end).run(missing)
+        progress.expect(missing)
+        outcomes = Processes(workers, progress.on_start, progress.on_end, progress.on_wait).run(missing)
     failed += [outcome.job for outcome in outcomes if outcome.result is None]
     return [job for job in jobs if job not in failed], failed
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of a job.
-
-    Args:
-        job: the job.
-        result: the content of result.json; None if the job failed.
-        reason: the last line of the log of a job that failed.
-        seconds: wall time.
-    """
-
-    job: Job
-    result: dict[str, Any] | None
-    reason: str
-    seconds: float
 
 
 class Processes:
@@ -78,10 +55,17 @@ class Processes:
         workers: number of processes at the same time.
         on_start: called when a job has started.
         on_end: called when a job has ended.
+        on_wait: called again and again while jobs are running.
     """
 
-    def __init__(self, workers: int, on_start: Callable[[Job], None], on_end: Callable[[Outcome], None]) -> None:
-        self.workers, self.on_start, self.on_end = workers, on_start, on_end
+    def __init__(
+        self,
+        workers: int,
+        on_start: Callable[[Job], None],
+        on_end: Callable[[Outcome], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.workers, self.on_start, self.on_end, self.on_wait = workers, on_start, on_end, on_wait
         self.running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
         self.signaled: set[subprocess.Popen[bytes]] = set()  # processes that got the signal to stop
 
@@ -110,6 +94,7 @@ class Processes:
                         self._forward_late(signals.received)
                     time.sleep(PAUSE)
                     outcomes += self._collect(stopping=signals.received is not None)
+                    self.on_wait()
                 if signals.received is not None:
                     raise Interrupted(signals.received, "the same command goes on")
             finally:
@@ -176,54 +161,3 @@ def _outcome(job: Job, code: int, seconds: float) -> Outcome:
     except (OSError, ValueError) as error:
         reason = str(error)
     return Outcome(job, None, f"{reason} (exit code {code})", seconds)
-
-
-class SweepProgress:
-    """A line on stderr for every run that has ended and, in a terminal, a bar with the names of the running jobs."""
-
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
-        self.total, self.done, self.names = total, 0, list[str]()
-        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.file.isatty(), transient=True)
-        self.task = self.bar.add_task("", total=total)
-
-    def __enter__(self) -> "SweepProgress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if not self.bar.disable:  # older versions of rich print an empty line at the end of a disabled bar
-            self.bar.stop()
-
-    def on_skip(self, job: Job, other_options: str) -> None:
-        """The job has a finished run; ``other_options`` of the run differ from the job's, but not the experiment."""
-        self._print(job, f"already there, with {other_options}" if other_options else "already there")
-
-    def on_refuse(self, job: Job, error: Exception) -> None:
-        """The directory of the job cannot be used."""
-        self._print(job, f"error: {error}")
-
-    def on_start(self, job: Job) -> None:
-        """The job has started."""
-        self.names.append(job.name)
-        self._update()
-
-    def on_end(self, outcome: Outcome) -> None:
-        """The job has ended."""
-        self.names.remove(outcome.job.name)
-        if outcome.result is None:
-            self._print(outcome.job, f"failed: {outcome.reason}; see {outcome.job.log}")
-        else:
-            value, monitor = outcome.result.get("accuracy"), title_of(outcome.job.config["trainer"]["monitor"])
-            shown = "not logged" if value is None else f"{value:.4f}"
-            self._print(outcome.job, f"{monitor} {shown}, {outcome.seconds:.1f} s")
-
-    def _print(self, job: Job, text: str) -> None:
-        self.done += 1
-        line = f"{self.done} of {self.total}  {job.name}  {' '.join(text.split())}"
-        self.console.print(Text(line), soft_wrap=True)
-        self._update()
-
-    def _update(self) -> None:
-        self.bar.update(self.task, completed=self.done, description="  ".join(self.names))

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from flash_pl import JMWST, PDST, FederatedTrainer
+from flash_pl import JMWST, PDST, Dense, FederatedTrainer
 from flash_pl.callbacks import Callback, ProgressBar, ProgressLines, RunSummary, progress
+from flash_pl.callbacks.progress import fitted
 from flash_pl.errors import RunError
+from flash_pl.units import percent
 
 
 class Terminal(io.StringIO):
@@ -28,13 +30,38 @@ def test_the_bar_shows_rounds_and_the_named_metrics(unaware, tiny_data):
     class Watch(Callback):
         def on_round_end(self, loop, row):
             (task,) = bar.bar.tasks
-            seen.append((task.completed, task.description, f"val_loss {row['val_loss']:.3f}  density 0.200"))
+            shown = fitted(bar.parts(), None)
+            seen.append((task.completed, shown, f"val_loss {row['val_loss']:.4f}  density {row['density']:.4f}"))
 
     bar = ProgressBar(("val_loss", "nothing", "density"), Console(file=Terminal(), width=120))
     for _ in range(2):
         fit(unaware(), tiny_data, [bar, Watch()])
     assert [done for done, _, _ in seen] == [1, 2, 1, 2]
-    assert all(shown == expected for _, shown, expected in seen)
+    assert all(expected in shown for _, shown, expected in seen)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_a_narrow_terminal_keeps_the_parts_that_matter_in_one_line(width, unaware, tiny_data):
+    class Watch(Callback):
+        def on_round_end(self, loop, row):
+            bar.bar.refresh()
+
+    file = Terminal()
+    bar = ProgressBar(console=Console(file=file, width=width, force_terminal=True, color_system=None))
+    fit(unaware(), tiny_data, [bar, Watch()], rounds=3)
+    lines = re.sub(r"\x1b\[[?\d]*[A-Za-z]", "\n", file.getvalue()).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= width
+    second = [line for line in lines if line.startswith("round 2 of 3")]
+    order = ["round 2 of 3", " left", "val_acc", "val_loss", "density", "a round", "so far"]
+    there = [part in second[-1] for part in order]
+    assert there == sorted(there, reverse=True) and sum(there) >= {20: 1, 40: 3, 60: 4, 80: 5, 120: 7}[width]
+    assert "val_acc" not in second[-1] or re.search(r"val_acc \d+\.\d %", second[-1])
+
+
+def test_a_dense_run_does_not_show_its_density(unaware, tiny_data):
+    file = io.StringIO()
+    fit(unaware(), tiny_data, [ProgressLines(file=file)], Dense())
+    assert "val_loss" in file.getvalue() and "density" not in file.getvalue()
 
 
 def test_the_bar_in_a_notebook_is_one_output_that_changes(unaware, tiny_data, monkeypatch):
@@ -89,8 +116,11 @@ def test_a_line_has_the_pace_the_time_left_and_the_metrics(unaware, tiny_data, m
     clock, file = Clock(90.0, monkeypatch), io.StringIO()
     loop = fit(unaware(), tiny_data, [clock.callback(), ProgressLines(["val_acc", "other"], file=file)], rounds=3)
     first, *_, last = file.getvalue().splitlines()
-    assert all(part in first for part in ("round 1 of 3", "90.00 s", "3 min 0 s", "val_acc")) and "other" not in first
-    assert f"val_acc {loop.metrics['val_acc']:.3f}" in last and "left" not in last
+    assert (
+        all(part in first for part in ("round 1 of 3", "1 min 30 s a round", "3 min 0 s left", "1 min 30 s so far"))
+        and "other" not in first
+    )
+    assert f"val_acc {percent(loop.metrics['val_acc'])}" in last and "left" not in last
 
 
 def test_stage_1_has_lines_too_and_does_not_count_as_a_round(unaware, tiny_data, monkeypatch):

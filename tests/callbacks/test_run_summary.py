@@ -1,5 +1,7 @@
 """The block of facts before the first round."""
 
+import io
+
 import pytest
 import torch
 
@@ -50,6 +52,27 @@ def test_a_resumed_run_says_how_many_rounds_are_done(capsys, unaware, tiny_data,
         callbacks = [Checkpoint(tmp_path)]
         facts = printed(capsys, unaware(), tiny_data, rounds=rounds, callbacks=callbacks, ckpt_path="last")
     assert "2 rounds are done" in facts["training"] and "1,202 active" in facts["model"]
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_breaks_lines_between_words(width, unaware, tiny_data, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stderr", file := Terminal())
+    loop = FederatedTrainer(PDST(), rounds=1, cohort=1, accelerator="cpu", enable_progress_bar=False).fit(
+        unaware(), tiny_data
+    )
+    file.seek(0)
+    file.truncate()
+    path = "runs/a-path-without-a-blank-that-is-longer-than-any-line-of-this-terminal"
+    RunSummary(path).on_run_start(loop)
+    lines = file.getvalue().splitlines()
+    assert lines[-1].split()[-1] == path or lines[-1] == path  # whole, to be copied
+    assert all(len(line) < width for line in lines if path not in line) and len(lines) > 6
+    assert not any(line.split()[0].startswith("%") for line in lines)
 
 
 class Plain:

@@ -1,6 +1,7 @@
 """The commands sweep and compare."""
 
 import os
+import re
 import shutil
 import signal
 
@@ -61,9 +62,9 @@ def test_finished_runs_are_skipped_unfinished_ones_resumed_and_failures_named(ca
     arguments = ["sweep", "pdst", *TINY, *net, f"model.rounds={','.join(values.values())}", "--out", "out"]
     assert main([*arguments, "--workers", "2"]) == 3
     out, err = capsys.readouterr()
-    lines = {line.split("  ")[1]: line.split("  ")[2] for line in err.splitlines()[:4]}
+    lines = {line.split("  ")[1]: line.split("  ")[2] for line in err.splitlines() if " of 4  " in line}
     ends = {name: lines[folder.name] for name, folder in folders.items()}
-    assert ends["finished"] == "already there" and ends["begun"].startswith("accuracy 0.")
+    assert ends["finished"] == "already there" and re.match(r"accuracy [\d.]+ %, ", ends["begun"])
     assert "another experiment (model.init_args.rounds=1001)" in ends["other"]
     assert "AssertionError: tired" in ends["fails"] and "exit code 3" in ends["fails"]
     names = ", ".join(folders[name].name for name in ("other", "fails"))

@@ -108,6 +108,13 @@ RESULTS = [
     ("reports", {"late": 0.5}),
     ("anything", {"\x1b": 1}),
     ("stopped", 5),
+    ("best", 0.5),
+    ("best", {"value": "0.5", "round": 1}),
+    ("best", {"value": 0.5, "round": 0}),
+    ("process", "flash-pl fit"),
+    ("process", {"command": 5}),
+    ("process", {"host": {"cores": [2]}}),
+    ("process", {"peak_memory_mb": {"host": -1}}),
     ("failed_clients", -1),
     ("weights", {"trainable": -1}),
 ]

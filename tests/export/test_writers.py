@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from flash_pl import units
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, compose
@@ -69,11 +70,11 @@ def test_all_formats_contain_the_state_dict_of_the_checkpoint(runs, folder):
 
 def test_the_loaded_model_has_the_validated_accuracy(runs, folder, capsys):
     assert main(["validate", str(runs["jmwst"])]) == 0
-    validated = re.search(r"val_acc +([\d.]+)", capsys.readouterr().out)[1]
+    validated = re.search(r"val_acc +([\d.]+ %)", capsys.readouterr().out)[1]
     net, data = network(runs["jmwst"])
     for load, to in ((load_file, "model.safetensors"), (load_flash, "model.flash")):
         net.load_state_dict(load(export(runs["jmwst"], to)))
-        assert f"{accuracy(net, data):.4f}" == validated
+        assert units.percent(accuracy(net, data)) == validated
 
 
 def test_the_metadata_describe_the_run(runs, folder, capsys):
@@ -83,7 +84,10 @@ def test_the_metadata_describe_the_run(runs, folder, capsys):
     assert facts["model"] == "flash_pl.models.LeafCNN" and facts["round"] == "2" and facts["format_version"] == "1"
     assert '"conv1.weight":' in facts["layer_density"] and facts["layout"] == "dense" and "flash_pl" in facts
     out = capsys.readouterr().out
-    assert "model.safetensors: " in out and "weights active, d = 0.2" in out and out.count("\n") == 2
+    assert "model.safetensors: " in out and "weights active, d = 0.2" in out and out.count("\n") == 3
+    smaller = re.search(r"with --sparse, .* would have (.*)", out)[1]
+    assert units.size(export(runs["jmwst"], "sparse.safetensors", "--sparse").stat().st_size) == smaller
+    assert "--sparse" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("to", ["m.safetensors", "m.flash"])

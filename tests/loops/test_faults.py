@@ -1,9 +1,11 @@
 """A client that fails: by an exception, a loss or weights that are not finite, no samples."""
 
+import re
+
 import pytest
 import torch
 
-from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
+from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Callback
 from flash_pl.costs import WireFormat
 from flash_pl.errors import ClientError, ServerError
@@ -50,9 +52,9 @@ def too_large(module, loss):
 
 FAULTS = [
     (raising, "ValueError: cannot"),
-    (infinite_loss, "its training loss is not finite"),
-    (infinite_weights, "its weights cannot be summed (net.0.bias: "),
-    (too_large, "its weights cannot be summed (net.0.bias: "),
+    (infinite_loss, "training diverged: its loss is not finite"),
+    (infinite_weights, "training diverged: its weights cannot be summed, net.0.bias: "),
+    (too_large, "training diverged: its weights cannot be summed, net.0.bias: "),
 ]
 
 
@@ -67,6 +69,30 @@ def test_an_exception_tells_where_it_came_from(unaware, tiny_data):
     with pytest.raises(ClientError) as caught:
         trainer().fit(fragile(unaware, raising), tiny_data)
     assert "test_faults.py:" in str(caught.value) and "Traceback" in caught.value.trace
+
+
+def test_a_move_that_cannot_work_with_diverged_weights_is_not_the_cause(unaware, tiny_data):
+    """The message has client, round, learning rate, and the largest weights before and after."""
+
+    def diverging(module, loss):
+        return loss * 1e30
+
+    with pytest.raises(ClientError, match="^client 3 in round 2: training diverged: ") as caught:
+        trainer(scheduler=NST()).fit(fragile(unaware, diverging), tiny_data)
+    message = str(caught.value)
+    assert "not finite" in message and "learning rate 0.1, " in message and "smaller lr" in message
+    assert re.search(r"largest finite weight \S+\)|no weight is finite", message)
+    assert not caught.value.trace
+
+
+def test_an_error_of_a_client_that_has_not_diverged_keeps_its_own_words(unaware, tiny_data):
+    class Failing(PDST):
+        def on_batch_end(self, client, step):
+            raise ValueError("mine")
+
+    with pytest.raises(ClientError, match="ValueError: mine") as caught:
+        trainer(scheduler=Failing()).fit(unaware(), tiny_data)
+    assert "diverged" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fail, words", FAULTS)
@@ -226,7 +252,7 @@ def test_weights_that_the_wire_cannot_carry_are_a_failure_of_the_client(unaware,
         (infinite_gain, "net.0.bias", "inf", "fp32"),
     ]:
         wire = WireFormat(values, verify=True)
-        with pytest.raises(ClientError, match=r"^client 3 in round \d: its update cannot be sent") as caught:
+        with pytest.raises(ClientError, match=r"^client 3 in round \d: .*its update cannot be sent") as caught:
             trainer(wire=wire).fit(fragile(unaware, fail), tiny_data)
         assert f"{name} has the value {value}, which" in str(caught.value) and not caught.value.trace
         loop = trainer(FaultPolicy("skip"), wire=wire).fit(fragile(unaware, fail), tiny_data)

@@ -651,7 +651,7 @@ def test_a_loss_that_is_not_finite_in_the_batch_after_training_is_a_failure():
             client.arena[client.layout.maskable :].fill_(torch.nan)
             return True
 
-    with pytest.raises(ClientError, match="its training loss is not finite"):
+    with pytest.raises(ClientError, match="training diverged: its loss is not finite"):
         train(Bad(interval=AfterTraining(), decay=Constant()), 0.2, rounds=1)
 
 

@@ -6,14 +6,17 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from flash_pl.config import DirectoryLock
 from flash_pl.errors import Interrupted
+from flash_pl.sweep import progress
 from flash_pl.sweep.jobs import Job
-from flash_pl.sweep.processes import Outcome, Processes, SweepProgress
+from flash_pl.sweep.processes import Processes
+from flash_pl.sweep.progress import Outcome, SweepProgress
 
 # Like a training it ends with 143 after a signal, and says so in a file.
 PATIENT = """
@@ -162,16 +165,61 @@ def test_an_error_of_the_sweep_itself_leaves_no_child(script):
 @pytest.mark.parametrize(
     ("monitor", "result", "text"),
     [
-        ("val_acc", {"accuracy": 0.5}, "accuracy 0.5000, 2.5 s"),
-        ("val_loss", {"accuracy": 2.25}, "val_loss 2.2500, 2.5 s"),
-        ("val_f1", {"accuracy": None}, "val_f1 not logged, 2.5 s"),
+        ("val_acc", {"accuracy": 0.5}, "accuracy 50.0 %, 2.50 s"),
+        ("val_loss", {"accuracy": 2.25}, "val_loss 2.2500, 2.50 s"),
+        ("val_f1", {"accuracy": None}, "val_f1 not logged, 2.50 s"),
         ("val_acc", None, "failed: exit code 3; see out/job.log"),
     ],
 )
 def test_a_line_for_a_run_that_has_ended(monitor, result, text):
-    job = Job("job", Path("out/job"), (), {"trainer": {"monitor": monitor}}, {})
+    job = Job("job", Path("out/job"), (), {"trainer": {"monitor": monitor, "monitor_mode": "max"}}, {})
     out = io.StringIO()
     with SweepProgress(4, Console(file=out)) as progress:
         progress.on_start(job)
         progress.on_end(Outcome(job, result, "exit code 3", 2.5))
     assert out.getvalue() == f"1 of 4  job  {text}\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def rounds_of(job, rounds):
+    job.directory.mkdir(exist_ok=True)
+    lines = ["round,val_acc", *(f"{round},0.5" for round in range(1, rounds + 1)), "9"]  # a line is being written
+    (job.directory / "metrics.csv").write_bytes("\r\n".join(lines).encode())
+
+
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_the_rounds_of_running_jobs_and_the_time_left_of_the_sweep(in_terminal, tmp_path, monkeypatch):
+    """Two jobs of ten rounds, of which one had four from before; after 60 s there are six new rounds."""
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    jobs = [Job(name, tmp_path / name, (), {"rounds": 10, "trainer": {}}, {}) for name in ("a", "b")]
+    rounds_of(jobs[0], 4)
+    file = Terminal() if in_terminal else io.StringIO()
+    with SweepProgress(3, Console(file=file, width=60)) as shown:
+        shown.expect(jobs)
+        for job in jobs:
+            shown.on_start(job)
+        assert shown.parts() == ["0 of 3 runs", "round 4/10, 0/10", "a", "b"]
+        rounds_of(jobs[0], 8)
+        rounds_of(jobs[1], 2)
+        now[0] += 60.0
+        shown.on_wait()
+        # 60 s for six rounds, and ten are left.
+        assert shown.parts() == ["0 of 3 runs", "1 min 40 s left", "round 8/10, 2/10", "a", "b"]
+        now[0] += 0.5
+        shown.on_wait()  # too early for another line
+        shown.on_end(Outcome(jobs[0], None, "killed", 60.0))
+        assert shown.parts()[1] == "1 min 21 s left"  # the rounds that failed will not be trained
+    lines = file.getvalue().splitlines()
+    if not in_terminal:
+        assert lines[0] == "0 of 3 runs  1 min 40 s left  round 8/10, 2/10  a  b" and len(lines) == 2
+
+
+def test_processes_report_that_time_passes(script):
+    waits = []
+    Processes(1, lambda job: None, lambda outcome: None, lambda: waits.append(1)).run([script("a", GOOD)])
+    assert waits
