@@ -41,7 +41,7 @@ class Inequality:
 
 def inequalities(groups: Sequence[Group], last: int) -> list[Inequality]:
     """Return what makes the runs on the same data set unequal: rounds, data, evaluated rounds, percent and shares."""
-    found = []
+    found: list[Inequality] = []
     for data in dict.fromkeys(group.data for group in groups):
         runs = [run for group in groups if group.data == data for run in group.runs]
         found += _of_runs(data, runs, last)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.client import ClientState
-from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, traceback_of
+from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, is_of_user, traceback_of
 from flash_pl.loops.misfit import misfit
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
