@@ -81,7 +81,7 @@ class Curves:
 
 def write_scalars(writer: SummaryWriter, step: int, values: Mapping[str, float]) -> None:
     """Write the scalars of a step as one event."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
     summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
     writer._get_file_writer().add_summary(summary, step)
@@ -101,7 +101,7 @@ def write_descriptions(writer: SummaryWriter, step: int, descriptions: Mapping[s
 
 def drawn_before(folder: str, step: int) -> set[str]:
     """Return the tags of the scalars that the event files in a folder have in steps before ``step``."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(folder, size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()

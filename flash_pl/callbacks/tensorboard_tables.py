@@ -104,7 +104,7 @@ def experiment(settings: Mapping[str, Any], metrics: Mapping[str, str]) -> tuple
         settings: the columns with the values of this run.
         metrics: the tags of the metrics' scalars with their titles, in the order of the columns.
     """
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
 
     kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
     start = plugin_data_pb2.SessionStartInfo()
@@ -136,7 +136,7 @@ def finished() -> Any:
 
 
 def _summary(tag: str, **content: Any) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
     data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
