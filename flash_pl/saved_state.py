@@ -208,6 +208,8 @@ CHECKPOINT = Keys(
     {"flash_pl": LOOP, "state_dict": MapOf(str, ANYTHING)},
     {
         "accuracy_by_cost": MapOf(str, Array(torch.float64, ("*",))),
+        "best_so_far": BEST,
+        "held_scalars": MapOf(str, Array(torch.float64, (3,))),
         "logger_runs": ListOf([str, str]),
         "early_stopping": Keys({"of": [str, NUMBER], "best": BEST, "waited": COUNT}),
     },

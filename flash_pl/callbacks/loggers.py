@@ -1,7 +1,6 @@
-"""What every logger gets: the settings, the metrics of every round, and the final metrics."""
+"""What loggers get: the settings, the metrics of every round, and the final metrics."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.csv import layer_metrics
+from flash_pl.callbacks.metric_names import grouped
 from flash_pl.errors import ConfigError, in_one_line
 from flash_pl.loops import FederatedLoop
 from flash_pl.loops.state import identity
@@ -18,11 +18,12 @@ from flash_pl.loops.state import identity
 
 class Loggers(Callback):
     """Sends to every logger of the run the settings at its start, the metrics and layer densities of every round, and
-    the final metrics (``final/accuracy``, ``final/MB_up``, ...) at its end.
+    the final metrics (``final/accuracy``, ``final/MB_up``, ...) at its end. ``callbacks.TensorBoard`` does this for
+    TensorBoard.
 
-    Metrics are grouped as TensorBoard and W&B show them (``accuracy/``, ``loss/``, ``mask/``, ``cost/``). A resumed
-    run continues the runs of ``WandbLogger`` and ``MLFlowLogger``: their ids are in the checkpoint. Rounds after the
-    checkpoint are then in them twice. ``callbacks.TensorBoard`` does what only TensorBoard can.
+    Metrics are grouped (``accuracy/``, ``loss/``, ``mask/``, ``resources/``), see ``metric_names``. A resumed run
+    continues the runs of ``WandbLogger`` and ``MLFlowLogger``: their ids are in the checkpoint. Rounds after the
+    checkpoint are then in them twice.
 
     A logger that cannot start ends the run before its first round. A logger that fails later is left out for the rest
     of the run, with a warning.
@@ -58,7 +59,7 @@ class Loggers(Callback):
         continue_runs(loop.fabric.loggers, self._saved_runs)
         self._saved_runs = []
         settings = hyperparameters(self.config, everything=True) if self.config else facts(loop)
-        for logger in loop.fabric.loggers:
+        for logger in _others(loop):
             try:
                 _start(logger, settings)
             except (Exception, SystemExit) as error:
@@ -67,18 +68,20 @@ class Loggers(Callback):
         self._runs = ids_of_runs(loop.fabric.loggers)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        evaluated = {*loop.evaluated, self.monitor}
-        scalars = {f"{group(name, evaluated)}/{name}": value for name, value in row.items() if name != "round"}
-        scalars |= {f"layer_{name}": value for name, value in layer_metrics(loop).items()}
-        for logger in self.guard.working(loop.fabric.loggers):
+        scalars = grouped(row, layer_metrics(loop), {*loop.evaluated, self.monitor})
+        for logger in self.guard.working(_others(loop)):
             with self.guard(logger):
                 logger.log_metrics(scalars, step=loop.round)
 
     def on_run_end(self, loop: FederatedLoop) -> None:
-        for logger in self.guard.working(loop.fabric.loggers):
-            if not isinstance(logger, TensorBoardLogger):  # gets them with the settings
-                with self.guard(logger):
-                    logger.log_metrics(final_metrics(loop, self.monitor), step=loop.round)
+        for logger in self.guard.working(_others(loop)):
+            with self.guard(logger):
+                logger.log_metrics(final_metrics(loop, self.monitor), step=loop.round)
+
+
+def _others(loop: FederatedLoop) -> list[Any]:
+    """The loggers except TensorBoard's, which get everything from ``callbacks.TensorBoard``."""
+    return [logger for logger in loop.fabric.loggers if not isinstance(logger, TensorBoardLogger)]
 
 
 class LoggerGuard:
@@ -121,8 +124,6 @@ def _reason(error: BaseException) -> str:
 
 def _start(logger: Any, settings: Mapping[str, Any]) -> None:
     """Let the logger begin its run, and send it the settings."""
-    if isinstance(logger, TensorBoardLogger):
-        return  # gets the settings with the final metrics
     if isinstance(logger, MLFlowLogger):
         settings = _new_parameters(logger, settings)
     try:
@@ -173,38 +174,6 @@ def continue_runs(loggers: Sequence[Any], saved: Sequence[Sequence[str]]) -> Non
 
 # Metrics
 
-# The group of a metric by a word in its name; the first word that occurs decides.
-MODEL_GROUPS = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
-GROUPS = MODEL_GROUPS | {
-    "bytes": "cost",
-    "flops": "cost",
-    "fleet": "cost",
-    "late": "cost",
-    "mismatch": "mask",
-    "density": "mask",
-    "moved": "mask",
-    "mask": "mask",
-    "masks": "mask",
-    "seconds": "time",
-}
-
-
-def group(name: str, evaluated: Collection[str] = ()) -> str:
-    """Return the group of a metric by the words in its name.
-
-    Args:
-        evaluated: the metrics that come from an evaluation of the server. Without a word that decides, these are in the
-            group "server", and all others in the group "client".
-
-    >>> group("val_acc_union"), group("mismatch_server"), group("train_f1"), group("fleet_seconds")
-    ('accuracy', 'mask', 'client', 'cost')
-    >>> group("val_latency", ["val_latency"]), group("translate_bleu")
-    ('server', 'client')
-    """
-    groups, default = (MODEL_GROUPS, "server") if name in evaluated else (GROUPS, "client")
-    words = re.findall("[a-z]+", name.lower())
-    return next((title for word, title in groups.items() if word in words), default)
-
 
 def final_metrics(loop: FederatedLoop, monitor: str) -> dict[str, float]:
     """Return the metrics by which finished runs compare, as ``final/NAME``; those that the run does not have are left
@@ -248,8 +217,8 @@ def hyperparameters(config: Mapping[str, Any], everything: bool = False) -> dict
     for key, value in config.items():
         if key == "logger" or (key in ("trainer", "wire") and not everything):
             continue
-        leaves = _leaves(value, key) if isinstance(value, Mapping) else {key: value}
-        settings |= {name: leaf for name, leaf in leaves.items() if name == key or not _is_copy(name, leaf, config)}
+        found = leaves(value, key)
+        settings |= {name: leaf for name, leaf in found.items() if name == key or not _is_copy(name, leaf, config)}
     return _plain(settings)
 
 
@@ -259,15 +228,21 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _leaves(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return the values in a nested mapping by dotted keys; ``init_args`` adds nothing to a key."""
-    leaves: dict[str, Any] = {}
+def leaves(node: Any, prefix: str) -> dict[str, Any]:
+    """Return the values in a nested mapping by dotted keys; ``init_args`` adds nothing to a key.
+
+    >>> leaves({"name": "nst", "init_args": {"prune_rate": 0.2}}, "scheduler"), leaves(5, "rounds")
+    ({'scheduler.name': 'nst', 'scheduler.prune_rate': 0.2}, {'rounds': 5})
+    """
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    found: dict[str, Any] = {}
     for key, value in node.items():
         if key == "class_path" and "name" in node:
             continue
         name = prefix if key == "init_args" else f"{prefix}.{key}"
-        leaves |= _leaves(value, name) if isinstance(value, Mapping) else {name: value}
-    return leaves
+        found |= leaves(value, name)
+    return found
 
 
 def _is_copy(name: str, value: Any, config: Mapping[str, Any]) -> bool:

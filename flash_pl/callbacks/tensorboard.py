@@ -1,45 +1,60 @@
-"""What only TensorBoard can show: charts, figures, accuracy against costs, settings with the final metrics."""
+"""What TensorBoard gets from a run: curves, charts, figures, tables, and the settings with the final metrics."""
+
+from __future__ import annotations
 
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
 
-from flash_pl import plotting
 from flash_pl.callbacks.base import Callback
-from flash_pl.callbacks.csv import ConsensusCSV
-from flash_pl.callbacks.loggers import LoggerGuard, facts, final_metrics, group, hyperparameters
+from flash_pl.callbacks.csv import ConsensusCSV, layer_metrics
+from flash_pl.callbacks.loggers import LoggerGuard, facts, hyperparameters, leaves
+from flash_pl.callbacks.metric_names import grouped, meaning, tag
+from flash_pl.callbacks.tensorboard_curves import Curves, drawn_before, write_descriptions, write_scalars
+from flash_pl.callbacks.tensorboard_figures import density_figure, vote_figure
+from flash_pl.callbacks.tensorboard_tables import (
+    constants_table,
+    experiment,
+    finished,
+    layer_table,
+    main_settings,
+    settings_list,
+)
 from flash_pl.client import coverage, layer_labels
 from flash_pl.loops import FederatedLoop
-from flash_pl.yaml12 import dump
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FIGURES = 10  # how often in a run each figure is drawn
 
 
 class TensorBoard(Callback):
-    """Sends to the TensorBoard loggers of the run, besides the metrics that all loggers get from ``Loggers``:
+    """Sends to the TensorBoard loggers of the run
 
+    - the metrics and layer densities of every round, grouped as in ``metric_names``, each with a description. A metric
+      that is the same in all rounds has no chart; the text ``constants`` has it;
+    - accuracy against kilobytes sent up and against simulated milliseconds in place of rounds (``tradeoff/``);
     - charts that compare tiers, or ways to count bytes, in the tab "Custom Scalars";
-    - accuracy against kilobytes sent up (``accuracy_by_kB_up/``) and against simulated milliseconds
-      (``accuracy_by_fleet_ms/``) in place of rounds;
-    - figures of the layer densities and of the votes;
-    - the config and the number of maskable weights as text;
-    - at the end the settings with the final metrics in the tab "HParams".
+    - figures of the layer densities and of the votes, where masks change or differ;
+    - tables of the settings and of the layers in the tab "Text";
+    - the main settings with the metrics of the last round in the tab "HParams".
 
     A resumed run replaces what an earlier process wrote about later rounds, so that every step appears once.
 
     Args:
-        config: the resolved config, which is shown as a text. Without it there is no such text, and the settings shown
-            are those of trainer, module and data.
+        config: the resolved config. Without it the settings are those of trainer, module and data.
         consensus: the callback whose table the figures show; None draws no figures.
-        monitor: the metric that the charts and the final metrics show as the accuracy.
+        monitor: the metric that the charts and the tab "HParams" show as the accuracy.
+        mode: "max" if larger values of the monitor are better, or "min".
+        given: what the user has set, as nested keys like those of the config; the tables mark it.
 
     >>> import tempfile
     >>> from lightning.fabric.loggers import TensorBoardLogger
@@ -52,34 +67,89 @@ class TensorBoard(Callback):
     """
 
     def __init__(
-        self, config: Mapping[str, Any] | None = None, consensus: ConsensusCSV | None = None, monitor: str = "val_acc"
+        self,
+        config: Mapping[str, Any] | None = None,
+        consensus: ConsensusCSV | None = None,
+        monitor: str = "val_acc",
+        mode: str = "max",
+        given: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config, self.consensus, self.monitor = config or {}, consensus, monitor
+        self.config, self.consensus, self.monitor, self.mode = config or {}, consensus, monitor, mode
+        self.given = [key for name, value in (given or {}).items() for key in leaves(value, name)]
         self.guard = LoggerGuard()
+        self.curves = Curves()
+        self._best: float | None = None  # value of the monitor
+        self._described: set[str] = set()  # tags that TensorBoard has a description of
+        self._layers = ""  # the table that was written last
         # Accuracies against costs by tag: step, value, step, value, ... A long run has many, so they take 8 bytes each.
         self._by_cost: dict[str, array[float]] = {}
 
     def on_load_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        self._by_cost = {tag: array("d", points.tolist()) for tag, points in state.get("accuracy_by_cost", {}).items()}
+        self._by_cost = {
+            name: array("d", points.tolist()) for name, points in state.get("accuracy_by_cost", {}).items()
+        }
+        self._best = state.get("best_so_far")
+        self.curves.load(state.get("held_scalars", {}))
 
     def on_save_checkpoint(self, loop: FederatedLoop, state: dict[str, Any]) -> None:
-        state["accuracy_by_cost"] = {tag: torch.from_numpy(np.array(points)) for tag, points in self._by_cost.items()}
+        state["accuracy_by_cost"] = {name: torch.from_numpy(np.array(points)) for name, points in self._by_cost.items()}
+        state["best_so_far"] = self._best
+        state["held_scalars"] = self.curves.state()
 
     def on_run_start(self, loop: FederatedLoop) -> None:
         self.guard = LoggerGuard()
         first = loop.round + 1 if loop.round else 0  # the first step that this run writes
+        held = self.curves.held if loop.round else {}
         if not loop.round:
-            self._by_cost = {}
-        for writer in (logger.experiment for logger in _tensorboard_loggers(loop)):
+            self._by_cost, self._best = {}, None
+        self.curves = Curves(always=self._columns(loop))
+        self.curves.held = held
+        self._described, self._layers = set(), ""
+        for logger in _tensorboard_loggers(loop):
+            writer = logger.experiment
             continued = _has_earlier_files(writer)
+            if continued and first:
+                self.curves.resume(first, drawn_before(writer.log_dir, first))
             if continued or first:
                 self._replace_from(writer, first)
             if not (continued and first):
-                tiers = [tier.density for tier in loop.plan.budget.tiers]
-                writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
-                writer.add_text("weights", coverage(loop.client))
-            if self.config:
-                writer.add_text("config", f"```yaml\n{dump(dict(self.config))}```", first)
+                self._write_settings(writer, loop)
+                if loop.has_mask:
+                    writer.add_text("layers", _layers(loop), loop.round)
+
+    def _columns(self, loop: FederatedLoop) -> dict[str, str]:
+        """The metrics of the tab "HParams", by tag with their titles; TensorBoard shows the first five at once."""
+        columns = {self.monitor: "final accuracy", f"{self.monitor}_best": "best accuracy"}
+        if "acc" not in self.monitor:
+            columns = {self.monitor: f"final {self.monitor}", f"{self.monitor}_best": f"best {self.monitor}"}
+        columns |= {"bytes_up_total": "MB up", "flops_total": "GFLOPs", "mismatch_clients": "mismatch of clients"}
+        columns |= {"bytes_down_total": "MB down"}
+        if loop.ledger.clock is not None:
+            columns |= {"fleet_seconds_total": "simulated seconds"}
+        return {tag(name, self._evaluated(loop)): title for name, title in columns.items()}
+
+    def _evaluated(self, loop: FederatedLoop) -> set[str]:
+        return {*loop.evaluated, self.monitor, f"{self.monitor}_best"}
+
+    def _write_settings(self, writer: SummaryWriter, loop: FederatedLoop) -> None:
+        tiers = [tier.density for tier in loop.plan.budget.tiers]
+        writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
+        settings = hyperparameters(self.config, everything=True) if self.config else facts(loop)
+        writer.add_text("config", settings_list(settings, self.given))
+        columns = main_settings(settings, self.given)
+        if not loop.scheduler.has_target:
+            columns["density"] = 1.0
+        for summary in experiment(columns, self._columns(loop)):
+            writer._get_file_writer().add_summary(summary, 0)
+
+    def on_first_mask(self, loop: FederatedLoop) -> None:
+        """Write the table of layers, unless it is the one that was written last."""
+        table = _layers(loop)
+        if table != self._layers:
+            self._layers = table
+            for logger in self.guard.working(_tensorboard_loggers(loop)):
+                with self.guard(logger):
+                    logger.experiment.add_text("layers", table, loop.round)
 
     def _replace_from(self, writer: SummaryWriter, first: int) -> None:
         """Make readers forget the steps from ``first`` on that earlier files hold.
@@ -88,49 +158,85 @@ class TensorBoard(Callback):
         """
         writer.close()
         writer.purge_step = first  # the next value opens a new file that begins with it
-        for tag, points in self._by_cost.items():
+        for name, points in self._by_cost.items():
             for step, value in zip(points[::2], points[1::2], strict=True):
                 if step >= first:
-                    writer.add_scalar(tag, value, int(step))
+                    writer.add_scalar(name, value, int(step))
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        points = self._accuracy_by_cost(row)
+        evaluated, layers = self._evaluated(loop), layer_metrics(loop)
+        self._update_best(row.get(self.monitor))
+        best = {f"{self.monitor}_best": self._best} if self.monitor in row and self._best is not None else {}
+        points = self.curves.add(loop.round, grouped({**row, **best}, layers, evaluated))
+        new = {name: "" for values in points.values() for name in values if name not in self._described}
+        if new:
+            texts = self._descriptions(loop, row, layers)
+            new = {name: texts.get(name, "") for name in new}
+            self._described.update(new)
+        by_cost = self._accuracy_by_cost(row)
         for logger in self.guard.working(_tensorboard_loggers(loop)):
             with self.guard(logger):
-                for tag, (step, value) in points.items():
-                    logger.experiment.add_scalar(tag, value, step)
+                if new:
+                    write_descriptions(logger.experiment, min(points), new)
+                for step, values in points.items():
+                    write_scalars(logger.experiment, step, values)
+                for name, (step, value) in by_cost.items():
+                    logger.experiment.add_scalar(name, value, step)
                 if loop.round % max(1, loop.plan.rounds // FIGURES) == 0 or loop.done:
                     self._add_figures(logger.experiment, loop)
 
+    def _update_best(self, value: float | None) -> None:
+        if value is not None and not isnan(value):
+            better = max if self.mode == "max" else min
+            self._best = value if self._best is None else better(self._best, value)
+
+    def _descriptions(self, loop: FederatedLoop, row: Mapping[str, float], layers: Iterable[str]) -> dict[str, str]:
+        evaluated = self._evaluated(loop)
+        texts = {tag(name, evaluated): meaning(name, evaluated) for name in [*row, f"{self.monitor}_best"]}
+        return texts | {f"per_layer/{name}": meaning(name) for name in layers}
+
     def on_run_end(self, loop: FederatedLoop) -> None:
-        settings = hyperparameters(self.config) if self.config else facts(loop)
+        constants = {name: value for name, (_, _, value) in self.curves.held.items()}
+        texts = self._descriptions(loop, loop.metrics, layer_metrics(loop))
+        self.on_first_mask(loop)
         for logger in self.guard.working(_tensorboard_loggers(loop)):
             with self.guard(logger):
-                logger.log_hyperparams(settings, final_metrics(loop, self.monitor), step=loop.round)
+                writer = logger.experiment
+                if constants:
+                    writer.add_text("constants", constants_table(constants, texts), loop.round)
+                writer._get_file_writer().add_summary(finished(), loop.round)
 
     def _accuracy_by_cost(self, row: Mapping[str, float]) -> dict[str, tuple[int, float]]:
         """The new points of accuracy against costs, if the costs have grown."""
         costs = {"kB_up": row.get("bytes_up_total", 0) / 1e3, "fleet_ms": 1e3 * row.get("fleet_seconds_total", 0)}
         new: dict[str, tuple[int, float]] = {}
         for cost, value in costs.items():
-            for name in (self.monitor, f"{self.monitor}_union"):
-                points, step = self._by_cost.setdefault(f"accuracy_by_{cost}/{name}", array("d")), round(value)
-                if name in row and step > (points[-2] if points else 0):
-                    points.extend((step, row[name]))
-                    new[f"accuracy_by_{cost}/{name}"] = step, row[name]
+            name, step = f"tradeoff/{self.monitor}_by_{cost}", round(value)
+            points = self._by_cost.setdefault(name, array("d"))
+            if self.monitor in row and step > (points[-2] if points else 0):
+                points.extend((step, row[self.monitor]))
+                new[name] = step, row[self.monitor]
         return new
 
     def _add_figures(self, writer: SummaryWriter, loop: FederatedLoop) -> None:
         if self.consensus is not None and (rows := self.consensus.table.rows()):
-            writer.add_figure("mask/layer_densities", density_figure(rows), loop.round)
-            if len(loop.votes) > 1:
-                writer.add_figure("mask/votes", vote_figure(loop.votes), loop.round)
+            figures = {"mask/layer_densities": density_figure(rows), "mask/votes": vote_figure(loop.votes, loop.round)}
+            for name, figure in figures.items():
+                if figure is not None:
+                    writer.add_figure(name, figure, loop.round)
 
 
 def _tensorboard_loggers(loop: FederatedLoop) -> list[TensorBoardLogger]:
     """The TensorBoard loggers on rank 0, none on other ranks."""
     loggers = loop.fabric.loggers if loop.ranks.rank == 0 else []
     return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _layers(loop: FederatedLoop) -> str:
+    """The table of the layers as they are now."""
+    layout = loop.server.layout
+    densities = layout.densities(loop.server.mask).tolist()
+    return layer_table(layer_labels(layout), layout.sizes.tolist(), densities, coverage(loop.client))
 
 
 def _has_earlier_files(writer: SummaryWriter) -> bool:
@@ -154,69 +260,18 @@ def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Chart
     models += [f"{monitor}_d{density:g}" for density in tiers] if len(tiers) > 1 else []
     conventions = ["", "_entropy", "_bitmap", "_values"]
     return {
-        "accuracy": {"server, union and tiers": _multiline(f"{group(name, models)}/{name}" for name in models)},
-        "bytes of a round": {
-            way: _multiline(f"cost/bytes_{way}{convention}" for convention in conventions) for way in ("up", "down")
+        "accuracy": {"server, union and tiers": _multiline(tag(name, models) for name in models)},
+        "MB of a round, counted in four ways": {
+            way: _multiline(tag(f"bytes_{way}{convention}") for convention in conventions) for way in ("up", "down")
         },
         "mask": {
             "mismatch": _multiline(f"mask/mismatch_{kind}" for kind in ("clients", "server", "temporal")),
             "agreement": _multiline(["mask/in_all_masks", "mask/in_one_mask"]),
-            "layer densities": _multiline(f"layer_density/{layer}" for layer in layers),
+            "layer densities": _multiline(f"per_layer/density/{layer}" for layer in layers),
         },
     }
 
 
 def _multiline(tags: Iterable[str]) -> list[object]:
     # TensorBoard reads the tags as regular expressions.
-    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]
-
-
-def density_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the density of every layer over the rounds: one line per layer, or a heat map if there are many layers.
-
-    Args:
-        rows: the rows of consensus.csv.
-    """
-    names = [name for name in rows[-1] if name.startswith("density/")]
-    layers = [name.removeprefix("density/") for name in names]
-    rounds = np.array([float(row["round"]) for row in rows])
-    densities = np.array([[float(row[name]) for row in rows] for name in names])
-    if len(layers) > len(plotting.COLORS):
-        return _heat_map(rounds, densities, layers)
-    figure, (axes,) = plotting.new_figure(1, across=1)
-    for index, (layer, line) in enumerate(zip(layers, densities, strict=True)):
-        plotting.plot_line(axes, rounds, line, None, plotting.line_style(index), layer)
-    axes.set(xlabel="round", ylabel="density of the layer")
-    plotting.set_log_scale(axes.yaxis)
-    plotting.set_integer_ticks(axes.xaxis)
-    plotting.legend_below(figure, [axes])
-    return figure
-
-
-def _heat_map(rounds: plotting.Array, densities: plotting.Array, layers: Sequence[str]) -> Figure:
-    """Draw ``densities`` ``[layers, rounds]`` as colors: rounds from left to right, layers from top to bottom."""
-    figure, (axes,) = plotting.new_figure(1, across=1, height=1.5 + 0.2 * len(layers))
-    edges = [*rounds, rounds[-1] + 1]
-    mesh = axes.pcolormesh(edges, range(len(layers) + 1), densities, cmap="viridis", norm="log")
-    axes.set_yticks([index + 0.5 for index in range(len(layers))], layers, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("round")
-    plotting.set_integer_ticks(axes.xaxis)
-    figure.colorbar(mesh, ax=axes, label="density of the layer", format=plotting.PLAIN)
-    return figure
-
-
-def vote_figure(votes: Sequence[int]) -> Figure:
-    """Draw how many of the round's clients have a weight in their mask, over the weights that any client has.
-
-    Args:
-        votes: the numbers of weights that are in the masks of 0, 1, ..., K clients.
-    """
-    weights = votes[1:]
-    total = sum(weights) or 1
-    figure, (axes,) = plotting.new_figure(1, across=1)
-    axes.bar(range(1, len(votes)), [100 * count / total for count in weights], color=plotting.COLORS[0])
-    axes.set_xlabel(f"clients with the weight in their mask, of {len(weights)}")
-    axes.set_ylabel("% of the weights in any client's mask")
-    plotting.set_integer_ticks(axes.xaxis)
-    return figure
+    return ["Multiline", [f"^{re.escape(name)}$" for name in tags]]

@@ -131,7 +131,8 @@ def _callbacks(
     yield metrics
     yield consensus
     yield Loggers(directory.config, options["monitor"])
-    yield TensorBoard(directory.config, consensus, options["monitor"])
+    given = directory.to_repeat["given"]
+    yield TensorBoard(directory.config, consensus, options["monitor"], options["monitor_mode"], given)
     yield error_log
     yield checkpoint
     if options["patience"]:
