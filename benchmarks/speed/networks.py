@@ -50,8 +50,9 @@ class Network:
     shape: tuple[int, int, int]
     batches: int
 
-    def build(self) -> nn.Module:
-        return self.make(num_classes=10, in_channels=self.shape[0])
+    def build(self, format: str = "contiguous") -> nn.Module:
+        network: Any = self.make(num_classes=10, in_channels=self.shape[0])
+        return network.to(memory_format=FORMATS[format])  # type: ignore[no-any-return]
 
     def images(self, clients: int = 2, batches: int | None = None) -> Synthetic:
         """Random images, equally many per client."""
@@ -99,7 +100,7 @@ def train_cohort(network: nn.Module, plan: Plan, data: FederatedData, round: int
 
 def bare(network: Network, device: str = "cpu") -> dict[str, nn.Module]:
     """The network in training mode, in both memory formats."""
-    return {name: network.build().to(device, memory_format=format).train() for name, format in FORMATS.items()}
+    return {format: network.build(format).to(device).train() for format in FORMATS}
 
 
 def bare_turns(network: Network, batches: Batches) -> dict[str, Turn]:
@@ -120,6 +121,7 @@ def federated(
     cohort: int = 1,
     accelerator: str = "cpu",
     scheduler: Callable[[], SparseScheduler] = PDST,
+    format: str = "contiguous",
     **settings: Any,
 ) -> FederatedLoop:
     """A federated loop that is ready for its first round; at density 1 it trains densely."""
@@ -136,7 +138,7 @@ def federated(
         **NO_EVALUATION,
         **settings,
     )
-    return started(trainer.loop(Classifier(network.build(), classes=10, lr=LR), data))
+    return started(trainer.loop(Classifier(network.build(format), classes=10, lr=LR), data))
 
 
 def started(loop: FederatedLoop) -> FederatedLoop:
