@@ -82,6 +82,7 @@ class Clock:
 
     def __init__(self, seconds, monkeypatch):
         self.now, self.seconds = 100.0, seconds
+        monkeypatch.delenv("COLUMNS", raising=False)  # lines have no limit then
         monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def callback(self):
