@@ -1,4 +1,4 @@
-"""Completion in the shell: ``flash-pl completion SHELL`` prints a script, and the script asks ``flash-pl _complete LINE``.
+"""Completion: ``flash-pl completion SHELL`` prints a script, which asks ``flash-pl _complete LINE``.
 
 The answer needs the keys, the fragments and the arguments of their classes, all of which are read without torch. A
 script that lists all words beforehand could not know that ``scheduler.voter=`` takes the names in ``conf/voter``.

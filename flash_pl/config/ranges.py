@@ -1,6 +1,7 @@
 """The ranges of parameters, as the source of a class or function checks them with ``flash_pl.checks``."""
 
 import ast
+from collections.abc import Callable
 
 from flash_pl.checks import in_words
 
@@ -60,7 +61,7 @@ def _booleans() -> str:
     return "true or false"
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[..., str]] = {
     "check_integers": _integers,
     "check_numbers": _numbers,
     "check_choice": _choice,
