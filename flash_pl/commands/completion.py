@@ -165,7 +165,8 @@ def _arguments(component: str, folder: str, given: Sequence[str]) -> Iterator[st
     if not named and component in COMPONENTS:
         for word in given[:1]:
             with suppress(ConfigError, OSError):
-                named = [str(shipped.read_config(word).get(component, ""))]
+                config = shipped.content(word) if word in shipped.names() else shipped.read_config(word)
+                named = [str(config.get(component, ""))]
     for name, meanings in arguments(folder).items() if component.split(".")[0] in COMPONENTS else ():
         holders = {one for meaning in meanings for names in meaning.defaults.values() for one in names}
         if not (named and named[-1] in shipped.names(folder)) or named[-1] in holders or not holders:

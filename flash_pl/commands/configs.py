@@ -84,7 +84,7 @@ def options_of(name: str, section: str) -> dict[str, str]:
     >>> options_of("magnitude", "voter")
     {'layer_budget': 'mean', 'rescale': 'water_fill', 'structure': 'unstructured'}
     """
-    content = shipped.fragment(section, name, section)
+    content = shipped.content(name, section)
     given = {
         option: value if isinstance(value, str) else dump(value, flow=True).strip()
         for option, value in (content.get("init_args") or {}).items()

@@ -180,4 +180,4 @@ class _Instead(argparse.Action):
 
 def add_instead(parser: argparse.ArgumentParser, option: str, run: str, about: str) -> None:
     """Add an option with which the command runs another function, given by module and name as in ``command``."""
-    parser.add_argument(option, action=_Instead, nargs=0, const=run, default=argparse.SUPPRESS, dest="run", help=about)
+    parser.add_argument(option, action=_Instead, nargs=0, const=run, default=argparse.SUPPRESS, help=about)

@@ -122,7 +122,7 @@ def arguments(folder: str) -> dict[str, list[Meaning]]:
     """The arguments of the classes of all fragments in a folder by name, each with its meanings."""
     entries: dict[str, dict[tuple[str, str, str], list[tuple[str, str, str]]]] = {}
     for name in shipped.names(folder) if folder in shipped.folders() else ():
-        content = shipped.fragment(folder, name, folder)
+        content = shipped.content(name, folder)
         given, class_path = content.get("init_args") or {}, str(content.get("class_path", ""))
         for argument, known in init_args(class_path).items():
             default = as_text(given[argument]) if argument in given else known.default
