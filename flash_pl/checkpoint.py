@@ -98,7 +98,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file, with its tensors on the CPU.
+    """Return the content of a checkpoint file, or of a run directory's (``checkpoint_file``), its tensors on the CPU.
 
     The file may be a stranger's: no code from it is run, and the content is about as large as the file (see
     ``load_archive``).
@@ -106,8 +106,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, incomplete, not a checkpoint of flash_pl, or of another version of it.
     """
+    path = checkpoint_file(path)
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = path.expanduser().read_bytes()
     except (OSError, RuntimeError, ValueError) as error:  # no such user after a tilde, a null byte
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"'{path}' cannot be read ({reason})"
@@ -256,6 +257,31 @@ class CheckpointFolder:
         for file in files:
             os.replace(file, file.with_name(f"earlier-{file.name}"))
         return str(self.path / "earlier-*.ckpt") if files else None
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The checkpoint that a path stands for: of a run directory ``checkpoints/last.ckpt``, or ``best.ckpt`` without it.
+
+    A path that is no folder is returned as it is; whoever reads it says whether it can be read.
+
+    >>> str(checkpoint_file("runs/first/checkpoints/best.ckpt"))
+    'runs/first/checkpoints/best.ckpt'
+
+    Raises:
+        ConfigError: a folder without such a file.
+    """
+    try:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            return Path(path)
+    except (OSError, RuntimeError, ValueError):  # as in read_checkpoint
+        return Path(path)
+    files = CheckpointFolder(folder / "checkpoints")
+    for file in (files.last, files.best):
+        if file.is_file():
+            return file
+    problem = f"'{path}' is a folder without checkpoints/{files.last.name} and checkpoints/{files.best.name}"
+    raise ConfigError("ckpt_path", problem, "give the directory of a run that has saved one, or a checkpoint file")
 
 
 # The start of a run

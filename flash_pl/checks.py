@@ -49,7 +49,7 @@ def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **value
     Raises:
         ConfigError: for the first value that is not.
     """
-    open_low, low, high, open_high = re.fullmatch(r"([\[(])(.+), (.+)([\])])", interval).groups()  # type: ignore[union-attr]
+    open_low, low, high, open_high = _ends(interval)
     least, most = float(low), float(high)
     for key, value in values.items():
         if value is None and optional:
@@ -65,15 +65,26 @@ def check_numbers(interval: str = "(-inf, inf)", optional: bool = False, **value
         if math.isinf(number) and open_high == ")" and above:
             raise ConfigError(key, f"{as_yaml(value)} is not finite")
         if not (above and below):  # NaN is neither
-            raise ConfigError(key, f"{as_yaml(value)} is not {_in_words(interval, low, high, open_low)}")
+            raise ConfigError(key, f"{as_yaml(value)} is not {in_words(interval)}")
 
 
-def _in_words(interval: str, low: str, high: str, open_low: str) -> str:
+def in_words(interval: str) -> str:
+    """The numbers of an interval, in words.
+
+    >>> in_words("(0, 1]"), in_words("[0, inf)")
+    ('in (0, 1]', 'a number of at least 0')
+    """
+    open_low, low, high, _ = _ends(interval)
     if high != "inf":
         return f"in {interval}"
     if low == "-inf":
         return "a finite number"
     return f"a number above {low}" if open_low == "(" else f"a number of at least {low}"
+
+
+def _ends(interval: str) -> tuple[str, str, str, str]:
+    """The left bracket, the lower end, the upper end and the right bracket."""
+    return re.fullmatch(r"([\[(])(.+), (.+)([\])])", interval).groups()  # type: ignore[union-attr,return-value]
 
 
 def check_booleans(**values: object) -> None:

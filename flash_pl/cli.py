@@ -11,7 +11,7 @@ from typing import Any
 
 from flash_pl import __version__
 from flash_pl.commands.arguments import add_commands
-from flash_pl.commands.parser import CommandParser
+from flash_pl.commands.parser import CommandParser, MainParser
 from flash_pl.commands.streams import safe_streams
 from flash_pl.environment import starts_as_rank_0
 from flash_pl.errors import (
@@ -106,12 +106,13 @@ def _end(code: int, message: str, on_every_rank: bool = False) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = MainParser(
         prog="flash-pl",
         description="Federated sparse training: clients agree on one mask and train only the weights under it.",
-        epilog="First steps: flash-pl fit jmwst; flash-pl configs; flash-pl fit --help",
+        epilog="First steps: flash-pl fit jmwst; flash-pl configs; flash-pl help density",
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
+    parser.commands = commands
     add_commands(commands)
     return parser

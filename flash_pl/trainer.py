@@ -1,7 +1,8 @@
 """FederatedTrainer: the calls of Lightning's Trainer, for one server model over many sparse clients."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,13 @@ class FederatedTrainer:
 
     def run(self, loop: FederatedLoop) -> None:
         """Run a ``loop`` that ``self.loop`` made, as ``fit`` does."""
+        with self.running(loop):
+            loop.run()
+            loop.ranks.gather(None)  # if the last hooks have failed on one rank, no rank ends well
+
+    @contextmanager
+    def running(self, loop: FederatedLoop) -> Iterator[None]:
+        """The block in which a ``loop`` may train; at its end the module gets the server's masked weights."""
         loop.client.attach_()
         with (
             loop.ranks.sharing_errors(),
@@ -329,8 +337,7 @@ class FederatedTrainer:
             loop.client.backend,
         ):
             try:
-                loop.run()
-                loop.ranks.gather(None)  # if the last hooks have failed on one rank, no rank ends well
+                yield
             finally:
                 if loop.consistent:
                     loop.client.receive(loop.server.masked(), loop.server.mask)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.commands.help import fit_help
-from flash_pl.commands.parser import add_config, add_overrides, add_trust, command
+from flash_pl.commands.parser import add_config, add_instead, add_overrides, add_trust, command
 from flash_pl.config.given import check_given
 from flash_pl.config.keys import check_key
 from flash_pl.config.shipped import read_config
@@ -21,11 +21,17 @@ examples:
 """
 ABOUT_EXPORT = """
 examples:
-  flash-pl export RUN/checkpoints/last.ckpt --to model.safetensors            a state dict
-  flash-pl export RUN/checkpoints/last.ckpt --to model.safetensors --sparse   positions and values of active weights
-  flash-pl export RUN/checkpoints/last.ckpt --to model.flash --values fp16    the shortest file
-  flash-pl export RUN/checkpoints/last.ckpt --to model.onnx                   needs pip install "flash-pl[onnx]"
-  flash-pl export RUN/checkpoints/last.ckpt --to small.onnx --density 0.05    the model for a tier of devices
+  flash-pl export RUN --to model.safetensors            a state dict
+  flash-pl export RUN --to model.safetensors --sparse   positions and values of active weights
+  flash-pl export RUN --to model.flash --values fp16    the shortest file
+  flash-pl export RUN --to model.onnx                   needs pip install "flash-pl[onnx]"
+  flash-pl export RUN --to small.onnx --density 0.05    the model for a tier of devices
+"""
+ABOUT_COMPLETION = """
+put it into the shell's start file:
+  source <(flash-pl completion bash)       ~/.bashrc
+  source <(flash-pl completion zsh)        ~/.zshrc
+  flash-pl completion fish | source        ~/.config/fish/config.fish
 """
 
 
@@ -37,8 +43,9 @@ def add_commands(commands: Any) -> None:
     _add_compare(commands)
     _add_export(commands)
     _add_inspect(commands)
-    about = "List the shipped configs and the names that keys can have"
-    command(commands, "configs", "flash_pl.commands.help.configs", about)
+    _add_configs(commands)
+    _add_help(commands)
+    _add_completion(commands)
 
 
 def _add_fit(commands: Any) -> None:
@@ -53,6 +60,18 @@ def _add_fit(commands: Any) -> None:
     )
     add_config(parser)
     add_overrides(parser)
+    add_instead(
+        parser,
+        "--print-config",
+        "flash_pl.commands.preview.print_config",
+        "print the composed config, as the run would write it to config.yaml, and end",
+    )
+    add_instead(
+        parser,
+        "--dry-run",
+        "flash_pl.commands.preview.dry_run",
+        "write nothing: show layers and densities, and estimate bytes, FLOPs and time from a few steps",
+    )
 
 
 def _add_validate(commands: Any) -> None:
@@ -63,7 +82,9 @@ def _add_validate(commands: Any) -> None:
         "Evaluate a checkpoint",
         check=lambda options: check_given({}, options.arguments),
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="a run's checkpoints/last.ckpt")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a run directory (its checkpoints/last.ckpt) or a checkpoint"
+    )
     add_trust(parser)
     add_overrides(parser)
 
@@ -79,7 +100,7 @@ def _add_sweep(commands: Any) -> None:
         epilog=ABOUT_SWEEP,
     )
     add_config(parser)
-    parser.add_argument("arguments", metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
+    add_overrides(parser, metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the runs [sweeps/CONFIG]")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs that train at the same time [1]")
     _add_target(parser)
@@ -118,7 +139,8 @@ def _add_export(commands: Any) -> None:
         writes_files=True,
         epilog=ABOUT_EXPORT,
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint of a run, such as RUN/checkpoints/last.ckpt")
+    about = "a run directory, whose last checkpoint is taken, or a checkpoint of it"
+    parser.add_argument("checkpoint", metavar="CKPT", help=about)
     parser.add_argument(
         "--to", metavar="FILE", type=Path, required=True, help="with suffix .safetensors, .flash or .onnx"
     )
@@ -132,4 +154,27 @@ def _add_export(commands: Any) -> None:
 def _add_inspect(commands: Any) -> None:
     about = "Show the contents of a file with a model: densities, and bytes of each tensor"
     parser = command(commands, "inspect", "flash_pl.commands.export.inspect", about)
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .flash, .safetensors, .onnx or .ckpt file, or a run")
+
+
+def _add_configs(commands: Any) -> None:
+    about = "List the shipped configs and the names that keys can have, or show one of them"
+    parser = command(commands, "configs", "flash_pl.commands.configs.configs", about)
+    what = "a config (jmwst) or a fragment (scheduler/jmwst), whose file is shown; a section (schedulers), whose names "
+    parser.add_argument("name", metavar="NAME", nargs="?", help=f"{what}are listed with their options and defaults")
+
+
+def _add_help(commands: Any) -> None:
+    about = "Explain a key of the config"
+    parser = command(commands, "help", "flash_pl.commands.help.help", about)
+    parser.add_argument("key", metavar="KEY", help="such as density or scheduler.prune_rate; or a command")
+
+
+def _add_completion(commands: Any) -> None:
+    about = "Print a script that completes commands, keys and values in a shell"
+    parser = command(commands, "completion", "flash_pl.commands.completion.completion", about, epilog=ABOUT_COMPLETION)
+    parser.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "fish"], help="bash, zsh or fish")
+    about = "Print the words that can stand at the end of a command line"
+    parser = command(commands, "_complete", "flash_pl.commands.completion.complete", about)
+    parser.add_argument("line", metavar="LINE", help="what is typed, from flash-pl to the cursor")
+    parser.set_defaults(parsers=commands.choices)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.checkpoint import checkpoint_file, write_atomically
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import (
     BATCH_SIZES,
@@ -45,6 +45,7 @@ def export(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError("--to", f"{name} has a format that does not support this model ({error})") from error
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
         raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error
@@ -82,4 +83,5 @@ WRITERS: Mapping[str, Writer] = {".safetensors": _as_safetensors, ".flash": _as_
 
 def inspect(options: argparse.Namespace) -> None:
     """Show the contents of a file with a model: densities, and bytes of each tensor."""
+    options.file = checkpoint_file(options.file)
     Console().print(contents_table(read_contents(options.file), options.file))

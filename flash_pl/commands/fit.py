@@ -24,7 +24,7 @@ from flash_pl.callbacks import (
     TensorBoard,
 )
 from flash_pl.callbacks.progress import progress_display
-from flash_pl.checkpoint import LAST, CheckpointFolder, read_checkpoint, starting_point
+from flash_pl.checkpoint import LAST, CheckpointFolder, checkpoint_file, read_checkpoint, starting_point
 from flash_pl.commands.result import summarize, write_result
 from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
@@ -182,10 +182,11 @@ def _config_of(state: Mapping[str, Any], config: Mapping[str, Any], written: Map
 
 def validate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
-    state = read_checkpoint(options.checkpoint)
-    check_checkpoint(state, options.checkpoint)
-    saved = saved_config(state, options.checkpoint)
-    with foreign_names(options.checkpoint, saved, own=read_dotlist(options.arguments), trust=options.trust):
+    path = checkpoint_file(options.checkpoint)
+    state = read_checkpoint(path)
+    check_checkpoint(state, path)
+    saved = saved_config(state, path)
+    with foreign_names(path, saved, own=read_dotlist(options.arguments), trust=options.trust):
         config = compose(saved, options.arguments)
         data = build_data(config)
         module = build_module(config, data)
@@ -194,7 +195,7 @@ def validate(options: argparse.Namespace) -> None:
     with ranks.sharing_errors():
         prepare(data, ranks)
         with by_config_key():
-            metrics = trainer.validate(module, data, options.checkpoint)
+            metrics = trainer.validate(module, data, path)
     if ranks.rank == 0:
         shares = config["trainer"]["monitor"] if config["trainer"]["monitor_mode"] == "max" else ""
-        Console().print(metrics_table(metrics, options.checkpoint, shares), crop=False)
+        Console().print(metrics_table(metrics, path, shares), crop=False)

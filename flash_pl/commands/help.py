@@ -1,18 +1,18 @@
-"""The command ``flash-pl configs``, and the help text of ``flash-pl fit``."""
+"""The command ``flash-pl help KEY``, and the help text of ``flash-pl fit``."""
 
 import argparse
-import json
 import textwrap
-from typing import Any
 
 from flash_pl.config import shipped
 from flash_pl.config.docstrings import first_sentence
+from flash_pl.config.explained import Explanation, Meaning, as_text, explain
 from flash_pl.config.keys import KEYS, SECTIONS
 
 ABOUT = """
 Inside data, model, scheduler, budget, aggregator, sampler and other components a key stands for an argument of the
 class: scheduler.prune_rate is short for scheduler.init_args.prune_rate. A name stands for a shipped file, see flash-pl
-configs. A data set has defaults, such as its model; your own values win.
+configs. A data set has defaults, such as its model; your own values win. --key=value and --key value mean key=value.
+flash-pl help KEY explains a key, such as flash-pl help scheduler.prune_rate.
 
 examples:
   flash-pl fit jmwst                                       digits, a minute on a CPU
@@ -30,20 +30,53 @@ examples:
 COLUMN, WIDTH = 33, 120  # where the help of a key begins, and where its lines end
 
 
-def configs(options: argparse.Namespace) -> None:
-    """List the shipped configs and the names that keys can have."""
-    print(list_shipped())
+def help(options: argparse.Namespace) -> None:
+    """Explain a key of the config."""
+    print(about_key(options.key.lstrip("-").partition("=")[0]))
 
 
-def list_shipped() -> str:
-    """Configs, data sets, models and all other fragments, one line each."""
-    lines = ["configs (flash-pl fit NAME)"]
-    lines += [f"  {name:<22}{shipped.description(name)}" for name in shipped.names()]
-    others = [folder for folder in shipped.folders() if folder not in ("data", "model")]
-    for folder in ["data", "model", *others]:
-        lines += ["", folder]
-        lines += [f"  {name:<22}{shipped.description(name, folder)}" for name in shipped.names(folder)]
+def about_key(key: str) -> str:
+    """What a key means, which values fit, its default, and what can be set below it.
+
+    >>> print(about_key("density"))
+    density: target share of active weights, over all weights that may be masked
+      type     a number in (0, 1]
+      default  0.05
+      set it   flash-pl fit CONFIG density=VALUE
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    explanation = explain(key)
+    meanings = sorted(explanation.meanings, key=lambda meaning: -sum(map(len, meaning.defaults.values())))
+    lines = [line for meaning in meanings for line in _about_meaning(explanation, meaning)]
+    if explanation.key not in SECTIONS:
+        lines.append(f"  set it   flash-pl fit CONFIG {explanation.key}=VALUE")
+    if explanation.folder:
+        names = shipped.names(explanation.folder)
+        lines += ["", f"names that it can have (flash-pl configs {explanation.folder} shows their options)"]
+        lines += [_entry(name, shipped.description(name, explanation.folder)) for name in names]
+    if explanation.below:
+        lines += ["", "keys below it" + (", for the classes that have them" if explanation.folder else "")]
+        lines += [_entry(f"{explanation.key}.{name}", text) for name, text in explanation.below.items()]
     return "\n".join(lines)
+
+
+def _about_meaning(explanation: Explanation, meaning: Meaning) -> list[str]:
+    names = [name for names in meaning.defaults.values() for name in names]
+    facts = {"of": f"{', '.join(names)} ({', '.join(meaning.classes)})" if meaning.classes else ""}
+    # A range says the type too, but for an interval.
+    facts["type"] = f"{meaning.kind} {meaning.range}" if meaning.range.startswith("in ") else meaning.range
+    facts["type"] = facts["type"] or meaning.kind
+    if explanation.folder and meaning.classes:
+        facts["type"] = f"a name or the path of a class, which makes {meaning.kind}"
+    several = len(meaning.defaults) > 1
+    of_each = [f"{value} in {', '.join(names)}" if several else value for value, names in meaning.defaults.items()]
+    facts["default"] = "; ".join(of_each)
+    text = meaning.help.rstrip(".") or f"an argument of {', '.join(meaning.classes)}"
+    return [_filled(f"{explanation.key}: {text}", "", "  ")] + [
+        _filled(text, f"  {name:<9}", " " * 11) for name, text in facts.items() if text
+    ]
 
 
 def fit_help() -> str:
@@ -52,13 +85,15 @@ def fit_help() -> str:
 
 
 def _key_help(name: str) -> str:
-    default = "" if name in SECTIONS else f" [{_as_text(KEYS[name].default)}]"
+    default = "" if name in SECTIONS else f" [{as_text(KEYS[name].default)}]"
     text = first_sentence(KEYS[name].help) + default
-    return textwrap.fill(
-        text, WIDTH, initial_indent=f"  {name:<{COLUMN}}", subsequent_indent=" " * (COLUMN + 2), break_on_hyphens=False
-    )
+    return _entry(name, text)
 
 
-def _as_text(default: Any) -> str:
-    """A default value as a user writes it."""
-    return default if isinstance(default, str) else json.dumps(default)
+def _entry(name: str, text: str) -> str:
+    """A line, or several, with a name and what is said about it."""
+    return _filled(text, f"  {name:<{COLUMN - 1}} ", " " * (COLUMN + 2))
+
+
+def _filled(text: str, first: str, later: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)

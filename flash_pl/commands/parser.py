@@ -1,13 +1,52 @@
 """Parts of the argument parser that several commands share."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
+
+from flash_pl.config import shipped
+from flash_pl.config.keys import KEYS, check_key
+from flash_pl.config.names import one_of
+from flash_pl.errors import ConfigError, as_yaml, printable
+
+
+class MainParser(argparse.ArgumentParser):
+    """The parser of ``flash-pl``, which has one positional argument, the command."""
+
+    commands: Any = None  # the subparsers, once they are declared
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads say the same
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        given = list(sys.argv[1:] if args is None else args)
+        known = list(self.commands.choices)
+        if given[:1] == ["help"] and (len(given) == 1 or given[1] in known):
+            given = [*given[1:2], "--help"]  # flash-pl help fit
+        command = next((argument for argument in given if not argument.startswith("-")), None)
+        if command is not None and command not in known:
+            self.exit(
+                2, f"flash-pl: error: {printable(as_yaml(command))} is not a command; {_nearest(command, known)}\n"
+            )
+        return super().parse_known_args(given, namespace)
+
+
+def _nearest(command: str, known: Iterable[str]) -> str:
+    """The hint for a word that is no command; it may be a config."""
+    if command in shipped.names():
+        return f"did you mean flash-pl fit {command}?"
+    return one_of(command, [name for name in known if not name.startswith("_")])
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that accepts a list of arguments in several parts, with options between them."""
+    """A parser that accepts a list of arguments in several parts, with options between them.
 
+    Attributes:
+        takes_keys: the command takes ``key=value``, and then also ``--key=value`` and ``--key value``.
+    """
+
+    takes_keys = False
     intermixing = False  # parse_known_intermixed_args calls parse_known_args itself, for options and then for the rest
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads say the same
@@ -17,9 +56,57 @@ class CommandParser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self.intermixing = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            given = list(args or ())
+            found, unknown = self.parse_known_intermixed_args(self._without_dashes(given), namespace)
         finally:
             self.intermixing = False
+        if unknown:
+            self.error(self._about_unknown(unknown))
+        return found, []
+
+    @property
+    def option_names(self) -> list[str]:
+        """The options of the command, such as ``--out``."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def _without_dashes(self, given: list[str]) -> list[str]:
+        """The arguments with ``key=value`` in place of ``--key=value`` and ``--key value``.
+
+        Options of the command and keys that do not exist stay as they are. Keys come last, since ``CONFIG`` may follow
+        them: ``fit --density 0.1 jmwst``.
+        """
+        if not self.takes_keys:
+            return given
+        plain: list[str] = []
+        keys: list[str] = []
+        remaining = iter(given)
+        for argument in remaining:
+            name, equals, _ = argument.removeprefix("--").partition("=")
+            is_key = argument.startswith("--") and f"--{name}" not in self.option_names and is_known(name)
+            if argument == "--":
+                return [*plain, *keys, argument, *remaining]
+            if is_key and not equals:
+                if (value := next(remaining, None)) is None:
+                    self.error(f"argument {argument}: expected a value")
+                argument = f"{argument}={value}"
+            (keys if is_key else plain).append(argument.removeprefix("--") if is_key else argument)
+        return [*plain, *keys]
+
+    def _about_unknown(self, unknown: Sequence[str]) -> str:
+        message = f"unrecognized arguments: {' '.join(unknown)}"
+        name = unknown[0].partition("=")[0]
+        known = [*self.option_names, *(f"--{key}" for key in KEYS if self.takes_keys)]
+        nearest = get_close_matches(name, known, n=1) if name.startswith("-") else []
+        return f"{message}; did you mean {nearest[0]}?" if nearest else message
+
+
+def is_known(key: str) -> bool:
+    """Whether a dotted name is a key, or below one."""
+    try:
+        check_key(key)
+    except ConfigError:
+        return False
+    return True
 
 
 def command(
@@ -35,7 +122,7 @@ def command(
 
     Args:
         commands: the subparsers of ``flash-pl``.
-        name: of the command.
+        name: of the command; one that begins with an underscore is not listed.
         run: module and name of the function that is called with the parsed arguments. The module is imported when the
             command runs. The errors that the function raises set the exit code, see ``flash_pl.cli.main``.
         about: what the command does, without a full stop.
@@ -43,9 +130,10 @@ def command(
         writes_files: its result are files. What it prints describes the files, so it may be lost.
         epilog: text below the help.
     """
-    parser = commands.add_parser(
+    listed = {} if name.startswith("_") else {"help": about}
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=about,
+        **listed,
         description=f"{about}.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,15 +147,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a shipped config (see flash-pl configs) or a YAML file")
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments ``KEY=VALUE ...``."""
-    parser.add_argument(
-        "arguments",
-        metavar="KEY=VALUE",
-        nargs="*",
-        default=[],
-        help="set keys of the config; flash-pl fit --help lists them",
+def add_overrides(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Add the arguments ``KEY=VALUE ...``, which may also be written ``--KEY=VALUE`` and ``--KEY VALUE``.
+
+    Args:
+        options: of ``add_argument``, in place of the usual ones.
+    """
+    about = (
+        "set keys of the config, also as --KEY VALUE; flash-pl fit --help lists them, flash-pl help KEY explains one"
     )
+    usual = {"metavar": "KEY=VALUE", "nargs": "*", "default": [], "help": about}
+    parser.add_argument("arguments", **usual | options)
+    assert isinstance(parser, CommandParser)
+    parser.takes_keys = True
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -77,3 +169,15 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use also classes outside of flash_pl that the checkpoint names; their code runs (docs/security.md)",
     )
+
+
+class _Instead(argparse.Action):
+    """Runs another function in place of the command's own; what it prints is its result."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        namespace.run, namespace.writes_files = self.const, False
+
+
+def add_instead(parser: argparse.ArgumentParser, option: str, run: str, about: str) -> None:
+    """Add an option with which the command runs another function, given by module and name as in ``command``."""
+    parser.add_argument(option, action=_Instead, nargs=0, const=run, default=argparse.SUPPRESS, help=about)

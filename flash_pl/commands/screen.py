@@ -35,7 +35,7 @@ def metrics_table(metrics: Mapping[str, float], title: object, shares: str = "")
     rows = {
         name: metric(value, shares != "" and f"{name}_".startswith(f"{shares}_")) for name, value in metrics.items()
     }
-    return _table(rows, str(title))
+    return plain_table(rows, str(title))
 
 
 def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool, own_code: bool = False) -> Group:
@@ -83,7 +83,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
     heading = f"{result['scheduler']} on {result['data']}, {counted(result['rounds'], 'round')}"
     explained = [Padding(Text(text, style="dim"), (0, 0, 0, 2)) for text in meanings]
     steps = [_line(step) for step in _next_steps(result, run, own_code)]
-    return Group(_table(rows, heading), *explained, *[Text()] * bool(explained), *steps)
+    return Group(plain_table(rows, heading), *explained, *[Text()] * bool(explained), *steps)
 
 
 def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[str]:
@@ -105,7 +105,8 @@ def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[st
     ]
 
 
-def _table(rows: Mapping[str, str], title: str) -> Group:
+def plain_table(rows: Mapping[str, str], title: str) -> Group:
+    """A table with a name and a text in each row."""
     table = Table(box=box.SIMPLE, show_header=False)
     for name, value in rows.items():
         table.add_row(Text(name), Text(value))  # Text shows brackets, which a string would take for markup

@@ -50,11 +50,11 @@ def declared(class_path: str, root: Path = ROOT) -> dict[str, Declared]:
     source = root.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
     texts = read_args(ast.get_docstring(found))
-    return {name: Declared(hint, value, texts.get(name, "")) for name, hint, value in _parameters(found)}
+    return {name: Declared(hint, value, texts.get(name, "")) for name, hint, value in parameters_of(found)}
 
 
-def _parameters(found: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.expr | None]]:
-    """Name, type hint and default of each parameter."""
+def parameters_of(found: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Name, type hint and default of each parameter of a class, in source."""
     for node in found.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             takes = node.args

@@ -156,16 +156,16 @@ def options_of(class_path: str) -> dict[str, Key]:
     """The keys that ``Keys`` or a class of ``SECTIONS`` declares: its parameters, by name."""
     others = {*SET_OTHERWISE, *declared(TOP)} if class_path == SECTIONS["trainer"][0] else set()
     return {
-        name: Key(parameter.hint(), parameter.default(), _in_yaml(parameter.help))
+        name: Key(parameter.hint(), parameter.default(), in_yaml(parameter.help))
         for name, parameter in declared(class_path).items()
         if name not in others
     }
 
 
-def _in_yaml(text: str) -> str:
+def in_yaml(text: str) -> str:
     """A help text with values as YAML has them, and without the marks of reStructuredText.
 
-    >>> _in_yaml("None skips ``validate``; True does not.")
+    >>> in_yaml("None skips ``validate``; True does not.")
     'null skips validate; true does not.'
     """
     words = {"None": "null", "True": "true", "False": "false", "``": ""}

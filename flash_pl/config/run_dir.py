@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flash_pl.checkpoint import CheckpointFolder, write_atomically
+from flash_pl.checkpoint import CheckpointFolder, checkpoint_file, write_atomically
 from flash_pl.config.composition import label
 from flash_pl.config.keys import KEYS
 from flash_pl.config.lock import DirectoryLock
@@ -107,7 +107,7 @@ class RunDir:
         """
         with self._writing():
             self._lock_late()
-            write_atomically(self.path / "config.yaml", self._yaml().encode())
+            write_atomically(self.path / "config.yaml", self.text().encode())
             self.checkpoints.mkdir(exist_ok=True)
             self._opened = True
             if resumed:
@@ -131,7 +131,7 @@ class RunDir:
             problem = f"{as_yaml(str(self.path))} cannot be written ({reason})"
             raise ConfigError("run_dir", problem, hint) from error
 
-    def _yaml(self) -> str:
+    def text(self) -> str:
         """The text of ``config.yaml``, with the section ``given`` at its end."""
         values = {key: value for key, value in self.to_repeat.items() if key != "given"}
         text = HEAD + dump(values)
@@ -148,7 +148,11 @@ class RunDir:
     def _choose(self) -> DirectoryLock:
         """Choose the directory, and return its lock."""
         last = self._checkpoint == "last"
-        own = None if last or self._checkpoint is None else self._run_of(Path(os.path.expanduser(self._checkpoint)))
+        own = (
+            None
+            if last or self._checkpoint is None
+            else self._run_of(checkpoint_file(os.path.expanduser(self._checkpoint)))
+        )
         if not self._is_default:
             resumes = last or (own is not None and own.resolve() == self.path.resolve())
             return self._locked(self.path, free=not resumes)

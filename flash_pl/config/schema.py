@@ -33,9 +33,10 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     config = _converted(values, resolve=True)
     _check_types(dict(leaves(config)))
     check_numbers("(0, 1]", density=config["density"])
-    check_numbers("(0, 1e38]", **{key: config[key] for key in ("lr", "lr_end")})  # the numbers of float32
+    check_numbers("(0, 1e38]", lr=config["lr"], lr_end=config["lr_end"])  # the numbers of float32
     check_numbers("(0, inf)", alpha=config["alpha"])
-    check_integers(**{key: config[key] for key in ("cohort", "rounds", "local_epochs", "batch_size", "lr_horizon")})
+    check_integers(cohort=config["cohort"], rounds=config["rounds"], local_epochs=config["local_epochs"])
+    check_integers(batch_size=config["batch_size"], lr_horizon=config["lr_horizon"])
     check_choice("sgd", "adam", optimizer=config["optimizer"])
     check_integers(optional=True, clients=config["clients"])
     check_integers(0, most=LARGEST_SEED, seed=config["seed"])

@@ -32,6 +32,11 @@ def description(name: str, folder: str = "") -> str:
         return file.readline().lstrip("# ").rstrip()
 
 
+def content(name: str, folder: str = "") -> dict[str, Any]:
+    """The mapping in a shipped file as it is written, to be shown. OmegaConf is not imported for that."""
+    return dict(load((SHIPPED / folder / f"{name}.yaml").read_text(encoding="utf-8")) or {})
+
+
 def fragment(key: str, name: object, folder: str) -> dict[str, Any]:
     """The content of the fragment that ``key`` names.
 

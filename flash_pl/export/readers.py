@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flash_pl.checkpoint import checkpoint_file
 from flash_pl.errors import ConfigError, PayloadError, as_yaml
 from flash_pl.export.contents import MAX_TEXT, Contents, TensorRow, plain_text
 from flash_pl.export.saved_run import SavedRun
@@ -23,11 +24,12 @@ from flash_pl.wire.extra import MAX_DIMENSIONS
 
 
 def read_contents(path: Path) -> Contents:
-    """Return the contents of a .flash, .safetensors, .onnx or .ckpt file.
+    """Return the contents of a .flash, .safetensors, .onnx or .ckpt file, or of a run directory's checkpoint.
 
     Raises:
         ConfigError: another suffix, or a file that is missing, damaged or in another format.
     """
+    path = checkpoint_file(path)
     name = as_yaml(str(path))
     if path.suffix not in READERS:
         raise ConfigError("file", f"the name {name} has an unknown suffix", f"known are {', '.join(READERS)}")

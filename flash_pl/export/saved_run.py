@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from flash_pl import __version__
-from flash_pl.checkpoint import read_checkpoint
+from flash_pl.checkpoint import checkpoint_file, read_checkpoint
 from flash_pl.config import build_data, build_module, compose, foreign_names, network_prefix, saved_config
 from flash_pl.data import FederatedData
 from flash_pl.errors import ConfigError, ModuleError, as_yaml, in_one_line
@@ -23,7 +23,7 @@ class SavedRun:
     """A run, read from its checkpoint. Nothing that the file names is imported or built.
 
     Args:
-        path: of the checkpoint, such as ``runs/x/checkpoints/last.ckpt``.
+        path: of the checkpoint, such as ``runs/x/checkpoints/last.ckpt``, or of the run directory ``runs/x``.
 
     Attributes:
         path: of the checkpoint.
@@ -35,9 +35,10 @@ class SavedRun:
     """
 
     def __init__(self, path: str | Path) -> None:
+        path = checkpoint_file(path)
         state = read_checkpoint(path)
         check_checkpoint(state, path)
-        self.path, self._state = Path(path), state
+        self.path, self._state = path, state
         saved = state["flash_pl"]
         if not saved["has_mask"]:
             problem = f"{as_yaml(str(path))} has no mask: it was saved in stage 1, before the first mask"

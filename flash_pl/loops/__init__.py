@@ -7,6 +7,7 @@ from flash_pl.loops.federated import CohortResult, FederatedLoop
 from flash_pl.loops.first_stage import FirstStageLoop
 from flash_pl.loops.hooks import call_all_hooks, call_hooks
 from flash_pl.loops.local import LocalLoop, check_transfer_hooks
+from flash_pl.loops.rehearsal import Estimate, rehearse
 from flash_pl.loops.settings import EvaluationSchedule, FaultPolicy, Participant, Plan, RoundDecay
 from flash_pl.loops.state import (
     restore_state,
@@ -22,6 +23,7 @@ from flash_pl.loops.workers import Workers
 __all__ = [
     "CapturedLoop",
     "CohortResult",
+    "Estimate",
     "EvaluationLoop",
     "EvaluationSchedule",
     "Failure",
@@ -40,6 +42,7 @@ __all__ = [
     "call_hooks",
     "check_transfer_hooks",
     "model_flops",
+    "rehearse",
     "restore_state",
     "restoring",
     "save_state",

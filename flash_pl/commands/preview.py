@@ -1,0 +1,110 @@
+"""``flash-pl fit CONFIG --print-config`` and ``--dry-run``: what a run would be. Nothing is written."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from flash_pl.callbacks import Checkpoint
+from flash_pl.callbacks.run_summary import aligned, summary
+from flash_pl.client import layer_labels
+from flash_pl.commands.screen import PLACES, plain_table
+from flash_pl.config import (
+    RunDir,
+    about_cohort,
+    build_data,
+    build_module,
+    build_trainer,
+    by_config_key,
+    check_loggers,
+    compose,
+    prepare,
+    read_config,
+    to_repeat,
+)
+from flash_pl.data import torn_down
+from flash_pl.environment import starts_as_rank_0
+from flash_pl.loops import Estimate, FederatedLoop, rehearse
+from flash_pl.machine import peak_memory_mb
+from flash_pl.units import counted, duration, percent, rough, size
+
+SHORT_STAGE = "a rehearsal of stage 1 with one client and few steps made it, and the run will make another one"
+
+
+def print_config(options: argparse.Namespace) -> None:
+    """Print the config.yaml that the run would write."""
+    content = read_config(options.config)
+    directory = RunDir(compose(content, options.arguments), to_repeat(content, options.arguments))
+    print(directory.text(), end="")
+
+
+def dry_run(options: argparse.Namespace) -> None:
+    """Show what would be trained, and estimate what it costs, from a few steps."""
+    content = read_config(options.config)
+    config = compose(content, options.arguments)
+    check_loggers(config)
+    data = build_data(config)
+    module = build_module(config, data)
+    if (notice := about_cohort(content, options.arguments)) and starts_as_rank_0():
+        print(f"flash-pl: notice: {notice}", file=sys.stderr)
+    directory = RunDir(config)
+    trainer = build_trainer(_without_output(config))
+    ranks = trainer.launch()
+    with ranks.sharing_errors(), torn_down(data):
+        prepare(data, ranks)
+        with by_config_key():
+            loop = trainer.loop(module, data)
+        facts = summary(loop) | {"directory": f"{directory.path} (a dry run writes nothing)"}
+        with trainer.running(loop):
+            estimate = rehearse(loop)
+        if ranks.rank == 0:
+            console = Console()
+            print("\n".join(aligned(facts, console.width - 1 if console.is_terminal else None)))
+            console.print(_layers(loop, estimate), crop=False)
+            disk = Checkpoint(directory.checkpoints).bytes_needed(loop)
+            console.print(plain_table(_costs(loop, estimate, disk), "estimates"), crop=False)
+
+
+def _without_output(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run that shows and writes nothing; callbacks of the user might write."""
+    quiet = {"progress": False, "enable_model_summary": False}
+    return {**config, "callbacks": [], "logger": [], "trainer": config["trainer"] | quiet}
+
+
+def _layers(loop: FederatedLoop, estimate: Estimate) -> Group:
+    """The maskable layers with their weights and densities."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("  layer", "weights", "density", "active"):
+        table.add_column(name, justify="left" if name == "  layer" else "right")
+    layout = loop.server.layout
+    sizes, densities = layout.sizes.tolist(), estimate.densities.tolist()
+    for name, weights, density in zip(layer_labels(layout), sizes, densities, strict=True):
+        table.add_row(Text(f"  {name}"), f"{weights:,}", f"{density:.4f}", f"{round(weights * density):,}")
+    active = round(sum(weights * density for weights, density in zip(sizes, densities, strict=True)))
+    table.add_row("  together", f"{layout.maskable:,}", f"{active / layout.maskable:.4f}", f"{active:,}")
+    title = "layers under the first mask" + ("" if estimate.exact else f"; {SHORT_STAGE}")
+    return Group(Text(), Text(title), Text(), table, Text())
+
+
+def _costs(loop: FederatedLoop, estimate: Estimate, disk: int) -> dict[str, str]:
+    """Bytes, FLOPs, memory and time, each with its name."""
+    clients, plan = counted(loop.plan.cohort, "client"), loop.plan
+    rows = {"sent in a round": f"{size(estimate.bytes_down)} down, {size(estimate.bytes_up)} up, {clients} together"}
+    if estimate.flops is not None:
+        share = percent(estimate.flops_ratio)
+        rows["FLOPs in a round"] = f"{estimate.flops:.3g} of training, {share} of dense training"
+    memory = peak_memory_mb(loop.fabric.device)
+    peaks = [f"{size(1e6 * amount)} {PLACES[place]}" for place, amount in memory.items()]
+    rows["memory"] = f"{', '.join(peaks) or 'unknown'} at the peak so far"
+    rows["disk"] = f"up to {size(disk)} for checkpoints"
+    parts = [f"{counted(plan.rounds, 'round')} of {duration(estimate.round)}"]
+    parts += [f"evaluations of {duration(estimate.evaluation)}"]
+    parts += [f"stage 1 of {duration(estimate.first_stage)}"] if not estimate.exact else []
+    rows["time"] = f"about {rough(estimate.total)}: {', '.join(parts)}"
+    measured = f"{counted(estimate.steps, 'step')} of {duration(estimate.step)} each"
+    rows["measured"] = f"{measured}; the times above are estimates from them, without checkpoints and other work"
+    return rows
