@@ -53,7 +53,8 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", commands())
 def test_a_documented_command_is_accepted(command):
-    _, _, name, *overrides = shlex.split(command)
+    options = "--dry-run", "--print-config"
+    _, _, name, *overrides = (word for word in shlex.split(command) if word not in options)
     one_process = ["trainer.devices=1", "trainer.processes_per_device=1", "trainer.num_nodes=1"]
     config = compose(read_config(name), [*overrides, *one_process, "trainer.accelerator=cpu"])
     build_module(config, build_data(config))
