@@ -15,7 +15,7 @@ BIN := .venv/bin
 KERNELS := $(wildcard flash_pl/kernels/csrc/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test quick lint types docs clean
+.PHONY: help demo test quick lint types docs dist release-check clean
 help:
 	@echo "make demo   train JMWST on the handwritten digits that ship with scikit-learn (a minute, no download of data)"
 	@echo "make test   run the tests"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make types  check type hints"
 	@echo "make docs   build the documentation's site into site/"
+	@echo "make dist   build the source distribution and this platform's wheel into dist/"
 	@echo "make clean  remove .venv and everything generated"
 
 demo: .venv/installed
@@ -49,6 +50,17 @@ types: .venv/installed-dev
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: .venv/installed
+	$(INSTALL) build twine
+	rm -rf build dist
+	$(BIN)/python -W error::DeprecationWarning -m build
+	$(BIN)/twine check --strict dist/*
+
+# What a release still lacks; TAG=v1.2.3 must be the version of the package.
+release-check:
+	@! grep -n FILL-IN pyproject.toml *.md *.cff | grep -v '^RELEASING'
+	@test -z "$(TAG)" || grep -qx '__version__ = "$(TAG:v%=%)".*' flash_pl/__init__.py
 
 clean:
 	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
