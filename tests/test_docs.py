@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from flash_pl import FederatedTrainer
 from flash_pl.callbacks import Callback
 from flash_pl.cli import main
-from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
+from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, shipped
+from flash_pl.config.keys import KEYS, SECTIONS
 from flash_pl.models import LeafCNN
 from flash_pl.sparsity import total_count
 
@@ -66,6 +67,7 @@ def test_the_command_that_is_shown_to_be_refused_is(capsys):
 
 
 def test_every_page_is_in_the_navigation():
+    pytest.importorskip("mkdocs")
     text = re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text())
 
     def pages(entry: object) -> set[str]:
@@ -74,7 +76,48 @@ def test_every_page_is_in_the_navigation():
         return set().union(*map(pages, entry.values() if isinstance(entry, dict) else entry))
 
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
-    assert pages(yaml.safe_load(text)["nav"]) == there
+    settings, notebooks = hook("settings"), hook("notebooks")
+    generated = {*settings["PAGES"], *(f"notebooks/{notebook.stem}.md" for notebook in notebooks["NOTEBOOKS"])}
+    assert pages(yaml.safe_load(text)["nav"]) == there | generated
+
+
+def hook(name: str) -> dict:
+    """The names of a file that mkdocs runs."""
+    return runpy.run_path(str(DOCS / "hooks" / f"{name}.py"))
+
+
+def test_generated_pages_have_every_command_and_every_key():
+    pytest.importorskip("mkdocs")
+    settings = hook("settings")
+    commands, keys = settings["commands"](), settings["keys"]()
+    for name in ("fit", "validate", "sweep", "compare", "export", "inspect", "configs"):
+        assert f"## flash-pl {name}\n" in commands
+    for option in ("--workers N", "--to FILE", "--target VALUE", "--trust"):
+        assert option in commands
+    assert not [key for key in KEYS if key not in SECTIONS and f"| `{key}` |" not in keys]
+    fragments = {folder: shipped.names(folder) for folder in shipped.folders()}
+    assert not [name for folder, names in fragments.items() for name in names if f"| `{name}` |" not in keys]
+    assert "| `prune_rate` |" in keys
+
+
+def test_pages_of_notebooks_have_their_figures():
+    pytest.importorskip("mkdocs")
+    notebooks = hook("notebooks")
+    for notebook in notebooks["NOTEBOOKS"]:
+        text, figures = notebooks["page"](notebook)
+        assert figures and all(png.startswith(b"\x89PNG") and f"]({name})" in text for name, png in figures.items())
+        assert ".ipynb)" not in text and "](../docs" not in text
+
+
+def test_the_site_needs_no_network():
+    """Scripts, styles and fonts that a page loads are files of the site."""
+    settings = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))
+    loaded = [*settings["extra_javascript"], *settings["extra_css"], *settings["extra"]["polyfills"]]
+    assert not [path for path in loaded if not (DOCS / path).is_file()]
+    style = DOCS / "vendor" / "katex" / "katex.min.css"
+    fonts = re.findall(r"url\(([^)]+)\)", style.read_text())
+    assert fonts and not [font for font in fonts if not (style.parent / font).is_file()]
+    assert settings["theme"]["font"] is False and "offline" in settings["plugins"]
 
 
 def test_every_column_of_metrics_is_explained(tmp_path):
