@@ -12,13 +12,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from flash_pl import FederatedTrainer
+from flash_pl import FederatedTrainer, cli
 from flash_pl.callbacks import Callback
 from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, shipped
 from flash_pl.config.keys import KEYS, SECTIONS
 from flash_pl.models import LeafCNN
 from flash_pl.sparsity import total_count
+from flash_pl.sweep.jobs import split
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -38,7 +39,25 @@ def commands() -> list[str]:
     for page in PAGES:
         lines = [line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
         documented |= {line for line in lines if line.startswith("flash-pl fit")}
+        documented -= set(commands_with_other_data())
     return sorted(line for line in documented if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
+
+
+# Random images in place of the data sets that have to be downloaded.
+STAND_INS = {
+    "mnist": ["data.shape=[1, 28, 28]", "data.classes=10", "model=mnistnet"],
+    "femnist": ["data.shape=[1, 28, 28]", "data.classes=62", "model=leaf_cnn", "clients=20", "cohort=10"],
+    "cifar10": ["data.shape=[3, 32, 32]", "data.classes=10", "model=resnet18"],
+    "cifar100": ["data.shape=[3, 32, 32]", "data.classes=100", "model=resnet18"],
+    "tiny_imagenet": ["data.shape=[3, 64, 64]", "data.classes=200", "model=resnet18_tiny"],
+}
+
+
+def commands_with_other_data() -> list[str]:
+    """The commands of the two pages whose data sets are not on this machine."""
+    pages = [DOCS / "experiments.md", DOCS / "moving.md"]
+    lines = [line for page in pages for block in blocks(page, "") for line in block.splitlines()]
+    return [line for line in lines if re.match(r"flash-pl (fit|sweep) .*data=(?!synthetic)", line)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
@@ -57,6 +76,23 @@ def test_a_documented_command_is_accepted(command):
     config = compose(read_config(name), [*overrides, *one_process, "trainer.accelerator=cpu"])
     build_module(config, build_data(config))
     build_trainer(config)
+
+
+@pytest.mark.parametrize("command", commands_with_other_data())
+def test_a_command_for_data_that_are_elsewhere_is_accepted(command):
+    options = cli._parser().parse_args(shlex.split(command)[1:])
+    given = dict(argument.split("=", 1) for argument in options.arguments)
+    data = given.pop("data")
+    given.pop("data.root", None)
+    samples = ["data=synthetic", "data.samples=400", "data.test_samples=200", "clients=100", "cohort=10"]
+    fixed = [*samples, *STAND_INS[data], "trainer.accelerator=cpu"]
+    choices = [[f"{key}={value}" for value in split(key, text)] for key, text in given.items()]
+    config = read_config(options.config)
+    for number in range(max(map(len, choices))):  # every value, but not every combination
+        overrides = [values[number % len(values)] for values in choices]
+        composed = compose(config, list({text.partition("=")[0]: text for text in [*fixed, *overrides]}.values()))
+        build_trainer(composed)
+    build_module(composed, build_data(composed))
 
 
 def test_the_command_that_is_shown_to_be_refused_is(capsys):
