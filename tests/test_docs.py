@@ -12,12 +12,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from flash_pl import FederatedTrainer
+from flash_pl import FederatedTrainer, cli
 from flash_pl.callbacks import Callback
 from flash_pl.cli import main
-from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
+from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, shipped
+from flash_pl.config.keys import KEYS, SECTIONS
 from flash_pl.models import LeafCNN
 from flash_pl.sparsity import total_count
+from flash_pl.sweep.jobs import split
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,7 +39,25 @@ def commands() -> list[str]:
     for page in PAGES:
         lines = [line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
         documented |= {line for line in lines if line.startswith("flash-pl fit")}
+        documented -= set(commands_with_other_data())
     return sorted(line for line in documented if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
+
+
+# Random images in place of the data sets that have to be downloaded.
+STAND_INS = {
+    "mnist": ["data.shape=[1, 28, 28]", "data.classes=10", "model=mnistnet"],
+    "femnist": ["data.shape=[1, 28, 28]", "data.classes=62", "model=leaf_cnn", "clients=20", "cohort=10"],
+    "cifar10": ["data.shape=[3, 32, 32]", "data.classes=10", "model=resnet18"],
+    "cifar100": ["data.shape=[3, 32, 32]", "data.classes=100", "model=resnet18"],
+    "tiny_imagenet": ["data.shape=[3, 64, 64]", "data.classes=200", "model=resnet18_tiny"],
+}
+
+
+def commands_with_other_data() -> list[str]:
+    """The commands of the two pages whose data sets are not on this machine."""
+    pages = [DOCS / "experiments.md", DOCS / "moving.md"]
+    lines = [line for page in pages for block in blocks(page, "") for line in block.splitlines()]
+    return [line for line in lines if re.match(r"flash-pl (fit|sweep) .*data=(?!synthetic)", line)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
@@ -61,6 +81,23 @@ def test_a_documented_command_is_accepted(command):
     build_trainer(config)
 
 
+@pytest.mark.parametrize("command", commands_with_other_data())
+def test_a_command_for_data_that_are_elsewhere_is_accepted(command):
+    options = cli._parser().parse_args(shlex.split(command)[1:])
+    given = dict(argument.split("=", 1) for argument in options.arguments)
+    data = given.pop("data")
+    given.pop("data.root", None)
+    samples = ["data=synthetic", "data.samples=400", "data.test_samples=200", "clients=100", "cohort=10"]
+    fixed = [*samples, *STAND_INS[data], "trainer.accelerator=cpu"]
+    choices = [[f"{key}={value}" for value in split(key, text)] for key, text in given.items()]
+    config = read_config(options.config)
+    for number in range(max(map(len, choices))):  # every value, but not every combination
+        overrides = [values[number % len(values)] for values in choices]
+        composed = compose(config, list({text.partition("=")[0]: text for text in [*fixed, *overrides]}.values()))
+        build_trainer(composed)
+    build_module(composed, build_data(composed))
+
+
 def test_the_command_that_is_shown_to_be_refused_is(capsys):
     (shown,) = [block for block in blocks(DOCS / "tutorial.md", "") if block.startswith("$ ")]
     command, message = shown.strip().splitlines()
@@ -69,6 +106,7 @@ def test_the_command_that_is_shown_to_be_refused_is(capsys):
 
 
 def test_every_page_is_in_the_navigation():
+    pytest.importorskip("mkdocs")
     text = re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text())
 
     def pages(entry: object) -> set[str]:
@@ -77,7 +115,48 @@ def test_every_page_is_in_the_navigation():
         return set().union(*map(pages, entry.values() if isinstance(entry, dict) else entry))
 
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
-    assert pages(yaml.safe_load(text)["nav"]) == there
+    settings, notebooks = hook("settings"), hook("notebooks")
+    generated = {*settings["PAGES"], *(f"notebooks/{notebook.stem}.md" for notebook in notebooks["NOTEBOOKS"])}
+    assert pages(yaml.safe_load(text)["nav"]) == there | generated
+
+
+def hook(name: str) -> dict:
+    """The names of a file that mkdocs runs."""
+    return runpy.run_path(str(DOCS / "hooks" / f"{name}.py"))
+
+
+def test_generated_pages_have_every_command_and_every_key():
+    pytest.importorskip("mkdocs")
+    settings = hook("settings")
+    commands, keys = settings["commands"](), settings["keys"]()
+    for name in ("fit", "validate", "sweep", "compare", "export", "inspect", "configs"):
+        assert f"## flash-pl {name}\n" in commands
+    for option in ("--workers N", "--to FILE", "--target VALUE", "--trust"):
+        assert option in commands
+    assert not [key for key in KEYS if key not in SECTIONS and f"| `{key}` |" not in keys]
+    fragments = {folder: shipped.names(folder) for folder in shipped.folders()}
+    assert not [name for folder, names in fragments.items() for name in names if f"| `{name}` |" not in keys]
+    assert "| `prune_rate` |" in keys
+
+
+def test_pages_of_notebooks_have_their_figures():
+    pytest.importorskip("mkdocs")
+    notebooks = hook("notebooks")
+    for notebook in notebooks["NOTEBOOKS"]:
+        text, figures = notebooks["page"](notebook)
+        assert figures and all(png.startswith(b"\x89PNG") and f"]({name})" in text for name, png in figures.items())
+        assert ".ipynb)" not in text and "](../docs" not in text
+
+
+def test_the_site_needs_no_network():
+    """Scripts, styles and fonts that a page loads are files of the site."""
+    settings = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))
+    loaded = [*settings["extra_javascript"], *settings["extra_css"], *settings["extra"]["polyfills"]]
+    assert not [path for path in loaded if not (DOCS / path).is_file()]
+    style = DOCS / "vendor" / "katex" / "katex.min.css"
+    fonts = re.findall(r"url\(([^)]+)\)", style.read_text())
+    assert fonts and not [font for font in fonts if not (style.parent / font).is_file()]
+    assert settings["theme"]["font"] is False and "offline" in settings["plugins"]
 
 
 def test_every_column_of_metrics_is_explained(tmp_path):
@@ -164,13 +243,13 @@ def test_links_of_the_benchmarks_lead_somewhere():
 
 
 def test_the_readme_s_module_is_short():
-    module = blocks(ROOT / "README.md", "python")[0]
+    module = blocks(ROOT / "README.md", "python")[1]
     assert sum(bool(line.strip()) for line in module.splitlines()) <= 25
 
 
 def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
     names: dict = {"__name__": "readme"}
-    exec(compile(blocks(ROOT / "README.md", "python")[1], "README.md", "exec"), names)
+    exec(compile(blocks(ROOT / "README.md", "python")[2], "README.md", "exec"), names)
     counts = []
 
     class Watch(Callback):
