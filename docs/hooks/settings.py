@@ -8,9 +8,10 @@ from typing import Any
 from mkdocs.structure.files import File
 
 from flash_pl.cli import _parser
-from flash_pl.commands.help import ABOUT, _as_text
+from flash_pl.commands.help import ABOUT
 from flash_pl.config import shipped
 from flash_pl.config.docstrings import parameter_help
+from flash_pl.config.explained import as_text
 from flash_pl.config.keys import KEYS, SECTIONS, keys_of
 from flash_pl.config.signature import locate, signature
 
@@ -68,6 +69,8 @@ def commands() -> str:
     (subcommands,) = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
     page = [ABOUT_COMMANDS]
     for name, parser in subcommands.choices.items():
+        if name.startswith("_"):  # what the completion of a shell calls
+            continue
         page += ["", f"## flash-pl {name}", "", parser.description or "", "", "```", _usage(parser), "```", ""]
         page += _table("argument", "meaning", [_argument(action) for action in parser._actions])
         if name == "fit":
@@ -111,7 +114,7 @@ def keys() -> str:
 
 
 def _keys(names: list[str]) -> list[str]:
-    rows = [[f"`{name}`", f"`{_as_text(_plain(KEYS[name].default))}`", KEYS[name].help] for name in names]
+    rows = [[f"`{name}`", f"`{as_text(_plain(KEYS[name].default))}`", KEYS[name].help] for name in names]
     return _table("key", "default", "meaning", rows)
 
 
@@ -131,11 +134,11 @@ def _fragment(folder: str, name: str) -> list[str]:
         if base:
             (named,) = [cls for cls in target.__mro__ if cls.__name__ == base[1]]
             text = parameter_help(named)[key]
-        rows.append([f"`{key}`", f"`{_as_text(_plain(value))}`", text])
+        rows.append([f"`{key}`", f"`{as_text(_plain(value))}`", text])
     if not rows:
         return []
     brings = content.get("defaults") or {}
-    note = ", ".join(f"`{key}={_as_text(value)}`" for key, value in brings.items() if not isinstance(value, dict))
+    note = ", ".join(f"`{key}={as_text(value)}`" for key, value in brings.items() if not isinstance(value, dict))
     head = ["", f"### {folder}={name} {{: #{folder}-{name} }}", "", f"Class `{content['class_path']}`."]
     head += [f"Defaults that it brings: {note}."] if note else []
     return [*head, "", *_table("argument", "default", "meaning", rows)]
