@@ -60,14 +60,15 @@ def _add_fit(commands: Any) -> None:
     )
     add_config(parser)
     add_overrides(parser)
+    instead = parser.add_mutually_exclusive_group()
     add_instead(
-        parser,
+        instead,
         "--print-config",
         "flash_pl.commands.preview.print_config",
         "print the composed config, as the run would write it to config.yaml, and end",
     )
     add_instead(
-        parser,
+        instead,
         "--dry-run",
         "flash_pl.commands.preview.dry_run",
         "write nothing: show layers and densities, and estimate bytes, FLOPs and time from a few steps",

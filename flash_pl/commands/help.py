@@ -71,7 +71,9 @@ def _about_meaning(explanation: Explanation, meaning: Meaning) -> list[str]:
     if explanation.folder and meaning.classes:
         facts["type"] = f"a name or the path of a class, which makes {meaning.kind}"
     several = len(meaning.defaults) > 1
-    of_each = [f"{value} in {', '.join(names)}" if several else value for value, names in meaning.defaults.items()]
+    of_each = [
+        f"{value} in {', '.join(names)}" if several and names else value for value, names in meaning.defaults.items()
+    ]
     facts["default"] = "; ".join(of_each)
     text = meaning.help.rstrip(".") or f"an argument of {', '.join(meaning.classes)}"
     return [_filled(f"{explanation.key}: {text}", "", "  ")] + [

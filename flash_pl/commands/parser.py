@@ -178,6 +178,12 @@ class _Instead(argparse.Action):
         namespace.run, namespace.writes_files = self.const, False
 
 
-def add_instead(parser: argparse.ArgumentParser, option: str, run: str, about: str) -> None:
-    """Add an option with which the command runs another function, given by module and name as in ``command``."""
-    parser.add_argument(option, action=_Instead, nargs=0, const=run, default=argparse.SUPPRESS, help=about)
+def add_instead(options: Any, option: str, run: str, about: str) -> None:
+    """Add an option with which the command runs another function, given by module and name as in ``command``.
+
+    Args:
+        options: a group of options of which one can be given.
+        option: its name, such as ``--dry-run``.
+        run, about: as in ``command``.
+    """
+    options.add_argument(option, action=_Instead, nargs=0, const=run, default=argparse.SUPPRESS, help=about)

@@ -38,7 +38,10 @@ SHORT_STAGE = "a rehearsal of stage 1 with one client and few steps made it, and
 def print_config(options: argparse.Namespace) -> None:
     """Print the config.yaml that the run would write."""
     content = read_config(options.config)
-    directory = RunDir(compose(content, options.arguments), to_repeat(content, options.arguments))
+    config = compose(content, options.arguments)
+    build_module(config, build_data(config))  # refuse what the run would refuse; no data are loaded
+    build_trainer(_without_output(config))
+    directory = RunDir(config, to_repeat(content, options.arguments))
     print(directory.text(), end="")
 
 

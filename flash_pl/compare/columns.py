@@ -204,7 +204,13 @@ def _cost_columns(runs: Sequence[Run]) -> list[Column]:
             _last("flops_inference_ratio"),
         ),
         Column("fleet_seconds", "fleet time", "simulated, of the whole run", TIME, _last("fleet_seconds_total")),
-        Column("seconds", "wall clock", "of the rounds, on the machine that ran them", TIME, _seconds),
+        Column(
+            "seconds",
+            "time of rounds",
+            "wall clock of the rounds, without stage 1 and what is before and after the rounds",
+            TIME,
+            _seconds,
+        ),
     ]
 
 

@@ -94,14 +94,14 @@ class Comparison:
         kept = [run for group in groups for run in group.runs]
         warnings += [
             f"{run.path}: metrics.csv starts after round 1, because the run was continued from another directory; "
-            "bytes and FLOPs relative to dense training are of the rounds in it; there is no wall clock and no target"
+            "bytes and FLOPs relative to dense training are of the rounds in it; it has no time of rounds and no target"
             for run in kept
             if not run.has_all_rounds
         ]
         unequal = inequalities(groups, last)
         for data in dict.fromkeys(one.data for one in unequal):
             reasons = "; ".join(one.reason for one in unequal if one.data == data)
-            warnings.append(f"no best is marked on {data}, because {reasons}")
+            warnings.append(f"runs on {data} do not compare in every column: {reasons}")
         if target is not None:
             warnings += _check_target(kept, target)
         return cls(groups, columns_of(kept, last, target), last, failed, target, unequal), warnings

@@ -30,6 +30,7 @@ MASK_HELP = {
     "exclude": "names or globs of layers or parameters that are never masked",
     "exclude_first_last": "never mask the first and the last maskable layer",
 }
+MISSING = object()
 DEPTH = 4  # of a key below components, such as scheduler.sensitivity.move.growth
 
 
@@ -99,8 +100,24 @@ def _plain(key: str) -> Explanation:
     of_component = key in shipped.folders()
     kind = "a name, or the path of a class" if of_component else describe(KEYS[key].hint)
     default = as_text(KEYS[key].default)
-    meaning = Meaning(KEYS[key].help, kind, _ranges(section).get(name, ""), (), {default: []})
+    meaning = Meaning(KEYS[key].help, kind, _ranges(section).get(name, ""), (), {default: []} | _brought_by_data(key))
     return Explanation(key, [meaning], key if of_component else "", keys_below(key) if key in COMPONENTS else {})
+
+
+def _brought_by_data(key: str) -> dict[str, list[str]]:
+    """The defaults of a key that shipped data sets bring, as YAML, each with the data sets.
+
+    >>> _brought_by_data("clients")
+    {'20': ['data=digits', 'data=synthetic'], 'null': ['data=femnist', 'data=king_james', 'data=text']}
+    """
+    found: dict[str, list[str]] = {}
+    for name in shipped.names("data"):
+        value: Any = shipped.content(name, "data").get("defaults", {})
+        for part in key.split("."):
+            value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+        if value is not MISSING:
+            found.setdefault(as_text(value), []).append(f"data={name}")
+    return found
 
 
 @cache

@@ -37,7 +37,7 @@ class Keys:
         alpha: Dirichlet concentration of the partition; 1000 is nearly IID.
         seed: seed of every random draw.
         compat: official makes the choices of the FLASH authors' code.
-        run_dir: directory of the run; it gets a number if it is taken.
+        run_dir: directory of the run; the default one gets a number if it is taken.
         ckpt_path: checkpoint to resume from; last is the newest one in run_dir.
         scheduler: sparse scheduler and its settings, such as scheduler.prune_rate=0.3.
         budget: densities that the clients can afford; budget.tiers lists classes of devices.

@@ -31,10 +31,10 @@ def read_contents(path: Path) -> Contents:
     """
     path = checkpoint_file(path)
     name = as_yaml(str(path))
+    if not path.is_file():
+        raise ConfigError("file", f"{name} is not an existing file", "give a file with a model, or a run directory")
     if path.suffix not in READERS:
         raise ConfigError("file", f"the name {name} has an unknown suffix", f"known are {', '.join(READERS)}")
-    if not path.is_file():
-        raise ConfigError("file", f"{name} is not an existing file")
     try:
         return READERS[path.suffix](path)
     except OSError as error:

@@ -48,6 +48,15 @@ def test_a_wrong_setting_is_refused_by_both(capsys):
         assert main(["fit", "jmwst", option, "density=2"]) == 2
         out, err = capsys.readouterr()
         assert not out and "density: 2" in err
+        assert main(["fit", "pdst", option, "scheduler.prune_rate=0.3"]) == 2  # PDST moves nothing
+        out, err = capsys.readouterr()
+        assert not out and "scheduler.prune_rate: " in err
+
+
+def test_one_of_them_at_a_time(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "jmwst", "--print-config", "--dry-run"])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", ["pdst", "jmwst", "nst", "dense", "ssfl", "hetero_jmwst", "fedrts"])

@@ -50,7 +50,7 @@ def test_markdown(found):
     assert lines[0] == "| experiment | density | seeds | accuracy, % |" and lines[1] == "| --- | ---: | ---: | ---: |"
     assert lines[2] == "| jmwst, scheduler.voter=C\\_D\\&\\<1> | 0.05 | 2 | 60.0 ± 14.1 |"
     assert lines[3].endswith("| 0.05 | 1 | **65.0** |")
-    assert "| experiment | density | seeds | up, MB | wall clock, s |" in lines
+    assert "| experiment | density | seeds | up, MB | time of rounds, s |" in lines
 
 
 def test_latex(found):

@@ -158,5 +158,6 @@ def test_another_suffix_a_missing_file_and_a_folder(folder, capsys):
     (folder / "d.flash").mkdir()
     line = refusal(capsys, "inspect", "a.txt")
     assert line.startswith("file: ") and "a.txt" in line and ".flash, .safetensors, .onnx, .ckpt" in line
-    assert "'nowhere.flash' is not an existing file" in refusal(capsys, "inspect", "nowhere.flash")
+    for name in ("nowhere.flash", "nowhere"):
+        assert f"'{name}' is not an existing file" in refusal(capsys, "inspect", name)
     assert "'d.flash' is a folder without checkpoints/last.ckpt" in refusal(capsys, "inspect", "d.flash")
