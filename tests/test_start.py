@@ -70,6 +70,14 @@ print(json.dumps(ends))
 """
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A shell lets programs in the background ignore SIGINT, and tests may run there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def python(code, **options):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options).stdout
 
