@@ -3,6 +3,7 @@
     python benchmarks/speed/steps.py run --networks MNISTNet LeNet5 LeafCNN   # minutes; results/steps.json
     python benchmarks/speed/steps.py plot                                     # docs/steps.png
     python benchmarks/speed/steps.py profile                                  # share of each operation at d = 0.05
+    python benchmarks/speed/steps.py kernels --density 0.01                   # milliseconds of a step in each kernel
     python benchmarks/speed/steps.py memory                                   # peak memory of a client at d = 0.05
 
 Where torch computes all layers, that is in the bare loop and in ours at d = 1, a network runs in both memory formats,
@@ -17,6 +18,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,6 +38,7 @@ from networks import (
     save,
 )
 
+from flash_pl.kernels.library import ARGUMENTS, library
 from flash_pl.loops import FederatedLoop
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
@@ -100,12 +105,42 @@ def profile_of(name: str) -> None:
     print(f"{name}: {', '.join(shares)}")
 
 
+def kernels_of(name: str, density: float) -> None:
+    """Print the milliseconds of a step that pass in each function of the compiled kernels."""
+    network, native = NETWORKS[name], library()
+    assert native is not None, "the kernels are not installed"
+    turn, times = client_turn(federated(network, network.images(), density)), Counter[str]()
+    for function in ARGUMENTS:
+        setattr(native, function, timed(getattr(native, function), function, times))
+    turn()
+    times.clear()
+    begun = time.perf_counter()
+    for _ in range(5):
+        turn()
+    step = 1e3 * (time.perf_counter() - begun)
+    parts = ", ".join(
+        f"{function} {1e3 * seconds / 5 / network.batches:.2f}" for function, seconds in times.most_common()
+    )
+    total = 1e3 * times.total() / 5 / network.batches
+    print(f"{name}, d = {density:g}: {step / 5 / network.batches:.2f} ms a step, {total:.2f} in the kernels: {parts}")
+
+
+def timed(function: Callable[..., None], name: str, times: Counter[str]) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        begun = time.perf_counter()
+        function(*arguments)
+        times[name] += time.perf_counter() - begun
+
+    return call
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["run", "plot", "profile", "memory", "peak"])
+    parser.add_argument("task", choices=["run", "plot", "profile", "kernels", "memory", "peak"])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--to", type=Path, default=Path("docs/steps.png"), help="file of the figure")
+    parser.add_argument("--density", type=float, default=0.05, help="of the task kernels")
     parser.add_argument("--backend", default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,6 +152,10 @@ def main() -> None:
     if arguments.task == "profile":
         for name in arguments.networks:
             profile_of(name)
+        return None
+    if arguments.task == "kernels":
+        for name in arguments.networks:
+            kernels_of(name, arguments.density)
         return None
     if arguments.task == "peak":
         return peak(arguments.networks[0], arguments.backend)

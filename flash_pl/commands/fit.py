@@ -55,8 +55,8 @@ from flash_pl.loops import FederatedLoop
 from flash_pl.saved_state import check_checkpoint
 
 
-def fit(options: argparse.Namespace) -> None:
-    """Train, and write a run directory."""
+def composed(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Any, Any]:
+    """Return the config, the one that repeats the run, the data (not loaded yet) and the module."""
     content = read_config(options.config)
     config = compose(content, options.arguments)
     check_loggers(config)
@@ -64,7 +64,13 @@ def fit(options: argparse.Namespace) -> None:
     module = build_module(config, data)
     if (notice := about_cohort(content, options.arguments)) and starts_as_rank_0():
         print(f"flash-pl: notice: {notice}", file=sys.stderr)
-    directory = RunDir(config, to_repeat(content, options.arguments), restarted=restarts() > 0)
+    return config, to_repeat(content, options.arguments), data, module
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Train, and write a run directory."""
+    config, repeat, data, module = composed(options)
+    directory = RunDir(config, repeat, restarted=restarts() > 0)
     with directory.claimed(writes=starts_as_rank_0()):
         metrics, consensus = MetricsCSV(directory.path), ConsensusCSV(directory.path)
         checkpoint = _checkpoint(config, directory)

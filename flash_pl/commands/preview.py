@@ -1,7 +1,6 @@
 """``flash-pl fit CONFIG --print-config`` and ``--dry-run``: what a run would be. Nothing is written."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,22 +11,10 @@ from rich.text import Text
 from flash_pl.callbacks import Checkpoint
 from flash_pl.callbacks.run_summary import aligned, summary
 from flash_pl.client import layer_labels
+from flash_pl.commands.fit import composed
 from flash_pl.commands.screen import PLACES, plain_table
-from flash_pl.config import (
-    RunDir,
-    about_cohort,
-    build_data,
-    build_module,
-    build_trainer,
-    by_config_key,
-    check_loggers,
-    compose,
-    prepare,
-    read_config,
-    to_repeat,
-)
+from flash_pl.config import RunDir, build_trainer, by_config_key, prepare
 from flash_pl.data import torn_down
-from flash_pl.environment import starts_as_rank_0
 from flash_pl.loops import Estimate, FederatedLoop, rehearse
 from flash_pl.machine import peak_memory_mb
 from flash_pl.units import counted, duration, percent, rough, size
@@ -37,23 +24,14 @@ SHORT_STAGE = "a rehearsal of stage 1 with one client and few steps made it, and
 
 def print_config(options: argparse.Namespace) -> None:
     """Print the config.yaml that the run would write."""
-    content = read_config(options.config)
-    config = compose(content, options.arguments)
-    build_module(config, build_data(config))  # refuse what the run would refuse; no data are loaded
+    config, repeat, _, _ = composed(options)  # refuses what the run would refuse
     build_trainer(_without_output(config))
-    directory = RunDir(config, to_repeat(content, options.arguments))
-    print(directory.text(), end="")
+    print(RunDir(config, repeat).text(), end="")
 
 
 def dry_run(options: argparse.Namespace) -> None:
     """Show what would be trained, and estimate what it costs, from a few steps."""
-    content = read_config(options.config)
-    config = compose(content, options.arguments)
-    check_loggers(config)
-    data = build_data(config)
-    module = build_module(config, data)
-    if (notice := about_cohort(content, options.arguments)) and starts_as_rank_0():
-        print(f"flash-pl: notice: {notice}", file=sys.stderr)
+    config, _, data, module = composed(options)
     directory = RunDir(config)
     trainer = build_trainer(_without_output(config))
     ranks = trainer.launch()

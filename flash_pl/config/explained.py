@@ -42,7 +42,7 @@ class Meaning:
         help: the meaning, in words.
         kind: the type, in words.
         range: the accepted values, in words; empty if nobody says it.
-        classes: the names of the classes that have the argument; empty for a key that is no argument of a component.
+        classes: the classes with this argument, by name; empty for other keys.
         defaults: each default as YAML, with the names of the shipped fragments that have it.
     """
 
@@ -90,7 +90,7 @@ def explain(key: str) -> Explanation:
 
 
 def _plain(key: str) -> Explanation:
-    """Explain a key that is no argument of a component."""
+    """Explain a key of the top level or of a section."""
     if key not in KEYS:
         raise _unknown(key)
     section, _, name = key.rpartition(".")

@@ -135,7 +135,7 @@ def _texts(ancestors: list[Definition]) -> dict[str, str]:
 
 
 def _is_set_inside(hint: ast.expr | None, value: ast.expr | None) -> bool:
-    """Whether a field of a dataclass is no argument of its ``__init__``."""
+    """Whether ``__init__`` does not take a field of a dataclass."""
     constant = hint is not None and ast.unparse(hint).startswith("ClassVar")
     return constant or (isinstance(value, ast.Call) and "init=False" in ast.unparse(value))
 

@@ -21,7 +21,7 @@ ISA_VARIABLE = "FLASH_PL_ISA"
 INTERFACE = 6  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
-_ARGUMENTS = {
+ARGUMENTS = {
     "gather": [_POINTER, _POINTER, _LONG, _POINTER],
     "scatter": [_POINTER, _POINTER, _LONG, _POINTER],
     "scatter_add": [_POINTER, _POINTER, _LONG, _POINTER],
@@ -52,7 +52,7 @@ class Library:
     def __init__(self, native: ctypes.CDLL) -> None:
         self._use = native.flash_pl_use
         self._use.argtypes, self._use.restype = [ctypes.c_char_p], ctypes.c_int
-        for name, arguments in _ARGUMENTS.items():
+        for name, arguments in ARGUMENTS.items():
             function = getattr(native, f"flash_pl_{name}")
             function.argtypes, function.restype = arguments, None
             setattr(self, name, function)

@@ -46,7 +46,7 @@ def prune_(weights: Tensor, mask: Tensor) -> None:
 def largest_outside(weights: Tensor, mask: Tensor) -> float:
     """Return the largest magnitude of the weights outside of ``mask``, bool of the same shape.
 
-    It is 0 if there are none, and NaN if one of them is NaN.
+    Without such weights it is 0. If one of them is NaN, it is NaN.
 
     >>> largest_outside(torch.tensor([-4.0, 2.0, -3.0]), torch.tensor([True, False, False]))
     3.0

@@ -163,7 +163,7 @@ class SweepProgress:
 
 
 def rounds_done(directory: Path) -> int:
-    """Return the last round in metrics.csv, 0 if there is none yet.
+    """Return the last round in metrics.csv; 0 before the first round.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
