@@ -121,7 +121,6 @@ def federated(
     cohort: int = 1,
     accelerator: str = "cpu",
     scheduler: Callable[[], SparseScheduler] = PDST,
-    format: str = "contiguous",
     **settings: Any,
 ) -> FederatedLoop:
     """A federated loop that is ready for its first round; at density 1 it trains densely."""
@@ -138,7 +137,7 @@ def federated(
         **NO_EVALUATION,
         **settings,
     )
-    return started(trainer.loop(Classifier(network.build(format), classes=10, lr=LR), data))
+    return started(trainer.loop(Classifier(network.build(), classes=10, lr=LR), data))
 
 
 def started(loop: FederatedLoop) -> FederatedLoop:

@@ -58,10 +58,10 @@ def measure(name: str, repeats: int) -> list[Row]:
     batches = data.client_batches(0)
     loops = {density: federated(network, data, density) for density in DENSITIES}
     turns = bare_turns(network, batches) | {str(density): client_turn(loop) for density, loop in loops.items()}
-    turns["1.0 channels last"] = client_turn(federated(network, data, 1.0, format="channels last"))
+    turns["1.0 contiguous"] = client_turn(federated(network, data, 1.0, channels_last=False))
     times = {key: time / len(batches) for key, time in medians(turns, repeats).items()}
     dense = min(times[format] for format in FORMATS)
-    times["1.0"] = min(times["1.0"], times["1.0 channels last"])
+    times["1.0"] = min(times["1.0"], times["1.0 contiguous"])
     rows = []
     for density, loop in loops.items():
         milliseconds, flops = times[str(density)], flops_ratio(loop)
