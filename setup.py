@@ -1,11 +1,14 @@
-"""The compiled kernels, and the names of their file and of the wheel; everything else is in pyproject.toml.
+"""The compiled kernels, the names of their file and of the wheel, the README on PyPI; all else is in pyproject.toml.
 
 The kernels use nothing of Python: ctypes loads them (``flash_pl/kernels/library.py``). So one file serves every Python,
 and the wheel of a platform is called ``py3-none-PLATFORM``. A wheel of Python's stable ABI (``abi3``) would say less:
 Pythons without the GIL do not take it.
+
+PyPI shows the README without the files beside it, so its links become addresses of the repository.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -36,7 +39,20 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def readme() -> str:
+    """Return the README with links to the repository in place of links to files."""
+    (source,) = re.findall(r'^Source = "(.+)"', Path("pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+
+    def absolute(link: re.Match[str]) -> str:
+        return f"{link[1]}{source}/{'raw' if link[1].startswith('!') else 'blob'}/main/{link[2]})"
+
+    link = re.compile(r"(!?\[[^\]]*\]\()(?![a-z]+:|#)([^)]+)\)")
+    return link.sub(absolute, Path("README.md").read_text(encoding="utf-8"))
+
+
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     cmdclass={"build_ext": KernelBuild, "bdist_wheel": PlatformWheel},
     ext_modules=[
         Extension(

@@ -23,7 +23,7 @@ from flash_pl.sweep.jobs import split
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "reference" not in path.parts)]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 TINY = ["data=synthetic", "data.samples=60", "data.test_samples=20", "model=digits_cnn", "model.hidden=16"]
 TINY += ["clients=4", "cohort=2", "rounds=1", "density=0.2", "trainer.accelerator=cpu", "trainer.progress=false"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -33,14 +33,20 @@ def blocks(page: Path, language: str) -> list[str]:
     return [code for name, code in FENCE.findall(page.read_text()) if name == language]
 
 
+def documented(command: str) -> set[str]:
+    """Every ``flash-pl COMMAND`` in blocks and in sentences, except those of ``commands_with_other_data``."""
+    lines: set[str] = set()
+    for page in PAGES:
+        lines |= {line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()}
+        sentences = FENCE.sub("", page.read_text())
+        lines |= {" ".join(code.split()) for code in re.findall(r"`(flash-pl [^`]+)`", sentences)}
+    return {line for line in lines if line.startswith(f"flash-pl {command} ")} - set(commands_with_other_data())
+
+
 def commands() -> list[str]:
     """Every documented ``flash-pl fit``, except those with files or classes of the reader."""
-    documented = set()
-    for page in PAGES:
-        lines = [line.split("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
-        documented |= {line for line in lines if line.startswith("flash-pl fit")}
-        documented -= set(commands_with_other_data())
-    return sorted(line for line in documented if not re.search(r"[A-Z]{3}|my_|gradient_growth|runs/|\.csv", line))
+    readers = r"[A-Z]{3}|my_|mine|gradient_growth|runs/|\.csv|\.\.\.|--help|wandb"
+    return sorted(line for line in documented("fit") if not re.search(readers, line))
 
 
 # Random images in place of the data sets that have to be downloaded.
@@ -98,6 +104,16 @@ def test_a_command_for_data_that_are_elsewhere_is_accepted(command):
     build_module(composed, build_data(composed))
 
 
+@pytest.mark.parametrize("command", sorted(line for line in documented("sweep") if not re.search("FILE|RUN_DIR", line)))
+def test_a_documented_sweep_is_accepted(command):
+    options = cli._parser().parse_args(shlex.split(command)[1:])
+    given = [argument.partition("=")[::2] for argument in options.arguments]
+    choices = [[f"{key}={value}" for value in split(key, text)] for key, text in given]
+    for number in range(max(map(len, choices))):  # every value, but not every combination
+        overrides = [values[number % len(values)] for values in choices]
+        build_trainer(compose(read_config(options.config), [*overrides, "trainer.accelerator=cpu"]))
+
+
 def test_the_command_that_is_shown_to_be_refused_is(capsys):
     (shown,) = [block for block in blocks(DOCS / "tutorial.md", "") if block.startswith("$ ")]
     command, message = shown.strip().splitlines()
@@ -146,6 +162,12 @@ def test_pages_of_notebooks_have_their_figures():
         text, figures = notebooks["page"](notebook)
         assert figures and all(png.startswith(b"\x89PNG") and f"]({name})" in text for name, png in figures.items())
         assert ".ipynb)" not in text and "](../docs" not in text
+
+
+def test_examples_in_docstrings_are_blocks_of_code():
+    pytest.importorskip("griffe")
+    fenced = hook("doctests")["fenced"]
+    assert fenced("A.\n\n>>> 1\n1\n\nB.") == "A.\n\n```pycon\n>>> 1\n1\n```\n\nB."
 
 
 def test_the_site_needs_no_network():

@@ -45,12 +45,30 @@ def test_the_source_distribution_holds_every_file(tmp_path: Path) -> None:
     assert "warning" not in (done.stdout + done.stderr).lower()
 
 
-def test_one_wheel_serves_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def what_setup_is_given(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Run setup.py, and return the arguments of its call of ``setup``."""
     setuptools = pytest.importorskip("setuptools", minversion="77")
     given: dict = {}
     monkeypatch.setattr(setuptools, "setup", given.update)
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
+    return given
+
+
+def test_the_readme_on_pypi_has_no_links_to_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = re.findall(r'^Source = "(.+)"', PYPROJECT, re.MULTILINE)
+    readme = what_setup_is_given(monkeypatch)["long_description"]
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", readme)
+    assert [target for _, target in links if source in target]
+    assert not [target for _, target in links if not target.startswith("https://")]
+    assert not [target for picture, target in links if picture and not target.startswith(f"{source}/raw/")]
+    files = [target.split("/main/")[1] for _, target in links if target.startswith(source)]
+    assert not [file for file in files if not (ROOT / file).exists()]
+
+
+def test_one_wheel_serves_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = what_setup_is_given(monkeypatch)
+    setuptools = pytest.importorskip("setuptools", minversion="77")
     project = setuptools.Distribution({"name": "flash-pl", "version": "1", "ext_modules": given["ext_modules"]})
     commands = {name: command(project) for name, command in given["cmdclass"].items()}
     for command in commands.values():

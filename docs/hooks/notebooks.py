@@ -32,19 +32,29 @@ def page(notebook: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(_links(source))
             continue
         parts.append(f"```python\n{source}\n```")
+        printed: list[str] = []  # what follows each other is one block
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/png" in data:
+                parts += _block(printed)
                 name = f"{notebook.stem}_{len(figures)}.png"
                 figures[name] = base64.b64decode(data["image/png"])
                 parts.append(f"![Figure of the code above]({name})")
             elif "text/html" in data and "<table" in "".join(data["text/html"]):
+                parts += _block(printed)
                 parts.append(_table("".join(data["text/html"])))
             else:
-                text = "".join(output.get("text", data.get("text/plain", [])))
-                parts.append(f'```text title="Output"\n{text.rstrip()}\n```')
+                printed.append("".join(output.get("text", data.get("text/plain", []))))
+        parts += _block(printed)
     text = "\n\n".join(parts) + f"\n\n*This page is `notebooks/{notebook.name}` with its outputs.*\n"
     return text, figures
+
+
+def _block(printed: list[str]) -> list[str]:
+    """Take what was printed, without the colors of a terminal, as a block of text; none if it is nothing."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(part.rstrip("\n") for part in printed)).rstrip()
+    printed.clear()
+    return [f'```text title="Output"\n{text}\n```'] if text else []
 
 
 def _links(text: str) -> str:

@@ -49,6 +49,12 @@ class Fleet:
 
     Raises:
         ConfigError: a speed or a deadline that is not above 0, shares that do not sum to 1.
+
+    >>> phone = Device("phone", downlink=50e6, uplink=10e6, flops=50e9, share=0.5)
+    >>> board = Device("board", downlink=90e6, uplink=50e6, flops=10e9, share=0.5)
+    >>> devices = Fleet([phone, board], deadline=20).assign(clients=4, tiers=None, seed=1)
+    >>> sorted(device.kind for device in devices)
+    ['board', 'board', 'phone', 'phone']
     """
 
     def __init__(self, devices: Sequence[Device], deadline: float | None = None) -> None:

@@ -100,7 +100,11 @@ def traffic_columns(down: Traffic, up: Traffic) -> dict[str, float]:
 
 
 def entropy_bits(layout: Layout, mask: Tensor) -> float:
-    """sum_l n_l H(d_l): no code for random masks of these layer densities is shorter on average."""
+    """sum_l n_l H(d_l): no code for random masks of these layer densities is shorter on average.
+
+    >>> entropy_bits(Layout(torch.nn.Linear(4, 1, bias=False)), torch.tensor([True, False, True, False]))
+    4.0
+    """
     bits = 0.0
     for size, d in zip(layout.sizes.tolist(), layout.densities(mask).tolist(), strict=True):
         if 0 < d < 1:

@@ -16,6 +16,12 @@ class FederatedData(Protocol):
 
     ``FederatedDataModule`` implements it. The loops call ``prepare_data``, ``setup`` and ``to_`` in this order, then
     the other members any number of times.
+
+    >>> from flash_pl.data import IID, Synthetic
+    >>> data = Synthetic(samples=200, test_samples=40, clients=20, partition=IID(), batch_size=4)
+    >>> data.setup("fit")
+    >>> data.clients, len(data.client_batches(0))  # 10 samples
+    (20, 3)
     """
 
     def prepare_data(self) -> None:

@@ -37,6 +37,20 @@ class ImageFolders(DatasetModule):
     Raises:
         DataNotFoundError: the root has no images in folders of classes.
         ConfigError: training and test images have different classes; a number outside of its range.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for number in range(20):
+    ...         folder = Path(root, "cat" if number % 2 else "dog")
+    ...         folder.mkdir(exist_ok=True)
+    ...         Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+    ...     data = ImageFolders(root, image_size=16, clients=2)
+    ...     data.setup("fit")
+    ...     batch = next(iter(data.client_batches(0)))
+    >>> batch[0].shape[1:]
+    torch.Size([3, 16, 16])
     """
 
     def __init__(

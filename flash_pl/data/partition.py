@@ -22,6 +22,15 @@ class Partition(Protocol):
 
     Any callable with this signature is a partition. One that has an attribute ``needs_labels`` which is False gets 0 as
     the label of every sample, so that no labels must be read.
+
+    >>> def halves(labels, clients, generator):  # every client gets the same number, in the order of the files
+    ...     return list(torch.arange(len(labels)).chunk(clients))
+    >>> from flash_pl.data import TensorData
+    >>> images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 2
+    >>> data = TensorData((images, labels), (images, labels), clients=4, partition=halves)
+    >>> data.setup("fit")
+    >>> data.client_sizes
+    [5, 5, 5, 5]
     """
 
     def __call__(self, labels: Tensor, clients: int, generator: torch.Generator) -> list[Tensor]:

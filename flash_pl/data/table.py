@@ -58,6 +58,16 @@ class CSVTable(FederatedDataModule):
     Raises:
         DataNotFoundError: a file is missing.
         ConfigError: a column is missing or has cells that are no numbers; an empty file.
+
+    >>> import tempfile
+    >>> rows = "".join(f"{number},{number % 3},{'yes' if number % 2 else 'no'}\\n" for number in range(40))
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as table:
+    ...     _ = table.write("height,floor,sold\\n" + rows)
+    ...     table.flush()
+    ...     data = CSVTable(table.name, target="sold", clients=4)
+    ...     data.setup("fit")
+    >>> data.classes, data.shape, data.client_sizes
+    (2, (2,), [8, 8, 8, 8])
     """
 
     def __init__(

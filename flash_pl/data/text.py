@@ -133,6 +133,16 @@ class TextFiles(FederatedDataModule):
 
     Raises:
         ConfigError: no file, a file that cannot be read, no training window or no test window in all files.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("austen", "melville"):
+    ...         _ = Path(folder, f"{name}.txt").write_text(f"{name} wrote this. " * 50)
+    ...     data = TextFiles(f"{folder}/*.txt", window=32)
+    ...     data.setup("fit")
+    >>> data.clients, data.shape
+    (2, (32,))
     """
 
     def __init__(
@@ -232,6 +242,10 @@ class KingJames(StoredData):
     Attributes:
         vocabulary: numbers of the 63 characters of this text.
         books: the books as the program calls them, from ``"Ge"`` to ``"Rev"``; a sample's owner is its book's place.
+
+    >>> data = KingJames(window=32, max_characters=20_000)
+    >>> data.classes, data.books[:3]
+    (64, ('Ge', 'Exo', 'Lev'))
     """
 
     vocabulary: ClassVar[Vocabulary] = Vocabulary.of("\n !'(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyz")

@@ -31,6 +31,11 @@ class MNIST(IdxData):
         root: folder with ``MNIST/raw`` (torchvision's structure), or with the four idx files. If the files are missing,
             torchvision downloads them into the cache.
         **keywords: see ``FederatedDataModule``.
+
+    >>> from flash_pl.data import Dirichlet
+    >>> data = MNIST(root="data", clients=100, partition=Dirichlet(0.5))
+    >>> data.classes, data.shape
+    (10, (1, 28, 28))
     """
 
     classes = 10
@@ -55,6 +60,11 @@ class FashionMNIST(IdxData):
             missing in the root and in the cache, they come from the Debian package ``dataset-fashion-mnist``, which is
             unpacked into the cache, or from torchvision's download.
         **keywords: see ``FederatedDataModule``.
+
+    >>> from flash_pl.data import Dirichlet
+    >>> data = FashionMNIST(root="data", clients=100, partition=Dirichlet(0.5))
+    >>> data.classes, data.shape
+    (10, (1, 28, 28))
     """
 
     classes = 10
@@ -92,6 +102,11 @@ class CIFAR10(StoredData):
         checksum: whether the files must be the published ones; False reads images of your own in the same format.
         augment: by default ``CropFlip()``; None for no augmentation.
         **keywords: see ``FederatedDataModule``.
+
+    >>> from flash_pl.data import Dirichlet
+    >>> data = CIFAR10(root="data", clients=100, partition=Dirichlet(0.5))
+    >>> data.classes, data.shape
+    (10, (3, 32, 32))
     """
 
     source: ClassVar[Any] = torchvision.datasets.CIFAR10
@@ -145,6 +160,11 @@ class CIFAR100(CIFAR10):
         checksum: whether the files must be the published ones; False reads images of your own in the same format.
         augment: by default ``CropFlip()``; None for no augmentation.
         **keywords: see ``FederatedDataModule``.
+
+    >>> from flash_pl.data import Dirichlet
+    >>> data = CIFAR100(root="data", clients=100, partition=Dirichlet(0.5))
+    >>> data.classes, data.shape
+    (100, (3, 32, 32))
     """
 
     source = torchvision.datasets.CIFAR100
@@ -168,6 +188,11 @@ class TinyImageNet(StoredData):
     Args:
         root: folder with ``tiny-imagenet-200``, or that folder itself.
         **keywords: see ``FederatedDataModule``.
+
+    >>> from flash_pl.data import Dirichlet
+    >>> data = TinyImageNet(root="data", clients=100, partition=Dirichlet(0.5))
+    >>> data.classes, data.shape
+    (200, (3, 64, 64))
     """
 
     classes = 200

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Estimate:
 
 
 class FewBatches:
-    """The data of a run with the first ``count`` batches of each client and one test batch."""
+    """The data of a run with the first ``count`` batches of each client and of the test set."""
 
     def __init__(self, data: FederatedData, count: int, clients: int | None = None) -> None:
         self.data, self.count = data, count
@@ -64,7 +65,7 @@ class FewBatches:
         return batches
 
     def val_dataloader(self) -> list[Any]:
-        return [next(iter(self.data.val_dataloader()))]
+        return list(islice(self.data.val_dataloader(), self.count))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.data, name)
@@ -73,8 +74,8 @@ class FewBatches:
 def rehearse(loop: FederatedLoop) -> Estimate:
     """Estimate the run of a ``loop`` that has not begun, inside of ``FederatedTrainer.running``.
 
-    One client of each tier trains a few batches by the scheduler's own rules, and the server is evaluated on one test
-    batch. Stage 1 is rehearsed with one client. The loop is used up: make a new one for the run.
+    One client of each tier trains a few batches by the scheduler's own rules, and the server is evaluated on a few test
+    batches. Stage 1 is rehearsed with one client. The loop is used up: make a new one for the run.
 
     Raises:
         ClientError: a client failed.
@@ -163,13 +164,22 @@ def _flops(loop: FederatedLoop, of_cohort: Sequence[tuple[Participant, _Measured
 
 
 def _evaluation(loop: FederatedLoop, data: FederatedData, union: bool) -> float:
-    """Seconds of an evaluation of the server, from one test batch; the ``union`` is one model more."""
-    loop.evaluator.data = FewBatches(data, SHORT)  # type: ignore[assignment]
-    started = time.perf_counter()
-    loop.evaluator.server_metrics(loop.tier_masks, done=1)
-    _synchronize(loop)
-    models = len(loop.tier_masks)
-    return (time.perf_counter() - started) * len(data.val_dataloader()) * (models + union) / models
+    """Seconds of an evaluation of the server, from a few test batches; the ``union`` is one model more."""
+
+    def seconds(batches: int) -> float:
+        loop.evaluator.data = FewBatches(data, batches)  # type: ignore[assignment]
+        started = time.perf_counter()
+        loop.evaluator.server_metrics(loop.tier_masks, done=1)
+        _synchronize(loop)
+        return time.perf_counter() - started
+
+    batches, models = len(data.val_dataloader()), len(loop.tier_masks)
+    evaluated = models + (not bool((loop.server.masked() == loop.server.union).all()))
+    seconds(SHORT)  # some kernels are made at their first use
+    short, long = seconds(SHORT), seconds(LONG)
+    measured = min(LONG, batches)
+    each = (long - short) / (measured - SHORT) if measured > SHORT and long > short else long / measured
+    return (short + (batches - SHORT) * each) * (models + union) / evaluated
 
 
 def _first_stage(loop: FederatedLoop, data: FederatedData, step: float) -> float:

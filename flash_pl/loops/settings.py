@@ -86,6 +86,9 @@ class FaultPolicy:
         on_client_error: what a failing client does to the run: raise ends it, skip goes on without the client.
         min_clients: with skip, repeat a round with a new cohort if clients failed and fewer than these remain.
         round_attempts: with skip, number of attempts at a round before the run ends.
+
+    >>> FaultPolicy(on_client_error="skip", min_clients=5).round_attempts
+    3
     """
 
     on_client_error: str = "raise"

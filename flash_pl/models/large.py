@@ -50,13 +50,23 @@ class VGG(nn.Module):
 
 
 class VGG11(VGG):
-    """8 convolutions (configuration A of the paper)."""
+    """8 convolutions (configuration A of the paper).
+
+    >>> import torch
+    >>> VGG11()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
 
     depths = (1, 1, 2, 2, 2)
 
 
 class VGG16(VGG):
-    """13 convolutions (configuration D of the paper)."""
+    """13 convolutions (configuration D of the paper).
+
+    >>> import torch
+    >>> VGG16(norm="group")(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
 
     depths = (2, 2, 3, 3, 3)
 
@@ -120,13 +130,23 @@ class ResNet(nn.Module):
 
 
 class ResNet18(ResNet):
-    """20 convolutions, shortcuts included, of 11,159,232 weights for RGB images."""
+    """20 convolutions, shortcuts included, of 11,159,232 weights for RGB images.
+
+    >>> import torch
+    >>> ResNet18()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
 
     depths = (2, 2, 2, 2)
 
 
 class ResNet34(ResNet):
-    """36 convolutions, shortcuts included, of 21,259,968 weights for RGB images."""
+    """36 convolutions, shortcuts included, of 21,259,968 weights for RGB images.
+
+    >>> import torch
+    >>> ResNet34(norm="group")(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
 
     depths = (3, 4, 6, 3)
 
@@ -182,6 +202,10 @@ class MobileNetV2(nn.Module):
 
     Raises:
         ConfigError: the image is smaller than the total stride, ``width`` is not positive, or ``norm`` is unknown.
+
+    >>> import torch
+    >>> MobileNetV2()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(

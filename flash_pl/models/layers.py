@@ -52,6 +52,9 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
 
     Raises:
         ConfigError: ``norm`` is neither of them.
+
+    >>> norm_layer("group", 64).num_groups
+    32
     """
     check_choice(*_FACTORIES, norm=norm)
     return _FACTORIES[norm](channels)

@@ -25,6 +25,10 @@ class LeNet5(nn.Module):
 
     Raises:
         ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
+
+    >>> import torch
+    >>> LeNet5()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, init: Init = "lecun") -> None:
@@ -64,6 +68,10 @@ class MNISTNet(nn.Module):
 
     Raises:
         ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
+
+    >>> import torch
+    >>> MNISTNet()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -111,6 +119,10 @@ class LeafCNN(nn.Module):
     Raises:
         ConfigError: the image vanishes in the two 2x2 pools, ``channels`` are not two, or a number is not a positive
             integer.
+
+    >>> import torch
+    >>> LeafCNN(image_size=8, channels=(16, 32), hidden=128)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -158,6 +170,10 @@ class MLP(nn.Module):
 
     Raises:
         ConfigError: a number is not a positive integer.
+
+    >>> import torch
+    >>> MLP(in_features=13)(torch.zeros(2, 13)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(

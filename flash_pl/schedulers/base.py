@@ -206,6 +206,10 @@ class FirstStage(ABC):
     Attributes:
         epochs: their local epochs.
         batches: batches of an epoch, None for all.
+
+    >>> from flash_pl.schedulers import Sensitivity
+    >>> Sensitivity(init_fraction=0.05).num_clients(total=100)
+    5
     """
 
     init_fraction: float = 0.1

@@ -50,6 +50,9 @@ class FedRTS(SparseScheduler):
 
     Raises:
         ConfigError: ``gamma``, ``rho`` or ``prune_rate`` is out of range, or the decay has no ``rounds``.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(FedRTS(gamma=0.3), density=0.05, rounds=60, cohort=10)
     """
 
     saved = Keys({"posteriors": OneOf((Array(torch.float64, (2, "maskable")), Array("float", (0,))))})

@@ -27,6 +27,9 @@ class FIARSE(SparseScheduler):
     Args:
         importance: multiply gradients by 1 + 2 t |w| / (|w| + t)^2, where the threshold t is the smallest magnitude
             that the client got (the paper's biased gradient; in the authors' code, as read, it has no effect).
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(FIARSE(importance=True), density=0.2, rounds=5, cohort=10)
     """
 
     def __init__(self, importance: bool = False) -> None:

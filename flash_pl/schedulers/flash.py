@@ -18,7 +18,11 @@ from flash_pl.sparsity import FirstMask, Layout, Move
 
 
 class Dense(SparseScheduler):
-    """Plain federated training: every weight is active in every client, whatever the target density and the tiers."""
+    """Plain federated training: every weight is active in every client, whatever the target density and the tiers.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(Dense(), rounds=5, cohort=10)
+    """
 
     has_target = False
 
@@ -30,7 +34,12 @@ class Dense(SparseScheduler):
 
 
 class PDST(SparseScheduler):
-    """Pre-defined sparse training: one random mask that never moves (FLASH, baseline of stage 2)."""
+    """Pre-defined sparse training: one random mask that never moves (FLASH, baseline of stage 2).
+
+    >>> from flash_pl import FederatedTrainer
+    >>> from flash_pl.sparsity import ERK
+    >>> trainer = FederatedTrainer(PDST(FirstMask(distribution=ERK())), density=0.05, rounds=5, cohort=10)
+    """
 
 
 class MoveKeywords(TypedDict, total=False):
@@ -57,6 +66,12 @@ class DynamicSparseTraining(SparseScheduler):
 
     Raises:
         ConfigError: ``prune_rate`` is not in (0, 1], or the decay is 0 whenever the mask would move.
+
+    >>> from flash_pl.schedulers import Cosine
+    >>> from flash_pl.sparsity import Gradient, KeepLayers
+    >>> rigl = DynamicSparseTraining(0.3, Move(growth=Gradient(), redistribution=KeepLayers()), decay=Cosine(rounds=75))
+    >>> rigl.rate(ClientContext(client=0, round=0, epochs=1, batches=20, seed=1), step=0)
+    0.3
     """
 
     def __init__(
@@ -131,6 +146,9 @@ class Sensitivity(FirstStage):
         epochs: local epochs E_d of these clients.
         prune_rate: p, the fraction that the first move drops.
         move: how a mask moves.
+
+    >>> SPDST(Sensitivity(init_fraction=0.05, epochs=5)).first_stage.epochs
+    5
     """
 
     epochs: int = 10
@@ -154,6 +172,9 @@ class SPDST(SparseScheduler):
     Args:
         sensitivity: the settings of stage 1.
         first_mask: as in ``SparseScheduler``.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(SPDST(Sensitivity(epochs=5)), density=0.05, rounds=5, cohort=10)
     """
 
     def __init__(self, sensitivity: Sensitivity | None = None, first_mask: FirstMask | None = None) -> None:
@@ -170,6 +191,10 @@ class JMWST(DynamicSparseTraining):
         voter: the vote, by default magnitude with the mean of the clients' layer densities.
         sensitivity: the settings of stage 1.
         prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> every_fifth_round = JMWST(prune_rate=0.3, interval=EveryEpoch(rounds=5))
+    >>> trainer = FederatedTrainer(every_fifth_round, density=0.05, rounds=20, cohort=10)
     """
 
     def __init__(
@@ -194,6 +219,9 @@ class NST(DynamicSparseTraining):
     Args:
         voter: makes that mask, by default by magnitude with the mean of the clients' layer densities.
         prune_rate, move, first_mask, decay, interval: as in ``DynamicSparseTraining``.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(NST(prune_rate=0.3), density=0.05, rounds=5, cohort=10)
     """
 
     saved = Keys({"shared_masks": ListOf(Array(torch.bool, ("maskable",)), "tiers")})

@@ -35,6 +35,11 @@ class HeteroFL(SparseScheduler):
 
     Raises:
         ConfigError: (at the start of a run) a tier affords fewer weights than the network of one channel per layer has.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> from flash_pl.sparsity import SparsityBudget, Tier
+    >>> budget = SparsityBudget([Tier(0.25, share=0.5), Tier(1.0, share=0.5)])  # half and all of the channels
+    >>> trainer = FederatedTrainer(HeteroFL(), density=1.0, budget=budget, rounds=5, cohort=10)
     """
 
     def __init__(self, first_mask: FirstMask | None = None) -> None:

@@ -75,6 +75,9 @@ class TopK(MagnitudeUpload):
 
     Read in a fork of the SparsyFed authors' code, which also ranks the first and the last layer. Here the layers that
     the model excludes stay dense.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(TopK(), density=0.05, rounds=5, cohort=10)
     """
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
@@ -95,6 +98,9 @@ class ZeroFL(MagnitudeUpload):
 
     Args:
         ratio: r, by how much an upload is denser than d.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(ZeroFL(ratio=0.1), density=0.05, rounds=5, cohort=10)
     """
 
     def __init__(self, ratio: float = 0.2) -> None:
@@ -142,6 +148,9 @@ class SparsyFed(MagnitudeUpload):
     Args:
         beta: at least 1; 1 trains w itself.
         activations: prune saved inputs.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(SparsyFed(beta=1.5), density=0.05, rounds=5, cohort=10)
     """
 
     def __init__(self, beta: float = 1.25, activations: bool = True) -> None:

@@ -29,6 +29,9 @@ class SSFL(SparseScheduler):
         saliency: which clients measure saliencies.
         first_mask: as in ``SparseScheduler``, of which only ``initialize`` acts. By default the initial weights stay as
             drawn, since saliencies were measured at them.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> trainer = FederatedTrainer(SSFL(), density=0.05, rounds=5, cohort=10)
     """
 
     def __init__(self, saliency: "SaliencyStage | None" = None, first_mask: FirstMask | None = None) -> None:
@@ -47,6 +50,9 @@ class SaliencyStage(FirstStage):
     Args:
         init_fraction: as in ``FirstStage``.
         batches: of every client; only the first one is measured.
+
+    >>> SaliencyStage(init_fraction=0.2).num_clients(total=100)
+    20
     """
 
     init_fraction: float = 1.0

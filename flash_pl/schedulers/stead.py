@@ -44,6 +44,11 @@ class STEAD(SparseScheduler):
     Raises:
         ConfigError: ``power`` or ``prune_rate`` is not in [0, 1], ``every`` is below 1, the decay has no ``rounds``, or
             the move needs gradients.
+
+    >>> from flash_pl import FederatedTrainer
+    >>> from flash_pl.server import FedAvgM, RoundAverage
+    >>> at_the_server = {"server_optimizer": FedAvgM(0.5), "round_average": RoundAverage()}  # as the shipped config
+    >>> trainer = FederatedTrainer(STEAD(), density=0.02, rounds=30, cohort=10, **at_the_server)
     """
 
     saved = Keys({"entry_values": OneOf((Array("float", ("maskable",)), Array("float", (0,))))})

@@ -47,21 +47,33 @@ class RateDecay(ABC):
 
 
 class Linear(RateDecay):
-    """1 - t (FLASH)."""
+    """1 - t (FLASH).
+
+    >>> Linear()(round=0, share=0.25)
+    0.75
+    """
 
     def shape(self, time: float) -> float:
         return 1 - time
 
 
 class Cosine(RateDecay):
-    """(1 + cos(pi t)) / 2 (Evci et al., Rigging the Lottery, ICML 2020, section 3)."""
+    """(1 + cos(pi t)) / 2 (Evci et al., Rigging the Lottery, ICML 2020, section 3).
+
+    >>> round(Cosine()(round=0, share=0.5), 3)
+    0.5
+    """
 
     def shape(self, time: float) -> float:
         return (1 + math.cos(math.pi * time)) / 2
 
 
 class Constant(RateDecay):
-    """1 at all times."""
+    """1 at all times.
+
+    >>> Constant()(round=7)
+    1.0
+    """
 
     def shape(self, time: float) -> float:
         return 1.0
@@ -105,7 +117,12 @@ class Interval(ABC):
 
 
 class EveryEpoch(Interval):
-    """After every local epoch but the last; of a single epoch after batch index floor(batches / 2) (FLASH)."""
+    """After every local epoch but the last; of a single epoch after batch index floor(batches / 2) (FLASH).
+
+    >>> context = ClientContext(client=0, round=0, epochs=3, batches=5, seed=1)
+    >>> [step for step in range(1, 16) if EveryEpoch().due(context, step)]
+    [5, 10]
+    """
 
     def after(self, context: ClientContext, step: int) -> bool:
         if context.epochs == 1:
@@ -115,7 +132,12 @@ class EveryEpoch(Interval):
 
 @dataclass(frozen=True)
 class EverySteps(Interval):
-    """After every ``steps``-th step but the last of the round, so that grown weights train before they are sent."""
+    """After every ``steps``-th step but the last of the round, so that grown weights train before they are sent.
+
+    >>> context = ClientContext(client=0, round=0, epochs=3, batches=5, seed=1)
+    >>> [step for step in range(1, 16) if EverySteps(steps=4).due(context, step)]
+    [4, 8, 12]
+    """
 
     steps: int = 100
 
@@ -128,7 +150,12 @@ class EverySteps(Interval):
 
 
 class LastStep(Interval):
-    """After the last step: grown weights are sent to the server as 0 (FedDST)."""
+    """After the last step: grown weights are sent to the server as 0 (FedDST).
+
+    >>> context = ClientContext(client=0, round=0, epochs=3, batches=5, seed=1)
+    >>> [step for step in range(1, 16) if LastStep().due(context, step)]
+    [15]
+    """
 
     def after(self, context: ClientContext, step: int) -> bool:
         return step == context.steps
@@ -139,6 +166,10 @@ class AfterTraining(LastStep):
 
     The batch is the first of one more epoch. Its FLOPs are counted. What the module logs for it is left out, but
     torchmetrics that ``training_step`` updates and batch norms see it.
+
+    >>> context = ClientContext(client=0, round=0, epochs=3, batches=5, seed=1)
+    >>> [step for step in range(1, 17) if AfterTraining().due(context, step)]
+    [16]
     """
 
     def after(self, context: ClientContext, step: int) -> bool:

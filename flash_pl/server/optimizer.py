@@ -21,6 +21,12 @@ class ServerOptimizer(Stateful, ABC):
 
     Args:
         lr: the server's learning rate, above 0.
+
+    >>> class Sign(ServerOptimizer):
+    ...     def direction(self, change):
+    ...         return change.sign()
+    >>> Sign(lr=0.1).direction(torch.tensor([0.3, -2.0]))
+    tensor([ 1., -1.])
     """
 
     saved = MapOf(str, Array("float", ("trainable",)))
@@ -72,6 +78,10 @@ class FedAvgM(ServerOptimizer):
     Args:
         momentum: beta, in [0, 1).
         lr: as in ``ServerOptimizer``.
+
+    >>> optimizer = FedAvgM(momentum=0.5)
+    >>> [optimizer.direction(torch.ones(1)).item() for _ in range(3)]
+    [1.0, 1.5, 1.75]
     """
 
     def __init__(self, momentum: float = 0.9, lr: float = 1.0) -> None:
@@ -93,6 +103,9 @@ class FedAdam(ServerOptimizer):
         lr: as in ``ServerOptimizer``.
         beta1, beta2: in [0, 1).
         tau: the degree of adaptivity, above 0.
+
+    >>> round(FedAdam().direction(torch.ones(1)).item(), 3)
+    0.99
     """
 
     def __init__(self, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
@@ -117,6 +130,9 @@ class RoundAverage:
 
     Args:
         power: at least 0. 0 is the plain mean of all rounds; with 8 about the last ninth of them counts.
+
+    >>> from flash_pl import PDST, FederatedTrainer
+    >>> trainer = FederatedTrainer(PDST(), density=0.05, rounds=20, cohort=10, round_average=RoundAverage(power=8))
     """
 
     def __init__(self, power: float = 8.0) -> None:

@@ -21,6 +21,9 @@ class Population:
     Args:
         samples: n_i, the number of training samples of each client.
         tiers: of each client, where clients keep their tier; None where tiers change from round to round.
+
+    >>> Population(samples=(10, 20, 30)).clients
+    3
     """
 
     samples: tuple[int, ...]
@@ -36,6 +39,12 @@ class ClientSampler(Stateful, ABC):
     """Draws the cohort of a round: distinct client ids, in the order in which they are trained.
 
     A cohort may be smaller than asked for. In a round with an empty cohort the server stays as it is.
+
+    >>> class Largest(ClientSampler):
+    ...     def __call__(self, population, cohort, seed, round):
+    ...         return sorted(range(population.clients), key=lambda client: -population.samples[client])[:cohort]
+    >>> Largest()(Population(samples=(10, 30, 20)), cohort=2, seed=1, round=0)
+    [1, 2]
     """
 
     def check(self, population: Population, cohort: int, rounds: int) -> None:
@@ -134,6 +143,10 @@ class AvailabilitySampler(ClientSampler):
 
     Raises:
         ConfigError: a number is not in [0, 1], or all are 1.
+
+    >>> population = Population(samples=(10,) * 6, tiers=(0, 0, 0, 1, 1, 1))
+    >>> sorted(AvailabilitySampler([1.0, 0.0])(population, cohort=4, seed=1, round=0))
+    [3, 4, 5]
     """
 
     def __init__(self, offline: Sequence[float]) -> None:
@@ -170,6 +183,14 @@ class TraceSampler(ClientSampler):
 
     Raises:
         ConfigError: the file cannot be read, or a line holds something else than distinct client ids.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".txt") as trace:
+    ...     _ = trace.write("0, 2\\n1\\n")
+    ...     trace.flush()
+    ...     sampler = TraceSampler(trace.name)
+    >>> sampler.cohorts
+    [[0, 2], [1]]
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -32,6 +32,11 @@ class ClientUpdate:
         seconds: simulated seconds from the start of the round until the update arrives.
         late: the update arrives after the deadline of the round and is not aggregated.
         weight: of the update in averages and votes by samples (``ClientSampler.weights``); by default ``samples``.
+
+    >>> mask, half = torch.tensor([True, False]), torch.tensor([0.5], dtype=torch.float64)
+    >>> update = ClientUpdate(client=3, samples=60, mask=mask, densities=half, trained_densities=half)
+    >>> update.weight, update.trained_samples(epochs=2)
+    (60, 120)
     """
 
     client: int

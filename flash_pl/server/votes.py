@@ -24,7 +24,15 @@ class Vote(Stateful, ABC):
 
 
 class KeepMask(Vote):
-    """The mask stays."""
+    """The mask stays.
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> server.mask = torch.tensor([True, False, False, True])
+    >>> KeepMask()(server, [], density=0.5).tolist()
+    [True, False, False, True]
+    """
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
         return server.mask
@@ -37,6 +45,18 @@ class RankedVote(Vote):
         layer_budget: layer densities before rescaling, by default the mean of the clients'.
         rescale: brings them to the target density, by default exactly.
         structure: patterns that the mask may have, by default any.
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    >>> half = torch.tensor([0.5], dtype=torch.float64)
+    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
+    >>> class LastClient(RankedVote):  # ranks by the mask of the last client; magnitude decides between equals
+    ...     def rank(self, server, updates):
+    ...         return updates[-1].mask.float(), magnitude(server)
+    >>> LastClient()(server, updates, density=0.5).tolist()
+    [True, False, False, True]
     """
 
     def __init__(
@@ -85,7 +105,17 @@ class MagnitudeVote(RankedVote):
 
 
 class MajorityVote(RankedVote):
-    """Keeps the weights that are in the masks of most clients, weighted by n_i; magnitude decides between equals."""
+    """Keeps the weights that are in the masks of most clients, weighted by n_i; magnitude decides between equals.
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    >>> half = torch.tensor([0.5], dtype=torch.float64)
+    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
+    >>> MajorityVote()(server, updates, density=0.25).tolist()
+    [True, False, False, False]
+    """
 
     def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
         return vote_share(updates), magnitude(server)
@@ -98,6 +128,15 @@ class ConsensusVote(RankedVote):
         agreement: the exponent a. 0 is magnitude alone; a large a comes close to a majority vote. With masked averages,
             a = 1 ranks as plain averages would.
         layer_budget, rescale, structure: as in ``RankedVote``.
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    >>> half = torch.tensor([0.5], dtype=torch.float64)
+    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
+    >>> ConsensusVote(agreement=2.0)(server, updates, density=0.5).tolist()
+    [True, False, False, True]
     """
 
     def __init__(
@@ -117,7 +156,17 @@ class ConsensusVote(RankedVote):
 
 
 class TruncatingVote(MagnitudeVote):
-    """The FLASH authors' vote: densities are only ever scaled down, and the count of every layer is truncated."""
+    """The FLASH authors' vote: densities are only ever scaled down, and the count of every layer is truncated.
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    >>> half = torch.tensor([0.5], dtype=torch.float64)
+    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
+    >>> TruncatingVote()(server, updates, density=0.7).tolist()
+    [True, True, False, False]
+    """
 
     def __init__(self, layer_budget: "LayerBudget | None" = None) -> None:
         super().__init__(layer_budget, ScaleDown())
@@ -150,7 +199,17 @@ class LayerBudget(Protocol):
 
 @dataclass(frozen=True)
 class MeanBudget:
-    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting")."""
+    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting").
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
+    >>> half = torch.tensor([0.5], dtype=torch.float64)
+    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
+    >>> MeanBudget()(server, updates).tolist()
+    [0.5]
+    """
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
         return torch.stack([update.densities for update in updates]).mean(dim=0)
@@ -158,7 +217,14 @@ class MeanBudget:
 
 @dataclass(frozen=True)
 class AggregateBudget:
-    """The layer densities of the aggregated weights, the union of the clients' models ("aggregate" in FLASH)."""
+    """The layer densities of the aggregated weights, the union of the clients' models ("aggregate" in FLASH).
+
+    >>> from flash_pl.sparsity import Layout
+    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
+    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
+    >>> AggregateBudget()(server, []).tolist()
+    [1.0]
+    """
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
         return server.layout.densities(server.weights[: server.layout.maskable] != 0)

@@ -18,7 +18,11 @@ from flash_pl.sparsity.select import top_k_by_layer
 
 @dataclass(frozen=True)
 class Tier:
-    """A class of devices: the density that they can afford, and their share of all clients."""
+    """A class of devices: the density that they can afford, and their share of all clients.
+
+    >>> Tier(density=0.05, share=0.3).density
+    0.05
+    """
 
     density: float
     share: float
@@ -134,6 +138,14 @@ class FileBudget(SparsityBudget):
 
     Raises:
         ConfigError: the file cannot be read, or a line is not a client and its density.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as table:
+    ...     _ = table.write("client,density\\n0,0.05\\n1,0.1\\n2,0.05\\n")
+    ...     table.flush()
+    ...     budget = FileBudget(table.name)
+    >>> budget.assign_tiers(clients=3, seed=1)
+    [0, 1, 0]
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -13,7 +13,16 @@ from flash_pl.sparsity.layout import Layout
 
 
 class Distribution(Protocol):
-    """Spreads a target density d over the layers of a model with n maskable weights, n_l of them in layer l."""
+    """Spreads a target density d over the layers of a model with n maskable weights, n_l of them in layer l.
+
+    >>> def denser_first_layer(layout: Layout, density: float) -> Tensor:
+    ...     densities = torch.ones(len(layout.layers))
+    ...     densities[0] = 4.0
+    ...     return water_fill(densities, layout.sizes, density)
+    >>> from torch import nn
+    >>> denser_first_layer(Layout(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 20))), 0.25)
+    tensor([0.6667, 0.1667], dtype=torch.float64)
+    """
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
         """Return layer densities d_l with sum_l d_l n_l = d n, float64 ``[layers]``."""
@@ -159,7 +168,11 @@ def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
 
 @dataclass(frozen=True)
 class WaterFill:
-    """Meets the target exactly, see ``water_fill``."""
+    """Meets the target exactly, see ``water_fill``.
+
+    >>> WaterFill()(torch.tensor([0.9, 0.1]), torch.tensor([100, 1000]), 0.2)
+    tensor([1.0000, 0.1200], dtype=torch.float64)
+    """
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return water_fill(densities, sizes, target)
@@ -180,7 +193,11 @@ class ScaleOnce:
 
 @dataclass(frozen=True)
 class ScaleDown:
-    """Scales once, but never upwards: densities under the target stay as they are, as in the authors' vote."""
+    """Scales once, but never upwards: densities under the target stay as they are, as in the authors' vote.
+
+    >>> ScaleDown()(torch.tensor([0.1, 0.1]), torch.tensor([100, 1000]), 0.2)  # already below
+    tensor([0.1000, 0.1000])
+    """
 
     def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
         return densities * min(1.0, target * float(sizes.sum()) / float((densities * sizes).sum()))

@@ -63,6 +63,12 @@ class BernoulliDraw:
     """Draws each weight independently with probability d_l, as the authors' code does.
 
     The density of the model is met in expectation only.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> mask = BernoulliDraw()(layout, torch.zeros(4), torch.tensor([1.0]), torch.Generator())
+    >>> mask.tolist()
+    [True, True, True, True]
     """
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,7 +77,14 @@ class BernoulliDraw:
 
 @dataclass(frozen=True)
 class LargestDraw:
-    """Takes the initial weights of largest magnitude in each layer, as many as ``ExactDraw``. Nothing is random."""
+    """Takes the initial weights of largest magnitude in each layer, as many as ``ExactDraw``. Nothing is random.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> weights = torch.tensor([0.1, -0.9, 0.5, 0.0])
+    >>> LargestDraw()(layout, weights, torch.tensor([0.5]), torch.Generator()).tolist()
+    [False, True, True, False]
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, densities: Tensor, generator: torch.Generator) -> Tensor:
         return top_k_by_layer(layout, weights.abs(), layer_counts(layout, densities))
@@ -79,7 +92,15 @@ class LargestDraw:
 
 @dataclass(frozen=True)
 class AsDrawn:
-    """Leaves the weights as they were drawn for dense layers, as the authors' code does."""
+    """Leaves the weights as they were drawn for dense layers, as the authors' code does.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> weights = torch.ones(4)
+    >>> AsDrawn()(layout, weights, torch.tensor([True, False, False, False]))
+    >>> weights
+    tensor([1., 1., 1., 1.])
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         pass
@@ -111,6 +132,13 @@ class FanInPreserving:
     """Like ``VariancePreserving``, but averages the density only over outputs that keep at least one input.
 
     Use it for masks of whole channels, where the removed outputs would lower the average.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(2, 2, bias=False))
+    >>> weights = torch.ones(4)
+    >>> FanInPreserving()(layout, weights, torch.tensor([True, True, False, False]))  # the second output is removed
+    >>> weights
+    tensor([1., 1., 1., 1.])
     """
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:

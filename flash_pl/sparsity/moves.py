@@ -51,7 +51,16 @@ class Criterion(ABC):
 
 
 class Scored(Criterion):
-    """Chooses the weights with the highest scores; equal scores go by position."""
+    """Chooses the weights with the highest scores; equal scores go by position.
+
+    >>> class Smallest(Scored):
+    ...     def scores(self, inputs):
+    ...         return -inputs.weights[: inputs.layout.maskable].abs()
+    >>> from torch import nn
+    >>> inputs = CriterionInput(Layout(nn.Linear(4, 1, bias=False)), torch.tensor([0.1, -0.9, 0.5, 0.2]))
+    >>> Smallest()(inputs, torch.ones(4, dtype=torch.bool), torch.tensor([2]), torch.Generator()).tolist()
+    [True, False, False, True]
+    """
 
     @abstractmethod
     def scores(self, inputs: CriterionInput) -> Tensor:
@@ -79,7 +88,14 @@ class Magnitude(Scored):
 
 @dataclass(frozen=True)
 class Saliency(Scored):
-    """The largest |g w|, the change of the loss to first order if w is removed (Lee et al., SNIP, ICLR 2019)."""
+    """The largest |g w|, the change of the loss to first order if w is removed (Lee et al., SNIP, ICLR 2019).
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> inputs = CriterionInput(layout, torch.tensor([0.1, -0.9, 0.5, 0.0]), torch.tensor([1.0, 0.1, 1.0, 9.0]))
+    >>> Saliency()(inputs, torch.ones(4, dtype=torch.bool), torch.tensor([1]), torch.Generator()).tolist()
+    [False, False, True, False]
+    """
 
     needs_gradient: ClassVar[bool] = True
 
@@ -90,7 +106,14 @@ class Saliency(Scored):
 
 @dataclass(frozen=True)
 class Gradient(Scored):
-    """The largest |g| (Evci et al., Rigging the Lottery, ICML 2020, section 3)."""
+    """The largest |g| (Evci et al., Rigging the Lottery, ICML 2020, section 3).
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> inputs = CriterionInput(layout, torch.tensor([0.1, -0.9, 0.5, 0.0]), torch.tensor([1.0, 0.1, 1.0, 9.0]))
+    >>> Gradient()(inputs, torch.ones(4, dtype=torch.bool), torch.tensor([1]), torch.Generator()).tolist()
+    [False, False, False, True]
+    """
 
     needs_gradient: ClassVar[bool] = True
 
@@ -101,7 +124,14 @@ class Gradient(Scored):
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Random weights, drawn without replacement (Mocanu et al., SET, Nature Communications 2018)."""
+    """Random weights, drawn without replacement (Mocanu et al., SET, Nature Communications 2018).
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> inputs, free = CriterionInput(layout, torch.zeros(4)), torch.tensor([True, True, True, False])
+    >>> int(Random()(inputs, free, torch.tensor([2]), torch.Generator()).sum())
+    2
+    """
 
     def __call__(
         self, inputs: CriterionInput, candidates: Tensor, counts: Tensor, generator: torch.Generator
@@ -157,6 +187,13 @@ class MeanMagnitude(Redistribution):
     """FLASH: the weights that all layers drop grow again in proportion to the layers' mean |w|.
 
     A layer grows into at most 99 % of its free places; the other layers share the rest equally.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)))
+    >>> magnitude = torch.tensor([3.0] * 40 + [0.0] * 60 + [1.0] * 40 + [0.0] * 60)
+    >>> dropped, grown = MeanMagnitude()(layout, magnitude, torch.tensor([40, 40]), rate=0.25)
+    >>> dropped.tolist(), grown.tolist()
+    ([10, 10], [15.0, 5.0])
     """
 
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
@@ -175,6 +212,13 @@ class TotalMagnitude(MeanMagnitude):
     """Like ``MeanMagnitude``, but in proportion to the layers' total |w|.
 
     A small layer then does not receive most of the weights that a large layer drops.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)))
+    >>> magnitude = torch.tensor([1.0] * 60 + [0.0] * 40 + [1.0] * 20 + [0.0] * 80)
+    >>> dropped, grown = TotalMagnitude()(layout, magnitude, torch.tensor([60, 20]), rate=0.25)
+    >>> dropped.tolist(), grown.tolist()
+    ([15, 5], [15.0, 5.0])
     """
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
@@ -336,6 +380,13 @@ class BernoulliMove(Move):
     """The move of the FLASH authors' code: each free place of a layer grows with the same probability, independently.
 
     The number of active weights is kept in expectation only. A weight that is dropped and grown again keeps its value.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(4, 1, bias=False))
+    >>> weights = torch.tensor([0.9, 0.1, 0.0, 0.0])
+    >>> mask, survivors = BernoulliMove()(layout, weights, weights != 0, 0.0, torch.Generator())
+    >>> mask.tolist()
+    [True, True, False, False]
     """
 
     keep_regrown: bool = True

@@ -130,6 +130,12 @@ class StructuredDraw:
 
     Args:
         structure: the structure of the mask.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Linear(8, 2, bias=False))
+    >>> mask = StructuredDraw(NM(group=4))(layout, torch.zeros(16), torch.tensor([0.5]), torch.Generator())
+    >>> mask.view(4, 4).sum(dim=1).tolist()
+    [2, 2, 2, 2]
     """
 
     structure: Structure

@@ -9,6 +9,7 @@ from flash_pl.cli import main
 from flash_pl.commands.preview import dry_run
 from flash_pl.config import build_data, build_module, build_trainer, compose, read_config
 from flash_pl.loops import rehearse
+from flash_pl.loops.evaluation import EvaluationLoop
 from flash_pl.yaml12 import load
 
 TINY = ["data=synthetic", "data.samples=120", "data.test_samples=40", "data.classes=4", "data.shape=[1, 8, 8]"]
@@ -91,6 +92,19 @@ def test_stage_1_and_tiers_are_part_of_the_estimate():
     assert not estimate.exact and estimate.first_stage > 0
     assert float(loop.server.mask.double().mean()) == pytest.approx(0.2, abs=1e-3)
     assert len(loop.tier_masks) == 3
+
+
+def test_the_first_evaluation_does_not_count(monkeypatch):
+    """Some kernels are made in it; the estimate comes from later ones, of a few test batches."""
+    run, batches = EvaluationLoop.run, []
+
+    def count(self, client, weights, data, *arguments):
+        batches.append(len(data))
+        return run(self, client, weights, data, *arguments)
+
+    monkeypatch.setattr(EvaluationLoop, "run", count)
+    rehearsal("pdst", "data.test_samples=900")
+    assert set(batches) == {1, 5} and batches.count(1) >= 2 * batches.count(5)
 
 
 def test_a_client_that_fails_is_named(tmp_path, capsys):
