@@ -59,7 +59,8 @@ def _check(key: str, node: Any, open_to_others: bool = False) -> None:
         here = f"{key}.{name}"
         if known is not None and name not in known and not open_to_others:
             raise unknown_key(here, [*known, *(MASK_KEYS if key == "model" else ())])
-        if known is not None and name in known and "${" not in str(value):
+        # What a reference or ??? stands for is known to OmegaConf.
+        if known is not None and name in known and "${" not in str(value) and value != "???":
             _check_value(here, name, value, known[name])
         _check(here, value)
 

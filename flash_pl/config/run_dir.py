@@ -1,5 +1,6 @@
 """The directory that a run writes."""
 
+import errno
 import os
 import re
 import shutil
@@ -151,9 +152,9 @@ class RunDir:
         last, own = self._checkpoint == "last", None
         if not last and self._checkpoint is not None:
             file = checkpoint_file(os.path.expanduser(self._checkpoint))
-            if not os.path.isfile(file):  # said before anything about the directory of the run
-                hint = "give a checkpoint, the directory of a run, or last"
-                raise ConfigError("ckpt_path", f"{as_yaml(str(file))} is not a file", hint)
+            if not os.path.exists(file):  # said before anything about the directory of the run
+                problem = f"{as_yaml(str(file))} cannot be read ({os.strerror(errno.ENOENT)})"
+                raise ConfigError("ckpt_path", problem, "give a checkpoint, the directory of a run, or last")
             own = self._run_of(file)
         if not self._is_default:
             resumes = last or (own is not None and own.resolve() == self.path.resolve())
