@@ -1,10 +1,14 @@
 """flash_pl: federated sparse training with PyTorch Lightning. Its names are imported when they are first used."""
 
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"  # first: modules import it
 
-import flash_pl.parent  # noqa: F401  # starts its watch before torch is imported
+# Before this import ends, nothing can handle Ctrl-C, so it is short.
+if "FLASH_PL_PARENT" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+    import flash_pl.parent  # noqa: F401  # starts its watch before torch is imported
+
 from flash_pl.lazy import names_on_demand
 
 if TYPE_CHECKING:

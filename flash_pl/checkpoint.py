@@ -8,13 +8,13 @@ import io
 import os
 import struct
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from flash_pl.archive import load_archive
+from flash_pl.atomic_write import write_atomically
 from flash_pl.errors import ConfigError, RunError
 from flash_pl.saved_state import COUNT, Keys, check_checkpoint, check_state
 
@@ -136,46 +136,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST).digest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that ``path`` is always the complete old file or the complete new one, whenever a kill comes.
-
-    The content goes to a temporary file in the same folder and to the disk; then the file is renamed to ``path``.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "result.json"
-    >>> write_atomically(path, b"{}")
-    >>> path.read_bytes(), len(list(path.parent.iterdir()))
-    (b'{}', 1)
-
-    Raises:
-        OSError: the file cannot be written; ``path`` is unchanged and the temporary file is removed.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a rename in ``folder`` to the disk, on systems that can open a folder."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # The checkpoints of a run

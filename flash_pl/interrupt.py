@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,12 +20,12 @@ def ended_by_interrupt() -> Iterator[None]:
     ...     signal.getsignal(signal.SIGINT).__name__
     '_end'
     """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, _end)
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, _end)
+    except ValueError:  # not in the main thread; threading would say so, too, but takes longer to import than the rest
+        ours = False
     try:
         yield
     finally:

@@ -4,12 +4,10 @@ The package imports the names under ``TYPE_CHECKING``, where type checkers, edit
 run time ``names_on_demand`` reads these lines, and no name is written twice.
 """
 
-import ast
-import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 
@@ -30,20 +28,28 @@ def names_on_demand(package: str) -> tuple[Callable[[str], Any], Callable[[], li
     AttributeError: module 'flash_pl' has no attribute 'ConfigErorr'
     """
     this = sys.modules[package]
-    modules = imported_for_types(inspect.getsource(this))
+
+    @cache
+    def modules() -> dict[str, str]:
+        with open(str(this.__file__), encoding="utf-8") as file:
+            return imported_for_types(file.read())
 
     def get(name: str) -> Any:
-        if name in modules:
-            value = getattr(import_module(modules[name]), name)
-        elif not name.startswith("_") and find_spec(f"{package}.{name}"):
-            value = import_module(f"{package}.{name}")
-        else:
+        from importlib.util import find_spec
+
+        value = None
+        if not name.startswith("_"):  # Python asks for names like __path__
+            if name in modules():
+                value = getattr(import_module(modules()[name]), name)
+            elif find_spec(f"{package}.{name}"):
+                value = import_module(f"{package}.{name}")
+        if value is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=this)
         setattr(this, name, value)  # the next use does not come here
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(this), *modules})
+        return sorted({*vars(this), *modules()})
 
     return get, names
 
@@ -54,6 +60,8 @@ def imported_for_types(source: str) -> dict[str, str]:
     >>> imported_for_types("if TYPE_CHECKING:\\n    from flash_pl.errors import ConfigError, ModuleError")
     {'ConfigError': 'flash_pl.errors', 'ModuleError': 'flash_pl.errors'}
     """
+    import ast
+
     return {
         alias.name: str(line.module)
         for block in ast.parse(source).body

@@ -1,7 +1,7 @@
 """A process that was started for a run ends soon after the process that started it is gone, for instance killed.
 
-``flash_pl/__init__.py`` imports this file first, and the import starts the watch in a process that needs one. So the
-watch works already while torch is imported, which takes seconds.
+In a process that may need a watch ``flash_pl/__init__.py`` imports this file first, and the import starts the watch. So
+it works already while torch is imported, which takes seconds.
 """
 
 import os

@@ -14,7 +14,7 @@ ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
     ("environment", "errors", "lazy", "seeding", "plotting", "signals", "units", "yaml12"),
-    ("checks", "fingerprint", "interrupt", "parent", "plain_pickle", "saved_state"),
+    ("atomic_write", "checks", "fingerprint", "interrupt", "parent", "plain_pickle", "saved_state"),
     ("archive",),
     ("checkpoint",),
     ("ranks", "kernels", "models"),

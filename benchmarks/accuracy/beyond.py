@@ -45,7 +45,7 @@ from study import (
 )
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 
 DIGEST = RESULTS / "beyond.csv"
 COLUMNS = ("task", "contender", "alpha", "density", "seed", "rounds", "accuracy", "MB_up", "MB_down", "flops")

@@ -24,7 +24,7 @@ import numpy as np
 from study import RESULTS, Row, accuracy, last_five, mean, read_metrics, read_table, write_table
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 
 SCHEDULERS = ("dense", "nst", "pdst", "spdst", "jmwst")
 COMMON = ["seed=1,2,3", "data=fashion_mnist", "density=0.05", "rounds=60", "fleet=mixed"]

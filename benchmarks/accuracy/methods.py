@@ -43,7 +43,7 @@ from study import (
 )
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 
 SCHEDULERS = (
     *("pdst", "spdst", "jmwst", "nst", "set", "rigl", "ssfl", "feddst", "fedrts"),

@@ -38,8 +38,8 @@ from networks import LR, NETWORKS, NO_EVALUATION, Turn, bare, client_turn, feder
 from round import COHORT, bare_rounds
 
 from flash_pl import JMWST, PDST, Classifier, FederatedTrainer
+from flash_pl.atomic_write import write_atomically
 from flash_pl.callbacks import History
-from flash_pl.checkpoint import write_atomically
 from flash_pl.client.recorder import CpuRecorder, CudaRecorder
 from flash_pl.loops import CapturedLoop, FederatedLoop
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.kernels import SparsePattern, max_pool2d, sparse_conv2d, sparse_linear
 from flash_pl.kernels.layout import batch_innermost
 from flash_pl.kernels.library import library

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flash_pl import Classifier, Dense, FederatedTrainer, plotting
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.config import compose
 from flash_pl.data import Batches, FederatedData, Synthetic
 from flash_pl.loops import EvaluationSchedule, FederatedLoop, Participant, Plan

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.kernels import Normalization, SparsePattern, max_pool2d, moments
 from flash_pl.kernels.conv import correlate, multiply
 from flash_pl.kernels.geometry import ConvShape

@@ -36,7 +36,7 @@ import torch
 from networks import FORMATS, NETWORKS, Turn, bare_turns, client_turn, federated, medians, train
 from torch import Tensor, nn
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.kernels import Sink, SparsePattern, sparse_conv2d, sparse_linear
 from flash_pl.kernels.layout import batch_innermost
 from flash_pl.kernels.library import compiled

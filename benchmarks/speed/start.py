@@ -2,6 +2,7 @@
 
     python benchmarks/speed/start.py --repeats 7                        # a Markdown table
     python benchmarks/speed/start.py OLD_CHECKOUT . --repeats 5         # two versions of flash_pl
+    python benchmarks/speed/start.py --run runs/first --only compare    # a command that needs a finished run
 
 Each command is a process of its own, started and waited for by this script; the time is that of the whole process. All
 commands of all versions take turns, so that a busy moment of the machine meets them all. The figures are medians.
@@ -27,6 +28,12 @@ COMMANDS = {  # shown, started
     "flash-pl fit jmwst denisty=0.1": f"{FLASH} fit jmwst denisty=0.1",
     "flash-pl fit hetero_jmwst denisty=0.1": f"{FLASH} fit hetero_jmwst denisty=0.1",
     "flash-pl fit jmwst scheduler.prune_rat=0.1": f"{FLASH} fit jmwst scheduler.prune_rat=0.1",
+    "flash-pl fit jmwst data.sampels=5": f"{FLASH} fit jmwst data.sampels=5",
+    "flash-pl fit jmwst model=restnet18": f"{FLASH} fit jmwst model=restnet18",
+    "flash-pl fit jmwst scheduler.voter=magnitud": f"{FLASH} fit jmwst scheduler.voter=magnitud",
+    "flash-pl fit jmwst density=2": f"{FLASH} fit jmwst density=2",
+    "flash-pl sweep jmwst scheduler.prune_rat=0.1,0.2": f"{FLASH} sweep jmwst scheduler.prune_rat=0.1,0.2",
+    "flash-pl help scheduler": f"{FLASH} help scheduler",
     "python -c 'import flash_pl'": f"{shlex.quote(sys.executable)} -c 'import flash_pl'",
     "python -c 'import flash_pl.trainer'": f"{shlex.quote(sys.executable)} -c 'import flash_pl.trainer'",
     "python -c pass": f"{shlex.quote(sys.executable)} -c pass",
@@ -50,8 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", metavar="CHECKOUT", nargs="*", type=Path, default=[Path(__file__).parents[2]])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--run", metavar="RUN", type=Path, help="a finished run, to measure flash-pl compare RUN, too")
     parser.add_argument("--only", default="", help="measure commands that contain this text")
     options = parser.parse_args()
+    if options.run is not None:
+        COMMANDS["flash-pl compare RUN"] = f"{FLASH} compare {shlex.quote(str(options.run.resolve()))}"
     checkouts = [path.resolve() for path in options.checkouts]
     shown = [name for name in COMMANDS if options.only in name]
     contenders = [(name, checkout) for name in shown for checkout in checkouts]

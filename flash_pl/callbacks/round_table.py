@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.errors import ConfigError, RunError
 
 END = "\r\n"  # of a line; a last line without it was cut off by a kill

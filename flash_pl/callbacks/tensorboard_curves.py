@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, float64, tensor
@@ -100,10 +101,22 @@ def write_descriptions(writer: SummaryWriter, step: int, descriptions: Mapping[s
 
 
 def drawn_before(folder: str, step: int) -> set[str]:
-    """Return the tags of the scalars that the event files in a folder have in steps before ``step``."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    """Return the tags of the scalars that the event files in a folder have in steps before ``step``.
 
-    events = EventAccumulator(folder, size_guidance={"scalars": 0, "images": 1, "tensors": 1})
-    events.Reload()
-    tags: Iterable[str] = events.Tags()["scalars"]
-    return {tag for tag in tags if any(event.step < step for event in events.Scalars(tag))}
+    A file that begins with a step, since a run was resumed, replaces that step and later ones. TensorBoard's own reader
+    knows that, too, and warns about each replaced value as if something were wrong.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+        LegacyEventFileLoader,
+    )
+    from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
+
+    first: dict[str, int] = {}  # the first step of each tag
+    for file in sorted(Path(folder).glob("events.out.tfevents.*")):
+        for event in LegacyEventFileLoader(str(file)).Load():
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                first = {tag: number for tag, number in first.items() if number < event.step}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    first[value.tag] = min(event.step, first.get(value.tag, event.step))
+    return {tag for tag, number in first.items() if number < step}

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from flash_pl.commands.help import fit_help
-from flash_pl.commands.parser import add_config, add_instead, add_overrides, add_trust, command
+from flash_pl.commands.parser import add_config, add_instead, add_overrides, add_trust, command, folder, integer, number
+from flash_pl.config.composition import compose
 from flash_pl.config.given import check_given
 from flash_pl.config.keys import check_key
 from flash_pl.config.shipped import read_config
+from flash_pl.errors import ConfigError
 
 ABOUT_SWEEP = """
 Each combination of the values is trained in its own process and its own folder. A finished run is not trained again,
@@ -54,7 +56,7 @@ def _add_fit(commands: Any) -> None:
         "fit",
         "flash_pl.commands.fit.fit",
         "Train, and write a run directory",
-        check=lambda options: check_given(read_config(options.config), options.arguments),
+        check=_check_fit,
         writes_files=True,
         epilog=fit_help(),
     )
@@ -73,6 +75,10 @@ def _add_fit(commands: Any) -> None:
         "flash_pl.commands.preview.dry_run",
         "write nothing: show layers and densities, and estimate bytes, FLOPs and time from a few steps",
     )
+
+
+def _check_fit(options: argparse.Namespace) -> None:
+    compose(read_config(options.config), options.arguments)
 
 
 def _add_validate(commands: Any) -> None:
@@ -94,33 +100,42 @@ def _add_sweep(commands: Any) -> None:
     parser = command(
         commands,
         "sweep",
-        "flash_pl.commands.compare.sweep",
+        "flash_pl.commands.sweep.sweep",
         "Train every combination of values and compare the runs",
-        check=_check_sweep,
+        check=_plan_sweep,
         writes_files=True,
         epilog=ABOUT_SWEEP,
     )
     add_config(parser)
     add_overrides(parser, metavar="KEY=VALUES", nargs="+", help="overrides; a,b,c for several values")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the runs [sweeps/CONFIG]")
-    parser.add_argument("--workers", metavar="N", type=int, default=1, help="runs that train at the same time [1]")
+    parser.add_argument("--out", metavar="FOLDER", type=folder, help="folder of the runs [sweeps/CONFIG]")
+    parser.add_argument("--workers", metavar="N", type=integer, default=1, help="runs that train at the same time [1]")
     _add_target(parser)
 
 
-def _check_sweep(options: argparse.Namespace) -> None:
-    check_given(read_config(options.config))
-    for argument in options.arguments:
-        key, equals, _ = argument.partition("=")
-        if equals and key:  # others are no typing errors of a key; the sweep itself refuses them
-            check_key(key)
+def _plan_sweep(options: argparse.Namespace) -> None:
+    """Work out the runs, ``options.jobs`` in ``options.folder``: nobody waits for torch to learn that one is wrong."""
+    from flash_pl.sweep.jobs import Choice, make_jobs
+
+    content = read_config(options.config)
+    options.folder = Path(options.out or f"sweeps/{Path(options.config).stem}")
+    check_given(content)
+    choices = [Choice.read(argument) for argument in options.arguments]
+    for choice in choices:
+        check_key(choice.key)
+    options.jobs = make_jobs(options.config, content, choices, options.folder)
+    monitors = {job.config["trainer"]["monitor"] for job in options.jobs}
+    own = any(not job.config["model"]["class_path"].startswith("flash_pl.") for job in options.jobs)
+    if options.target is not None and options.target > 1 and monitors == {"val_acc"} and not own:
+        raise ConfigError("--target", f"{options.target:g} is above 1, and val_acc is a share", "write 0.8 for 80 %")
 
 
 def _add_compare(commands: Any) -> None:
     parser = command(commands, "compare", "flash_pl.commands.compare.compare", "Compare finished runs")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a folder with runs at any depth")
-    parser.add_argument("--out", metavar="FOLDER", help="also write tables, figures and report.html there")
+    parser.add_argument("--out", metavar="FOLDER", type=folder, help="also write tables, figures and report.html there")
     parser.add_argument(
-        "--last", metavar="K", type=int, default=5, help="accuracy is the mean over the last K evaluated rounds [5]"
+        "--last", metavar="K", type=integer, default=5, help="accuracy is the mean over the last K evaluated rounds [5]"
     )
     _add_target(parser)
 
@@ -128,7 +143,7 @@ def _add_compare(commands: Any) -> None:
 def _add_target(parser: argparse.ArgumentParser) -> None:
     about = "also show the rounds, and the bytes sent in them, until trainer.monitor first reaches this value (for a "
     about += "loss: falls to it), such as 0.8; as measured after a round, without smoothing or interpolation"
-    parser.add_argument("--target", metavar="VALUE", type=float, help=about)
+    parser.add_argument("--target", metavar="VALUE", type=number, help=about)
 
 
 def _add_export(commands: Any) -> None:
@@ -145,7 +160,9 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--to", metavar="FILE", type=Path, required=True, help="with suffix .safetensors, .flash or .onnx"
     )
-    parser.add_argument("--density", metavar="D", type=float, help="density of a tier of devices (default: the server)")
+    parser.add_argument(
+        "--density", metavar="D", type=number, help="density of a tier of devices (default: the server)"
+    )
     parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
     parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
@@ -166,9 +183,12 @@ def _add_configs(commands: Any) -> None:
 
 
 def _add_help(commands: Any) -> None:
-    about = "Explain a key of the config"
+    about = "Explain keys of the config, or commands"
     parser = command(commands, "help", "flash_pl.commands.help.help", about)
-    parser.add_argument("key", metavar="KEY", help="such as density or scheduler.prune_rate; or a command")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="+", help="such as density or scheduler.prune_rate; or a command"
+    )
+    parser.set_defaults(parsers=commands.choices)
 
 
 def _add_completion(commands: Any) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flash_pl.checkpoint import checkpoint_file, write_atomically
+from flash_pl.atomic_write import make_folder, write_atomically
+from flash_pl.checkpoint import checkpoint_file
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.export import (
     BATCH_SIZES,
@@ -45,7 +46,7 @@ def export(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError("--to", f"{name} has a format that does not support this model ({error})") from error
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, content)
     except OSError as error:
         raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error

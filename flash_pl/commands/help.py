@@ -31,8 +31,12 @@ COLUMN, WIDTH = 33, 120  # where the help of a key begins, and where its lines e
 
 
 def help(options: argparse.Namespace) -> None:
-    """Explain a key of the config."""
-    print(about_key(options.key.lstrip("-").partition("=")[0]))
+    """Explain keys of the config, or commands."""
+    texts = [
+        options.parsers[name].format_help().rstrip() if name in options.parsers else about_key(name.partition("=")[0])
+        for name in options.names
+    ]
+    print("\n\n".join(texts))
 
 
 def about_key(key: str) -> str:
@@ -52,13 +56,17 @@ def about_key(key: str) -> str:
     lines = [line for meaning in meanings for line in _about_meaning(explanation, meaning)]
     if explanation.key not in SECTIONS:
         lines.append(f"  set it   flash-pl fit CONFIG {explanation.key}=VALUE")
+    if explanation.namesakes:
+        lines.append(_filled(", ".join(explanation.namesakes), "  also     ", " " * 11))
     if explanation.folder:
         names = shipped.names(explanation.folder)
         lines += ["", f"names that it can have (flash-pl configs {explanation.folder} shows their options)"]
         lines += [_entry(name, shipped.description(name, explanation.folder)) for name in names]
     if explanation.below:
-        lines += ["", "keys below it" + (", for the classes that have them" if explanation.folder else "")]
-        lines += [_entry(f"{explanation.key}.{name}", text) for name, text in explanation.below.items()]
+        lines += ["", "keys below it" + (" [where not all of these names have them]" if explanation.folder else "")]
+        for name, texts in explanation.below.items():
+            first, *others = [text + (f" [{', '.join(names)}]" if names else "") for text, names in texts.items()]
+            lines += [_entry(f"{explanation.key}.{name}", first), *(_entry("", text) for text in others)]
     return "\n".join(lines)
 
 
@@ -72,13 +80,22 @@ def _about_meaning(explanation: Explanation, meaning: Meaning) -> list[str]:
         facts["type"] = f"a name or the path of a class, which makes {meaning.kind}"
     several = len(meaning.defaults) > 1
     of_each = [
-        f"{value} in {', '.join(names)}" if several and names else value for value, names in meaning.defaults.items()
+        f"{value} {_holders(names)}" if several and names else value for value, names in meaning.defaults.items()
     ]
-    facts["default"] = "; ".join(of_each)
+    facts["default"] = "; ".join(of_each).replace("required", "none, a value must be given")
     text = meaning.help.rstrip(".") or f"an argument of {', '.join(meaning.classes)}"
     return [_filled(f"{explanation.key}: {text}", "", "  ")] + [
         _filled(text, f"  {name:<9}", " " * 11) for name, text in facts.items() if text
     ]
+
+
+def _holders(names: list[str]) -> str:
+    """Who has a default: fragments, or data sets that bring it.
+
+    >>> _holders(["jmwst", "nst"]), _holders(["data=digits", "data=synthetic"])
+    ('in jmwst, nst', 'with data=digits or data=synthetic')
+    """
+    return f"with {' or '.join(names)}" if "=" in names[0] else f"in {', '.join(names)}"
 
 
 def fit_help() -> str:

@@ -1,18 +1,30 @@
 """Parts of the argument parser that several commands share."""
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
+from flash_pl.checks import check_integers, check_numbers
 from flash_pl.config import shipped
 from flash_pl.config.keys import KEYS, check_key
 from flash_pl.config.names import one_of
 from flash_pl.errors import ConfigError, as_yaml, printable
 
 
-class MainParser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, as those of settings are: no usage, which --help shows."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = message.removeprefix("argument ")
+        self.exit(2, f"flash-pl: error: {printable(sentence)}; see {self.prog} --help\n")
+
+
+class MainParser(OneLineParser):
     """The parser of ``flash-pl``, which has one positional argument, the command."""
 
     commands: Any = None  # the subparsers, once they are declared
@@ -22,31 +34,42 @@ class MainParser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         given = list(sys.argv[1:] if args is None else args)
         known = list(self.commands.choices)
-        if given[:1] == ["help"] and (len(given) == 1 or given[1] in known):
-            given = [*given[1:2], "--help"]  # flash-pl help fit
+        if given[:1] == ["help"]:  # keys may be written as in fit: help --lr
+            names = [word if word in ("-h", "--help") else word.lstrip("-") for word in given[1:]]
+            given = ["help", *names] if names else ["--help"]
         command = next((argument for argument in given if not argument.startswith("-")), None)
+        if not given:
+            self.error(f"a command is missing; {one_of(None, _listed(known))}")
         if command is not None and command not in known:
-            self.exit(
-                2, f"flash-pl: error: {printable(as_yaml(command))} is not a command; {_nearest(command, known)}\n"
-            )
+            nearest = _nearest(command, self.commands.choices)
+            self.exit(2, f"flash-pl: error: {printable(as_yaml(command))} is not a command; {nearest}\n")
         return super().parse_known_args(given, namespace)
 
 
-def _nearest(command: str, known: Iterable[str]) -> str:
-    """The hint for a word that is no command; it may be a config."""
+def _nearest(command: str, parsers: Mapping[str, argparse.ArgumentParser]) -> str:
+    """The hint for a word that is no command: it may be a config, or say what a command does (``train``)."""
     if command in shipped.names():
         return f"did you mean flash-pl fit {command}?"
-    return one_of(command, [name for name in known if not name.startswith("_")])
+    for name, parser in parsers.items():
+        if re.match(rf"{re.escape(command)}\b", str(parser.description), re.IGNORECASE):
+            return f"did you mean {name}?"
+    return one_of(command, _listed(parsers))
 
 
-class CommandParser(argparse.ArgumentParser):
+def _listed(commands: Iterable[str]) -> list[str]:
+    return [name for name in commands if not name.startswith("_")]
+
+
+class CommandParser(OneLineParser):
     """A parser that accepts a list of arguments in several parts, with options between them.
 
     Attributes:
         takes_keys: the command takes ``key=value``, and then also ``--key=value`` and ``--key value``.
+        commands: the parsers of all commands by name.
     """
 
     takes_keys = False
+    commands: Mapping[str, argparse.ArgumentParser] = {}
     intermixing = False  # parse_known_intermixed_args calls parse_known_args itself, for options and then for the rest
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads say the same
@@ -86,8 +109,8 @@ class CommandParser(argparse.ArgumentParser):
             if argument == "--":
                 return [*plain, *keys, argument, *remaining]
             if is_key and not equals:
-                if (value := next(remaining, None)) is None:
-                    self.error(f"argument {argument}: expected a value")
+                if (value := next(remaining, "--")).startswith("--"):
+                    self.error(f"{argument}: a value is missing")
                 argument = f"{argument}={value}"
             (keys if is_key else plain).append(argument.removeprefix("--") if is_key else argument)
         return [*plain, *keys]
@@ -95,6 +118,9 @@ class CommandParser(argparse.ArgumentParser):
     def _about_unknown(self, unknown: Sequence[str]) -> str:
         message = f"unrecognized arguments: {' '.join(unknown)}"
         name = unknown[0].partition("=")[0]
+        others = [command for command, parser in self.commands.items() if name in parser._option_string_actions]
+        if name.startswith("--") and others:
+            return f"{name}: this is an option of flash-pl {' and '.join(others)}"
         known = [*self.option_names, *(f"--{key}" for key in KEYS if self.takes_keys)]
         nearest = get_close_matches(name, known, n=1) if name.startswith("-") else []
         return f"{message}; did you mean {nearest[0]}?" if nearest else message
@@ -126,7 +152,8 @@ def command(
         run: module and name of the function that is called with the parsed arguments. The module is imported when the
             command runs. The errors that the function raises set the exit code, see ``flash_pl.cli.main``.
         about: what the command does, without a full stop.
-        check: called with the parsed arguments before that import; finds errors of typing at once.
+        check: called with the parsed arguments before that import; finds errors of typing at once. It may add to the
+            arguments what it has worked out.
         writes_files: its result are files. What it prints describes the files, so it may be lost.
         epilog: text below the help.
     """
@@ -139,6 +166,7 @@ def command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run, check=check, writes_files=writes_files)
+    parser.commands = commands.choices  # type: ignore[attr-defined]
     return parser
 
 
@@ -169,6 +197,54 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use also classes outside of flash_pl that the checkpoint names; their code runs (docs/security.md)",
     )
+
+
+def integer(text: str) -> int:
+    """The type of an option that takes an integer of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none.
+    """
+    value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
+    with _problem():
+        check_integers(value=value)
+    return int(value)
+
+
+def number(text: str) -> float:
+    """The type of an option that takes a finite number.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none.
+    """
+    try:
+        value: float | str = float(text)
+    except ValueError:
+        value = text
+    with _problem():
+        check_numbers(value=value)
+    return float(value)
+
+
+def folder(text: str) -> Path:
+    """The type of an option that takes the path of a folder; ``~user`` is the home of a user.
+
+    Raises:
+        argparse.ArgumentTypeError: this machine has no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{as_yaml(text)} names no user of this machine") from error
+
+
+@contextmanager
+def _problem() -> Iterator[None]:
+    """The problem of a ``ConfigError`` in the block becomes the message about an option."""
+    try:
+        yield
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from error
 
 
 class _Instead(argparse.Action):

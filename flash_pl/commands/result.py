@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.config import label
 from flash_pl.errors import RunError

@@ -14,7 +14,7 @@ from rich.text import Text
 from flash_pl.commands.export import SPARSE
 from flash_pl.compare import title_of
 from flash_pl.compare.columns import PERCENT, scale_of_metric
-from flash_pl.config.run_dir import as_argument
+from flash_pl.config.shipped import as_argument
 from flash_pl.units import counted, duration, metric, percent, size
 
 CLIENTS = {"accuracy_clients": " of clients", "accuracy_finetuned": " of clients after fine-tuning"}

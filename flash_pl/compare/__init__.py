@@ -1,4 +1,4 @@
-"""Comparison of finished runs: tables, figures and one HTML page.
+"""Comparison of finished runs: tables, figures and one HTML page. Tables need no matplotlib.
 
 ::
 
@@ -9,14 +9,21 @@
     write_report(comparison, Path("report"), command="my_script.py")
 """
 
-from flash_pl.compare.columns import title_of
-from flash_pl.compare.comparison import Comparison
-from flash_pl.compare.frame import to_frame
-from flash_pl.compare.report import write_report
-from flash_pl.compare.runs import Run, read_runs
-from flash_pl.compare.settings import identity
-from flash_pl.compare.table import Table, tables_of
-from flash_pl.compare.terminal import print_table
+from typing import TYPE_CHECKING
+
+from flash_pl.lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from flash_pl.compare.columns import title_of
+    from flash_pl.compare.comparison import Comparison
+    from flash_pl.compare.frame import to_frame
+    from flash_pl.compare.report import write_report
+    from flash_pl.compare.runs import Run, read_runs
+    from flash_pl.compare.settings import identity
+    from flash_pl.compare.table import Table, tables_of
+    from flash_pl.compare.terminal import print_table
+else:
+    __getattr__, __dir__ = names_on_demand(__name__)
 
 __all__ = [
     "Comparison",

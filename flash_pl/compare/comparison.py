@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from flash_pl.compare.columns import Column, Unit, columns_of, monitored_metrics, title_of
+from flash_pl.compare.columns import (
+    PERCENT,
+    Column,
+    Unit,
+    columns_of,
+    monitored_metrics,
+    scale_of_metric,
+    title_of,
+)
 from flash_pl.compare.fairness import Inequality, inequalities
 from flash_pl.compare.groups import Group, group_runs
 from flash_pl.compare.runs import Run
@@ -84,8 +92,8 @@ class Comparison:
     def of(
         cls, runs: Iterable[Run], last: int, failed: Sequence[str] = (), target: float | None = None
     ) -> tuple["Comparison", list[str]]:
-        """Return the comparison of at least one run, and warnings about runs that are left out, lack rounds, are
-        unequal, or do not reach the target.
+        """Return the comparison of at least one run, and warnings about runs that are left out, lack rounds, or do not
+        reach the target. What makes runs unequal is in ``about_unequal``, which is part of the tables' captions.
 
         Raises:
             ConfigError: there is a target, and the runs have different metrics.
@@ -99,9 +107,6 @@ class Comparison:
             if not run.has_all_rounds
         ]
         unequal = inequalities(groups, last)
-        for data in dict.fromkeys(one.data for one in unequal):
-            reasons = "; ".join(one.reason for one in unequal if one.data == data)
-            warnings.append(f"runs on {data} do not compare in every column: {reasons}")
         if target is not None:
             warnings += _check_target(kept, target)
         return cls(groups, columns_of(kept, last, target), last, failed, target, unequal), warnings
@@ -229,4 +234,6 @@ def _check_target(runs: Sequence[Run], target: float) -> list[str]:
         return []
     values = [value for run in runs for value in run.values(metrics[0]).tolist() if math.isfinite(value)]
     best = (max if runs[0].higher_is_better else min)(values, default=math.nan)
-    return [f"no run reaches the target {target:g}; the best {metrics[0]} in a round is {best:g}"]
+    is_share = scale_of_metric(values, runs[0].higher_is_better) is PERCENT
+    hint = f"; {metrics[0]} is a share, so write 0.8 for 80 %" if is_share and target > 1 else ""
+    return [f"no run reaches the target {target:g}; the best {metrics[0]} in a round is {best:g}{hint}"]

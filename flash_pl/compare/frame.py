@@ -47,7 +47,8 @@ def to_frame(paths: str | Path | Iterable[str | Path], last: int = 5, target: fl
         places = ", ".join(as_yaml(str(path)) for path in paths)
         raise errors[0] if len(errors) == 1 else ConfigError("run", f"there is no finished run in {places}")
     comparison, messages = Comparison.of(runs, last, target=target)
-    for message in [*(f"left out: {error}" for error in errors), *messages]:
+    messages = [*(f"left out: {error}" for error in errors), *messages, comparison.about_unequal]
+    for message in filter(None, messages):
         warnings.warn(message, stacklevel=2)
     return pandas.DataFrame(_rows(comparison))
 

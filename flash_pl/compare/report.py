@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import make_folder, write_atomically
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import ReportFigure, figures_of
 from flash_pl.compare.settings import as_short_line, shared_settings
@@ -29,7 +29,7 @@ def write_report(comparison: Comparison, folder: Path, command: str) -> list[Pat
     """
     paths = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, content in _contents(comparison, command):
             write_atomically(folder / name, content)
             paths.append(folder / name)

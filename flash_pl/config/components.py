@@ -4,9 +4,11 @@ A component is ``{class_path: ..., init_args: {...}}``, as in Lightning's comman
 of a fragment or the path of a class, and init args may stand directly beside ``name`` or ``class_path``.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from flash_pl.config import shipped
+from flash_pl.config.init_args import closed_init_args
 from flash_pl.config.shipped import as_component
 from flash_pl.config.signature import locate, signature
 from flash_pl.errors import ConfigError, as_yaml
@@ -58,22 +60,30 @@ def merge(base: Any, over: Any, key: str) -> Any:
         return overlay(base, over, key)
     base, over = unfold(base, key), unfold(over, key)
     if "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]:
-        takes = signature(locate(f"{key}.class_path", over["class_path"]))
-        base = {"init_args": {name: node for name, node in base["init_args"].items() if takes.accepts(name)}}
+        names, is_open = _taken(f"{key}.class_path", over["class_path"])
+        base = {"init_args": {name: node for name, node in base["init_args"].items() if is_open or name in names}}
     return base | over | {"init_args": overlay(base["init_args"], over["init_args"], key)}
 
 
 def accepted(layer: dict[str, Any], component: dict[str, Any], key: str) -> dict[str, Any]:
     """The part of ``layer``, short keys for ``component``, that its class takes; nested components likewise."""
-    takes = signature(locate(f"{key}.class_path", component["class_path"]))
+    names, _ = _taken(f"{key}.class_path", component["class_path"])
     kept = {}
     for name, value in layer.items():
         inner = component["init_args"].get(name)
         if isinstance(value, dict) and is_component(inner):
             kept[name] = accepted(value, inner, f"{key}.{name}")
-        elif not isinstance(value, dict) and name in takes.parameters:
+        elif not isinstance(value, dict) and name in names:
             kept[name] = value
     return kept
+
+
+def _taken(key: str, class_path: object) -> tuple[Collection[str], bool]:
+    """The names of a class's init args, and whether it takes any others; a class is imported only if it must be."""
+    if (read := closed_init_args(str(class_path))) is not None:
+        return read, False
+    takes = signature(locate(key, class_path))
+    return takes.parameters, takes.open
 
 
 def expand(node: Any, key: str, folder: str = "") -> Any:

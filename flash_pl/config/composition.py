@@ -7,9 +7,8 @@ from flash_pl.config import shipped
 from flash_pl.config.components import accepted, expand, merge, overlay, unfold
 from flash_pl.config.given import SECTIONS, given_layer
 from flash_pl.config.keys import KEYS
-from flash_pl.config.loggers import logger_nodes
+from flash_pl.config.misspelt import check_components
 from flash_pl.config.names import one_of
-from flash_pl.config.schema import referring, typed
 from flash_pl.config.shipped import as_component
 from flash_pl.errors import ConfigError, as_yaml
 
@@ -32,7 +31,9 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     (0.1, 'flash_pl.schedulers.NST', 0.3)
     """
     layer, given = given_layer(config, arguments)
-    resolved = _with_cohort(typed(_expanded(layer)), given)
+    expanded = _expanded(layer)
+    check_components(expanded)
+    resolved = _with_cohort(_schema().typed(expanded), given)
     if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
         problem = f"{resolved['cohort']} is more than the {resolved['clients']} clients"
         raise ConfigError("cohort", problem, "give a smaller cohort, or more clients")
@@ -50,7 +51,7 @@ def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[
     """
     layer, given = given_layer(config, arguments)
     expanded = _expanded(layer)
-    resolved, written = typed(expanded), referring(expanded)
+    resolved, written = _schema().typed(expanded), _schema().referring(expanded)
     if (cohort := _with_cohort(resolved, given)["cohort"]) != resolved["cohort"]:
         written["cohort"] = cohort
     return written | {"given": given}
@@ -63,7 +64,7 @@ def about_cohort(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> st
     'cohort=3, the number of clients; the default is 5'
     """
     layer, given = given_layer(config, arguments)
-    default = typed(_expanded(layer))
+    default = _schema().typed(_expanded(layer))
     cohort = _with_cohort(default, given)["cohort"]
     if cohort == default["cohort"]:
         return ""
@@ -76,6 +77,13 @@ def _with_cohort(resolved: dict[str, Any], given: Mapping[str, Any]) -> dict[str
     known = isinstance(clients, int) and not isinstance(clients, bool) and clients >= 1
     fits = not known or resolved["cohort"] <= clients
     return resolved if fits or "cohort" in given else resolved | {"cohort": clients}
+
+
+def _schema() -> Any:
+    """The module of the typed keys. It imports OmegaConf, for which nobody waits who has misspelt a name."""
+    from flash_pl.config import schema
+
+    return schema
 
 
 def label(config: Mapping[str, Any], section: str) -> str:
@@ -177,6 +185,41 @@ def _callbacks(callbacks: object) -> list[dict[str, Any]]:
             raise ConfigError(key, f"{as_yaml(callbacks[index])} does not name a class", hint)
         full.append(expand(unfold(node, key), key))
     return full
+
+
+def logger_nodes(value: Any) -> list[dict[str, Any]]:
+    """The components of the loggers that a value of the key ``logger`` stands for, each in its full form.
+
+    The value is a name, several names with commas, a component, or a list of names and components. ``true`` means the
+    default logger. ``false`` and ``null`` mean no logger.
+
+    Raises:
+        ConfigError: another value, or a name that does not exist.
+
+    >>> [node["name"] for node in logger_nodes("csv,mlflow")], logger_nodes(False)
+    (['csv', 'mlflow'], [])
+    >>> logger_nodes([{"name": "wandb", "project": "mine"}])[0]["init_args"]
+    {'project': 'mine'}
+    """
+    if value is None or value is False:
+        return []
+    if value is True:
+        value = KEYS["logger"].default
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    values = value if isinstance(value, list) else [value]
+    return [_logger(value, "logger" if len(values) == 1 else f"logger[{index}]") for index, value in enumerate(values)]
+
+
+def _logger(value: Any, key: str) -> dict[str, Any]:
+    node = value if isinstance(value, dict) else as_component(value)
+    if "class_path" not in node and not isinstance(node.get("name"), str):
+        known = one_of(None, shipped.names("logger"))
+        raise ConfigError(key, f"{as_yaml(value)} does not name a logger", f"{known}, or give a class_path")
+    if "name" not in node:
+        return expand(unfold(node, key), key)
+    name = node["name"]
+    return {"name": name} | expand(node, key, "logger")
 
 
 def _has_init_arg(component: object, name: str, value: object) -> bool:

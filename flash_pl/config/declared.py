@@ -7,6 +7,7 @@ from typing import Any
 
 from flash_pl.config.docstrings import read_args
 
+BUILT_IN = {"int", "float", "bool", "str", "list", "dict", "tuple"}
 ROOT = Path(__file__).parents[2]  # the folder with flash_pl
 
 
@@ -53,6 +54,23 @@ def declared(class_path: str, root: Path = ROOT) -> dict[str, Declared]:
     return {name: Declared(hint, value, texts.get(name, "")) for name, hint, value in parameters_of(found)}
 
 
+def built_in(hint: ast.expr | None) -> Any:
+    """A type hint in source; ``Any`` if it names more than built-in types.
+
+    >>> built_in(ast.parse("int | None", mode="eval").body), built_in(ast.parse("Move", mode="eval").body)
+    (int | None, typing.Any)
+    """
+    names = {node.id for node in ast.walk(hint) if isinstance(node, ast.Name)} if hint is not None else {""}
+    return eval(ast.unparse(hint)) if hint is not None and names <= BUILT_IN else Any
+
+
+def unquoted(hint: ast.expr | None) -> ast.expr | None:
+    """A type hint without the quotes that it may have, as a name that is defined later."""
+    if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
+        return ast.parse(hint.value, mode="eval").body
+    return hint
+
+
 def parameters_of(found: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.expr | None]]:
     """Name, type hint and default of each parameter of a class, in source."""
     for node in found.body:
@@ -61,6 +79,8 @@ def parameters_of(found: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.e
             positional = [*takes.posonlyargs, *takes.args]
             defaults = [*[None] * (len(positional) - len(takes.defaults)), *takes.defaults, *takes.kw_defaults]
             pairs = list(zip([*positional, *takes.kwonlyargs], defaults, strict=True))[1:]  # without the object itself
-            return [(parameter.arg, parameter.annotation, value) for parameter, value in pairs]
+            return [(parameter.arg, unquoted(parameter.annotation), value) for parameter, value in pairs]
     fields = (node for node in found.body if isinstance(node, ast.AnnAssign))
-    return [(node.target.id, node.annotation, node.value) for node in fields if isinstance(node.target, ast.Name)]
+    return [
+        (node.target.id, unquoted(node.annotation), node.value) for node in fields if isinstance(node.target, ast.Name)
+    ]

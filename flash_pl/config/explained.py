@@ -18,11 +18,11 @@ from flash_pl.config.components import MASK_KEYS
 from flash_pl.config.docstrings import first_sentence
 from flash_pl.config.given import SECTIONS as COMPONENTS
 from flash_pl.config.init_args import find, init_args
-from flash_pl.config.keys import KEYS, SECTIONS, in_yaml
+from flash_pl.config.keys import KEYS, SECTIONS, described_by, in_yaml
 from flash_pl.config.names import RENAMED_KEYS, unknown_key
 from flash_pl.config.ranges import ranges_of
 from flash_pl.config.signature import describe
-from flash_pl.errors import ConfigError
+from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
 
 MASK_HELP = {
@@ -55,12 +55,19 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A key with its meanings, the shipped values that it can name, and the keys below it, each with its meaning."""
+    """A key with its meanings, the shipped values that it can name, and the keys below it.
+
+    Attributes:
+        below: by the name of a key below it, each of its meanings with the shipped values that have the key; none where
+            all have it.
+        namesakes: the keys of components with this name.
+    """
 
     key: str
     meanings: list[Meaning]
     folder: str
-    below: dict[str, str]
+    below: dict[str, dict[str, list[str]]]
+    namesakes: list[str]
 
 
 def explain(key: str) -> Explanation:
@@ -86,7 +93,7 @@ def explain(key: str) -> Explanation:
     if below[-1] not in arguments(folder):
         raise _unknown(key)
     own = below[-1] if below[-1] in shipped.folders() else ""
-    return Explanation(key, arguments(folder)[below[-1]], own, keys_below(own))
+    return Explanation(key, arguments(folder)[below[-1]], own, keys_below(own), [])
 
 
 def _plain(key: str) -> Explanation:
@@ -95,13 +102,16 @@ def _plain(key: str) -> Explanation:
         raise _unknown(key)
     section, _, name = key.rpartition(".")
     if key in SECTIONS:
-        below = {name.partition(".")[2]: first_sentence(KEYS[name].help) for name in KEYS if name.startswith(f"{key}.")}
-        return Explanation(key, [Meaning(KEYS[key].help, "a section", "", (), {})], "", below)
+        names = [name for name in KEYS if name.startswith(f"{key}.")]
+        below = {name.partition(".")[2]: {first_sentence(KEYS[name].help): list[str]()} for name in names}
+        return Explanation(key, [Meaning(KEYS[key].help, "a section", "", (), {})], "", below, [])
     of_component = key in shipped.folders()
     kind = "a name, or the path of a class" if of_component else describe(KEYS[key].hint)
     default = as_text(KEYS[key].default)
     meaning = Meaning(KEYS[key].help, kind, _ranges(section).get(name, ""), (), {default: []} | _brought_by_data(key))
-    return Explanation(key, [meaning], key if of_component else "", keys_below(key) if key in COMPONENTS else {})
+    below = keys_below(key) if key in COMPONENTS else {}
+    namesakes = [] if of_component else [f"{section}.{key}" for section in COMPONENTS if key in arguments(section)]
+    return Explanation(key, [meaning], key if of_component else "", below, namesakes)
 
 
 def _brought_by_data(key: str) -> dict[str, list[str]]:
@@ -161,9 +171,25 @@ def _meaning(text: str, kind: str, range: str, holders: list[tuple[str, str, str
     return Meaning(text, kind, range, tuple(dict.fromkeys(one for _, one, _ in holders)), defaults)
 
 
-def keys_below(folder: str) -> dict[str, str]:
-    """The arguments of a folder's classes, each with the beginning of its meaning."""
-    return {name: first_sentence(meanings[0].help) for name, meanings in sorted(arguments(folder).items())}
+def keys_below(folder: str) -> dict[str, dict[str, list[str]]]:
+    """The arguments of a folder's classes, each with its meanings, in short and without defaults.
+
+    A meaning has the names of the fragments with that argument; none if all fragments have it.
+
+    >>> keys_below("server_optimizer")["tau"], keys_below("decay")["rounds"].popitem()[1]
+    ({'the degree of adaptivity, above 0': ['adam']}, [])
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, meanings in sorted(arguments(folder).items()):
+        for meaning in meanings:
+            text = re.split(r"[,;] by default", first_sentence(meaning.help))[0]
+            holders = found.setdefault(name, {}).setdefault(text, [])
+            holders += [one for names in meaning.defaults.values() for one in names]
+    everyone = set(shipped.names(folder)) if folder else set()
+    return {
+        name: {text: [] if everyone == set(holders) else sorted(holders) for text, holders in meanings.items()}
+        for name, meanings in found.items()
+    }
 
 
 def as_text(value: Any) -> str:
@@ -196,12 +222,20 @@ def _unknown(key: str) -> ConfigError:
     """The error about a key that does not exist, with the nearest ones: by its last part, or by its spelling."""
     if key in RENAMED_KEYS:
         return unknown_key(key, KEYS)
+    if not key.strip(".- "):
+        return ConfigError("help", f"{as_yaml(key)} is not a key", "name one, such as flash-pl help density")
+    folder, _, name = key.rpartition(".")
+    if any(name in shipped.names(one) for one in ([folder] if folder else ["", *shipped.folders()])):
+        shown = f"{folder}/{name}" if folder else name
+        return ConfigError(key, "this is no key but a shipped name", f"flash-pl configs {shown} shows it")
     known = list(all_keys())
+    key, given = key.lower(), key
     last = key.rpartition(".")[2]
     same = sorted((name for name in known if name.rpartition(".")[2] == last), key=lambda name: name.count("."))
-    nearest = same[:3] or get_close_matches(key, known, n=1)
+    nearest = list(dict.fromkeys([*described_by(key)[:2], *same]))[:3] if "." not in key else same[:3]
+    nearest = nearest or get_close_matches(key, known, n=1)
     if not nearest:
         parts = get_close_matches(last, [name.rpartition(".")[2] for name in known], n=1)
         nearest = [name for name in known if parts and name.rpartition(".")[2] == parts[0]][:1]
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see flash-pl fit --help"
-    return ConfigError(key, "there is no such key", hint)
+    return ConfigError(given, "there is no such key", hint)

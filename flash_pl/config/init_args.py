@@ -4,16 +4,20 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from flash_pl.config.declared import ROOT, parameters_of
+from flash_pl.config.declared import ROOT, built_in, parameters_of
 from flash_pl.config.docstrings import read_args
+from flash_pl.config.names import with_article
 from flash_pl.config.ranges import ranges_of
 
 WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string", "None": "null"}
 LISTS, MAPPINGS = {"list", "tuple", "Sequence", "Iterable"}, {"dict", "Mapping"}
+WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic"}  # base classes that add no init args
 REFERRING = "as in ``"  # how a help text begins that refers to that of another class
 
 
@@ -22,16 +26,23 @@ class InitArg:
     """An init arg of a class.
 
     Attributes:
+        hint: the type, if it is made of built-in ones; else ``Any``.
         kind: the values that fit, in words; empty if the source has no type hint.
         default: as in the source; None if the argument is required.
         help: its text under ``Args:``; empty without one.
         range: the values that the class accepts, in words; empty if no check in its source says it.
     """
 
+    hint: Any
     kind: str
     default: str | None
     help: str
     range: str
+
+    @property
+    def is_component(self) -> bool:
+        """Whether nothing but an object of a class, or null, fits; a word can only be the name of a fragment."""
+        return all(re.fullmatch(r"an? [A-Z]\w*|null", choice) for choice in self.kind.split(" or "))
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,44 @@ def init_args(class_path: str) -> dict[str, InitArg]:
         for name, hint, value in parameters_of(one.node):
             if not _is_set_inside(hint, value):
                 kind, default = _in_words(hint, one.module), None if value is None else _default(value)
-                found.setdefault(name, InitArg(kind, default, texts.get(name, ""), ranges.get(name, "")))
+                found.setdefault(
+                    name, InitArg(built_in(hint), kind, default, texts.get(name, ""), ranges.get(name, ""))
+                )
     return found
+
+
+@cache
+def closed_init_args(class_path: str) -> dict[str, InitArg] | None:
+    """The init args of a public class of flash_pl, if its source names all that it takes; else None.
+
+    A class with ``**kwargs`` for a base class of another package takes more than that.
+
+    >>> sorted(closed_init_args("flash_pl.schedulers.SPDST"))[:2], closed_init_args("torch.nn.Linear")
+    (['first_mask', 'sensitivity'], None)
+    """
+    definition = None if "._" in class_path else find(class_path)
+    if definition is None:
+        return None
+    last = list(_taking_arguments(list(dict.fromkeys(_with_bases(definition)))))[-1:]
+    is_open = last and last[0].init is not None and last[0].init.args.kwarg is not None
+    return None if is_open or not (last or _has_plain_bases(definition)) else init_args(class_path)
+
+
+def _has_plain_bases(definition: Definition) -> bool:
+    """Whether a class and its base classes in flash_pl have no base class elsewhere that may take arguments."""
+    bases = (base for one in _with_bases(definition) for base in one.node.bases if _base(one, base) is None)
+    return all(ast.unparse(base).partition("[")[0] in WITHOUT_ARGUMENTS for base in bases)
+
+
+@cache
+def ancestors_of(class_path: str) -> list[str]:
+    """The names of a class of flash_pl and of its base classes in flash_pl.
+
+    >>> ancestors_of("flash_pl.data.MNIST")
+    ['MNIST', 'IdxData', 'StoredData', 'FederatedDataModule', 'PartitionedData']
+    """
+    definition = find(class_path)
+    return [] if definition is None else list(dict.fromkeys(one.node.name for one in _with_bases(definition)))
 
 
 @cache
@@ -97,7 +144,31 @@ def find(class_path: str) -> Definition | None:
 
 
 @cache
+def names_in(module: str) -> list[str]:
+    """The names that a module or package of flash_pl defines or imports; empty if there is no such module.
+
+    >>> "JMWST" in names_in("flash_pl.schedulers"), names_in("flash_pl.nowhere"), names_in("torch.nn")
+    (True, [], [])
+    """
+    tree = _source(module) if module.partition(".")[0] == "flash_pl" else None
+    top = tree.body if tree else []
+    blocks = [node.body for node in top if isinstance(node, ast.If)]  # below TYPE_CHECKING
+    return [name for node in [*top, *(node for block in blocks for node in block)] for name in _names(node)]
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+@cache
 def _source(module: str) -> ast.Module | None:
+    if not all(part.isidentifier() for part in module.split(".")):
+        return None
     path = ROOT.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -107,9 +178,14 @@ def _with_bases(definition: Definition) -> Iterator[Definition]:
     """A class, then its base classes in flash_pl."""
     yield definition
     for base in definition.node.bases:
-        above = find(f"{definition.module}.{ast.unparse(base)}")
+        above = _base(definition, base)
         if above is not None:
             yield from _with_bases(above)
+
+
+def _base(definition: Definition, base: ast.expr) -> Definition | None:
+    """The definition of a base class; None if it is not one of flash_pl."""
+    return find(f"{definition.module}.{ast.unparse(base)}")
 
 
 def _taking_arguments(ancestors: list[Definition]) -> Iterator[Definition]:
@@ -122,16 +198,23 @@ def _taking_arguments(ancestors: list[Definition]) -> Iterator[Definition]:
 
 
 def _texts(ancestors: list[Definition]) -> dict[str, str]:
-    """The help text of each argument: that of the nearest docstring, in which ``as in ``Base``` stands for Base's."""
+    """The help text of each argument: that of the nearest docstring, in which ``as in ``Other``` stands for Other's."""
     texts: dict[str, str] = {}
     for one in reversed(ancestors):
         for name, text in read_args(ast.get_docstring(one.node)).items():
-            if name in texts and (rest := text.removeprefix(REFERRING)) != text:
-                meaning = texts[name].split(", by default")[0].rstrip(".")  # what follows may be another default
-                own = rest.partition("``")[2]
-                text = texts[name] if own == "." else meaning + own
+            if (rest := text.removeprefix(REFERRING)) != text:
+                other, _, own = rest.partition("``")
+                of_other = texts.get(name) or _own_texts(one.module, other).get(name, "")
+                meaning = of_other.split(", by default")[0].rstrip(".")  # what follows may be another default
+                text = of_other if own == "." else meaning + own
             texts[name] = text
     return texts
+
+
+def _own_texts(module: str, name: str) -> dict[str, str]:
+    """The help texts in the docstring of a class that a module, or the package around it, knows by this name."""
+    definition = find(f"{module}.{name}") or find(f"{module.rpartition('.')[0]}.{name}")
+    return read_args(ast.get_docstring(definition.node)) if definition else {}
 
 
 def _is_set_inside(hint: ast.expr | None, value: ast.expr | None) -> bool:
@@ -175,7 +258,7 @@ def _in_words(hint: ast.expr | None, module: str) -> str:
         return _in_words(*alias)
     if name in LISTS or name in MAPPINGS:
         return "a list" if name in LISTS else "a mapping"
-    return WORDS.get(name, "a path" if name == "Path" else f"a {name}")
+    return WORDS.get(name, "a path" if name == "Path" else with_article(name))
 
 
 def _alias(name: str, module: str) -> tuple[ast.expr, str] | None:

@@ -218,7 +218,22 @@ def check_names(layer: Mapping[str, Any]) -> None:
 
 def _check_known(name: str) -> None:
     if name not in KEYS:
-        raise unknown_key(name, keys_of(name.rpartition(".")[0]))
+        raise unknown_key(name, keys_of(name.rpartition(".")[0]), described_by(name)[:2])
+
+
+def described_by(name: str) -> list[str]:
+    """The keys whose help has all words of a name, as other programs may call them; the earlier the words, the better.
+
+    >>> described_by("learning_rate")[0], described_by("epochs")[0]
+    ('lr', 'local_epochs')
+    """
+    words = [word for word in re.split(r"[\W_]+", name.rpartition(".")[2].lower()) if word]
+    found = {}
+    for key, value in KEYS.items():
+        places = [re.search(rf"\b{word}\b", value.help.lower()) for word in words]
+        if words and all(places):
+            found[key] = max(place.start() for place in places if place)
+    return sorted(found, key=lambda key: found[key])
 
 
 def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The key ``logger``: from names to components, and from components to loggers that write to the run directory."""
+"""The loggers of a run, from their components in the config; ``composition.py`` makes these from names."""
 
 import os
 from collections.abc import Mapping
@@ -8,49 +8,8 @@ from typing import Any
 from lightning.fabric.loggers.logger import Logger
 
 from flash_pl.callbacks.arguments import check_installed
-from flash_pl.config import shipped
-from flash_pl.config.components import expand, unfold
 from flash_pl.config.instantiate import instantiate
-from flash_pl.config.names import one_of
-from flash_pl.config.shipped import as_component
-from flash_pl.errors import ConfigError, as_yaml, in_one_line
-
-DEFAULT = "tensorboard"
-
-
-def logger_nodes(value: Any) -> list[dict[str, Any]]:
-    """The components of the loggers that a value of the key ``logger`` stands for, each in its full form.
-
-    The value is a name, several names with commas, a component, or a list of names and components. ``true`` means the
-    default logger. ``false`` and ``null`` mean no logger.
-
-    Raises:
-        ConfigError: another value, or a name that does not exist.
-
-    >>> [node["name"] for node in logger_nodes("csv,mlflow")], logger_nodes(False)
-    (['csv', 'mlflow'], [])
-    >>> logger_nodes([{"name": "wandb", "project": "mine"}])[0]["init_args"]
-    {'project': 'mine'}
-    """
-    if value is None or value is False:
-        return []
-    if value is True:
-        value = DEFAULT
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(",")]
-    values = value if isinstance(value, list) else [value]
-    return [_full(value, "logger" if len(values) == 1 else f"logger[{index}]") for index, value in enumerate(values)]
-
-
-def _full(value: Any, key: str) -> dict[str, Any]:
-    node = value if isinstance(value, dict) else as_component(value)
-    if "class_path" not in node and not isinstance(node.get("name"), str):
-        known = one_of(None, shipped.names("logger"))
-        raise ConfigError(key, f"{as_yaml(value)} does not name a logger", f"{known}, or give a class_path")
-    if "name" not in node:
-        return expand(unfold(node, key), key)
-    name = node["name"]
-    return {"name": name} | expand(node, key, "logger")
+from flash_pl.errors import ConfigError, in_one_line
 
 
 def check_loggers(config: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Errors about unknown keys and names; the hint is the nearest known name, or the new name of a renamed one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from flash_pl.errors import ConfigError, as_yaml
@@ -21,6 +21,14 @@ RENAMED_CLASSES = {
 }
 
 
+def with_article(noun: str) -> str:
+    """
+    >>> with_article("Interval"), with_article("Move")
+    ('an Interval', 'a Move')
+    """
+    return f"{'an' if noun[:1] in 'AEIOU' else 'a'} {noun}"
+
+
 def one_of(name: object, known: Iterable[str], many: str = "") -> str:
     """The hint for an unknown ``name``: the ``known`` ones and the nearest of them.
 
@@ -38,12 +46,13 @@ def one_of(name: object, known: Iterable[str], many: str = "") -> str:
     return guess or many
 
 
-def unknown_key(key: str, known: Iterable[str]) -> ConfigError:
+def unknown_key(key: str, known: Iterable[str], described: Sequence[str] = ()) -> ConfigError:
     """The error about a ``key`` that does not exist.
 
     Args:
         key: dotted name in the config.
         known: the keys that exist beside it.
+        described: keys whose meaning has the words of ``key``; the hint where no known key is spelled alike.
 
     >>> str(unknown_key("trainer.eval_evry", ["eval_every", "eval_last"]))
     'trainer.eval_evry: there is no such key; choose one of eval_every, eval_last (did you mean eval_every?)'
@@ -58,6 +67,8 @@ def unknown_key(key: str, known: Iterable[str]) -> ConfigError:
         return ConfigError(key, "this key was renamed", f"use {section}.{RENAMED_INIT_ARGS[name]}")
     if not known:
         return ConfigError(key, "there is no such key", "nothing can be set here")
+    if described and not get_close_matches(name, known, n=1):
+        return ConfigError(key, "there is no such key", f"did you mean {' or '.join(described)}?")
     return ConfigError(key, "there is no such key", one_of(name, known, "see flash-pl fit --help"))
 
 
@@ -71,3 +82,14 @@ def unknown_fragment(key: str, name: object, folder: str, known: Iterable[str]) 
     if renamed is not None:
         return ConfigError(key, f"{as_yaml(name)} was renamed", f"use {renamed}")
     return ConfigError(key, f"{as_yaml(name)} is not a known name", one_of(name, known))
+
+
+def unknown_class(key: str, class_path: object, known: Iterable[str]) -> ConfigError:
+    """The error about the path of a class whose module has no such class.
+
+    >>> str(unknown_class("model.class_path", "flash_pl.models.MPL", ["MLP"]))
+    "model.class_path: 'flash_pl.models.MPL' is not a class or function of flash_pl.models; choose one of MLP (did you
+    mean MLP?)"
+    """
+    module, _, name = str(class_path).rpartition(".")
+    return ConfigError(key, f"{as_yaml(class_path)} is not a class or function of {module}", one_of(name, known))

@@ -2,10 +2,12 @@
 
 import ast
 from collections.abc import Callable
+from functools import cache
 
 from flash_pl.checks import in_words
 
 
+@cache  # many classes share a base class
 def ranges_of(node: ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
     """The values that are accepted, in words, by the name of the parameter.
 

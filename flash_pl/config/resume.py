@@ -90,4 +90,5 @@ def refuse_other(config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         saved_values = ", ".join(f"{key}={as_yaml(there.get(key))}" for key in differing)
         verb = "differs" if len(differing) == 1 else "differ"
         problem = f"{values} {verb} from the checkpoint, which has {saved_values}"
-        raise ConfigError(", ".join(differing), problem, "a resumed run must be the same experiment")
+        hint = "a resumed run must be the same experiment; without ckpt_path a new run begins"
+        raise ConfigError(", ".join(differing), problem, hint)

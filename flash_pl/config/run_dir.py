@@ -1,6 +1,6 @@
 """The directory that a run writes."""
 
-import json
+import errno
 import os
 import re
 import shutil
@@ -10,19 +10,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flash_pl.checkpoint import CheckpointFolder, checkpoint_file, write_atomically
+from flash_pl.atomic_write import write_atomically
+from flash_pl.checkpoint import CheckpointFolder, checkpoint_file
 from flash_pl.config.composition import label
 from flash_pl.config.keys import KEYS
 from flash_pl.config.lock import DirectoryLock
 from flash_pl.config.names import RENAMED_KEYS
+from flash_pl.config.references import resolve_plain
+from flash_pl.config.resume import experiment
+from flash_pl.config.shipped import read_yaml
 from flash_pl.config.signature import locate
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
 
 HEAD = "# Repeat this run: flash-pl fit THIS_FILE\n"
 GIVEN = "# The values from the config file and the command line; scheduler=OTHER starts from these values alone.\n"
-# A path that YAML reads as it stands.
-PLAIN = re.compile(r"[\w./-]*[^\W\d][\w./=+-]*/[\w./,=+-]*")
 
 
 class RunDir:
@@ -147,12 +149,13 @@ class RunDir:
 
     def _choose(self) -> DirectoryLock:
         """Choose the directory, and return its lock."""
-        last = self._checkpoint == "last"
-        own = (
-            None
-            if last or self._checkpoint is None
-            else self._run_of(checkpoint_file(os.path.expanduser(self._checkpoint)))
-        )
+        last, own = self._checkpoint == "last", None
+        if not last and self._checkpoint is not None:
+            file = checkpoint_file(os.path.expanduser(self._checkpoint))
+            if not os.path.exists(file):  # said before anything about the directory of the run
+                problem = f"{as_yaml(str(file))} cannot be read ({os.strerror(errno.ENOENT)})"
+                raise ConfigError("ckpt_path", problem, "give a checkpoint, the directory of a run, or last")
+            own = self._run_of(file)
         if not self._is_default:
             resumes = last or (own is not None and own.resolve() == self.path.resolve())
             return self._locked(self.path, free=not resumes)
@@ -210,10 +213,23 @@ class RunDir:
         file, path = self.path / "config.yaml", as_yaml(str(self.path))
         if free and self._is_taken(self.path):
             problem = f"{path} is the directory of another run"
-            raise ConfigError("run_dir", problem, "give a new directory; ckpt_path=last goes on with the run in it")
+            raise ConfigError("run_dir", problem, self._instead())
         if file.exists() and not file.read_bytes().startswith(HEAD.encode()):
             problem = f"{path} has a config.yaml of yours, which the run would overwrite"
             raise ConfigError("run_dir", problem, "give another directory")
+
+    def _instead(self) -> str:
+        """What to do if the directory has another run, which can go on only if it is of the same experiment."""
+        file = self.path / "config.yaml"
+        try:
+            there = dict(experiment(resolve_plain(read_yaml(file), str(file))))
+            here = dict(experiment(resolve_plain(self.to_repeat, str(file))))
+        except (ConfigError, LookupError, AttributeError, TypeError):  # it has no config, or one of another program
+            return "give a new directory"
+        differing = [key for key in here | there if here.get(key) != there.get(key)]
+        if not differing:
+            return "give a new directory; ckpt_path=last goes on with the run in it"
+        return f"give a new directory, since the run in it has another {', '.join(differing[:3])}"
 
     def _in_use(self, path: Path, holder: str, hint: str) -> ConfigError:
         return ConfigError("run_dir", f"{holder} is writing a run in {as_yaml(str(path))}", hint)
@@ -259,13 +275,3 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the paths of the run, on which the result of the run does not depend."""
     kept = {key: value for key, value in config.items() if key not in ("run_dir", "ckpt_path")}
     return kept | ({"given": _without_paths(kept["given"])} if "given" in kept else {})
-
-
-def as_argument(path: Path) -> str:
-    """The path as ``run_dir=`` takes it on a command line: braces stand for names there, and values are YAML.
-
-    >>> as_argument(Path("runs/a")), as_argument(Path("runs/{a} #1"))
-    ('runs/a', '"runs/{{a}} #1"')
-    """
-    template = str(path).replace("{", "{{").replace("}", "}}")
-    return template if PLAIN.fullmatch(template) else json.dumps(template, ensure_ascii=False)

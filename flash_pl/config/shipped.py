@@ -1,6 +1,7 @@
 """The YAML files that come with the package: complete configs, and fragments in a folder for each kind of component."""
 
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,8 @@ from flash_pl.yaml12 import load
 
 _INSTALLED = Path(str(resources.files("flash_pl"))) / "conf"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "conf"  # the latter in a source checkout
+# A path that YAML reads as it stands.
+PLAIN = re.compile(r"[\w./-]*[^\W\d][\w./=+-]*/[\w./,=+-]*")
 
 
 def folders() -> list[str]:
@@ -33,7 +36,7 @@ def description(name: str, folder: str = "") -> str:
 
 
 def content(name: str, folder: str = "") -> dict[str, Any]:
-    """The mapping in a shipped file as it is written, to be shown. OmegaConf is not imported for that."""
+    """The mapping in a shipped file, references unresolved."""
     return dict(load((SHIPPED / folder / f"{name}.yaml").read_text(encoding="utf-8")) or {})
 
 
@@ -45,7 +48,7 @@ def fragment(key: str, name: object, folder: str) -> dict[str, Any]:
     """
     if name not in names(folder):
         raise unknown_fragment(key, name, folder, names(folder))
-    return read_yaml(SHIPPED / folder / f"{name}.yaml")
+    return content(str(name), folder)
 
 
 def read_config(name_or_path: str) -> dict[str, Any]:
@@ -55,9 +58,12 @@ def read_config(name_or_path: str) -> dict[str, Any]:
         ConfigError: neither exists, or the file is not a YAML mapping.
     """
     if name_or_path in names():
-        return read_yaml(SHIPPED / f"{name_or_path}.yaml")
+        return content(name_or_path)
     if not Path(name_or_path).is_file():
         hint = f"give the path of a YAML file, or {one_of(name_or_path, names())}"
+        for folder in ("data", "model", "scheduler"):
+            if name_or_path in names(folder):
+                hint = f"it is a name for {folder}, as in flash-pl fit jmwst {folder}={name_or_path}"
         raise ConfigError("config", f"{as_yaml(name_or_path)} is not a file or the name of a shipped config", hint)
     return read_yaml(Path(name_or_path))
 
@@ -156,3 +162,13 @@ def as_component(name: object) -> dict[str, Any]:
     ({'name': 'jmwst'}, {'class_path': 'my_file.MyScheduler'})
     """
     return {"class_path": name} if isinstance(name, str) and "." in name else {"name": name}
+
+
+def as_argument(path: Path) -> str:
+    """The path as ``run_dir=`` takes it on a command line: braces stand for names there, and values are YAML.
+
+    >>> as_argument(Path("runs/a")), as_argument(Path("runs/{a} #1"))
+    ('runs/a', '"runs/{{a}} #1"')
+    """
+    template = str(path).replace("{", "{{").replace("}", "}}")
+    return template if PLAIN.fullmatch(template) else json.dumps(template, ensure_ascii=False)

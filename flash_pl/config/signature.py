@@ -10,7 +10,8 @@ from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flash_pl.config.names import RENAMED_CLASSES, one_of
+from flash_pl.config.init_args import names_in
+from flash_pl.config.names import RENAMED_CLASSES, unknown_class, with_article
 from flash_pl.config.trust import check_allowed
 from flash_pl.errors import ConfigError, as_yaml
 
@@ -63,7 +64,7 @@ def describe(hint: Any) -> str:
         return "a mapping"
     if inspect.isclass(kind) and issubclass(kind, PathLike):
         return "a path"
-    return f"a {getattr(kind, '__name__', kind)} ({{class_path: ..., init_args: ...}})"
+    return f"{with_article(getattr(kind, '__name__', str(kind)))} ({{class_path: ..., init_args: ...}})"
 
 
 def conforms(made: Any, kind: Any) -> bool:
@@ -121,9 +122,9 @@ def check_kind(key: str, class_path: str, target: Callable[..., Any], kind: Any,
     called = called or title(kind)
     if made is None or made is Any:
         problem = f"{name} is a function that does not say what it returns"
-        raise ConfigError(f"{key}.class_path", problem, f"give it a return annotation: a {called}")
+        raise ConfigError(f"{key}.class_path", problem, f"give it a return annotation: {with_article(called)}")
     if not conforms(made, kind):
-        raise ConfigError(f"{key}.class_path", f"{name} is not a {called}", "give the path of one")
+        raise ConfigError(f"{key}.class_path", f"{name} is not {with_article(called)}", "give the path of one")
 
 
 def title(kind: Any) -> str:
@@ -146,13 +147,14 @@ def locate(key: str, class_path: object) -> Callable[..., Any]:
         ConfigError: it cannot be imported or is not callable, and the hint is a similar name of its module; it is of
             Python's standard library, which has no components; or a foreign file names it, see ``foreign_names``.
     """
-    if class_path in RENAMED_CLASSES:
+    if str(class_path) in RENAMED_CLASSES:
         raise ConfigError(key, f"{as_yaml(class_path)} was renamed", f"use {RENAMED_CLASSES[str(class_path)]}")
     module_path, _, name = str(class_path).rpartition(".")
     if module_path.partition(".")[0] in STANDARD_LIBRARY:
         problem = f"{as_yaml(class_path)} is of Python's standard library, which has no components"
         raise ConfigError(key, problem, "give the path of a class like package.module.Name")
     check_allowed(key, str(class_path))
+    check_defined(key, class_path)
     try:
         module = import_module(module_path)
     except (ImportError, TypeError, ValueError) as error:  # a TypeError of a path that begins with a dot
@@ -161,9 +163,20 @@ def locate(key: str, class_path: object) -> Callable[..., Any]:
     target = getattr(module, name, None)
     if not callable(target):
         public = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
-        problem = f"{as_yaml(class_path)} is not a class or function of {module_path}"
-        raise ConfigError(key, problem, one_of(name, public))
+        raise unknown_class(key, class_path, public)
     return target
+
+
+def check_defined(key: str, class_path: object) -> None:
+    """Check in the source that a module of flash_pl has a class or function; nothing is imported.
+
+    Raises:
+        ConfigError: by its ``key``, it has not. Other packages are not checked.
+    """
+    module, _, name = str(class_path).rpartition(".")
+    names = names_in(module)
+    if names and name not in names and str(class_path) not in RENAMED_CLASSES:
+        raise unknown_class(key, class_path, [name for name in names if name[0].isupper() and "_" not in name])
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class DatasetModule(PartitionedData):
     """Federated data that are read sample by sample from map-style datasets. A subclass says from which (``sources``).
 
     Args:
-        targets, owners, collate_fn, workers: see ``PartitionedDataset``.
+        targets, owners, collate_fn, workers: as in ``PartitionedDataset``.
         **keywords: see ``PartitionedData``.
     """
 

@@ -21,7 +21,8 @@ class LeNet5(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 12.
-        init: of the layers before a ReLU, see ``initialize``.
+        init: draw of the weights before a ReLU: "lecun" has variance 1 / fan-in and "he" 2 / fan-in; "torch" is
+            PyTorch's own.
 
     Raises:
         ConfigError: the image is smaller than what the layers consume, or a number is no positive integer.
@@ -62,7 +63,8 @@ class MNISTNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of an image.
         image_size: side S of a square image, at least 13.
-        init: of the layers before a ReLU, see ``initialize``; the authors' code has ``"torch"``.
+        init: draw of the weights before a ReLU: "lecun" has variance 1 / fan-in and "he" 2 / fan-in; "torch" is
+            PyTorch's own, as in the authors' code.
         softmax: return probabilities instead of logits. The authors' code does so before its cross-entropy, which
             applies softmax a second time; that flattens the gradient and costs accuracy.
 
@@ -114,7 +116,8 @@ class LeafCNN(nn.Module):
         image_size: side S of a square image, at least 4.
         channels: width of the two convolutions.
         hidden: width of the linear layer that holds most of the weights.
-        init: of the layers before a ReLU, see ``initialize``.
+        init: draw of the weights before a ReLU: "lecun" has variance 1 / fan-in and "he" 2 / fan-in; "torch" is
+            PyTorch's own.
 
     Raises:
         ConfigError: the image vanishes in the two 2x2 pools, ``channels`` are not two, or a number is not a positive
@@ -166,7 +169,8 @@ class MLP(nn.Module):
         in_features: number of columns.
         num_classes: number of outputs.
         hidden: width of each hidden layer.
-        init: of the layers before a ReLU, see ``initialize``.
+        init: draw of the weights before a ReLU: "lecun" has variance 1 / fan-in and "he" 2 / fan-in; "torch" is
+            PyTorch's own.
 
     Raises:
         ConfigError: a number is not a positive integer.

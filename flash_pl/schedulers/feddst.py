@@ -31,8 +31,9 @@ class FedDST(DynamicSparseTraining):
     Args:
         prune_rate: the fraction that the first move drops.
         voter: picks the server's mask, by default magnitude with the clients' layer densities.
-        move, first_mask, decay, interval: as in ``DynamicSparseTraining``; by default the rate falls as a cosine
-            over 50 rounds (the authors: half of all).
+        move, first_mask, interval: as in ``DynamicSparseTraining``; by default gradients grow weights, and the mask
+            moves in the last step of every tenth round.
+        decay: as in ``DynamicSparseTraining``, by default as a cosine over 50 rounds (the authors: half of all).
 
     >>> from flash_pl import FederatedTrainer
     >>> trainer = FederatedTrainer(FedDST(prune_rate=0.2), density=0.05, rounds=50, cohort=10)

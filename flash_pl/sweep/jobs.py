@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flash_pl.compare import Run
-from flash_pl.config import build_data, build_module, build_trainer, compose, experiment, resolve_plain, to_repeat
-from flash_pl.config.run_dir import as_argument
+from flash_pl.config import compose, experiment, resolve_plain, to_repeat
+from flash_pl.config.shipped import as_argument
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
+
+if TYPE_CHECKING:
+    from flash_pl.compare import Run
 
 SINGLE = "run"  # the name of the only run where no key varies
 LONGEST = 120  # characters of a name
@@ -126,7 +128,7 @@ class Job:
         fit = [sys.executable, "-m", "flash_pl", "fit"]
         return [*fit, *self.arguments, f"run_dir={as_argument(self.directory)}", "ckpt_path=last"]
 
-    def finished(self) -> Run | None:
+    def finished(self) -> "Run | None":
         """The finished run in the job's directory, None if there is none.
 
         Raises:
@@ -134,6 +136,8 @@ class Job:
         """
         if not (self.directory / "result.json").exists():
             return None
+        from flash_pl.compare import Run  # only here: it imports numpy, and most errors of typing come before
+
         run = Run.read(self.directory)
         wanted = dict(experiment(self.written)) | {"rounds": self.written["rounds"]}
         there = dict(experiment(run.config)) | {"rounds": run.config["rounds"]}
@@ -144,7 +148,7 @@ class Job:
             raise ConfigError("out", problem, "give another folder")
         return run
 
-    def other_options(self, run: Run) -> str:
+    def other_options(self, run: "Run") -> str:
         """The trainer options of a finished ``run`` of this experiment that differ from this job's; "" if none do."""
         there, wanted = run.config["trainer"], self.written["trainer"]
         return ", ".join(f"trainer.{key}={as_yaml(there.get(key))}" for key in wanted if there.get(key) != wanted[key])
@@ -226,6 +230,8 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: the first setting that cannot work.
     """
+    from flash_pl.config import build_data, build_module, build_trainer  # only here, where torch is needed
+
     checked = set()
     for job in jobs:
         overrides = tuple(argument for argument in job.arguments if not argument.startswith("seed="))

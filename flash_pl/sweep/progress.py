@@ -137,7 +137,7 @@ class SweepProgress:
             self.remaining.drop(job.name)
             monitor, mode = (job.config["trainer"].get(key) for key in ("monitor", "monitor_mode"))
             shown = metric(outcome.result.get("accuracy"), mode == "max")
-            self._print(job, f"{title_of(monitor)} {shown}, {duration(outcome.seconds)}")
+            self._print(job, f"last {title_of(monitor)} {shown}, {duration(outcome.seconds)}")  # the table has a mean
 
     def parts(self) -> list[str]:
         """The parts of the bar's text, the most important one first."""

@@ -11,13 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
 
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.callbacks import TensorBoard
 from flash_pl.callbacks.loggers import hyperparameters
 from flash_pl.callbacks.metric_names import group, meaning, tag
 from flash_pl.callbacks.tensorboard import charts
-from flash_pl.callbacks.tensorboard_curves import Curves
+from flash_pl.callbacks.tensorboard_curves import Curves, drawn_before
 from flash_pl.callbacks.tensorboard_figures import density_figure, vote_figure
 from flash_pl.cli import main
 from flash_pl.config import compose, read_config
@@ -125,6 +126,17 @@ def test_a_curve_has_its_first_and_last_equal_value_and_all_later_ones_also_in_a
         assert not drawn
     else:
         assert str(sorted(drawn)) == str(known)
+
+
+def test_curves_of_earlier_processes_are_read_without_a_warning(tmp_path, caplog):
+    with SummaryWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.add_scalar("all", step, step)
+        writer.add_scalar("replaced", 1, 3)
+    with SummaryWriter(tmp_path, purge_step=2) as writer:  # a run that was resumed after round 1
+        writer.add_scalar("new", 1, 2)
+    assert [drawn_before(str(tmp_path), step) for step in (1, 2, 3, 9)] == [set(), {"all"}, *[{"all", "new"}] * 2]
+    assert not caplog.records
 
 
 def test_charts_overlay_curves_that_exist(run):

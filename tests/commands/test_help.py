@@ -1,5 +1,7 @@
 """``flash-pl help``, ``flash-pl configs`` and near misses of commands."""
 
+import re
+
 import pytest
 
 from flash_pl.cli import main
@@ -61,6 +63,27 @@ def test_what_is_said_of_a_key(key, words, capsys):
     assert code == 0 and not err and all(word in " ".join(out.split()) for word in [" ".join(w.split()) for w in words])
 
 
+def test_several_keys_and_commands_are_explained_one_after_the_other(capsys):
+    code, out, _ = printed(capsys, "help", "--lr", "seed", "validate", "fit")
+    assert code == 0 and out.startswith("lr: ") and out.index("\nseed: ") < out.index("usage: flash-pl validate")
+    assert out.index("usage: flash-pl validate") < out.index("usage: flash-pl fit") and "server_optimizer.lr" in out
+
+
+def test_keys_below_a_component_are_listed_with_each_meaning_and_who_has_it():
+    below = explain("scheduler").below
+    assert len(below["prune_rate"]) > 2 and list(below["power"].values()) == [["stead"]]
+    for name, texts in below.items():
+        holders = [one for names in texts.values() for one in names]
+        known = [one for meaning in explain(f"scheduler.{name}").meanings for one in sum(meaning.defaults.values(), [])]
+        assert sorted(holders) == sorted(known)
+
+
+def test_no_explanation_sends_the_reader_to_a_class():
+    for key in all_keys():
+        for meaning in explain(key).meanings:
+            assert not re.search(r"\b[Ss]ee [\w`]|^as in", meaning.help), key
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
@@ -73,6 +96,8 @@ def test_what_is_said_of_a_key(key, words, capsys):
         ("density.x", ""),
         ("scheduler.prune_rate.x", ""),
         ("", ""),
+        ("LR", "lr"),
+        ("jmwst", "flash-pl configs jmwst"),
     ],
 )
 def test_an_unknown_key_is_one_line_with_the_nearest_one(key, hint, capsys):

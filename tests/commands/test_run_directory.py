@@ -1,9 +1,11 @@
 """A run directory stands for its checkpoint, and missing folders above a result are made."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
+from flash_pl.atomic_write import make_folder
 from flash_pl.checkpoint import checkpoint_file, read_checkpoint
 from flash_pl.cli import main
 
@@ -31,10 +33,21 @@ def test_a_run_is_accepted_in_place_of_its_checkpoint(capsys, tmp_path):
     assert (tmp_path / "new" / "folder" / "model.safetensors").exists()
     assert main(["compare", str(run), "--out", "other/new/report"]) == 0
     assert (tmp_path / "other" / "new" / "report" / "report.html").exists()
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", "other/new/report/report.html/x.flash"]) == 2
+    assert "report.html' is not a folder" in capsys.readouterr().err
     assert main(["fit", str(run / "config.yaml"), f"ckpt_path={run}", "rounds=2"]) == 0
     assert read_checkpoint(run)["flash_pl"]["round"] == 2  # it went on in the directory of the run
     assert main(["fit", "pdst", *TINY, "run_dir=copy", f"ckpt_path={run}", "rounds=3"]) == 0
     assert read_checkpoint("copy")["flash_pl"]["round"] == 3
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/a/b"):
+        with pytest.raises(NotADirectoryError) as caught:
+            make_folder(Path(folder))
+        assert caught.value.strerror == "'file' is not a folder"
 
 
 def test_the_best_checkpoint_stands_in_for_the_last_one(tmp_path):

@@ -137,10 +137,10 @@ def test_accuracies_over_other_rounds_are_no_match(make_run):
     """Of two runs with the same bits one was evaluated every second round: its mean reaches further back."""
     every, second = [0.1, 0.2, 0.3, 0.4], ["", 0.2, "", 0.4]
     paths = [make_run("a", "seed=1", accuracies=every), make_run("b", "seed=2", accuracies=every)]
-    assert not Comparison.of(map(Run.read, paths), 2)[1]
+    assert not Comparison.of(map(Run.read, paths), 2)[0].about_unequal
     paths += [make_run("c", "seed=3", accuracies=second), make_run("d", "seed=4", accuracies=[""] * 4)]
     (paths[3] / "metrics.csv").write_text("round,val_loss\n1,0.1\n2,0.1\n")  # it logs no accuracy at all
-    (warning,) = Comparison.of(map(Run.read, paths), 2)[1]
+    warning = Comparison.of(map(Run.read, paths), 2)[0].about_unequal
     assert "2 of the last 2 in" in warning and f"2 of the last 3 in {paths[2]}" in warning
 
 
@@ -158,9 +158,10 @@ def test_a_run_that_diverged_is_not_scored_by_the_rounds_before(make_run):
     assert [found.text(group, shown) for group in found.groups] == ["5.00, 1 diverged", "diverged", "9.50"]
     assert "Diverged means NaN or infinite" in found.about_accuracy
     # The rounds of c end earlier by an empty cell, not by its NaN.
-    assert len(warnings) == 1
+    assert not warnings and found.about_unequal
     found, warnings = Comparison.of(map(Run.read, paths[:2] + paths[3:]), 2)
-    assert not warnings and [found.is_best(group, shown) for group in found.groups] == [False, True]
+    assert not warnings and not found.about_unequal
+    assert [found.is_best(group, shown) for group in found.groups] == [False, True]
 
 
 def test_percent_stays_where_one_run_has_diverged(make_run):

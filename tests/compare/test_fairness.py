@@ -6,10 +6,10 @@ from flash_pl.compare import Comparison, Run
 
 
 def compared(*paths, last=5, target=None):
-    """The comparison, its warnings, and the keys of the columns that have a best number."""
+    """The comparison, its warnings with what the caption says of unequal runs, and the columns with a best number."""
     found, warnings = Comparison.of([Run.read(path) for path in paths], last, target=target)
     best = {column.key for column in found.columns for group in found.groups if found.is_best(group, column)}
-    return found, warnings, best
+    return found, [*warnings, *filter(None, [found.about_unequal])], best
 
 
 def total(*values):

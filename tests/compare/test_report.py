@@ -1,6 +1,9 @@
 """The files of a comparison."""
 
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -149,3 +152,13 @@ def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend
     plotting.plot_line(axes, np.arange(3.0), np.arange(3.0), None, plotting.line_style(0), "_fc")
     plotting.legend_below(figure, [axes])
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_fc"]
+
+
+def test_the_table_needs_no_torch_and_the_report_none_either(make_run, tmp_path):
+    runs = [make_run("a", "fleet=mixed", config="hetero_jmwst"), make_run("b", "scheduler=nst")]
+    code = "import sys; from flash_pl.cli import main; code = main(sys.argv[1:]); print(code, *sys.modules)"
+    for more, drawn in (["--target", "0.5"], False), (["--out", str(tmp_path / "out")], True):
+        command = [sys.executable, "-c", code, "compare", *map(str, runs), *more]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
+        ended, *modules = printed.splitlines()[-1].split()
+        assert ended == "0" and not {"torch", "lightning"} & set(modules) and ("matplotlib" in modules) == drawn

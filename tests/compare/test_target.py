@@ -101,7 +101,8 @@ def test_a_target_that_no_run_reaches_is_a_warning(make_run):
     path = make_run("a", accuracies=(0.2, 0.83, 0.5), columns=total(3))
     found, warnings = comparison(path, target=80)
     assert [found.text(found.groups[0], column) for column in columns(found)] == ["-"] * 3
-    assert len(warnings) == 1 and "0.83" in warnings[0]
+    assert len(warnings) == 1 and "0.83" in warnings[0] and "share" in warnings[0]
+    assert "share" not in comparison(path, target=0.9)[1][0]
 
 
 def test_a_run_without_its_first_rounds_may_have_reached_it_before(make_run):
@@ -132,5 +133,6 @@ def test_the_command_has_a_table_of_it(make_run, capsys, tmp_path):
     (row,) = csv.DictReader((out / "table.csv").read_text().splitlines())
     assert [float(row[f"{key}_mean"]) for key in KEYS] == [2, 10e6, 19e6]
     for wrong in ("nan", "inf"):
-        assert main(["compare", str(path), "--target", wrong]) == 2
-        assert capsys.readouterr().err.startswith("flash-pl: error: target: ")
+        with pytest.raises(SystemExit, match="2"):
+            main(["compare", str(path), "--target", wrong])
+        assert capsys.readouterr().err.startswith("flash-pl: error: --target: ")

@@ -187,6 +187,24 @@ def test_a_named_directory_with_a_run_is_refused_and_left_alone(finished, tmp_pa
     assert fit("run_dir=mine", "ckpt_path=last", rounds=3) == 0 and rounds_of("mine") == 3
 
 
+def test_what_the_error_about_a_taken_directory_advises_works(capsys):
+    assert fit("run_dir=here", rounds=1) == 0
+
+    def refusal(*arguments):
+        capsys.readouterr()
+        assert fit("run_dir=here", *arguments) == 2
+        return capsys.readouterr().err.removeprefix("flash-pl: error: ")
+
+    assert "ckpt_path=last" in refusal() and refusal().startswith("run_dir: ")
+    # Another experiment cannot go on there, as after a run that diverged.
+    other = refusal("lr=0.01")
+    assert other.startswith("run_dir: ") and "another lr" in other and "ckpt_path" not in other
+    assert "without ckpt_path" in refusal("lr=0.01", "ckpt_path=last")
+    # A missing checkpoint is not blamed on the directory.
+    assert refusal("ckpt_path=nowhere.ckpt").startswith("ckpt_path: 'nowhere.ckpt' ")
+    assert fit("run_dir=here", "ckpt_path=last") == 0
+
+
 def test_a_restart_by_torchrun_finds_the_run_that_died_and_not_a_finished_one(tmp_path, monkeypatch):
     assert fit() == 0
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

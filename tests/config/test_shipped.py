@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from flash_pl.config import RunDir, compose, read_config
-from flash_pl.config.run_dir import as_argument
-from flash_pl.config.shipped import description, folders, fragment, names, read_dotlist
+from flash_pl.config.shipped import as_argument, description, folders, fragment, names, read_dotlist
 from flash_pl.config.signature import locate, signature
 
 

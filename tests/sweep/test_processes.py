@@ -165,9 +165,9 @@ def test_an_error_of_the_sweep_itself_leaves_no_child(script):
 @pytest.mark.parametrize(
     ("monitor", "result", "text"),
     [
-        ("val_acc", {"accuracy": 0.5}, "accuracy 50.0 %, 2.50 s"),
-        ("val_loss", {"accuracy": 2.25}, "val_loss 2.2500, 2.50 s"),
-        ("val_f1", {"accuracy": None}, "val_f1 not logged, 2.50 s"),
+        ("val_acc", {"accuracy": 0.5}, "last accuracy 50.0 %, 2.50 s"),
+        ("val_loss", {"accuracy": 2.25}, "last val_loss 2.2500, 2.50 s"),
+        ("val_f1", {"accuracy": None}, "last val_f1 not logged, 2.50 s"),
         ("val_acc", None, "failed: exit code 3; see out/job.log"),
     ],
 )
