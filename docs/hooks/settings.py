@@ -12,6 +12,7 @@ from flash_pl.commands.help import ABOUT
 from flash_pl.config import shipped
 from flash_pl.config.docstrings import parameter_help
 from flash_pl.config.explained import as_text
+from flash_pl.config.init_args import init_args
 from flash_pl.config.keys import KEYS, SECTIONS, keys_of
 from flash_pl.config.signature import locate, signature
 
@@ -124,16 +125,14 @@ def _fragment(folder: str, name: str) -> list[str]:
     if "class_path" not in content:
         return []
     target = locate(folder, content["class_path"])
-    texts, given = parameter_help(target), content.get("init_args", {})
+    given = content.get("init_args", {})
+    own = {key: argument.help for key, argument in init_args(content["class_path"]).items()}  # knows "as in ``Other``"
+    texts = parameter_help(target) | own
     others = {key: value for key, value in content.items() if key not in ("class_path", "init_args", "defaults")}
     defaults = {key: value.default for key, value in signature(target).parameters.items() if key in texts}
     rows = []
     for key, value in {**defaults, **given, **others}.items():
         text = texts.get(key) or (KEYS[key].help if key in KEYS else "")
-        base = re.match(r"as in `+(\w+)", text)
-        if base:
-            (named,) = [cls for cls in target.__mro__ if cls.__name__ == base[1]]
-            text = parameter_help(named)[key]
         rows.append([f"`{key}`", f"`{as_text(_plain(value))}`", text])
     if not rows:
         return []
