@@ -17,8 +17,8 @@ def ended_by_interrupt() -> Iterator[None]:
     Outside the main thread, and where somebody else handles SIGINT or it is ignored, nothing changes.
 
     >>> with ended_by_interrupt():
-    ...     signal.getsignal(signal.SIGINT).__name__
-    '_end'
+    ...     signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    False
     """
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
+ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")  # Sphinx's links, such as :class:`~torch.nn.Linear`
 # "rounds: text", "rounds, cohort: text", "rounds (int): text"; the text may begin on the next line.
-ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?:(?: +(.*))?")
+ENTRY = re.compile(r"(\\?\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?:(?: +(.*))?")
 
 
 def parameter_help(target: Callable[..., Any]) -> dict[str, str]:
@@ -44,18 +45,20 @@ def parameter_help(target: Callable[..., Any]) -> dict[str, str]:
 def read_args(docstring: str | None) -> dict[str, str]:
     """The entries of the ``Args:`` section of a docstring in Google's style, each text on one line.
 
+    A link of Sphinx becomes the name that it shows.
+
     >>> read_args('''Scale and add.
     ...
     ...     Args:
     ...         first, second: the numbers
     ...             to add: integers or floats.
-    ...         scale: factor of the sum.
+    ...         scale: factor of the sum, as in :class:`~torch.nn.Linear`.
     ...
     ...     Returns:
     ...         total: the sum.
     ...     ''')
     {'first': 'the numbers to add: integers or floats.', 'second': 'the numbers to add: integers or floats.',
-     'scale': 'factor of the sum.'}
+     'scale': 'factor of the sum, as in ``Linear``.'}
     """
     lines = [line for line in inspect.cleandoc(docstring or "").splitlines() if line.strip()]
     headers = [number for number, line in enumerate(lines) if line.strip() == "Args:"]
@@ -69,8 +72,8 @@ def read_args(docstring: str | None) -> dict[str, str]:
         # All entries have the indentation of the first one; a deeper line continues the entry before it.
         entry = ENTRY.fullmatch(line.strip()) if _indent(line) == _indent(section[0]) else None
         if entry:
-            names = [name.lstrip("*") for name in entry[1].split(", ")]
-        text = (entry[2] or "") if entry else line.strip()
+            names = [name.lstrip("\\*") for name in entry[1].split(", ")]
+        text = ROLE.sub(r"``\1``", (entry[2] or "") if entry else line.strip())
         texts |= {name: f"{texts.get(name, '') if not entry else ''} {text}".strip() for name in names}
     return texts
 

@@ -218,7 +218,8 @@ def check_names(layer: Mapping[str, Any]) -> None:
 
 def _check_known(name: str) -> None:
     if name not in KEYS:
-        raise unknown_key(name, keys_of(name.rpartition(".")[0]), described_by(name)[:2])
+        section = name.rpartition(".")[0]
+        raise unknown_key(name, keys_of(section), [] if section else described_by(name)[:2])
 
 
 def described_by(name: str) -> list[str]:

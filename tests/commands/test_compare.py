@@ -68,7 +68,7 @@ def test_finished_runs_are_skipped_unfinished_ones_resumed_and_failures_named(ca
     out, err = capsys.readouterr()
     lines = {line.split("  ")[1]: line.split("  ")[2] for line in err.splitlines() if " of 4  " in line}
     ends = {name: lines[folder.name] for name, folder in folders.items()}
-    assert ends["finished"] == "already there" and re.match(r"accuracy [\d.]+ %, ", ends["begun"])
+    assert ends["finished"] == "already there" and re.match(r"last accuracy [\d.]+ %, ", ends["begun"])
     assert "another experiment (model.init_args.rounds=1001)" in ends["other"]
     assert "AssertionError: tired" in ends["fails"] and "exit code 3" in ends["fails"]
     names = ", ".join(folders[name].name for name in ("other", "fails"))

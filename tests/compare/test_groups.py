@@ -45,7 +45,8 @@ def test_a_partition_that_follows_the_seed_is_no_setting(groups_of):
 
 
 def test_what_a_resumed_run_may_change_splits_no_group_but_its_length(groups_of):
-    same = [["seed=1"], ["seed=2", "trainer.eval_every=5", "data.root=/x", "wire.verify=true"]]
+    changed = ["trainer.eval_every=5", "data.root=/x", "wire.verify=true"]
+    same = [["data=mnist", "seed=1"], ["data=mnist", "seed=2", *changed]]
     assert len(groups_of(*same)[0]) == 1
     assert labels(groups_of(["rounds=7"], ["rounds=8"])[0]) == ["jmwst, rounds=7", "jmwst, rounds=8"]
 

@@ -81,7 +81,7 @@ def test_a_folder_without_write_permission(runs, folder, capsys, monkeypatch):
     def locked(path, mode):  # root may write everywhere, so the test raises the error itself
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("flash_pl.checkpoint.open", locked, raising=False)
+    monkeypatch.setattr("flash_pl.atomic_write.open", locked, raising=False)
     assert "(Permission denied)" in refusal(capsys, "export", runs["jmwst"], "--to", "model.flash")
     assert os.listdir(folder) == []
 

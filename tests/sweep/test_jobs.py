@@ -74,7 +74,7 @@ def test_a_wrong_key_or_value_is_one_error(arguments, key, words):
 
 def test_a_finished_run_must_be_the_same_experiment(tmp_path):
     def job(*arguments):
-        return jobs_of("seed=1,2", *arguments, folder=tmp_path)[0]
+        return jobs_of("seed=1,2", "data=mnist", *arguments, folder=tmp_path)[0]
 
     assert not job().finished()
     directory = job().directory

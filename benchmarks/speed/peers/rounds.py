@@ -29,16 +29,18 @@ class Rounds:
         self.seconds: list[float] = []
         self.bare: list[float] = []
         self.begun = self.first_round_at = 0.0
-        self.cohort = workload.cohorts[0]
-        self.loop = BareLoop(workload, self.cohort) if task.bare else None
+        clients = sorted({client for cohort in workload.cohorts for client in cohort})
+        self.loop = BareLoop(workload, clients) if task.bare else None
 
     def mark(self) -> None:
         if self.begun:
             self.seconds.append(time.perf_counter() - self.begun)
             self.first_round_at = self.first_round_at or time.time()
         if self.loop:
+            # The cohorts in turn: a cohort that was trained a moment ago is still in the caches.
+            cohort = self.workload.cohorts[len(self.bare) % len(self.workload.cohorts)]
             begun = self.clock()
-            self.loop.round(self.cohort)
+            self.loop.round(cohort)
             self.bare.append(self.clock() - begun)
         self.begun = time.perf_counter()
 
