@@ -99,7 +99,7 @@ def settings(task: Task, workload: Workload) -> dict[str, Any]:
     }
     trainer = {
         "_base_": "base_sync_trainer",
-        "epochs": task.rounds * share,
+        "epochs": (task.rounds - 0.5) * share,  # it rounds up to whole rounds
         "do_eval": False,
         "eval_epoch_frequency": share,
         "always_keep_trained_model": True,
