@@ -4,6 +4,8 @@
     python benchmarks/accuracy/deep.py run --workers 2              # the cells in the order of their priority
     python benchmarks/accuracy/deep.py run --until 07:30 --norms batch --seeds 1    # some of them; none starts later
     python benchmarks/accuracy/deep.py digest                       # results/deep.csv, deep_curves.csv, deep_layers.csv
+    python benchmarks/accuracy/deep.py table                        # Markdown tables: claims, accuracies, costs
+    python benchmarks/accuracy/deep.py figure                       # docs/deep_layers.png
 
 The scale is one that two cores can train, and the same for all: images padded to 32x32, 100 clients with 128 images
 each, balanced Dirichlet partition, five clients a round, one local epoch, which is four steps in batches of 32; 100
@@ -34,6 +36,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from deep_tables import plot_layers, print_tables
 from study import DIVERGED, RESULTS, Row, has_diverged, last_five, read_metrics, read_table, run_all, write_table
 
 SEARCH, DIGEST, CURVES, LAYERS = "deep_search.csv", "deep.csv", "deep_curves.csv", "deep_layers.csv"
@@ -52,6 +55,7 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
 }
 SCALE = {
     "data": "padded.PaddedFashionMNIST",
+    "data.partition": "dirichlet",
     "data.train_samples": "12800",
     "data.test_samples": "3000",
     "model": "resnet18",
@@ -206,7 +210,7 @@ def digest(out: Path, results: Path) -> None:
             if row["val_acc"]:
                 tables[CURVES][(*cell.key, row["round"])] = key | {"round": row["round"]} | curve_columns(row)
         for layer, share in summary["layer_density"].items():
-            tables[LAYERS][(*cell.key, layer)] = key | {"layer": layer, "density": f"{share:.6f}"}
+            tables[LAYERS][(*cell.key, layer)] = key | {"layer": layer, "layer_density": f"{share:.6f}"}
     for name, rows in tables.items():
         write_rows(results / name, rows)
     print(f"{results / DIGEST}: {len(tables[DIGEST])} runs")
@@ -260,7 +264,7 @@ def time_of_day(text: str) -> datetime:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["search", "run", "digest"])
+    parser.add_argument("task", choices=["search", "run", "digest", "table", "figure"])
     parser.add_argument("--out", type=Path, default=Path("runs/deep"), help="folder of the run directories")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     parser.add_argument("--workers", type=int, default=2, help="trainings at the same time")
@@ -270,6 +274,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, "dense", *CONFIGS], help="default: all")
     parser.add_argument("--densities", nargs="+", help="default: all")
     parser.add_argument("--seeds", nargs="+", choices=SEEDS, default=["1", "2"])
+    parser.add_argument("--to", type=Path, default=Path("docs/deep_layers.png"), help="file of the figure")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="another scale, to try the script")
     arguments = parser.parse_args()
     folders, options = (arguments.out, arguments.results), {"workers": arguments.workers, "until": arguments.until}
@@ -291,6 +296,10 @@ if __name__ == "__main__":
         ]
         train(wanted, arguments.out / "runs", **options)
         digest(*folders)
-    else:
+    elif arguments.task == "digest":
         digest_search(*folders)
         digest(*folders)
+    elif arguments.task == "table":
+        print_tables(*(read_table(arguments.results / name) for name in (DIGEST, CURVES)))
+    else:
+        plot_layers(read_table(arguments.results / LAYERS), arguments.to)

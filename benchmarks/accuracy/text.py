@@ -5,7 +5,7 @@
     python benchmarks/accuracy/text.py digest           # results/text.csv, text_curves.csv and text_layers.csv
     python benchmarks/accuracy/text.py table            # the Markdown tables of docs/howto/text.md
 
-The clients are the 66 books, read up to 20,000 characters so that a run takes about three minutes on one core: 21 to 281
+The clients are the 66 books, read up to 20,000 characters so that a run takes about 3 minutes of one core: 21 to 281
 windows of 64 characters. Five clients a round, one local epoch in batches of 8, 30 rounds, Adam at 0.003 as the data
 set has it. Stage 1 of SPDST and JMWST has three epochs; STEAD has the server momentum and the mean over rounds of its
 config. Loss, accuracy and bytes are those of the last round; the loss is in nats per character; ``digest`` computes it
