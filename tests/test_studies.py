@@ -146,6 +146,29 @@ def test_at_equal_flops_every_run_counts_up_to_the_total_of_the_cheapest(studies
     assert cells == ["70.0", "65.0", "not evaluated yet", "-"]
 
 
+def test_tables_have_a_row_for_every_setting_and_a_verdict_for_every_claim(studies, capsys):
+    costs = {"flops_ratio": "0.05", "flops_inference_ratio": "0.05", "seconds_train": "6", "peak_memory_mb": "2000"}
+    rows = [row(method, **costs) for method in ("nst", "jmwst", "pdst_erk")]
+    rows += [row("smallest_jmwst", accuracy="70", density="0.025", **costs), row("hetero_jmwst", **costs)]
+    rows += [row("spdst", accuracy=studies.study.DIVERGED), row("dense", density="1", **costs)]
+    studies.tables.print_tables(rows, [])
+    printed = capsys.readouterr().out.splitlines()
+    assert "| hetero-JMWST is more accurate than JMWST at the smallest budget with the same average | holds" in str(
+        printed
+    )
+    (accuracies,) = [
+        printed[index + 2] for index, line in enumerate(printed) if line.startswith("| accuracy, %, at equal density")
+    ]
+    assert accuracies.split(" | ")[1:4] == ["80.0", "-", "1 diverged"] and accuracies.endswith("| 80.0 |")
+    assert len([line for line in printed if line.startswith("| batch norm, alpha = 1, d = 0.05 |")]) == 7
+
+
+def test_the_figure_is_drawn(studies, tmp_path):
+    layers = [{"layer": f"conv{layer}", "layer_density": "0.1"} for layer in range(20)]
+    studies.tables.plot_layers([row("spdst") | layer for layer in layers], tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_images_are_padded_and_the_first_ones(studies):
     data = studies.padded.PaddedFashionMNIST(train_samples=300, test_samples=50, clients=3)
     try:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from deep_tables import plot_layers, print_tables
@@ -72,21 +72,15 @@ HELD_OUT = {"rounds": "20", "trainer.eval_every": "20", "data.validation": "0.12
 KEY = ("norm", "alpha", "method", "density", "seed", "lr")  # the columns that name a run
 MISMATCH_ROUNDS = (1, 10, 50, 100)
 COLUMNS = ("accuracy", "accuracy_union", *(f"mismatch_{round}" for round in MISMATCH_ROUNDS), "MB_up", "MB_down")
-COLUMNS += ("flops", "flops_ratio", "flops_inference_ratio", "seconds", "peak_memory_mb")
+COLUMNS += ("flops", "flops_ratio", "flops_inference_ratio", "seconds", "seconds_train", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One training.
 
-    Args:
-        norm: normalization of the network.
-        alpha: of the Dirichlet partition.
-        method: a method, see ``CONFIGS``.
-        density: target density; of several budgets the largest.
-        seed: of the run.
-        lr: learning rate of the first round.
-        scale: keys of the config with their values, the same for all cells.
+    ``density`` is that of the largest budget, ``lr`` the learning rate of the first round; ``scale`` has keys of the
+    config that all cells share.
     """
 
     norm: str
@@ -154,7 +148,7 @@ def chosen_rates(searched: Iterable[Row]) -> dict[str, str]:
 
 
 def search(out: Path, results: Path, norms: Sequence[str], scale: Mapping[str, str], **options: Any) -> None:
-    """Train what the search lacks, and write its table after every training."""
+    """Train what the search lacks, write its table and print the rates."""
     train([cell for cell in search_cells(scale) if cell.norm in norms], out / "search", **options)
     digest_search(out, results)
     rates = chosen_rates(read_table(results / SEARCH))
@@ -231,6 +225,7 @@ def run_columns(metrics: Sequence[Row], summary: Row) -> Row:
             "flops_ratio": f"{float(last['flops_total']) / dense_flops:.6f}",
             "flops_inference_ratio": f"{float(last['flops_inference_ratio']):.6f}",
             "seconds": f"{summary['seconds']:.0f}",
+            "seconds_train": f"{median(float(row['seconds_train']) for row in metrics):.3f}",  # of a round
             "peak_memory_mb": f"{summary['process']['peak_memory_mb']['host']:.0f}",
         }
     )

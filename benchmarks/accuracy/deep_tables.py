@@ -197,7 +197,7 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
         "training FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_ratio'):.3f}",
         "inference FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_inference_ratio'):.3f}",
         "MB up / down": lambda found: f"{mean(found, 'MB_up'):.0f} / {mean(found, 'MB_down'):.0f}",
-        "minutes": lambda found: f"{mean(found, 'seconds') / 60:.0f}",
+        "seconds of training in a round, median": lambda found: f"{mean(found, 'seconds_train'):.1f}",
         "memory, GB": lambda found: f"{mean(found, 'peak_memory_mb') / 1e3:.1f}",
     }
     for title, write in costs.items():
