@@ -36,7 +36,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from deep_tables import plot_layers, print_tables
 from study import DIVERGED, RESULTS, Row, has_diverged, last_five, read_metrics, read_table, run_all, write_table
 
 SEARCH, DIGEST, CURVES, LAYERS = "deep_search.csv", "deep.csv", "deep_curves.csv", "deep_layers.csv"
@@ -77,11 +76,7 @@ COLUMNS += ("flops", "flops_ratio", "flops_inference_ratio", "seconds", "seconds
 
 @dataclass(frozen=True)
 class Cell:
-    """One training.
-
-    ``density`` is that of the largest budget, ``lr`` the learning rate of the first round; ``scale`` has keys of the
-    config that all cells share.
-    """
+    """One training; ``lr`` is the learning rate of the first round, ``scale`` keys of the config for all cells."""
 
     norm: str
     alpha: str
@@ -252,8 +247,8 @@ def write_rows(table: Path, rows: Mapping[tuple[str, ...], Row]) -> None:
 
 def time_of_day(text: str) -> datetime:
     """The next moment at which a clock shows HH:MM."""
-    now, clock = datetime.now(), datetime.strptime(text, "%H:%M")
-    moment = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+    now = datetime.now()
+    moment = datetime.combine(now, datetime.strptime(text, "%H:%M").time())
     return moment if moment > now else moment + timedelta(days=1)
 
 
@@ -294,7 +289,10 @@ if __name__ == "__main__":
     elif arguments.task == "digest":
         digest_search(*folders)
         digest(*folders)
-    elif arguments.task == "table":
-        print_tables(*(read_table(arguments.results / name) for name in (DIGEST, CURVES)))
     else:
-        plot_layers(read_table(arguments.results / LAYERS), arguments.to)
+        from deep_tables import plot_layers, print_tables  # late: the parent of trainings need not hold torch
+
+        if arguments.task == "table":
+            print_tables(*(read_table(arguments.results / name) for name in (DIGEST, CURVES)))
+        else:
+            plot_layers(read_table(arguments.results / LAYERS), arguments.to)
