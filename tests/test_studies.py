@@ -7,9 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from flash_pl.client import layer_labels
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.data import FashionMNIST
 from flash_pl.errors import DataNotFoundError
+from flash_pl.models import ResNet18
+from flash_pl.sparsity import Layout
 
 ACCURACY = Path(__file__).parents[1] / "benchmarks" / "accuracy"
 RATES = {"batch": "0.1", "group": "0.03"}
@@ -163,9 +166,15 @@ def test_tables_have_a_row_for_every_setting_and_a_verdict_for_every_claim(studi
     assert len([line for line in printed if line.startswith("| batch norm, alpha = 1, d = 0.05 |")]) == 7
 
 
-def test_the_figure_is_drawn(studies, tmp_path):
-    layers = [{"layer": f"conv{layer}", "layer_density": "0.1"} for layer in range(20)]
-    studies.tables.plot_layers([row("spdst") | layer for layer in layers], tmp_path / "layers.png")
+def test_the_figure_has_the_layers_from_the_input(studies, tmp_path):
+    labels = layer_labels(Layout(ResNet18(in_channels=1), exclude=["fc"]))
+    found = {layer: str((index + 1) / 100) for index, layer in enumerate(labels)}
+    # The digest sorts by name, and the stem's comes last.
+    rows = [row("spdst") | {"layer": layer, "layer_density": found[layer]} for layer in sorted(labels)]
+    lines = studies.tables.layer_lines(rows, "0.05")
+    assert lines["stage 1"] == [(index + 1) / 100 for index in range(len(labels))] and len(lines["ERK"]) == len(labels)
+    assert labels[0] == "stem" and lines["equal counts"][0] == 1
+    studies.tables.plot_layers(rows, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,6 +11,7 @@ from study import Row, accuracy, mean, mean_and_deviation, without_diverged
 
 from flash_pl import plotting
 from flash_pl.checkpoint import write_atomically
+from flash_pl.client import layer_labels
 from flash_pl.models import ResNet18
 from flash_pl.sparsity import ERK, BySize, Layout
 
@@ -246,23 +247,27 @@ def label(setting: Setting) -> str:
 
 def plot_layers(rows: Sequence[Row], to: Path) -> None:
     """Draw the layer densities of stage 1 and of other methods against ERK and equal counts, one panel a density."""
-    layout = Layout(ResNet18(in_channels=1), exclude=["fc"])
-    formulas = {"ERK": ERK(), "equal counts": BySize()}
-    drawn = {"spdst": "stage 1", "jmwst": "JMWST, last round", "ssfl": "SSFL"}
     with matplotlib.rc_context(plotting.SETTINGS):
         figure, panels = plotting.new_figure(len(SPARSE), across=2, height=4.2, same_y=True)
         for axes, density in zip(panels, SPARSE, strict=True):
-            lines = {name: formula(layout, float(density)).tolist() for name, formula in formulas.items()}
-            for method, name in drawn.items():
-                shares = defaultdict(list)
-                for row in rows:
-                    if (row["norm"], row["alpha"], row["method"], row["density"]) == ("batch", "1", method, density):
-                        shares[row["layer"]].append(float(row["layer_density"]))
-                if shares:
-                    lines[name] = [fmean(values) for values in shares.values()]
-            for index, (name, values) in enumerate(lines.items()):
+            for index, (name, values) in enumerate(layer_lines(rows, density).items()):
                 axes.plot(range(1, len(values) + 1), values, **plotting.line_style(index), marker=".", label=name)
             axes.set(xlabel="layer, from the input", ylabel="density", title=f"d = {density}")
             plotting.set_log_scale(axes.yaxis)
         plotting.legend_below(figure, panels)
         write_atomically(to, plotting.as_png(figure))
+
+
+def layer_lines(rows: Sequence[Row], density: str) -> dict[str, list[float]]:
+    """The densities of all layers, from the input: by two formulas, and means over the runs of methods."""
+    layout = Layout(ResNet18(in_channels=1), exclude=["fc"])
+    formulas = {"ERK": ERK(), "equal counts": BySize()}
+    lines = {name: formula(layout, float(density)).tolist() for name, formula in formulas.items()}
+    for method, name in {"spdst": "stage 1", "jmwst": "JMWST, last round", "ssfl": "SSFL"}.items():
+        shares = defaultdict(list)
+        for row in rows:
+            if (row["norm"], row["alpha"], row["method"], row["density"]) == ("batch", "1", method, density):
+                shares[row["layer"]].append(float(row["layer_density"]))
+        if shares:
+            lines[name] = [fmean(shares[layer]) for layer in layer_labels(layout)]
+    return lines
