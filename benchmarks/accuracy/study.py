@@ -5,11 +5,12 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 RESULTS = Path(__file__).parent / "results"
 FLASH_RUNS = RESULTS / "fashion_mnist.csv"  # one row per run of fashion_mnist.py and hetero.py
@@ -75,14 +76,44 @@ class Run:
         return [sys.executable, "-m", "flash_pl", "fit", self.config, *overrides, *self.arguments]
 
 
-def run_all(runs: Iterable[Run], out: Path, workers: int) -> None:
-    """Train the runs that have no result yet, ``workers`` at a time."""
+class Training(Protocol):
+    """A command that writes a run directory below ``out``."""
 
-    def train(run: Run) -> None:
+    def directory(self, out: Path) -> Path: ...
+
+    def finished(self, out: Path) -> bool: ...
+
+    def command(self, out: Path) -> list[str]: ...
+
+
+T = TypeVar("T", bound=Training)
+
+
+def run_all(
+    runs: Iterable[T],
+    out: Path,
+    workers: int,
+    until: datetime | None = None,
+    on_end: Callable[[T], None] = lambda run: None,
+) -> None:
+    """Train the runs that are not finished, ``workers`` at a time.
+
+    Args:
+        runs: in the order in which they start.
+        out: folder of the run directories.
+        workers: number of trainings at the same time.
+        until: no run starts after this moment.
+        on_end: called after every training.
+    """
+
+    def train(run: T) -> None:
+        if until is not None and datetime.now() > until:
+            return
         log = out / f"{run.directory(out).name}.log"
         with open(log, "w") as file:
             code = subprocess.run(run.command(out), stdout=file, stderr=subprocess.STDOUT).returncode
         print(run.directory(out).name, "done" if code == 0 else f"failed with exit code {code}, see {log}", flush=True)
+        on_end(run)
 
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:

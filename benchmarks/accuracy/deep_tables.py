@@ -1,0 +1,273 @@
+"""The tables, the claims and the figure of deep.py, from the rows of its digest."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+from study import Row, accuracy, mean, mean_and_deviation, without_diverged
+
+from flash_pl import plotting
+from flash_pl.checkpoint import write_atomically
+from flash_pl.client import layer_labels
+from flash_pl.models import ResNet18
+from flash_pl.sparsity import ERK, BySize, Layout
+
+METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
+FIRST_MASKS = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl")
+SPARSE = ("0.05", "0.01")
+LAST_MISMATCH = "mismatch_100"
+OWN_DENSITY = {"dense": "1", "smallest_jmwst": "0.025"}  # of methods that have another one than their setting
+Setting = tuple[str, str, str]  # norm, alpha, density
+BUDGETS: Setting = ("batch", "1", "0.05")  # the setting of clients with several budgets, and of other first masks
+Runs = Mapping[tuple[str, str, str, str], list[Row]]  # rows of (norm, alpha, method, density), one for each seed
+
+
+def runs_by_cell(rows: Iterable[Row]) -> Runs:
+    runs = defaultdict(list)
+    for row in rows:
+        runs[row["norm"], row["alpha"], row["method"], row["density"]].append(row)
+    return runs
+
+
+def settings_of(runs: Runs) -> list[Setting]:
+    """The settings that have runs of sparse methods, in the order of the study."""
+    found = {(norm, alpha, density) for (norm, alpha, _, density), rows in runs.items() if rows and density in SPARSE}
+    return sorted(found, key=lambda setting: (setting[0], -float(setting[1]), -float(setting[2])))
+
+
+def cell_of(runs: Runs, setting: Setting, method: str) -> list[Row]:
+    norm, alpha, density = setting
+    return runs.get((norm, alpha, method, OWN_DENSITY.get(method, density)), [])
+
+
+def pairs(runs: Runs, setting: Setting, method: str, other: str) -> Iterator[tuple[Row, Row]]:
+    """The runs of two methods with the same seed, unless one of them has diverged."""
+    by_seed = {run["seed"]: run for run in without_diverged(cell_of(runs, setting, other))}
+    for run in without_diverged(cell_of(runs, setting, method)):
+        if run["seed"] in by_seed:
+            yield run, by_seed[run["seed"]]
+
+
+# Curves: the evaluated rounds of a run, from the first
+
+
+def curve_of(curves: Iterable[Row], run: Row) -> list[Row]:
+    key = ("norm", "alpha", "method", "density", "seed", "lr")
+    points = [point for point in curves if all(point[column] == run[column] for column in key)]
+    return sorted(points, key=lambda point: int(point["round"]))
+
+
+def accuracy_at(curve: Sequence[Row], flops: float) -> float | None:
+    """The accuracy at a number of training FLOPs, interpolated between evaluations; None before the first.
+
+    >>> curve = [{"flops": "1e9", "accuracy": "50"}, {"flops": "3e9", "accuracy": "60"}]
+    >>> accuracy_at(curve, 2e9), accuracy_at(curve, 9e9), accuracy_at(curve, 5e8)
+    (55.0, 60.0, None)
+    """
+    points = [(float(point["flops"]), float(point["accuracy"])) for point in curve]
+    if not points or flops < points[0][0]:
+        return None
+    for (start, low), (end, high) in zip(points, points[1:], strict=False):
+        if start <= flops < end:
+            return low + (high - low) * (flops - start) / (end - start)
+    return points[-1][1]
+
+
+def megabytes_to(curve: Iterable[Row], target: float) -> float | None:
+    """The bytes sent both ways up to the first evaluation with an accuracy; None if no evaluation has it.
+
+    >>> curve = [{"accuracy": "50", "MB_up": "1", "MB_down": "2"}, {"accuracy": "60", "MB_up": "2", "MB_down": "4"}]
+    >>> megabytes_to(curve, 55), megabytes_to(curve, 61)
+    (6.0, None)
+    """
+    for point in curve:
+        if float(point["accuracy"]) >= target:
+            return float(point["MB_up"]) + float(point["MB_down"])
+    return None
+
+
+# Claims
+
+
+@dataclass
+class Claim:
+    """A statement of the paper, and in which pairs of runs it is true.
+
+    Attributes:
+        text: the statement.
+        outcomes: whether it is true, for each pair of runs with the same seed.
+        numbers: by setting, what was compared.
+    """
+
+    text: str
+    outcomes: list[bool] = field(default_factory=list)
+    numbers: dict[Setting, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """
+        >>> Claim("", [True, True]).verdict, Claim("", [True, False]).verdict, Claim("", [False]).verdict
+        ('holds', 'in part', 'does not hold')
+        """
+        if not self.outcomes:
+            return "no runs yet"
+        return "holds" if all(self.outcomes) else "in part" if any(self.outcomes) else "does not hold"
+
+
+def claims(rows: Sequence[Row], curves: Sequence[Row]) -> list[Claim]:
+    """What the paper says about accuracy and bytes, checked in every setting and for every seed."""
+    runs = runs_by_cell(rows)
+    settings = settings_of(runs)
+    found = [drift(runs, settings)]
+    for method in ("spdst", "jmwst"):
+        for baseline in ("nst", "pdst"):
+            text = f"{method.upper()} is more accurate than {baseline.upper()}"
+            found.append(gain(text, ((s, list(pairs(runs, s, method, baseline))) for s in settings)))
+    found += [fewer_bytes(runs, settings, curves, method) for method in ("spdst", "jmwst")]
+    text = "hetero-JMWST is more accurate than JMWST at the smallest budget with the same average"
+    found.append(gain(text, [(BUDGETS, list(pairs(runs, BUDGETS, "hetero_jmwst", "smallest_jmwst")))]))
+    return found
+
+
+def gain(text: str, compared: Iterable[tuple[Setting, Sequence[tuple[Row, Row]]]]) -> Claim:
+    """A claim that the first runs of pairs are more accurate than the second ones."""
+    claim = Claim(text)
+    for setting, found in compared:
+        differences = [float(run["accuracy"]) - float(other["accuracy"]) for run, other in found]
+        claim.outcomes += [difference > 0 for difference in differences]
+        if differences:
+            claim.numbers[setting] = signed(differences)
+    return claim
+
+
+def drift(runs: Runs, settings: Iterable[Setting]) -> Claim:
+    """NST against JMWST: masks that are farther apart at the end, and a lower accuracy."""
+    claim = Claim("NST's masks drift farther apart than JMWST's, and NST is less accurate")
+    for setting in settings:
+        found = [pair for pair in pairs(runs, setting, "nst", "jmwst") if all(run[LAST_MISMATCH] for run in pair)]
+        apart = [tuple(float(run[LAST_MISMATCH]) for run in pair) for pair in found]
+        lost = [float(nst["accuracy"]) - float(jmwst["accuracy"]) for nst, jmwst in found]
+        claim.outcomes += [nst > jmwst and points < 0 for (nst, jmwst), points in zip(apart, lost, strict=True)]
+        if found:
+            means = " / ".join(f"{fmean(values):.2f}" for values in zip(*apart, strict=True))
+            claim.numbers[setting] = f"{means}, {signed(lost)}"
+    return claim
+
+
+def fewer_bytes(runs: Runs, settings: Iterable[Setting], curves: Sequence[Row], method: str) -> Claim:
+    """Bytes up to NST's last accuracy, as a share of all bytes of NST."""
+    claim = Claim(f"{method.upper()} reaches NST's last accuracy with fewer bytes than NST has sent")
+    for setting in settings:
+        shares = []
+        for run, nst in pairs(runs, setting, method, "nst"):
+            sent = megabytes_to(curve_of(curves, run), float(nst["accuracy"]))
+            shares.append(None if sent is None else sent / (float(nst["MB_up"]) + float(nst["MB_down"])))
+        claim.outcomes += [share is not None and share < 1 for share in shares]
+        if shares:
+            claim.numbers[setting] = ", ".join("never" if share is None else f"{share:.2f}" for share in shares)
+    return claim
+
+
+def signed(values: Sequence[float]) -> str:
+    text = mean_and_deviation(values)
+    return text if text.startswith("-") else f"+{text}"
+
+
+# Tables
+
+
+def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
+    """Print the claims, accuracies at equal density and at equal training FLOPs, costs, and first masks."""
+    runs = runs_by_cell(rows)
+    settings = settings_of(runs)
+    print("| claim | verdict | pairs of runs | " + " | ".join(map(label, settings)) + " |")
+    print("|---|---|---|" + "---|" * len(settings))
+    for claim in claims(rows, curves):
+        numbers = [claim.numbers.get(setting, "-") for setting in settings]
+        counted = f"{sum(claim.outcomes)} of {len(claim.outcomes)}"
+        print(f"| {' | '.join([claim.text, claim.verdict, counted, *numbers])} |")
+    for title, cell in (
+        ("accuracy, %, at equal density", lambda setting, method: accuracy(cell_of(runs, setting, method))),
+        ("accuracy, %, at equal training FLOPs", lambda setting, method: at_equal_flops(runs, curves, setting, method)),
+    ):
+        print_grid(title, settings, METHODS, cell)
+    costs: dict[str, Callable[[Sequence[Row]], str]] = {
+        "training FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_ratio'):.3f}",
+        "inference FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_inference_ratio'):.3f}",
+        "MB up / down": lambda found: f"{mean(found, 'MB_up'):.0f} / {mean(found, 'MB_down'):.0f}",
+        "seconds of training in a round, median": lambda found: f"{mean(found, 'seconds_train'):.1f}",
+        "memory, GB": lambda found: f"{mean(found, 'peak_memory_mb') / 1e3:.1f}",
+    }
+    for title, write in costs.items():
+        print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
+    print(f"\n| first mask, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+    for method in FIRST_MASKS:
+        if found := cell_of(runs, BUDGETS, method):
+            shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
+            print(f"| {' | '.join([method, accuracy(found), *shares])} |")
+
+
+def print_grid(
+    title: str, settings: Iterable[Setting], methods: Sequence[str], cell: Callable[[Setting, str], str]
+) -> None:
+    """Print a table with a row for each setting and a column for each method."""
+    print(f"\n| {title} | {' | '.join(map(name_of, methods))} |\n|---|{'---|' * len(methods)}")
+    for setting in settings:
+        print(f"| {label(setting)} | {' | '.join(cell(setting, method) for method in methods)} |")
+
+
+def at_equal_flops(runs: Runs, curves: Sequence[Row], setting: Setting, method: str) -> str:
+    """Accuracy when a run has taken as many training FLOPs as the cheapest method of the setting in all rounds."""
+    totals = [float(run["flops"]) for name in METHODS for run in without_diverged(cell_of(runs, setting, name))]
+    found = without_diverged(cell_of(runs, setting, method))
+    values = [accuracy_at(curve_of(curves, run), min(totals)) for run in found]
+    reached = [value for value in values if value is not None]
+    return mean_and_deviation(reached) if reached else "not evaluated yet" if found else "-"
+
+
+def written(found: Sequence[Row], write: Callable[[Sequence[Row]], str]) -> str:
+    kept = without_diverged(found)
+    return write(kept) if kept else "-"
+
+
+def name_of(method: str) -> str:
+    return "dense" if method == "dense" else method.upper()
+
+
+def label(setting: Setting) -> str:
+    norm, alpha, density = setting
+    return f"{norm} norm, alpha = {alpha}, d = {density}"
+
+
+# The figure
+
+
+def plot_layers(rows: Sequence[Row], to: Path) -> None:
+    """Draw the layer densities of stage 1 and of other methods against ERK and equal counts, one panel a density."""
+    with matplotlib.rc_context(plotting.SETTINGS):
+        figure, panels = plotting.new_figure(len(SPARSE), across=2, height=4.2, same_y=True)
+        for axes, density in zip(panels, SPARSE, strict=True):
+            for index, (name, values) in enumerate(layer_lines(rows, density).items()):
+                axes.plot(range(1, len(values) + 1), values, **plotting.line_style(index), marker=".", label=name)
+            axes.set(xlabel="layer, from the input", ylabel="density", title=f"d = {density}")
+            plotting.set_log_scale(axes.yaxis)
+        plotting.legend_below(figure, panels)
+        write_atomically(to, plotting.as_png(figure))
+
+
+def layer_lines(rows: Sequence[Row], density: str) -> dict[str, list[float]]:
+    """The densities of all layers, from the input: by two formulas, and means over the runs of methods."""
+    layout = Layout(ResNet18(in_channels=1), exclude=["fc"])
+    formulas = {"ERK": ERK(), "equal counts": BySize()}
+    lines = {name: formula(layout, float(density)).tolist() for name, formula in formulas.items()}
+    for method, name in {"spdst": "stage 1", "jmwst": "JMWST, last round", "ssfl": "SSFL"}.items():
+        shares = defaultdict(list)
+        for row in rows:
+            if (row["norm"], row["alpha"], row["method"], row["density"]) == ("batch", "1", method, density):
+                shares[row["layer"]].append(float(row["layer_density"]))
+        if shares:
+            lines[name] = [fmean(shares[layer]) for layer in layer_labels(layout)]
+    return lines

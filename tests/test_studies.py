@@ -1,0 +1,191 @@
+"""The studies of accuracy: which trainings they want, and what they conclude from rows."""
+
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flash_pl.client import layer_labels
+from flash_pl.config import build_trainer, compose, read_config
+from flash_pl.data import FashionMNIST
+from flash_pl.errors import DataNotFoundError
+from flash_pl.models import ResNet18
+from flash_pl.sparsity import Layout
+
+ACCURACY = Path(__file__).parents[1] / "benchmarks" / "accuracy"
+RATES = {"batch": "0.1", "group": "0.03"}
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    """The modules of the deep study and what it shares with others."""
+    monkeypatch.syspath_prepend(ACCURACY)
+    import deep
+    import deep_tables
+    import padded
+    import study
+
+    yield SimpleNamespace(deep=deep, tables=deep_tables, padded=padded, study=study)
+    for name in ("deep", "deep_tables", "padded", "study"):
+        del sys.modules[name]
+
+
+def row(method, seed="1", accuracy="80", density="0.05", **columns):
+    key = {"norm": "batch", "alpha": "1", "method": method, "density": density, "seed": seed, "lr": "0.1"}
+    return key | {"accuracy": accuracy, "flops": "4e9", "MB_up": "10", "MB_down": "10", "mismatch_100": "0"} | columns
+
+
+def point(run, round, accuracy, megabytes, flops):
+    return run | {"round": round, "accuracy": accuracy, "MB_up": megabytes, "MB_down": megabytes, "flops": flops}
+
+
+def test_the_cells_come_in_the_order_of_their_priority(studies):
+    cells = list(studies.deep.cells(RATES, ["1", "2"], studies.deep.SCALE))
+    assert len({cell.key for cell in cells}) == len(cells)
+    first = cells[:15]
+    assert {cell.method for cell in first[:8]} == {*studies.deep.METHODS, "dense"}
+    assert {(cell.norm, cell.alpha) for cell in first} == {("batch", "1")}
+    assert [cell.seed for cell in first] == ["1"] * 8 + ["2"] * 7
+    assert [cell.norm for cell in cells] == sorted(cell.norm for cell in cells)
+    assert {cell.lr for cell in cells if cell.norm == "group"} == {"0.03"}
+    assert {cell.seed for cell in cells if cell.method == "dense"} == {"1"}
+
+
+def test_a_network_without_a_rate_has_no_cells(studies):
+    assert {cell.norm for cell in studies.deep.cells({"group": "0.1"}, ["1"], {})} == {"group"}
+
+
+def test_every_cell_is_a_command_that_fit_accepts(studies, tmp_path):
+    seen = {cell.method: cell for cell in studies.deep.cells(RATES, ["1"], studies.deep.SCALE)}
+    assert {*studies.deep.METHODS, *studies.deep.CONFIGS, "dense"} == {*seen}
+    for cell in seen.values():
+        _, _, _, fit, config, *settings = cell.command(tmp_path)
+        assert fit == "fit"
+        build_trainer(compose(read_config(config), settings))
+
+
+def test_the_rate_is_the_best_of_a_complete_search_and_a_diverged_run_counts_as_nothing(studies):
+    searched = [
+        {"norm": "batch", "lr": lr, "accuracy": accuracy}
+        for lr, accuracies in {"0.01": "50 50", "0.03": "60 62", "0.1": "60 61", "0.3": "99 diverged"}.items()
+        for accuracy in accuracies.split()
+    ]
+    assert studies.deep.chosen_rates(searched) == {"batch": "0.03"}
+    assert studies.deep.chosen_rates(searched[1:]) == {}
+
+
+def test_a_run_that_has_diverged_is_finished(studies, tmp_path):
+    cell = next(studies.deep.cells(RATES, ["1"], {}))
+    log = cell.directory(tmp_path).with_name(f"{cell.directory(tmp_path).name}.log")
+    assert not cell.finished(tmp_path)
+    log.write_text("flash-pl: error: cannot write\n")
+    assert not cell.finished(tmp_path)
+    log.write_text("flash-pl: error: training diverged in round 3\n")
+    assert cell.finished(tmp_path) and cell.diverged(tmp_path)
+
+
+def test_no_run_starts_after_the_time_is_up(studies, tmp_path):
+    class Touch:
+        def __init__(self, name):
+            self.name = name
+
+        def directory(self, out):
+            return out / self.name
+
+        def finished(self, out):
+            return False
+
+        def command(self, out):
+            return ["touch", str(self.directory(out))]
+
+    ended = []
+    now = datetime.now()
+    studies.study.run_all([Touch("late")], tmp_path, 1, now - timedelta(seconds=1), ended.append)
+    studies.study.run_all([Touch("early")], tmp_path, 1, now + timedelta(hours=1), lambda run: ended.append(run.name))
+    assert ended == ["early"] and (tmp_path / "early").exists() and not (tmp_path / "late").exists()
+
+
+def test_a_time_of_day_is_in_the_future(studies):
+    for minutes in (-2, 2):
+        clock = datetime.now() + timedelta(minutes=minutes)
+        moment = studies.deep.time_of_day(f"{clock:%H:%M}")
+        assert timedelta() < moment - datetime.now() <= timedelta(days=1)
+        assert f"{moment:%H:%M}" == f"{clock:%H:%M}"
+
+
+def test_claims_are_counted_by_pairs_of_the_same_seed(studies):
+    rows = [
+        row("nst", "1", "70", mismatch_100="0.4"),
+        row("nst", "2", "71", mismatch_100="0.4"),
+        row("jmwst", "1", "75", mismatch_100="0.1"),
+        row("jmwst", "2", "70", mismatch_100="0.1"),
+        row("spdst", "1", "76"),
+        row("spdst", "3", "10"),
+        row("pdst", "1", "77"),
+        row("pdst", "2", studies.study.DIVERGED),
+    ]
+    evaluated = (("9", "69"), ("5", "68"), ("20", "76"))
+    curves = [point(rows[4], round, accuracy, "3", "1e9") for round, accuracy in evaluated]
+    by_text = {claim.text: claim for claim in studies.tables.claims(rows, curves)}
+    assert by_text["NST's masks drift farther apart than JMWST's, and NST is less accurate"].outcomes == [True, False]
+    assert by_text["SPDST is more accurate than NST"].outcomes == [True]
+    assert by_text["SPDST is more accurate than PDST"].verdict == "does not hold"
+    assert by_text["JMWST is more accurate than PDST"].outcomes == [False]
+    assert by_text["SPDST reaches NST's last accuracy with fewer bytes than NST has sent"].outcomes == [True]
+    assert by_text["JMWST reaches NST's last accuracy with fewer bytes than NST has sent"].verdict == "does not hold"
+
+
+def test_at_equal_flops_every_run_counts_up_to_the_total_of_the_cheapest(studies):
+    rows = [row("pdst", accuracy="70", flops="2e9"), row("stead", accuracy="80", flops="8e9"), row("ssfl", flops="9e9")]
+    curves = [point(rows[1], "10", "60", "1", "1e9"), point(rows[1], "20", "70", "1", "3e9")]
+    curves += [point(rows[0], "100", "70", "1", "2e9"), point(rows[2], "10", "40", "1", "3e9")]
+    runs = studies.tables.runs_by_cell(rows)
+    cells = [
+        studies.tables.at_equal_flops(runs, curves, ("batch", "1", "0.05"), method)
+        for method in ("pdst", "stead", "ssfl", "nst")
+    ]
+    assert cells == ["70.0", "65.0", "not evaluated yet", "-"]
+
+
+def test_tables_have_a_row_for_every_setting_and_a_verdict_for_every_claim(studies, capsys):
+    costs = {"flops_ratio": "0.05", "flops_inference_ratio": "0.05", "seconds_train": "6", "peak_memory_mb": "2000"}
+    rows = [row(method, **costs) for method in ("nst", "jmwst", "pdst_erk")]
+    rows += [row("smallest_jmwst", accuracy="70", density="0.025", **costs), row("hetero_jmwst", **costs)]
+    rows += [row("spdst", accuracy=studies.study.DIVERGED), row("dense", density="1", **costs)]
+    studies.tables.print_tables(rows, [])
+    printed = capsys.readouterr().out.splitlines()
+    assert "| hetero-JMWST is more accurate than JMWST at the smallest budget with the same average | holds" in str(
+        printed
+    )
+    (accuracies,) = [
+        printed[index + 2] for index, line in enumerate(printed) if line.startswith("| accuracy, %, at equal density")
+    ]
+    assert accuracies.split(" | ")[1:4] == ["80.0", "-", "1 diverged"] and accuracies.endswith("| 80.0 |")
+    assert len([line for line in printed if line.startswith("| batch norm, alpha = 1, d = 0.05 |")]) == 7
+
+
+def test_the_figure_has_the_layers_from_the_input(studies, tmp_path):
+    labels = layer_labels(Layout(ResNet18(in_channels=1), exclude=["fc"]))
+    found = {layer: str((index + 1) / 100) for index, layer in enumerate(labels)}
+    # The digest sorts by name, and the stem's comes last.
+    rows = [row("spdst") | {"layer": layer, "layer_density": found[layer]} for layer in sorted(labels)]
+    lines = studies.tables.layer_lines(rows, "0.05")
+    assert lines["stage 1"] == [(index + 1) / 100 for index in range(len(labels))] and len(lines["ERK"]) == len(labels)
+    assert labels[0] == "stem" and lines["equal counts"][0] == 1
+    studies.tables.plot_layers(rows, tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_images_are_padded_and_the_first_ones(studies):
+    data = studies.padded.PaddedFashionMNIST(train_samples=300, test_samples=50, clients=3)
+    try:
+        data.setup()
+    except DataNotFoundError:
+        pytest.skip("Fashion-MNIST is not here")
+    assert data.shape == (1, 32, 32) and data.client_sizes == [100, 100, 100] and len(data.test) == 50
+    whole = FashionMNIST(clients=1)
+    whole.setup()
+    assert (data.train.inputs[:, :, 2:-2, 2:-2] == whole.train.inputs[:300]).all()
+    assert (data.train.labels == whole.train.labels[:300]).all() and not data.train.inputs[:, :, :2].any()
