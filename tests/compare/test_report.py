@@ -149,3 +149,10 @@ def test_lines_differ_and_a_name_that_begins_with_an_underscore_is_in_the_legend
     plotting.plot_line(axes, np.arange(3.0), np.arange(3.0), None, plotting.line_style(0), "_fc")
     plotting.legend_below(figure, [axes])
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_fc"]
+
+
+def test_a_page_of_any_scheme_shows_the_grid_faintly_and_every_layer():
+    figure, (axes,) = plotting.new_figure(panels=1, across=1)
+    axes.plot([1, 2], [1, 2])
+    source = plotting.as_inline_svg(figure, "x")
+    assert source.count("stroke: var(--line)") >= 4 and "stroke: #e" not in source
