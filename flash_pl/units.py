@@ -88,8 +88,8 @@ def filled(text: str, first: str, later: str) -> str:
         first, later: what the first line and the later ones begin with.
     """
     width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST) if sys.stdout.isatty() else WIDEST
-    indented = {"initial_indent": first, "subsequent_indent": later}
-    return textwrap.fill(text, max(width, 40), break_long_words=False, break_on_hyphens=False, **indented)
+    lines = textwrap.TextWrapper(max(width, 40), first, later, break_long_words=False, break_on_hyphens=False)
+    return lines.fill(text)
 
 
 def _three_digits(value: float) -> str:

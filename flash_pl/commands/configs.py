@@ -67,7 +67,7 @@ def show(name: str, folder: str = "") -> str:
 
 def list_section(section: str) -> str:
     """The names in a section with a line each, and below it the options with their defaults."""
-    lines = [f"{section}: names, what they are, and options with their defaults"]
+    lines = [filled(f"{section}: names, what they are, and options with their defaults", "", "")]
     for name in shipped.names(section):
         lines += ["", _line(name, shipped.description(name, section))]
         given = ", ".join(f"{option}={default}" for option, default in options_of(name, section).items())
