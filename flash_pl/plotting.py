@@ -50,7 +50,7 @@ def new_figure(panels: int, across: int, height: float = 3.3, same_y: bool = Fal
     used = list(grid.flat[:panels])
     for axes in used:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.9", linewidth=0.6)
+        axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
     return figure, used
 
@@ -131,7 +131,8 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     for columns in range(len(handles), 0, -1):
-        legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+        place: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
+        legend = figure.legend(list(handles.values()), list(handles), ncols=columns, **place)
         box = legend.get_window_extent()
         if columns == 1 or box.width <= figure.bbox.width:
             figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)

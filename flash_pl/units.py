@@ -1,7 +1,11 @@
-"""Numbers as all commands write them: shares in percent, bytes with decimal units, times, metrics, counts."""
+"""Numbers as all commands write them: percent, bytes, times, metrics, counts. And lines that fit the terminal."""
 
 import math
+import shutil
+import sys
+import textwrap
 
+WIDEST = 120  # characters of a line of text
 MISSING = "not logged"  # in place of a metric that the module does not log
 
 
@@ -75,6 +79,17 @@ def counted(number: int, noun: str) -> str:
     ('1 round', '1,500 clients')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def filled(text: str, first: str, later: str) -> str:
+    """The text in lines that fit the terminal, with at most 120 characters; a word is never broken.
+
+    Args:
+        first, later: what the first line and the later ones begin with.
+    """
+    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST) if sys.stdout.isatty() else WIDEST
+    lines = textwrap.TextWrapper(max(width, 40), first, later, break_long_words=False, break_on_hyphens=False)
+    return lines.fill(text)
 
 
 def _three_digits(value: float) -> str:

@@ -62,6 +62,34 @@ def dump(value: Any, flow: bool = False) -> str:
     return text.removesuffix("...\n").strip() if flow else text  # the dots are YAML's end of a document
 
 
+def as_yaml_line(value: object) -> str:
+    """Return a value as one line of YAML.
+
+    >>> as_yaml_line(0.05), as_yaml_line("iid"), as_yaml_line([{"share": 1.0}, None])
+    ('0.05', 'iid', '[{share: 1.0}, null]')
+    """
+    if isinstance(value, str):
+        return value
+    return dump(value, flow=True)
+
+
+def as_short_line(value: object) -> str:
+    """Return a value as one line of YAML, with six digits of a number, as ``%g`` writes it.
+
+    >>> as_short_line(0.30000000000000004), as_short_line([{"density": 0.037500000000000006}])
+    ('0.3', '[{density: 0.0375}]')
+    """
+    return f"{value:g}" if isinstance(value, float) else as_yaml_line(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:g}") if isinstance(value, float) else value
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}
 

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.fabric.utilities import rank_zero_warn
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flash_pl.callbacks.base import Callback
 from flash_pl.callbacks.csv import layer_metrics
@@ -14,6 +15,7 @@ from flash_pl.callbacks.metric_names import grouped
 from flash_pl.errors import ConfigError, in_one_line
 from flash_pl.loops import FederatedLoop
 from flash_pl.loops.state import identity
+from flash_pl.yaml12 import as_short_line
 
 
 class Loggers(Callback):
@@ -224,8 +226,17 @@ def hyperparameters(config: Mapping[str, Any], everything: bool = False) -> dict
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in settings.items()
+        name: value if isinstance(value, bool | int | float | str) else _as_text(value)
+        for name, value in settings.items()
     }
+
+
+def _as_text(value: Any) -> str:
+    """A list or null as a user writes it; an object, which YAML cannot write, as Python does."""
+    try:
+        return as_short_line(value)
+    except YAMLError:
+        return str(value)
 
 
 def leaves(node: Any, prefix: str) -> dict[str, Any]:

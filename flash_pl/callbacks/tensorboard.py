@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +132,7 @@ class TensorBoard(Callback):
         return {*loop.evaluated, self.monitor, f"{self.monitor}_best"}
 
     def _write_settings(self, writer: SummaryWriter, loop: FederatedLoop) -> None:
-        tiers = [tier.density for tier in loop.plan.budget.tiers]
-        writer.add_custom_scalars(charts(self.monitor, tiers, layer_labels(loop.server.layout)))
+        writer.add_custom_scalars(charts(self.monitor))
         settings = hyperparameters(self.config, everything=True) if self.config else facts(loop)
         writer.add_text("config", settings_list(settings, self.given))
         columns = main_settings(settings, self.given)
@@ -248,28 +247,32 @@ def _has_earlier_files(writer: SummaryWriter) -> bool:
 Charts = dict[str, dict[str, list[object]]]
 
 
-def charts(monitor: str, tiers: Sequence[float], layers: Sequence[str]) -> Charts:
+def charts(monitor: str) -> Charts:
     """Return the charts of the tab "Custom Scalars", as ``SummaryWriter.add_custom_scalars`` takes them.
+
+    TensorBoard merges the charts of all runs and shows equal ones once. Therefore tiers and layers, which differ
+    between runs, are found by a pattern.
 
     Args:
         monitor: the metric that is shown as the accuracy.
-        tiers: densities of the budget's tiers.
-        layers: names of the maskable layers.
     """
-    models = [monitor, f"{monitor}_union"]
-    models += [f"{monitor}_d{density:g}" for density in tiers] if len(tiers) > 1 else []
     conventions = ["", "_entropy", "_bitmap", "_values"]
     return {
-        "accuracy": {"server, union and tiers": _multiline(tag(name, models) for name in models)},
+        "accuracy": {f"{monitor} of server, union and tiers": ["Multiline", [_models(monitor)]]},
         "MB of a round, counted in four ways": {
             way: _multiline(tag(f"bytes_{way}{convention}") for convention in conventions) for way in ("up", "down")
         },
         "mask": {
             "mismatch": _multiline(f"mask/mismatch_{kind}" for kind in ("clients", "server", "temporal")),
             "agreement": _multiline(["mask/in_all_masks", "mask/in_one_mask"]),
-            "layer densities": _multiline(f"per_layer/density/{layer}" for layer in layers),
+            "layer densities": ["Multiline", ["^per_layer/density/.+$"]],
         },
     }
+
+
+def _models(monitor: str) -> str:
+    """The pattern of a metric of the server's model, the union and the tiers."""
+    return f"^{re.escape(tag(monitor, [monitor]))}(_union|_d[0-9][0-9.e-]*)?$"
 
 
 def _multiline(tags: Iterable[str]) -> list[object]:

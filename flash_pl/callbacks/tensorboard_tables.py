@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from flash_pl.yaml12 import as_short_line
+
 MAIN = ("data", "density", "lr", "model", "rounds", "scheduler", "seed")
 # TensorBoard shows the first five columns, and sorts columns whose values differ between runs before the others.
 SHOWN = ("density", "lr", "overrides", "scheduler", "seed")
@@ -34,9 +36,20 @@ def main_settings(settings: Mapping[str, Any], given: Collection[str]) -> dict[s
     short = {_short_key(key): _short(value) for key, value in settings.items()}
     columns = {name: short[name] for name in MAIN if name in short}
     others = [key for key in map(_short_key, given_keys(settings, given)) if key not in MAIN]
-    others.sort(key=lambda key: not key.startswith("scheduler."))
-    overrides = [f"{key.removeprefix('scheduler.')}={short[key]}" for key in others]  # few letters are visible
+    others.sort(key=lambda key: _rank(key, short[key]))
+    overrides = [f"{key.removeprefix('scheduler.')}={as_short_line(short[key])}" for key in others]
     return columns | {"overrides": " ".join(overrides)} | {key: short[key] for key in others}
+
+
+def _rank(key: str, value: Any) -> tuple[int, int]:
+    """The place of an override: few letters are visible, so parts of the method come first, ways to compute last."""
+    section = key.partition(".")[0]
+    if section in ("trainer", "wire"):
+        return 3, 0
+    if section == "scheduler":
+        return 0, 0
+    is_number = isinstance(value, bool | int | float)
+    return (2, 0) if is_number else (1, len(str(value)))
 
 
 def settings_list(settings: Mapping[str, Any], given: Collection[str]) -> str:
@@ -165,5 +178,5 @@ def _short(value: Any) -> Any:
 
 def _cell(value: Any) -> str:
     """The value as text that Markdown leaves as it is."""
-    text = " ".join(str(value).split())
+    text = " ".join(as_short_line(value).split())
     return "".join(f"\\{character}" if character in "|*_`<[" else character for character in text)

@@ -1,16 +1,16 @@
 """The command ``flash-pl configs``: the shipped configs and fragments, their options and their content."""
 
 import argparse
-import textwrap
 
 from flash_pl.config import shipped
 from flash_pl.config.init_args import init_args
 from flash_pl.config.keys import KEYS
 from flash_pl.config.names import one_of
 from flash_pl.errors import ConfigError, as_yaml
+from flash_pl.units import filled
 from flash_pl.yaml12 import dump
 
-COLUMN, WIDTH = 22, 120  # of the names, and where lines end
+COLUMN = 22  # of the names
 
 
 def configs(options: argparse.Namespace) -> None:
@@ -67,13 +67,13 @@ def show(name: str, folder: str = "") -> str:
 
 def list_section(section: str) -> str:
     """The names in a section with a line each, and below it the options with their defaults."""
-    lines = [f"{section}: names, what they are, and options with their defaults"]
+    lines = [filled(f"{section}: names, what they are, and options with their defaults", "", "")]
     for name in shipped.names(section):
         lines += ["", _line(name, shipped.description(name, section))]
         given = ", ".join(f"{option}={default}" for option, default in options_of(name, section).items())
         if given:
             indent = " " * (COLUMN + 2)
-            lines.append(textwrap.fill(given, WIDTH, initial_indent=indent, subsequent_indent=indent))
+            lines.append(filled(given, indent, indent))
     example = f"flash-pl fit CONFIG {section}=NAME {section}.OPTION=VALUE"
     return "\n".join([*lines, *(["", f"set them: {example}"] if section in KEYS else [])])
 
@@ -98,4 +98,4 @@ def _paths(folder: str) -> list[str]:
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:<{COLUMN}}{text}"
+    return filled(text, f"  {name:<{COLUMN}}", " " * (COLUMN + 2))

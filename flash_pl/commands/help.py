@@ -1,12 +1,12 @@
 """The command ``flash-pl help KEY``, and the help text of ``flash-pl fit``."""
 
 import argparse
-import textwrap
 
 from flash_pl.config import shipped
 from flash_pl.config.docstrings import first_sentence
 from flash_pl.config.explained import Explanation, Meaning, as_text, explain
 from flash_pl.config.keys import KEYS, SECTIONS
+from flash_pl.units import filled
 
 ABOUT = """
 Inside data, model, scheduler, budget, aggregator, sampler and other components a key stands for an argument of the
@@ -27,7 +27,7 @@ examples:
   flash-pl fit jmwst rounds=200 ckpt_path=last             resume the newest run of this name
   flash-pl fit jmwst trainer.devices=4 trainer.accelerator=gpu             on four GPUs, with the same result
 """
-COLUMN, WIDTH = 33, 120  # where the help of a key begins, and where its lines end
+COLUMN = 33  # where the help of a key begins
 
 
 def help(options: argparse.Namespace) -> None:
@@ -115,4 +115,4 @@ def _entry(name: str, text: str) -> str:
 
 
 def _filled(text: str, first: str, later: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
+    return filled(text, first, later)

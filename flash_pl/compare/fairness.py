@@ -9,8 +9,9 @@ from typing import Literal
 from flash_pl.compare.columns import Column, monitored_metrics
 from flash_pl.compare.groups import Group
 from flash_pl.compare.runs import Run
-from flash_pl.compare.settings import as_short_line, short_key
+from flash_pl.compare.settings import short_key
 from flash_pl.compare.shipped_name import TOP_LEVEL, settings_of
+from flash_pl.yaml12 import as_short_line
 
 ACCURACY_NAME = re.compile(r"(.*[_/ ])?acc(uracy)?(_.*)?")
 OF_DATA = {"clients", "alpha"}  # keys of the top level that change the data of clients

@@ -8,7 +8,7 @@ from itertools import count
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -149,12 +149,17 @@ def _layer_figures(comparison: Comparison) -> Iterator[ReportFigure]:
 def _layer_panels(groups: Sequence[Group]) -> Figure:
     figure, panels = plotting.new_figure(len(groups), across=3, height=2.6, same_y=True)
     names = list(dict.fromkeys(name for group in groups for name in _layer_columns(group.first)))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))  # its end is hard to see on white
+    many = len(names) > LEGEND_LAYERS
+    # The ends of viridis are hard to see on a dark page and on a white one.
+    shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.25, 0.85, max(len(names), 2))))
+    styles = [
+        {"color": to_hex(shades(index)), "linestyle": "-"} if many else plotting.line_style(index)
+        for index in range(len(names))
+    ]
     for axes, group in zip(panels, groups, strict=True):
-        for name, color in zip(names, colors, strict=True):
+        for name, style in zip(names, styles, strict=True):
             curve = Curve.of_tables([run.consensus for run in group.runs], "round", name)
             if curve is not None:
-                style = {"color": color, "linestyle": "-"}
                 plotting.plot_line(axes, curve.x, curve.y, curve.std, style, name.removeprefix(LAYER))
         plotting.set_log_scale(axes.yaxis)
         plotting.set_integer_ticks(axes.xaxis)
@@ -162,13 +167,12 @@ def _layer_panels(groups: Sequence[Group]) -> Figure:
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("density of the layer")
         axes.set_title(plotting.wrapped(group.label, 36), fontsize="medium")
-    if len(names) <= LEGEND_LAYERS:
+    if not many:
         plotting.legend_below(figure, panels)
     else:
-        mappable = matplotlib.cm.ScalarMappable(Normalize(1, len(names) / 0.92), "viridis")
+        mappable = matplotlib.cm.ScalarMappable(Normalize(1, len(names)), shades)
         bar = figure.colorbar(mappable, ax=panels, location="bottom", shrink=0.6, aspect=50)
         bar.set_label("layer, counted from the input")
-        bar.ax.set_xlim(1, len(names))
         plotting.set_integer_ticks(bar.ax.xaxis)
     return figure
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from flash_pl.compare.runs import Run
-from flash_pl.compare.settings import as_short_line, as_yaml_line, differing_settings, identity, unique_endings
+from flash_pl.compare.settings import differing_settings, identity, unique_endings
 from flash_pl.compare.shipped_name import Settings, shipped_name
 from flash_pl.errors import printable
+from flash_pl.yaml12 import as_short_line, as_yaml_line
 
 LONGEST_VALUE = 60  # characters of a value in a name
 MOST_SETTINGS = 20  # in a name

@@ -10,10 +10,11 @@ from markupsafe import Markup
 from flash_pl.atomic_write import make_folder, write_atomically
 from flash_pl.compare.comparison import Comparison
 from flash_pl.compare.figures import ReportFigure, figures_of
-from flash_pl.compare.settings import as_short_line, shared_settings
+from flash_pl.compare.settings import shared_settings
 from flash_pl.compare.table import Table, as_csv, as_latex, as_markdown, tables_of
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.plotting import as_inline_svg, as_pdf, as_png
+from flash_pl.yaml12 import as_short_line
 
 
 def write_report(comparison: Comparison, folder: Path, command: str) -> list[Path]:

@@ -20,7 +20,7 @@ from typing import Any
 from flash_pl.compare.runs import Run
 from flash_pl.compare.schema import SECTIONS
 from flash_pl.compare.shipped_name import Settings, component_name, settings_of, shipped_name, shown_settings
-from flash_pl.yaml12 import dump
+from flash_pl.yaml12 import as_yaml_line
 
 # The table has columns for these settings, so they are not listed among the differences.
 COLUMNS = {"density", *(f"{section}.class_path" for section in SECTIONS)}
@@ -228,34 +228,6 @@ def unique_endings(keys: Sequence[str]) -> dict[str, str]:
     endings = {key: [key.split(".", cut)[-1] for cut in range(key.count("."), -1, -1)] for key in keys}
     counts = Counter(ending for several in endings.values() for ending in several)
     return {key: next((ending for ending in several if counts[ending] == 1), key) for key, several in endings.items()}
-
-
-def as_yaml_line(value: object) -> str:
-    """Return a value as one line of YAML.
-
-    >>> as_yaml_line(0.05), as_yaml_line("iid"), as_yaml_line([{"share": 1.0}, None])
-    ('0.05', 'iid', '[{share: 1.0}, null]')
-    """
-    if isinstance(value, str):
-        return value
-    return dump(value, flow=True)
-
-
-def as_short_line(value: object) -> str:
-    """Return a value as one line of YAML, with six digits of a number, as ``%g`` writes it.
-
-    >>> as_short_line(0.30000000000000004), as_short_line([{"density": 0.037500000000000006}])
-    ('0.3', '[{density: 0.0375}]')
-    """
-    return f"{value:g}" if isinstance(value, float) else as_yaml_line(_rounded(value))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return float(f"{value:g}") if isinstance(value, float) else value
 
 
 def _differs(key: str, experiments: Sequence[Settings]) -> bool:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from flash_pl.cli import main
+from flash_pl.commands import configs
 from flash_pl.commands.configs import options_of
 from flash_pl.config import compose, read_config, shipped
 from flash_pl.config.explained import all_keys, explain
@@ -141,3 +142,15 @@ def test_fragments_are_shown_and_near_misses_too(capsys):
         code, out, err = printed(capsys, "configs", wrong)
         assert (code, out, err.count("\n")) == (2, "", 1) and hint in err
     assert set(COMPONENTS) <= set(shipped.folders())
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_fit_the_terminal_and_words_stay_whole(monkeypatch, width):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = f"{configs.list_shipped()}\n{configs.about('schedulers')}"
+    texts = [line for line in shown.splitlines() if not line.startswith("set them: ")]  # a command, to be copied
+    assert max(map(len, texts)) <= min(width, 120)
+    monkeypatch.undo()
+    whole = f"{configs.list_shipped()}\n{configs.about('schedulers')}"
+    assert shown.split() == whole.split()

@@ -162,3 +162,10 @@ def test_the_table_needs_no_torch_and_the_report_none_either(make_run, tmp_path)
         printed = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
         ended, *modules = printed.splitlines()[-1].split()
         assert ended == "0" and not {"torch", "lightning"} & set(modules) and ("matplotlib" in modules) == drawn
+
+
+def test_a_page_of_any_scheme_shows_the_grid_faintly_and_every_layer():
+    figure, (axes,) = plotting.new_figure(panels=1, across=1)
+    axes.plot([1, 2], [1, 2])
+    source = plotting.as_inline_svg(figure, "x")
+    assert source.count("stroke: var(--line)") >= 4 and "stroke: #e" not in source
