@@ -66,8 +66,9 @@ def _layers(loop: FederatedLoop, estimate: Estimate) -> Group:
     densities = [*densities, active[-1] / layout.maskable]
     columns = [[f"{size:,}" for size in sizes], [f"{d:.4f}" for d in densities], [f"{count:,}" for count in active]]
     titles = ["weights", "density", "active"]
-    if flops is not None and sum(flops.layers):
-        shares = [count * d / sum(flops.layers) for count, d in zip(flops.layers, densities, strict=False)]
+    dense = sum(flops.layers) if flops else 0.0
+    if flops and dense:
+        shares = [count * d / dense for count, d in zip(flops.layers, densities, strict=False)]
         columns.append([f"{share:.4f}" for share in [*shares, sum(shares)]])
         titles.append("of the FLOPs")
     table = Table(box=None, pad_edge=False)

@@ -247,7 +247,7 @@ class Layout:
 
     def cost(self, mask: Tensor) -> float:
         """Return what a mask costs, in the unit of ``costs``: the sum of its weights' prices."""
-        return float((self.counts(mask) * self.prices).sum())
+        return self.whole(float((self.counts(mask) * self.prices).sum()))
 
     def whole(self, cost: float) -> float:
         """Round a cost to a whole number of weights; a cost in multiply-adds stays as it is."""
