@@ -168,7 +168,7 @@ SERVER = Keys(
         "mask": Array(torch.bool, ("maskable",)),
         "union": Array("float", ("size",)),
     },
-    {"round_average": Array("float", ("size",))},
+    {"round_average": Array("float", ("size",)), "costs": Array(torch.float64, ("layers",))},
 )
 LEDGER = Keys(
     {
@@ -179,7 +179,7 @@ LEDGER = Keys(
 )
 LOOP = Keys(
     {
-        "identity": Keys({"scheduler": str, "seed": COUNT, "density": NUMBER, "clients": COUNT}),
+        "identity": Keys({"scheduler": str, "seed": COUNT, "density": NUMBER, "clients": COUNT}, {"density_of": str}),
         "round": COUNT,
         "failed": COUNT,
         "metrics": MapOf(str, NUMBER),

@@ -11,10 +11,10 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import LARGEST_SEED, check_booleans, check_integers, check_types
+from flash_pl.checks import LARGEST_SEED, check_booleans, check_choice, check_integers, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
-from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat
+from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat, multiply_adds
 from flash_pl.data import FederatedData, as_federated, check_client_batches, check_federated, torn_down
 from flash_pl.errors import ConfigError, ModuleError, printable, shortened
 from flash_pl.launch import Launcher, check_graphs, check_sharing, make_fabric
@@ -62,6 +62,8 @@ class FederatedTrainer:
     Args:
         scheduler: the sparse scheduler, the method of federated sparse training.
         density: target d over all maskable weights, in (0, 1].
+        density_of: what densities are shares of: weights, the maskable ones; or flops, the forward multiply-adds of the
+            maskable layers in the dense model.
         rounds, cohort, local_epochs: R, clients per round K, local epochs E.
         seed: names every random draw of the run; the module brings its initial weights.
         budget: what each client can afford; its largest tier is ``density``. None gives every client ``density``.
@@ -116,6 +118,7 @@ class FederatedTrainer:
         scheduler: SparseScheduler,
         *,
         density: float = 0.05,
+        density_of: str = "weights",
         rounds: int = 100,
         cohort: int = 10,
         local_epochs: int = 1,
@@ -155,6 +158,7 @@ class FederatedTrainer:
         check_integers(rounds=rounds, cohort=cohort, local_epochs=local_epochs)
         check_integers(0, most=LARGEST_SEED, seed=seed)
         check_booleans(strict=strict)
+        check_choice("weights", "flops", density_of=density_of)
         check_types(
             scheduler=(scheduler, SparseScheduler),
             budget=(budget, SparsityBudget),
@@ -174,6 +178,7 @@ class FederatedTrainer:
         self.scheduler, self.budget = scheduler, SparsityBudget.of(density, budget)
         # Python's numbers: a checkpoint holds them, and could not be read again with numpy's.
         self.density, self.rounds, self.cohort = float(density), int(rounds), int(cohort)
+        self.density_of = str(density_of)
         self.local_epochs, self.seed = int(local_epochs), int(seed)
         self.sampler = sampler or UniformSampler()
         self.aggregator = aggregator or scheduler.aggregator(len(self.budget.tiers))
@@ -311,10 +316,15 @@ class FederatedTrainer:
             ledger=ledger,
             server_optimizer=self.server_optimizer,
             round_average=self.round_average,
+            density_of=self.density_of,
         )
         workers.start_state, workers.whole_state = partial(start_state, loop), partial(whole_state, loop)
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
-            ledger.start(model_flops(client, evaluation, data))  # also tries the module on a batch
+            flops = model_flops(client, evaluation, data)  # also tries the module on a batch
+            ledger.start(flops)
+        if self.density_of == "flops":
+            client.layout.costs = multiply_adds(flops, client.layout)
+            self.budget.check_layout(client.layout)
         return loop
 
     def run(self, loop: FederatedLoop) -> None:

@@ -84,6 +84,7 @@ PER_ROUND = "one round, all its clients together"
 MEANINGS = {
     "train_loss": "mean over the round's clients, weighted by samples",
     "density": "active share of the maskable weights in the server's mask, 0 to 1",
+    "density_flops": "share of the dense forward FLOPs of the maskable layers that the server's mask leaves, 0 to 1",
     "density_union": "active share of the maskable weights in the aggregate before the vote, 0 to 1",
     "mismatch_clients": "mean mismatch over pairs of the round's clients, 0 (equal masks) to 1 (nothing in common)",
     "mismatch_server": "mean mismatch between a client's mask and the server's new mask, 0 to 1",

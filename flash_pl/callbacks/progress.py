@@ -286,4 +286,5 @@ def _values(row: Mapping[str, Any], metrics: Sequence[str], shares: Collection[s
     shown = {name: metric(row[name], name in shares) for name in metrics if name in row}
     if row.get("density") == 1:  # of a dense model, where it says nothing
         shown.pop("density", None)
+        shown.pop("density_flops", None)
     return shown

@@ -119,11 +119,15 @@ def _weights(loop: FederatedLoop) -> str:
         active = int(loop.server.mask.count_nonzero())
     else:
         active = total_count(layout.sizes, loop.plan.budget.density) if loop.scheduler.has_target else maskable
-    return f"{parameters:,} parameters, {maskable:,} maskable ({percent(maskable / parameters)}), {active:,} active"
+    facts = f"{parameters:,} parameters, {maskable:,} maskable ({percent(maskable / parameters)})"
+    if loop.density_of == "flops" and loop.scheduler.has_target and not loop.has_mask:
+        return facts  # the distribution decides how many weights the multiply-adds buy
+    return f"{facts}, {active:,} active"
 
 
 def _densities(loop: FederatedLoop) -> str:
     tiers = [f"{tier.density:g}" for tier in loop.plan.budget.tiers]
     if not loop.scheduler.has_target:
         return ""
-    return f", density {tiers[-1]}" if len(tiers) == 1 else f", densities {', '.join(tiers)} of its tiers"
+    unit = " of the maskable layers' FLOPs" if loop.density_of == "flops" else ""
+    return f", density {tiers[-1]}{unit}" if len(tiers) == 1 else f", densities {', '.join(tiers)}{unit} of its tiers"

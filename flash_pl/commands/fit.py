@@ -145,7 +145,8 @@ def _callbacks(
         yield EarlyStopping(options["monitor"], options["monitor_mode"], options["patience"])
     if options["progress"]:
         shares = {options["monitor"]} if options["monitor_mode"] == "max" else set()
-        yield progress_display((options["monitor"], "val_loss", "density"), shares)
+        density = "density_flops" if config["density_of"] == "flops" else "density"
+        yield progress_display((options["monitor"], "val_loss", density), shares)
     if options["enable_model_summary"]:
         yield RunSummary(directory.path)
 

@@ -57,16 +57,26 @@ def _without_output(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(loop: FederatedLoop, estimate: Estimate) -> Group:
-    """The maskable layers with their weights and densities."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("  layer", "weights", "density", "active"):
-        table.add_column(name, justify="left" if name == "  layer" else "right")
-    layout = loop.server.layout
+    """The maskable layers with their weights and densities, and their shares of the dense forward FLOPs of them all."""
+    layout, flops = loop.server.layout, loop.ledger.flops
     sizes, densities = layout.sizes.tolist(), estimate.densities.tolist()
-    for name, weights, density in zip(layer_labels(layout), sizes, densities, strict=True):
-        table.add_row(Text(f"  {name}"), f"{weights:,}", f"{density:.4f}", f"{round(weights * density):,}")
-    active = round(sum(weights * density for weights, density in zip(sizes, densities, strict=True)))
-    table.add_row("  together", f"{layout.maskable:,}", f"{active / layout.maskable:.4f}", f"{active:,}")
+    names = [*layer_labels(layout), "together"]
+    active = [size * density for size, density in zip(sizes, densities, strict=True)]
+    active, sizes = [*map(round, active), round(sum(active))], [*sizes, layout.maskable]
+    densities = [*densities, active[-1] / layout.maskable]
+    columns = [[f"{size:,}" for size in sizes], [f"{d:.4f}" for d in densities], [f"{count:,}" for count in active]]
+    titles = ["weights", "density", "active"]
+    dense = sum(flops.layers) if flops else 0.0
+    if flops and dense:
+        shares = [count * d / dense for count, d in zip(flops.layers, densities, strict=False)]
+        columns.append([f"{share:.4f}" for share in [*shares, sum(shares)]])
+        titles.append("of the FLOPs")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("  layer")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for row in zip(names, *columns, strict=True):
+        table.add_row(Text(f"  {row[0]}"), *row[1:])
     title = "layers under the first mask" + ("" if estimate.exact else f"; {SHORT_STAGE}")
     return Group(Text(), Text(title), Text(), table, Text())
 

@@ -21,7 +21,9 @@ def summarize(
     """The summary of a finished run.
 
     - ``weights``: numbers of trainable weights, and of those that a mask can prune; densities are of the latter.
-    - ``target_density``: None for dense training, which has no target; ``density`` is that of the server's mask.
+    - ``target_density``: None for dense training, which has no target; ``density_of`` says of what it is a share.
+      ``density`` is the server mask's share of weights, ``density_flops`` its share of the maskable layers' dense
+      forward FLOPs (None if these cannot be counted).
     - ``accuracy``: the monitored metric of the model under the server's mask.
     - ``accuracy_union``: the same of the model before masking.
     - ``best``: the best value of the monitored metric and the first round that has it; None if it was never logged.
@@ -56,7 +58,9 @@ def summarize(
         "model": label(config, "model"),
         "weights": {"trainable": server.layout.trained, "maskable": server.layout.maskable},
         "target_density": config["density"] if loop.scheduler.has_target else None,
+        "density_of": loop.density_of,
         "density": float(server.mask.double().mean()),
+        "density_flops": metrics.get("density_flops"),
         "layer_density": dict(zip(layer_labels(server.layout), densities, strict=True)),
         "accuracy": metrics.get(monitor),
         "accuracy_union": metrics.get(f"{monitor}_union"),

@@ -65,7 +65,12 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
     rows |= {f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())}
     rows |= {title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result}
     if sparse or target is not None:
-        rows["density"] = f"{result['density']:.4f}" + (f" (target {target:g})" if target is not None else "")
+        aim = f" (target {target:g})" if target is not None else ""
+        if result["density_of"] == "flops":
+            rows["density"] = f"{result['density_flops']:.4f} of the FLOPs{aim}, {result['density']:.4f} of the weights"
+            meanings.append("FLOPs: forward multiply-adds of the maskable layers, against those of the dense model")
+        else:
+            rows["density"] = f"{result['density']:.4f}{aim}"
     mismatch = {kind: value for kind, value in result["mismatch"].items() if value is not None}
     if sparse and mismatch:
         rows["mask mismatch"] = "\n".join(f"{percent(value)} {BETWEEN[kind]}" for kind, value in mismatch.items())

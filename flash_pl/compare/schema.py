@@ -76,6 +76,7 @@ POSITIVE = Kind("an integer of at least 1", lambda value: isinstance(value, int)
 # A metric that a module logs is infinite if the run has diverged.
 METRIC = Kind("a number", lambda value: True)
 DENSITY = Kind("a number in (0, 1]", lambda value: is_number(value) and 1e-9 <= value <= 1)
+DENSITY_OF = Kind("weights or flops", lambda value: value in ("weights", "flops"))
 NAME = Kind(f"a text of 1 to {LONGEST_NAME} printable characters", is_name)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 COMPONENT = Kind(
@@ -92,7 +93,9 @@ RESULT: Mapping[str, Rule] = {
     **dict.fromkeys(SECTIONS, NAME),
     "weights": Each(COUNT),
     "target_density": DENSITY.or_null,
+    "density_of": DENSITY_OF,
     "density": SHARE,
+    "density_flops": SHARE.or_null,
     "layer_density": Each(SHARE),
     "accuracy": NUMBER.or_null,
     "accuracy_union": NUMBER.or_null,
@@ -128,6 +131,7 @@ RESULT: Mapping[str, Rule] = {
 CONFIG: Mapping[str, Rule] = {
     **{section: COMPONENT.or_null if section in OPTIONAL else COMPONENT for section in COMPONENTS},
     "density": DENSITY,
+    "density_of": DENSITY_OF,
     "seed": SEED,
     "rounds": POSITIVE,
     "cohort": POSITIVE,
@@ -141,7 +145,7 @@ TABLES: Mapping[str, Mapping[str, Kind]] = {
     "metrics.csv": {
         "round": INDEX,
         "participants|late|failed|moved": COUNT,
-        "density(_union)?|mismatch_(clients|server|temporal)(_d.*)?|in_(all_masks|one_mask)": SHARE,
+        "density(_union|_flops)?|mismatch_(clients|server|temporal)(_d.*)?|in_(all_masks|one_mask)": SHARE,
         "bytes_(once|(up|down)(_entropy|_bitmap|_values|_total)?)": COST,
         "flops(_total|_ratio|_inference|_inference_ratio)?": COST,
         "fleet_seconds(_total)?|seconds(_train)?": COST,
@@ -158,6 +162,7 @@ LAST = {
     "rounds": "round",
     "loss": "val_loss",
     "density": "density",
+    "density_flops": "density_flops",
     **{f"cost.{name}": f"{name}_total" for name in ("bytes_up", "bytes_down", "flops", "fleet_seconds")},
     **{f"mismatch.{name}": f"mismatch_{name}" for name in ("clients", "server", "temporal")},
 }

@@ -107,6 +107,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], logger: Any) -> Federated
         return FederatedTrainer(
             scheduler,
             density=config["density"],
+            density_of=config["density_of"],
             rounds=config["rounds"],
             cohort=config["cohort"],
             local_epochs=config["local_epochs"],

@@ -37,6 +37,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     check_numbers("(0, inf)", alpha=config["alpha"])
     check_integers(cohort=config["cohort"], rounds=config["rounds"], local_epochs=config["local_epochs"])
     check_integers(batch_size=config["batch_size"], lr_horizon=config["lr_horizon"])
+    check_choice("weights", "flops", density_of=config["density_of"])
     check_choice("sgd", "adam", optimizer=config["optimizer"])
     check_integers(optional=True, clients=config["clients"])
     check_integers(0, most=LARGEST_SEED, seed=config["seed"])

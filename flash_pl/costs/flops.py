@@ -13,6 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from flash_pl.errors import ConfigError
+from flash_pl.sparsity import Layout
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -43,6 +46,11 @@ class Flops:
         """f_S: the sum of the layers' FLOPs times their density, plus the rest; f_D for densities of 1."""
         return sum(f * d for f, d in zip(self.layers, densities.tolist(), strict=True)) + self.rest
 
+    def density(self, densities: Tensor) -> float:
+        """The share of the maskable layers' FLOPs that remains, sum_l f_l d_l / sum_l f_l; 1 if they have none."""
+        dense = sum(self.layers)
+        return (self.forward(densities) - self.rest) / dense if dense else 1.0
+
     def of_each(self, samples: int) -> "Flops":
         """The FLOPs of one sample, where these are of ``samples`` samples."""
         layers = tuple(f / samples for f in self.layers)
@@ -63,6 +71,28 @@ class Flops:
     def dense(self) -> Tensor:
         """Layer densities of 1, of a dense model."""
         return torch.ones(len(self.layers), dtype=torch.float64)
+
+
+def multiply_adds(flops: Flops | None, layout: Layout) -> Tensor:
+    """Forward multiply-adds of one sample in each maskable layer, if it is dense, float64 ``[layers]``.
+
+    These are the ``layout.costs`` of a run whose density is a share of FLOPs. The ``rest`` has no part in them.
+
+    Args:
+        flops: of one sample; None if they could not be counted.
+        layout: of the model.
+
+    Raises:
+        ConfigError: they could not be counted, or a layer takes none, so that its weights would cost nothing.
+    """
+    if flops is None:
+        problem = "flops, but no validation_step runs the model to count its FLOPs"
+        raise ConfigError("density_of", problem, "write a validation_step, or set density_of=weights")
+    for slot, size, count in zip(layout.layers, layout.sizes.tolist(), flops.layers, strict=True):
+        if size and not count:
+            problem = f"flops, but the maskable weight {slot.name} takes no FLOPs in validation"
+            raise ConfigError("density_of", problem, "exclude it from masking, or set density_of=weights")
+    return torch.tensor(flops.layers, dtype=torch.float64) / 2
 
 
 @torch.no_grad()

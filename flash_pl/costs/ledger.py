@@ -88,8 +88,8 @@ class CostLedger(Stateful):
         """Add a round; returns its columns of the metrics.
 
         The columns are the bytes of all clients in every convention, FLOPs of their training (also relative to dense
-        training of the same samples) and of an inference with the server's mask, totals, and seconds of the fleet. A
-        client that failed reports no costs.
+        training of the same samples) and of an inference with the server's mask, the share of FLOPs that this mask
+        leaves in the maskable layers, totals, and seconds of the fleet. A client that failed reports no costs.
 
         Args:
             attempts: all updates of each attempt at the round, in time or late; the last attempt counted.
@@ -106,6 +106,7 @@ class CostLedger(Stateful):
             row["flops_ratio"] = row["flops"] / (samples * flops.training(flops.dense)) if samples else 0.0
             row["flops_inference"] = flops.forward(densities)
             row["flops_inference_ratio"] = row["flops_inference"] / flops.forward(flops.dense)
+            row["density_flops"] = flops.density(densities)
         self._add(row)
         row |= {f"{name}_total": value for name, value in self._totals.items() if name in row}
         if self.clock is not None:

@@ -68,6 +68,7 @@ class FederatedLoop:
         ledger: counts the costs.
         server_optimizer: moves the server on from the clients' mean; None takes the mean.
         round_average: averages the server's models over rounds; None deploys the last round's model.
+        density_of: what the target density is a share of, weights or flops.
 
     Attributes:
         round: rounds done, which is the index of the next one.
@@ -102,11 +103,12 @@ class FederatedLoop:
         ledger: CostLedger,
         server_optimizer: ServerOptimizer | None = None,
         round_average: RoundAverage | None = None,
+        density_of: str = "weights",
     ) -> None:
         self.fabric, self.ranks, self.workers = fabric, ranks, workers
         self.client, self.server, self.data, self.scheduler, self.plan = client, server, data, scheduler, plan
         self.aggregator, self.server_optimizer, self.round_average = aggregator, server_optimizer, round_average
-        self.local, self.evaluator, self.ledger = local, evaluator, ledger
+        self.local, self.evaluator, self.ledger, self.density_of = local, evaluator, ledger, density_of
         workers.on_failure = self.skip_client
 
         self.round = self.failed = 0

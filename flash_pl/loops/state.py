@@ -46,6 +46,7 @@ def identity(loop: FederatedLoop) -> dict[str, Any]:
         "server_optimizer": None if optimizer is None else type(optimizer).__name__,
         "seed": loop.plan.seed,
         "density": loop.plan.budget.density,
+        "density_of": loop.density_of,
         "clients": loop.data.clients,
     }
 
@@ -77,7 +78,7 @@ def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
     """
     loop.restored_in_part = True
     for key, value in identity(loop).items():
-        saved = state["identity"].get(key)
+        saved = ({"density_of": "weights"} | state["identity"]).get(key)  # as long as there was no other kind
         if saved != value:
             raise ConfigError(key, f"{as_yaml(value)}, but {as_yaml(saved)} in the checkpoint")
     if state["round"] > loop.plan.rounds:
@@ -86,6 +87,7 @@ def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
     parts, layout = stateful_parts(loop), loop.server.layout
     loop.server.check_layout(state["server"])
     sizes = {"size": layout.size, "maskable": layout.maskable, "trainable": layout.trainable}
+    sizes["layers"] = len(layout.layers)
     sizes["tiers"] = len(loop.plan.budget.tiers) if state["has_mask"] else 0
     for name, part in parts.items():
         check_state(state, Keys({name: part.saved}), "flash_pl", dict(sizes))

@@ -8,7 +8,7 @@ from torch import Tensor
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import top_k, total_count
+from flash_pl.sparsity import top_k_by_cost
 
 
 class FIARSE(SparseScheduler):
@@ -60,4 +60,4 @@ class FIARSE(SparseScheduler):
         """The largest weights, for a device of ``ratio`` times the server's density, bool ``[layout.maskable]``."""
         layout = server.layout
         magnitude = server.weights[: layout.maskable].abs()
-        return top_k(magnitude, round(ratio * total_count(layout.sizes, server.density)))
+        return top_k_by_cost(layout, magnitude, layout.whole(ratio * layout.budget(server.density)))

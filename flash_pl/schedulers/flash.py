@@ -230,6 +230,11 @@ class NST(DynamicSparseTraining):
         super().__init__(**keywords)
         self.voter = voter or MagnitudeVote()
         self.shared_masks: list[Tensor] = []  # one per tier
+        self.layout: Layout
+
+    def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
+        self.layout = server.layout
+        return super().tier_masks(server, ratios)
 
     def on_round_start(self, server: ServerState, tier_masks: Sequence[Tensor], round: int) -> None:
         if round == 0:
@@ -243,10 +248,10 @@ class NST(DynamicSparseTraining):
         return previous_mask
 
     def tier_of(self, mask: Tensor) -> int:
-        """The tier with the nearest number of weights; moves keep that number, the authors' moves nearly."""
-        weights = int(mask.count_nonzero())
-        sizes = [int(shared.count_nonzero()) for shared in self.shared_masks]
-        return min(range(len(sizes)), key=lambda tier: abs(sizes[tier] - weights))
+        """The tier of the nearest cost; moves keep it, the authors' moves nearly."""
+        cost = self.layout.cost(mask)
+        costs = [self.layout.cost(shared) for shared in self.shared_masks]
+        return min(range(len(costs)), key=lambda tier: abs(costs[tier] - cost))
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
         server.mask = self.voter(server, updates, server.density)

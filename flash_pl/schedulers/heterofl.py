@@ -11,7 +11,7 @@ from flash_pl.client import ClientState
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, MaskedAverage, ServerState
-from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, largest_channel_ratio, layers_of, total_count
+from flash_pl.sparsity import FirstMask, channel_mask, feeds_another, largest_channel_ratio, layers_of
 
 
 class HeteroFL(SparseScheduler):
@@ -78,9 +78,12 @@ class HeteroFL(SparseScheduler):
         server.prune_()
 
     def _mask(self, server: ServerState, density: float) -> Tensor:
-        mask = channel_mask(server.layout, largest_channel_ratio(server.layout, density))
-        narrowest, afforded = int(mask.count_nonzero()), total_count(server.layout.sizes, density)
+        layout = server.layout
+        mask = channel_mask(layout, largest_channel_ratio(layout, density))
+        narrowest, afforded = layout.cost(mask), layout.budget(density)
         if narrowest > afforded:
-            problem = f"a tier affords {afforded} weights, HeteroFL's narrowest network of this model has {narrowest}"
+            unit = "multiply-adds" if layout.costs.is_floating_point() else "weights"
+            narrow = f"HeteroFL's narrowest network of this model has {narrowest:.0f}"
+            problem = f"a tier affords {afforded:.0f} {unit}, {narrow}"
             raise ConfigError("density", problem, "use a larger density, or a scheduler that prunes single weights")
         return mask.to(server.weights.device)

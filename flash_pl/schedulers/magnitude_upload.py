@@ -13,7 +13,7 @@ from flash_pl.checks import check_numbers
 from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import SparseScheduler
 from flash_pl.server import ClientUpdate, FedAvg, ServerState, ZeroingMaskedAverage
-from flash_pl.sparsity import Layout, Uniform, allot, kth_largest, layers_of, top_k, top_k_by_layer, total_count
+from flash_pl.sparsity import Layout, Uniform, allot, kth_largest, layers_of, top_k_by_cost, top_k_by_layer
 
 MIN_SAVED = 0.01  # the least share of a saved input that SparsyFed keeps
 
@@ -26,17 +26,17 @@ class MagnitudeUpload(SparseScheduler):
 
     Attributes:
         support: the nonzero weights of the server's model, bool ``[layout.maskable]``.
-        upload_counts: number of weights that a client of each tier sends.
+        upload_costs: what the upload of each tier may cost (``layout.cost``): its number of weights, or multiply-adds.
     """
 
     support: Tensor
-    upload_counts: list[int]
+    upload_costs: list[float]
 
     def __init__(self) -> None:
         super().__init__()
 
     def start(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> None:
-        server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
+        server.mask = self.largest(server.layout, server.weights, server.layout.budget(server.density))
 
     def aggregator(self, tiers: int) -> FedAvg:
         """A weight that no client sent becomes 0, with tiers too: the union of the uploads goes down."""
@@ -45,7 +45,7 @@ class MagnitudeUpload(SparseScheduler):
     def tier_masks(self, server: ServerState, ratios: Sequence[float]) -> list[Tensor]:
         masks = super().tier_masks(server, ratios)
         self.support = server.weights[: server.layout.maskable] != 0
-        self.upload_counts = [int(mask.count_nonzero()) for mask in masks]
+        self.upload_costs = [server.layout.cost(mask) for mask in masks]
         return masks
 
     def client_mask(self, tier_mask: Tensor, previous_mask: Tensor | None, context: ClientContext) -> Tensor:
@@ -55,16 +55,16 @@ class MagnitudeUpload(SparseScheduler):
         return tier_mask
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        upload = self.largest(client.layout, client.weights, self.upload_counts[context.tier])
+        upload = self.largest(client.layout, client.weights, self.upload_costs[context.tier])
         client.move_mask_(upload, upload)
         return {}
 
     def on_aggregate(self, server: ServerState, updates: Sequence[ClientUpdate], round: int) -> None:
-        server.mask = self.largest(server.layout, server.weights, total_count(server.layout.sizes, server.density))
+        server.mask = self.largest(server.layout, server.weights, server.layout.budget(server.density))
 
-    def largest(self, layout: Layout, weights: Tensor, count: int) -> Tensor:
-        """The ``count`` weights of largest magnitude over all layers, bool ``[layout.maskable]``."""
-        return top_k(weights[: layout.maskable].abs(), count)
+    def largest(self, layout: Layout, weights: Tensor, cost: float) -> Tensor:
+        """The weights of largest magnitude over all layers that cost ``cost``, bool ``[layout.maskable]``."""
+        return top_k_by_cost(layout, weights[: layout.maskable].abs(), cost)
 
 
 class TopK(MagnitudeUpload):
@@ -115,22 +115,23 @@ class ZeroFL(MagnitudeUpload):
         return pruned_activations(client, self.trained_densities(client))
 
     def trained_densities(self, client: ClientState) -> Tensor:
-        return Uniform()(client.layout, self.upload_counts[client.context.tier] / client.layout.maskable)
+        costs = client.layout.costs
+        return Uniform()(client.layout, self.upload_costs[client.context.tier] / float(costs.sum()))
 
     def forward_weights(self, client: ClientState) -> Tensor | None:
-        return client.weights * self.largest(client.layout, client.weights, self.upload_counts[client.context.tier])
+        return client.weights * self.largest(client.layout, client.weights, self.upload_costs[client.context.tier])
 
     def on_client_end(self, client: ClientState, context: ClientContext) -> dict[str, Tensor]:
-        maskable = client.layout.maskable
-        count = min(maskable, self.upload_counts[context.tier] + round(self.ratio * maskable))
-        upload = self.largest(client.layout, client.weights, count)
+        layout = client.layout
+        cost = min(layout.budget(1.0), self.upload_costs[context.tier] + layout.budget(self.ratio))
+        upload = self.largest(layout, client.weights, cost)
         client.move_mask_(upload, upload)
         return {}
 
-    def largest(self, layout: Layout, weights: Tensor, count: int) -> Tensor:
-        """The same share of each layer, ``count`` weights in all, those of largest magnitude."""
-        counts = allot(Uniform()(layout, count / layout.maskable) * layout.sizes, layout.sizes, count)
-        return top_k_by_layer(layout, weights.abs(), counts)
+    def largest(self, layout: Layout, weights: Tensor, cost: float) -> Tensor:
+        """The same share of each layer, those of largest magnitude; together they cost ``cost``."""
+        ideal = Uniform()(layout, cost / float(layout.costs.sum())) * layout.sizes
+        return top_k_by_layer(layout, weights.abs(), allot(ideal, layout.sizes, cost, prices=layout.prices))
 
 
 class SparsyFed(MagnitudeUpload):

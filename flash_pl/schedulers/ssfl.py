@@ -9,7 +9,7 @@ from flash_pl.client import ClientContext, ClientState
 from flash_pl.schedulers.base import FirstStage, SparseScheduler
 from flash_pl.schedulers.flash import Dense
 from flash_pl.server import ClientUpdate, ServerState
-from flash_pl.sparsity import AsDrawn, CriterionInput, FirstMask, Layout, Saliency, top_k, total_count
+from flash_pl.sparsity import AsDrawn, CriterionInput, FirstMask, Layout, Saliency, top_k_by_cost
 
 # Measurements are averaged in fixed point; saliencies are small and would lose digits there.
 SCALE = 2.0**12
@@ -40,7 +40,7 @@ class SSFL(SparseScheduler):
 
     def initial_mask(self, server: ServerState, measured: Tensor | None, generator: torch.Generator) -> Tensor:
         assert measured is not None
-        return top_k(measured, total_count(server.layout.sizes, server.density))
+        return top_k_by_cost(server.layout, measured, server.layout.budget(server.density))
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class ServerState(Stateful):
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU, and the layout that gives the numbers their meaning."""
         copies = {name: tensor.cpu().clone() for name, tensor in self.compared_state().items()}
+        if self.layout.costs.is_floating_point():
+            copies["costs"] = self.layout.costs.clone()
         return {"layout": self.layout.specification} | copies
 
     def check_layout(self, state: dict[str, Any]) -> None:
@@ -92,7 +94,7 @@ class ServerState(Stateful):
             raise ConfigError("model", problem, "use the same model, excluded layers and memory format")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
+        """Restore what ``state_dict`` returned, with the costs of the layers: they may be counted otherwise today.
 
         Raises:
             ConfigError: see ``check_layout``.
@@ -101,5 +103,6 @@ class ServerState(Stateful):
         self.weights.copy_(state["weights"])
         self.mask = state["mask"].to(self.weights.device)
         self.union.copy_(state["union"])
+        self.layout.costs = state.get("costs", self.layout.costs)
         average = state.get("round_average")
         self.round_average = None if average is None else average.to(self.weights, copy=True)

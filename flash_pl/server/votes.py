@@ -12,7 +12,7 @@ from flash_pl.checkpoint import Stateful
 from flash_pl.checks import check_numbers
 from flash_pl.server.state import ServerState
 from flash_pl.server.updates import ClientUpdate
-from flash_pl.sparsity import Rescale, ScaleDown, Structure, Unstructured, WaterFill, allot, total_count
+from flash_pl.sparsity import Layout, Rescale, ScaleDown, Structure, Unstructured, WaterFill, allot
 
 
 class Vote(Stateful, ABC):
@@ -73,15 +73,14 @@ class RankedVote(Vote):
         """A score for every weight, ``[maskable]``, and a second one that decides between equal scores, or None."""
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
-        sizes = server.layout.sizes
-        ideal = self.rescale(self.layer_budget(server, updates), sizes, density) * sizes
+        layout = server.layout
+        ideal = self.rescale(self.layer_budget(server, updates), layout.costs, density) * layout.sizes
         scores, among_equals = self.rank(server, updates)
-        counts = self.counts(ideal, sizes, density)
-        return self.structure(server.layout, scores, counts, among_equals)
+        return self.structure(layout, scores, self.counts(ideal, layout, density), among_equals)
 
-    def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
-        """Integer numbers of weights per layer near the ``ideal`` ones; they sum to round(d n) exactly."""
-        return allot(ideal, sizes, total_count(sizes, density))
+    def counts(self, ideal: Tensor, layout: Layout, density: float) -> Tensor:
+        """Integer numbers of weights per layer near the ``ideal`` ones, rounded to the budget of d."""
+        return allot(ideal, layout.sizes, layout.budget(density), prices=layout.prices)
 
 
 class MagnitudeVote(RankedVote):
@@ -171,7 +170,7 @@ class TruncatingVote(MagnitudeVote):
     def __init__(self, layer_budget: "LayerBudget | None" = None) -> None:
         super().__init__(layer_budget, ScaleDown())
 
-    def counts(self, ideal: Tensor, sizes: Tensor, density: float) -> Tensor:
+    def counts(self, ideal: Tensor, layout: Layout, density: float) -> Tensor:
         return ideal.floor().long()
 
 

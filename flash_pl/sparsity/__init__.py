@@ -46,7 +46,7 @@ from flash_pl.sparsity.moves import (
     Scored,
     TotalMagnitude,
 )
-from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_layer
+from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_cost, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
     NM,
@@ -121,6 +121,7 @@ __all__ = [
     "random_k",
     "random_k_by_layer",
     "top_k",
+    "top_k_by_cost",
     "top_k_by_layer",
     "total_count",
     "unpack_bits",

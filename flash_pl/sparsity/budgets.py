@@ -11,7 +11,7 @@ from torch import Tensor
 from flash_pl.checks import check_numbers
 from flash_pl.errors import ConfigError
 from flash_pl.seeding import generator
-from flash_pl.sparsity.density import allot, total_count
+from flash_pl.sparsity.density import allot
 from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import top_k_by_layer
 
@@ -89,9 +89,12 @@ class SparsityBudget:
         Raises:
             ConfigError: it has none.
         """
-        density = self.tiers[0].density
-        if not total_count(layout.sizes, density):
+        density, dearest = self.tiers[0].density, float(layout.prices.max())
+        if layout.budget(density) < dearest:
             problem = f"{density:g} of {layout.maskable} maskable weights is less than one weight"
+            if dearest > 1:
+                of_one = f"the {dearest:,.0f} of one weight of {layout.layers[int(layout.prices.argmax())].name}"
+                problem = f"{density:g} of {float(layout.costs.sum()):,.0f} multiply-adds is less than {of_one}"
             raise ConfigError("density", problem, "use a larger density")
 
     def assign_tiers(self, clients: int, seed: int) -> list[int] | None:
@@ -190,10 +193,10 @@ class FileBudget(SparsityBudget):
 
 
 def nested_masks(layout: Layout, mask: Tensor, weights: Tensor, ratios: Sequence[float]) -> list[Tensor]:
-    """Return masks with ``ratios`` times the active weights of ``mask``, each mask inside the next one (hetero-FLASH).
+    """Return masks that cost ``ratios`` times what ``mask`` costs, each mask inside the next one (hetero-FLASH).
 
-    Every layer shrinks in proportion, rounded so that the total is exact; each layer keeps at least one weight if the
-    total allows it. The weights of largest magnitude are kept, and of equal magnitudes the first.
+    Every layer shrinks in proportion, rounded to the total; each layer keeps at least one weight if the total allows
+    it. The weights of largest magnitude are kept, and of equal magnitudes the first.
 
     Args:
         layout: the layout of the arena.
@@ -212,8 +215,9 @@ def nested_masks(layout: Layout, mask: Tensor, weights: Tensor, ratios: Sequence
     ([1, 4], [0, 1, 2, 4, 7])
     """
     masks, largest = [mask], layout.counts(mask)
-    counts, magnitude = largest, weights.abs()
+    counts, magnitude, prices = largest, weights.abs(), layout.prices
+    cost = float((largest * prices).sum())
     for ratio in reversed(ratios[:-1]):
-        counts = allot(ratio * largest.double(), counts, round(ratio * int(largest.sum())))
+        counts = allot(ratio * largest.double(), counts, layout.whole(ratio * cost), prices=prices)
         masks.append(top_k_by_layer(layout, magnitude, counts, within=masks[-1]))
     return masks[::-1]

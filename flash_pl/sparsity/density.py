@@ -13,19 +13,21 @@ from flash_pl.sparsity.layout import Layout
 
 
 class Distribution(Protocol):
-    """Spreads a target density d over the layers of a model with n maskable weights, n_l of them in layer l.
+    """Spreads a target density d over the layers of a model.
+
+    Layer l has n_l weights and costs c_l if it is dense (``layout.costs``): n_l, or its multiply-adds.
 
     >>> def denser_first_layer(layout: Layout, density: float) -> Tensor:
     ...     densities = torch.ones(len(layout.layers))
     ...     densities[0] = 4.0
-    ...     return water_fill(densities, layout.sizes, density)
+    ...     return water_fill(densities, layout.costs, density)
     >>> from torch import nn
     >>> denser_first_layer(Layout(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 20))), 0.25)
     tensor([0.6667, 0.1667], dtype=torch.float64)
     """
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
-        """Return layer densities d_l with sum_l d_l n_l = d n, float64 ``[layers]``."""
+        """Return layer densities d_l with sum_l d_l c_l = d sum_l c_l, float64 ``[layers]``."""
         ...
 
 
@@ -58,7 +60,7 @@ class ERK:
     def __call__(self, layout: Layout, density: float) -> Tensor:
         shapes = [torch.tensor(layer.shape, dtype=torch.float64) for layer in layout.layers]
         densities = torch.stack([shape.sum() / shape.prod() for shape in shapes])
-        return water_fill(_replace_undefined(densities, layout.sizes), layout.sizes, density)
+        return water_fill(_replace_undefined(densities, layout.sizes), layout.costs, density)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class BySize:
 
     def __call__(self, layout: Layout, density: float) -> Tensor:
         densities = _replace_undefined(layout.sizes.double() ** -self.power, layout.sizes)
-        return water_fill(densities, layout.sizes, density)
+        return water_fill(densities, layout.costs, density)
 
 
 def _replace_undefined(densities: Tensor, sizes: Tensor) -> Tensor:
@@ -129,19 +131,19 @@ class GivenDensities:
                 f"give one number for each of the layers {', '.join(layers)}",
             )
         values = torch.tensor([self.densities[key] for (key,) in keys], dtype=torch.float64)
-        return water_fill(values, layout.sizes, density)
+        return water_fill(values, layout.costs, density)
 
 
 class Rescale(Protocol):
     """Rescales layer densities to a target density of the model."""
 
-    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-        """Return the new densities (float64 ``[layers]``) of layers with ``sizes`` weights (int64 ``[layers]``)."""
+    def __call__(self, densities: Tensor, costs: Tensor, target: float) -> Tensor:
+        """Return the new densities (float64 ``[layers]``) of layers with these ``costs`` (``layout.costs``)."""
         ...
 
 
-def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-    """Return d_l = min(1, r * densities_l) with the factor r that meets the target exactly: sum_l d_l n_l = d n.
+def water_fill(densities: Tensor, costs: Tensor, target: float) -> Tensor:
+    """Return d_l = min(1, r * densities_l) with the factor r that meets the target: sum_l d_l c_l = d sum_l c_l.
 
     A layer that reaches density 1 leaves the rest of its share to the other layers, in proportion to their densities.
     Layers of density 0 stay empty unless all other layers are full; then they share the rest equally. This is step 3 of
@@ -150,14 +152,14 @@ def water_fill(densities: Tensor, sizes: Tensor, target: float) -> Tensor:
     >>> water_fill(torch.tensor([0.9, 0.1]), torch.tensor([100, 1000]), 0.2)
     tensor([1.0000, 0.1200], dtype=torch.float64)
     """
-    densities, sizes = densities.double(), sizes.double()
-    budget = target * float(sizes.sum())
+    densities, costs = densities.double(), costs.double()
+    budget = target * float(costs.sum())
     full = torch.zeros(len(densities), dtype=torch.bool)
     while True:
-        weight = float((densities * sizes)[~full].sum())
-        left = budget - float(sizes[full].sum())
+        weight = float((densities * costs)[~full].sum())
+        left = budget - float(costs[full].sum())
         if weight == 0:
-            share = max(0.0, left) / max(1.0, float(sizes[~full].sum()))
+            share = max(0.0, left) / max(1.0, float(costs[~full].sum()))
             return full.double().masked_fill(~full, share)
         scaled = densities * (left / weight)
         clipped = ~full & (scaled >= 1)
@@ -174,8 +176,8 @@ class WaterFill:
     tensor([1.0000, 0.1200], dtype=torch.float64)
     """
 
-    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-        return water_fill(densities, sizes, target)
+    def __call__(self, densities: Tensor, costs: Tensor, target: float) -> Tensor:
+        return water_fill(densities, costs, target)
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,8 @@ class ScaleOnce:
     tensor([1.0000, 0.1158])
     """
 
-    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-        ratio = target * float(sizes.sum()) / float((densities * sizes).sum())
+    def __call__(self, densities: Tensor, costs: Tensor, target: float) -> Tensor:
+        ratio = target * float(costs.sum()) / float((densities * costs).sum())
         return (densities * ratio).clamp(max=1.0)
 
 
@@ -199,8 +201,8 @@ class ScaleDown:
     tensor([0.1000, 0.1000])
     """
 
-    def __call__(self, densities: Tensor, sizes: Tensor, target: float) -> Tensor:
-        return densities * min(1.0, target * float(sizes.sum()) / float((densities * sizes).sum()))
+    def __call__(self, densities: Tensor, costs: Tensor, target: float) -> Tensor:
+        return densities * min(1.0, target * float(costs.sum()) / float((densities * costs).sum()))
 
 
 def total_count(sizes: Tensor, density: float) -> int:
@@ -212,7 +214,9 @@ def total_count(sizes: Tensor, density: float) -> int:
     return round(density * int(sizes.sum()))
 
 
-def allot(ideal: Tensor, capacity: Tensor, total: int, minimum: Tensor | None = None) -> Tensor:
+def allot(
+    ideal: Tensor, capacity: Tensor, total: float, minimum: Tensor | None = None, prices: Tensor | None = None
+) -> Tensor:
     """Round ``ideal`` (float64 ``[layers]``) to whole numbers that sum to ``total``, none above its capacity.
 
     The numbers are rounded by largest remainder; of equal remainders the first layer's comes first.
@@ -220,29 +224,36 @@ def allot(ideal: Tensor, capacity: Tensor, total: int, minimum: Tensor | None = 
     Args:
         ideal: wished numbers.
         capacity: largest allowed numbers, int64 ``[layers]``.
-        total: their sum.
-        minimum: smallest allowed numbers, int64 ``[layers]``; 1 per layer by default. The minimum is ignored if it sums
-            to more than ``total``.
+        total: their sum; with ``prices`` what they cost together.
+        minimum: smallest allowed numbers, int64 ``[layers]``; 1 per layer by default. The minimum is ignored if it
+            costs more than ``total``.
+        prices: what one costs in each layer, float64 ``[layers]``, 1 by default. The cost then comes as near to
+            ``total`` as the next number by remainder can bring it, which is within half the largest price.
 
     Raises:
-        ValueError: ``total`` is larger than the sum of the capacities.
+        ValueError: ``total`` is larger than the cost of the capacities.
 
     >>> allot(torch.tensor([2.6, 3.4, 0.0]), torch.tensor([10, 10, 10]), 6)
     tensor([2, 3, 1])
+    >>> allot(torch.tensor([2.6, 3.4]), torch.tensor([10, 10]), 60, prices=torch.tensor([10.0, 10.0]))
+    tensor([3, 3])
     """
-    if total > int(capacity.sum()):
+    prices = torch.ones(len(ideal), dtype=torch.float64) if prices is None else prices
+    if round(total) > round(float((capacity * prices).sum())):
         raise ValueError(f"{total} weights do not fit into layers of {capacity.tolist()} weights")
     minimum = torch.minimum(capacity, torch.ones_like(capacity) if minimum is None else minimum)
-    if total < int(minimum.sum()):
+    if total < float((minimum * prices).sum()):
         minimum = torch.zeros_like(capacity)
     counts = torch.minimum(torch.maximum(ideal.floor().long(), minimum), capacity)
-    while (missing := total - int(counts.sum())) != 0:
+    while True:
+        missing = total - float((counts * prices).sum())
         step = 1 if missing > 0 else -1
         possible = counts < capacity if missing > 0 else counts > minimum
         remainder = ((ideal - counts) * step).masked_fill(~possible, -torch.inf)
-        # Rounding leaves less than one weight per layer. A larger gap (``ideal`` far from ``total``) is closed in bulk.
-        bulk = max(1, abs(missing) // len(counts))
         index = int(remainder.argmax())
+        if not possible[index] or float(prices[index]) >= 2 * abs(missing):  # the cost would not come nearer
+            return counts
+        # Rounding leaves less than one weight per layer. A larger gap (``ideal`` far from ``total``) is closed in bulk.
+        bulk = max(1, int(abs(missing) // float(prices.sum())))
         limit = int(capacity[index] - counts[index] if missing > 0 else counts[index] - minimum[index])
         counts[index] += step * min(bulk, limit)
-    return counts

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flash_pl.sparsity.density import Distribution, Rescale, Uniform, WaterFill, allot, total_count
+from flash_pl.sparsity.density import Distribution, Rescale, Uniform, WaterFill, allot
 from flash_pl.sparsity.layout import Layout
 from flash_pl.sparsity.select import random_k, top_k_by_layer
 
@@ -35,15 +35,16 @@ class Initialization(Protocol):
 
 
 def layer_counts(layout: Layout, densities: Tensor) -> Tensor:
-    """Return the number of active weights of each layer, int64 ``[layers]``: d_l n_l rounded, round(d n) in total."""
-    ideal = densities * layout.sizes
-    target = round(float(ideal.sum()) / int(layout.sizes.sum()), 12)  # d without the rounding error of the sum
-    return allot(ideal, layout.sizes, total_count(layout.sizes, target))
+    """Return the number of active weights of each layer, int64 ``[layers]``: d_l n_l rounded to the budget of d."""
+    ideal, prices = densities * layout.sizes, layout.prices
+    # d without the rounding error of the sum
+    target = round(float((ideal * prices).sum()) / float(layout.costs.sum()), 12)
+    return allot(ideal, layout.sizes, layout.budget(target), prices=prices)
 
 
 @dataclass(frozen=True)
 class ExactDraw:
-    """Draws exactly round(d n) weights, d_l n_l rounded up or down in each layer.
+    """Draws as many weights as the budget of d allows, such as round(d n); d_l n_l is rounded up or down in each layer.
 
     >>> from torch import nn
     >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
@@ -196,5 +197,5 @@ class FirstMask:
         if measured_densities is None:
             densities = self.distribution(layout, density)
         else:
-            densities = self.rescale(measured_densities, layout.sizes, density)
+            densities = self.rescale(measured_densities, layout.costs, density)
         return self.draw(layout, weights, densities, generator)

@@ -54,6 +54,8 @@ class Layout:
         layers: the slots of the maskable weights, one per maskable layer.
         others: the slots of all other tensors.
         sizes: number of weights of each maskable layer, int64 ``[layers]``.
+        costs: what each maskable layer costs if it is dense, ``[layers]``: its ``sizes``; with ``density_of=flops`` its
+            forward multiply-adds, float64. The target density is a share of their sum.
         groups: ``groups`` of each maskable layer (1 if the layer is not a convolution).
         types: class of each maskable layer.
         trained: number of elements of all parameters that are not frozen, maskable or not.
@@ -171,6 +173,7 @@ class Layout:
         self.sent = self.elements - sum(slot.stop - slot.start for slot in frozen)
         self.trained = self.elements - sum(s.stop - s.start for s in self.slots if s.start >= self.trainable)
         self.sizes = torch.tensor([layer.stop - layer.start for layer in self.layers])
+        self.costs = self.sizes
 
     def flatten_(self, module: nn.Module) -> Tensor:
         """Move the module's tensors into a new arena and return the arena (``[size]``).
@@ -236,6 +239,31 @@ class Layout:
     def densities(self, mask: Tensor) -> Tensor:
         """Return the layer densities d_l = nnz(M_l) / n_l, float64 ``[layers]`` on the CPU."""
         return self.counts(mask).double() / self.sizes
+
+    @property
+    def prices(self) -> Tensor:
+        """The cost of one weight of each layer, c_l / n_l, float64 ``[layers]``; 1 if the budget counts weights."""
+        return torch.where(self.sizes > 0, self.costs.double() / self.sizes.clamp(min=1), 1.0)
+
+    def cost(self, mask: Tensor) -> float:
+        """Return what a mask costs, in the unit of ``costs``: the sum of its weights' prices."""
+        return self.whole(float((self.counts(mask) * self.prices).sum()))
+
+    def whole(self, cost: float) -> float:
+        """Round a cost to a whole number of weights; a cost in multiply-adds stays as it is."""
+        return cost if self.costs.is_floating_point() else round(cost)
+
+    def budget(self, density: float) -> float:
+        """Return what a mask of this target density may cost: d times the cost of the dense layers, in whole weights.
+
+        >>> layout = Layout(nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5)))
+        >>> layout.budget(0.1)  # weights
+        30
+        >>> layout.costs = torch.tensor([2000.0, 500.0])  # multiply-adds
+        >>> layout.budget(0.1), layout.prices.tolist()
+        (250.0, [10.0, 5.0])
+        """
+        return self.whole(density * float(self.costs.sum()))
 
 
 def _layer_name(parameter: str) -> str:

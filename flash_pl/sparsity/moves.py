@@ -140,11 +140,12 @@ class Random(Criterion):
 
 
 class Redistribution(ABC):
-    """Decides how many weights each layer drops and grows. The number of active weights of the model stays the same."""
+    """Decides how many weights each layer drops and grows. The cost of the mask stays the same: its number of weights,
+    or its multiply-adds if the budget counts these (``layout.prices``)."""
 
     @abstractmethod
     def __call__(self, layout: Layout, magnitude: Tensor, active: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """Return how many weights to drop (int64 ``[layers]``) and to grow (float64 ``[layers]``, the same sum).
+        """Return how many weights to drop (int64 ``[layers]``) and to grow (float64 ``[layers]``, of the same cost).
 
         Args:
             layout: the layout of the arena.
@@ -200,7 +201,7 @@ class MeanMagnitude(Redistribution):
         shares = self.shares(layout, magnitude, active)
         dropped = drop_counts(active, layout.sizes, shares, rate)
         free = layout.sizes - active + dropped
-        return dropped, redistribute(shares, free, int(dropped.sum()))
+        return dropped, redistribute(shares, free, float((dropped * layout.prices).sum()), layout.prices)
 
     def shares(self, layout: Layout, magnitude: Tensor, active: Tensor) -> Tensor:
         """Return each layer's share of the growth: its mean |w| over the sum of these means, float64 ``[layers]``."""
@@ -251,24 +252,30 @@ def drop_counts(active: Tensor, sizes: Tensor, shares: Tensor, rate: float) -> T
     return torch.minimum((rates * active).ceil().long(), active)
 
 
-def redistribute(shares: Tensor, free: Tensor, total: int) -> Tensor:
-    """Return how many weights each layer grows, float64 ``[layers]`` with the sum ``total``.
+def redistribute(shares: Tensor, free: Tensor, total: float, prices: Tensor) -> Tensor:
+    """Return how many weights each layer grows, float64 ``[layers]``, which cost ``total`` together.
 
     The weights are spread by ``shares``. A layer grows into at most 99 % of its ``free`` places; the layers below that
-    limit share the excess equally. If the limits together are below ``total``, layers grow in proportion to their free
-    places instead.
+    limit share the excess equally. If the limits together cost less than ``total``, layers grow in proportion to their
+    free places instead.
+
+    Args:
+        shares: of the growth, float64 ``[layers]`` with the sum 1.
+        free: places without an active weight, int64 ``[layers]``.
+        total: cost of all weights that grow.
+        prices: cost of one weight of each layer, float64 ``[layers]``.
     """
     limit = (free.double() * MAX_FILL).floor()
-    if total >= float(limit.sum()):
-        return free.double() * (total / max(1.0, float(free.sum())))
-    grown, excess = torch.zeros_like(limit), float(total)
-    portion = shares
+    if total >= float((limit * prices).sum()):
+        return free.double() * (total / (float((free * prices).sum()) or 1.0))
+    grown, excess = torch.zeros_like(limit), total
+    portion = shares * float(shares.sum() / (shares * prices).sum())  # of weights that cost 1 together
     while excess > 1e-9:
         grown = grown + portion * excess
-        excess = float((grown - limit).clamp(min=0).sum())
+        excess = float(((grown - limit).clamp(min=0) * prices).sum())
         grown = torch.minimum(grown, limit)
         open_layers = (grown < limit).double()
-        portion = open_layers / open_layers.sum().clamp(min=1)
+        portion = open_layers / (float((open_layers * prices).sum()) or 1.0)
     return grown
 
 
@@ -286,7 +293,7 @@ class MoveResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Move:
-    """A move that keeps the number of active weights exactly. The defaults are those of FLASH.
+    """A move that keeps the number of active weights exactly, or what they cost. The defaults are those of FLASH.
 
     Grown weights are chosen among all inactive weights, those just dropped included. They start at 0.
 
@@ -364,14 +371,16 @@ class Move:
         Args:
             inputs: the tensors from which the criterion computes.
             kept: mask of the weights that are not dropped.
-            wished: number of weights to grow in each layer, float64 ``[layers]`` with a whole sum.
+            wished: number of weights to grow in each layer, float64 ``[layers]``.
             active: number of active weights of each layer before the move, int64 ``[layers]``.
             generator: source of random numbers.
         """
         layout = inputs.layout
         remaining = layout.counts(kept)
         emptied = ((remaining == 0) & (active > 0)).long()  # only a layer that lost all its weights must grow one
-        counts = allot(wished, layout.sizes - remaining, round(float(wished.sum())), minimum=emptied)
+        prices = layout.prices
+        total = layout.whole(float((wished * prices).sum()))
+        counts = allot(wished, layout.sizes - remaining, total, minimum=emptied, prices=prices)
         return self.growth(inputs, ~kept, counts, generator)
 
 

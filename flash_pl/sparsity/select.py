@@ -128,6 +128,43 @@ def top_k_by_layer(
     return torch.cat([top_k(part, k, breaker) for part, k, breaker in parts])
 
 
+def top_k_by_cost(layout: Layout, scores: Tensor, cost: float) -> Tensor:
+    """Return the mask of the largest scores over all layers that costs ``cost``.
+
+    One threshold serves all layers: the mask has the k largest scores, equal scores by position as in ``top_k``, with
+    the k whose cost is nearest to ``cost``. If the budget counts weights, k is ``cost``.
+
+    Args:
+        layout: the layout of the arena.
+        scores: a score for each weight, ``[layout.maskable]``.
+        cost: in the unit of ``layout.costs``, such as ``layout.budget(density)``.
+
+    Returns:
+        bool ``[layout.maskable]``.
+
+    >>> from torch import nn
+    >>> layout = Layout(nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)))
+    >>> scores = torch.tensor([6.0, 5.0, 1.0, 2.0, 4.0, 3.0])
+    >>> top_k_by_cost(layout, scores, 3)
+    tensor([ True,  True, False, False,  True, False])
+    >>> layout.costs = torch.tensor([4.0, 20.0])  # multiply-adds: 1 a weight, and 10 a weight of the second layer
+    >>> top_k_by_cost(layout, scores, 6)
+    tensor([ True,  True, False, False, False, False])
+    """
+    prices = layout.prices
+    if bool((prices == 1).all()):
+        return top_k(scores, round(cost))
+    order = scores.nan_to_num(nan=-1.0, posinf=torch.inf, neginf=-torch.inf).argsort(descending=True, stable=True)
+    spent = prices.repeat_interleave(layout.sizes)[order.cpu()].cumsum(0)
+    k = int(torch.searchsorted(spent, cost, right=True))  # the k-th score fits, and of the next one a part
+    if k < len(spent):
+        before = float(spent[k - 1]) if k else 0.0
+        k = round(k + (cost - before) / (float(spent[k]) - before))
+    mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
+    mask[order[:k]] = True
+    return mask
+
+
 def random_k_by_layer(layout: Layout, candidates: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
     """Return a mask with ``counts[l]`` random ``candidates`` of each layer l, as ``random_k`` draws them.
 

@@ -200,7 +200,7 @@ def _outputs(layout: Layout, slot: Slot) -> int:
 
 
 def largest_channel_ratio(layout: Layout, density: float) -> Fraction:
-    """Return the largest ratio for which ``channel_mask`` has at most ``density`` * n weights.
+    """Return the largest ratio for which ``channel_mask`` costs at most ``density`` times the dense layers.
 
     The ratio is j / C, where C is the largest number of output channels of a layer. The smallest result is 1 / C, even
     if its mask has more weights.
@@ -214,6 +214,6 @@ def largest_channel_ratio(layout: Layout, density: float) -> Fraction:
     low, high = 1, channels
     while low < high:
         middle = (low + high + 1) // 2
-        fits = int(channel_mask(layout, Fraction(middle, channels)).count_nonzero()) <= density * layout.maskable
+        fits = layout.cost(channel_mask(layout, Fraction(middle, channels))) <= density * float(layout.costs.sum())
         low, high = (middle, high) if fits else (low, middle - 1)
     return Fraction(low, channels)

@@ -13,7 +13,7 @@ from flash_pl.data import Batches
 from flash_pl.loops import FederatedLoop, LocalLoop, Participant, RoundEvaluator
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ClientUpdate
-from flash_pl.sparsity import total_count, vote_counts
+from flash_pl.sparsity import vote_counts
 from flash_pl.trainer import FederatedTrainer
 
 LAYER_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -188,5 +188,10 @@ def _check_is_mask(mask: Tensor, loop: FederatedLoop, name: str) -> None:
 
 
 def _check_at_most(mask: Tensor, density: float, loop: FederatedLoop, name: str) -> None:
-    active, allowed = int(mask.count_nonzero()), total_count(loop.server.layout.sizes, density)
-    assert active <= allowed, f"{name} has {active} weights; density {density:g} allows {allowed}"
+    layout = loop.server.layout
+    cost, allowed = layout.cost(mask), layout.budget(density)
+    if loop.density_of == "weights":
+        assert cost <= allowed, f"{name} has {cost:.0f} weights; density {density:g} allows {allowed:.0f}"
+    else:  # counts are whole, so that a layer may have a part of a weight too much
+        problem = f"{name} takes {cost:.0f} multiply-adds; density {density:g} of the FLOPs allows {allowed:.0f}"
+        assert cost <= allowed + float(layout.prices.sum()), f"{problem} (layout.budget counts them)"

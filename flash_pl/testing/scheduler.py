@@ -25,7 +25,7 @@ from flash_pl.testing.variants import (
     RoundsStartTwice,
 )
 
-TIERS = (0.4, 0.7, 1.0)  # densities of the tiers over the largest
+TIERS = (0.5, 0.75, 1.0)  # densities of the tiers over the largest
 Make = Callable[[], SparseScheduler]
 
 
@@ -41,7 +41,8 @@ def check_scheduler(
     - Masks are bool, with one entry per maskable weight. Weights outside a client's mask are 0, also those with which a
       step computes. All weights are finite.
     - Clients send at most d n weights, and the server's mask has at most d n. With tiers, each tier keeps to its own
-      density and the masks are nested.
+      density and the masks are nested. With ``density_of=flops`` the same holds for multiply-adds, up to a weight of
+      each layer.
     - A client's hooks change neither the server nor the tiers' masks. They leave no hooks on the module, freeze nothing
       and leave every layer in its mode. The server's hooks do not change updates.
     - The same run gives the same bits: when it is repeated, whatever state the global random number generators are in;
@@ -95,9 +96,11 @@ def check_scheduler(
     budget = SparsityBudget([Tier(ratio * density, 1 / len(TIERS)) for ratio in TIERS])
     extra = limits.upload - density
     tiers = [ratio * density + extra if limits.upload < 1 else 1.0 for ratio in TIERS]
-    limits = Limits(limits.upload, limits.server, tiers)
-    checking = partial(CheckingTrainer, limits=limits)
-    run("a run with tiers of devices", make, density, limits, trainer_class=checking, budget=budget)
+    for density_of in ("weights", "flops"):
+        name = f"a run with tiers of devices, whose densities are shares of the {density_of}"
+        limits = Limits(limits.upload, limits.server, tiers)
+        checking = partial(CheckingTrainer, limits=limits)
+        run(name, make, density, limits, trainer_class=checking, budget=budget, density_of=density_of)
 
 
 class _Run(Callback):

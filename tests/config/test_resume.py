@@ -14,7 +14,10 @@ def test_an_option_is_part_of_the_experiment_unless_it_is_free():
     assert FREE <= KEYS.keys() | {"given"}
     keys = dict(experiment(compose(read_config("jmwst"))))
     assert {key.partition(".")[2] for key in keys if key.startswith("trainer.")} == FIXED
-    assert dict(experiment({"data": {}, "trainer": {"new": 1, "eval_every": 2}})) == {"trainer.new": 1}
+    assert dict(experiment({"data": {}, "trainer": {"new": 1, "eval_every": 2}})) == {
+        "density_of": "weights",
+        "trainer.new": 1,
+    }
 
 
 def test_the_given_values_and_names_of_fragments_do_not_matter():
@@ -48,3 +51,12 @@ def test_a_rate_that_falls_over_the_run_belongs_to_its_number_of_rounds():
         refuse_other(longer, there)
     assert error.value.key.endswith("decay.init_args.rounds")
     refuse_other(compose(read_config("rigl"), ["rounds=60", "scheduler.decay.rounds=30"]), there)
+
+
+def test_a_config_from_before_there_was_density_of_counts_weights():
+    config = compose({"scheduler": "pdst"})
+    older = {key: value for key, value in config.items() if key != "density_of"}
+    refuse_other(config, older)
+    with pytest.raises(ConfigError) as error:
+        refuse_other(compose({"scheduler": "pdst"}, ["density_of=flops"]), older)
+    assert error.value.key == "density_of"

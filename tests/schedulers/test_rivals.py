@@ -214,7 +214,7 @@ def test_sparsyfed_sends_the_largest_of_w():
         def on_client_end(self, client, context):
             w = signed_power(client.weights, self.beta)
             sent = super().on_client_end(client, context)
-            kept = top_k(w.abs(), self.upload_counts[context.tier])
+            kept = top_k(w.abs(), self.upload_costs[context.tier])
             assert torch.equal(client.weights, w * kept) and torch.equal(client.mask, kept)
             seen.append(client)
             return sent

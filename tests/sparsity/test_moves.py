@@ -91,16 +91,23 @@ def test_layers_grow_by_their_mean_or_total_magnitude(rule, shares):
     assert grown.tolist() == pytest.approx([7 * share for share in shares])
 
 
-@given(st.lists(st.tuples(st.floats(0.01, 1), st.integers(0, 500)), min_size=1, max_size=6), st.data())
+PLACES_AND_PRICE = (st.floats(0.01, 1), st.integers(0, 500), st.just(1) | st.integers(1, 1000))
+
+
+@given(st.lists(st.tuples(*PLACES_AND_PRICE), min_size=1, max_size=6), st.data())
 def test_redistribute_spreads_the_total_within_the_limits(layers, data):
-    shares = torch.tensor([share for share, _ in layers], dtype=torch.float64)
-    free = torch.tensor([places for _, places in layers])
-    total = data.draw(st.integers(0, int(free.sum())))
-    grown = redistribute(shares / shares.sum(), free, total)
-    assert float(grown.sum()) == pytest.approx(total, abs=1e-6)
+    shares = torch.tensor([share for share, _, _ in layers], dtype=torch.float64)
+    free = torch.tensor([places for _, places, _ in layers])
+    prices = torch.tensor([price for _, _, price in layers], dtype=torch.float64)
+    total = data.draw(st.integers(0, int((free * prices).sum())))
+    shares /= shares.sum()
+    grown = redistribute(shares, free, total, prices)
+    assert float((grown * prices).sum()) == pytest.approx(total, abs=1e-6)
     limit = (free * 0.99).floor()
-    if total < float(limit.sum()):
+    if total < float((limit * prices).sum()):
         assert (grown <= limit + 1e-9).all()
+    if (grown < limit - 1e-9).all():  # no layer was full: the shares are kept
+        torch.testing.assert_close(grown / grown.sum().clamp(min=1e-9), shares * bool(total))
 
 
 @given(densities, st.floats(0.01, 1), seeds)
