@@ -151,7 +151,15 @@ def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_
     cost = {"bytes_up": 1.2346e6, "bytes_down": 999}
     process = {"peak_memory_mb": {"host": 512.34}}
     result = {"scheduler": "pdst", "data": "digits", "rounds": 2, "density": 0.2, "target_density": 0.2, "mismatch": {}}
-    result |= {"cost": cost, "seconds": 75.0, "seconds_per_round": 0.5, "accuracy_union": None, "process": process}
+    result |= {
+        "density_of": "weights",
+        "density_flops": 0.3,
+        "cost": cost,
+        "seconds": 75.0,
+        "seconds_per_round": 0.5,
+        "accuracy_union": None,
+        "process": process,
+    }
 
     def shown(accuracy, monitor, highest, **more):
         console = Console(file=io.StringIO(), width=100)

@@ -19,7 +19,7 @@ TINY += ["trainer.accelerator=cpu", "trainer.threads=1", "run_dir=run"]
 RESULT = {
     "scheduler", "data", "model", "weights", "target_density", "density", "layer_density", "accuracy", "accuracy_union",
     "loss", "rounds", "clients", "cohort", "seed", "seconds", "seconds_per_round", "mismatch", "cost", "versions",
-    "best", "process",
+    "best", "process", "density_of", "density_flops",
 }  # fmt: skip
 HETERO = {"tiers", "accuracy_clients"}  # only in the results of the shipped configs with tiers
 

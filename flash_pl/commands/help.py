@@ -43,7 +43,7 @@ def about_key(key: str) -> str:
     """What a key means, which values fit, its default, and what can be set below it.
 
     >>> print(about_key("density"))
-    density: target share of active weights, over all weights that may be masked
+    density: target share of active weights, over all weights that may be masked; or of FLOPs (density_of)
       type     a number in (0, 1]
       default  0.05
       set it   flash-pl fit CONFIG density=VALUE

@@ -24,7 +24,7 @@ class Keys:
     Args:
         data: data set; data.root=..., data.partition=iid and the like refine it.
         model: network; null takes the data set's own.
-        density: target share of active weights, over all weights that may be masked; or of FLOPs, see density_of.
+        density: target share of active weights, over all weights that may be masked; or of FLOPs (density_of).
         density_of: what densities, also of budget.tiers, are shares of: weights (those that may be masked) or flops
             (the forward multiply-adds of their layers in the dense network).
         clients: number of clients N; null takes the data's natural clients.

@@ -72,7 +72,7 @@ def test_settings_that_are_no_plain_values_are_sent_as_text(unaware, tiny_data):
 
     logger = Recorder()
     fit(Odd([1, 2]), tiny_data, logger, rounds=1)
-    assert logger.settings["widths"] == "[1, 2]" and logger.settings["rate"] == "None"
+    assert logger.settings["widths"] == "[1, 2]" and logger.settings["rate"] == "null"
 
 
 def test_the_final_metrics_follow_the_monitor(unaware, tiny_data):

@@ -27,7 +27,7 @@ def of(line):
         ("", ["fit", "validate", "sweep", "compare", "export", "inspect", "configs", "help", "completion"]),
         ("f", ["fit"]),
         ("fit ", shipped.names()),
-        ("fit jmwst dens", ["density="]),
+        ("fit jmwst dens", ["density=", "density_of="]),
         ("fit jmwst wire.", ["wire.values=", "wire.compress=", "wire.verify="]),
         ("fit jmwst scheduler.prune", ["scheduler.prune_rate="]),
         ("fit ssfl scheduler.prune", []),
@@ -41,9 +41,9 @@ def of(line):
         ("fit jmwst trainer.monitor_mode=m", ["trainer.monitor_mode=max", "trainer.monitor_mode=min"]),
         ("sweep jmwst scheduler=jmwst,ns", ["scheduler=jmwst,nst"]),
         ("sweep jmwst --wo", ["--workers"]),
-        ("fit jmwst 'unclosed dens", ["density="]),
+        ("fit jmwst 'unclosed dens", ["density=", "density_of="]),
         ("validate ", []),
-        ("validate run dens", ["density="]),
+        ("validate run dens", ["density=", "density_of="]),
         ("export run --s", ["--sparse"]),
         ("help scheduler.prune", ["scheduler.prune_rate"]),
         ("help sw", ["sweep"]),
@@ -65,7 +65,7 @@ def test_every_key_is_offered():
 
 def test_the_hidden_command_prints_candidates_and_is_not_listed(capsys):
     assert main(["_complete", "flash-pl fit jmwst --dens"]) == 0
-    assert capsys.readouterr().out == "--density=\n"
+    assert capsys.readouterr().out == "--density=\n--density_of=\n"
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "_complete" not in capsys.readouterr().out
