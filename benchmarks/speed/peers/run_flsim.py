@@ -8,6 +8,7 @@ dataclasses get a hash, which changes nothing else.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +85,7 @@ class Provider(IFLDataProvider):
 
 
 def settings(task: Task, workload: Workload) -> dict[str, Any]:
-    share = workload.per_round / workload.clients  # an epoch of FLSim is a round of every client
+    share = 1 / math.ceil(workload.clients / workload.per_round)  # of an epoch, in which every client has a turn
     server = {
         "_base_": "base_sync_server",
         "server_optimizer": {"_base_": "base_fed_avg"},
