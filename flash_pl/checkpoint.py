@@ -61,7 +61,7 @@ class Stateful:
 
 # A file
 
-SCHEMA = 9  # the version of the keys under "flash_pl"
+SCHEMA = 10  # the version of the keys under "flash_pl"
 DIGEST = 32  # bytes
 
 

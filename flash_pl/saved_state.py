@@ -179,7 +179,7 @@ LEDGER = Keys(
 )
 LOOP = Keys(
     {
-        "identity": Keys({"scheduler": str, "seed": COUNT, "density": NUMBER, "clients": COUNT}, {"density_of": str}),
+        "identity": Keys({"scheduler": str, "seed": COUNT, "density": NUMBER, "density_of": str, "clients": COUNT}),
         "round": COUNT,
         "failed": COUNT,
         "metrics": MapOf(str, NUMBER),

@@ -116,7 +116,7 @@ def _made_here(make, counted):
 def other_device():
     """The device; the counts start at 0."""
     if torch.cuda.is_available():
-        pytest.skip("a process has one kind of accelerator")
+        pytest.skip("torch allows one kind of accelerator in a process, and here it is a GPU")
     if _register() is None:
         pytest.skip("this torch has no devices in Python")
     counts.clear()

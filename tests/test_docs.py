@@ -18,7 +18,6 @@ from flash_pl.cli import main
 from flash_pl.config import build_data, build_module, build_trainer, compose, read_config, shipped
 from flash_pl.config.keys import KEYS, SECTIONS
 from flash_pl.models import LeafCNN
-from flash_pl.sparsity import total_count
 from flash_pl.sweep.jobs import split
 
 ROOT = Path(__file__).parents[1]
@@ -281,7 +280,7 @@ def test_the_readme_s_scheduler_keeps_counts_and_moves(unaware, tiny_data):
 
     trainer = FederatedTrainer(names["SET"](), density=0.2, rounds=2, cohort=3, accelerator="cpu", callbacks=[Watch()])
     loop = trainer.fit(unaware(), tiny_data)
-    assert set(counts) == {total_count(loop.server.layout.sizes, 0.2)}
+    assert set(counts) == {round(0.2 * loop.server.layout.maskable)}
     assert loop.metrics["mismatch_clients"] > 0
 
 

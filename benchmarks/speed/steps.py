@@ -61,13 +61,16 @@ def measure(name: str, repeats: int) -> list[Row]:
     turns["1.0 contiguous"] = client_turn(federated(network, data, 1.0, channels_last=False))
     times = {key: time / len(batches) for key, time in medians(turns, repeats).items()}
     dense = min(times[format] for format in FORMATS)
-    times["1.0"] = min(times["1.0"], times["1.0 contiguous"])
+    formats = {"channels last": times["1.0"], "contiguous": times["1.0 contiguous"]}
+    times["1.0"] = min(formats.values())
     rows = []
     for density, loop in loops.items():
         milliseconds, flops = times[str(density)], flops_ratio(loop)
         numbers = f"{dense:.2f} | {milliseconds:.2f} | {dense / milliseconds:.2f} | {1 / flops:.1f}"
         print(f"| {name} | {density:g} | {numbers} |", flush=True)
         rows.append({"network": name, "density": density, "dense_ms": dense, "ms": milliseconds, "flops": flops})
+    rows[0]["formats_ms"] = formats
+    print(f"{name} at d = 1, ms: {', '.join(f'{format} {each:.2f}' for format, each in formats.items())}", flush=True)
     return rows
 
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from flash_pl.callbacks.base import Callback
 from flash_pl.client import Classifier
 from flash_pl.loops import FederatedLoop
-from flash_pl.sparsity import total_count
 from flash_pl.units import counted, percent
 
 
@@ -115,14 +114,16 @@ def _clients(samples: tuple[int, ...]) -> str:
 def _weights(loop: FederatedLoop) -> str:
     layout, maskable = loop.server.layout, loop.server.layout.maskable
     parameters = sum(parameter.numel() for parameter in loop.client.module.parameters())
-    if loop.has_mask:
-        active = int(loop.server.mask.count_nonzero())
-    else:
-        active = total_count(layout.sizes, loop.plan.budget.density) if loop.scheduler.has_target else maskable
     facts = f"{parameters:,} parameters, {maskable:,} maskable ({percent(maskable / parameters)})"
-    if loop.density_of == "flops" and loop.scheduler.has_target and not loop.has_mask:
+    if loop.has_mask:
+        active: float = int(loop.server.mask.count_nonzero())
+    elif not loop.scheduler.has_target:
+        active = maskable
+    elif loop.density_of == "flops":
         return facts  # the distribution decides how many weights the multiply-adds buy
-    return f"{facts}, {active:,} active"
+    else:
+        active = layout.budget(loop.plan.budget.density)
+    return f"{facts}, {active:,.0f} active"
 
 
 def _densities(loop: FederatedLoop) -> str:

@@ -11,11 +11,12 @@ from lightning.fabric.utilities import rank_zero_warn
 from flash_pl.checks import check_booleans, check_choice
 from flash_pl.client.backend import Backend, CompiledBackend
 from flash_pl.client.client_trainer import RunFacts
+from flash_pl.client.context import GradientHooks
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import configure_optimizer
 from flash_pl.client.ownership import Strides, give_back_, own_strides, to_channels_last_
-from flash_pl.client.state import ClientState, GradientHooks
+from flash_pl.client.state import ClientState
 from flash_pl.errors import ConfigError, ModuleError, as_yaml
 from flash_pl.kernels import available
 from flash_pl.sparsity import Layout

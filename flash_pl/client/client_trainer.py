@@ -7,7 +7,8 @@ from typing import Any
 from lightning.fabric import Fabric
 from torch.optim import Optimizer
 
-from flash_pl.client.state import ClientContext, ClientState
+from flash_pl.client.context import ClientContext
+from flash_pl.client.state import ClientState
 from flash_pl.errors import TrainerQuestionError
 
 

@@ -17,7 +17,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from flash_pl.checks import check_choice
 from flash_pl.client.client_trainer import ClientTrainer, RunFacts
-from flash_pl.client.state import ClientState, GradientHooks
+from flash_pl.client.context import GradientHooks
+from flash_pl.client.state import ClientState
 from flash_pl.errors import ConfigError, ModuleError
 from flash_pl.sparsity import Layout
 

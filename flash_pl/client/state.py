@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,64 +12,14 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
+from flash_pl.client.context import ClientContext, GradientHooks
 from flash_pl.client.logging import LoggedCalls, Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
-from flash_pl.seeding import generator
 from flash_pl.sparsity import Layout
-
-
-@dataclass(frozen=True)
-class ClientContext:
-    """Facts about one client's local training.
-
-    Attributes:
-        client: index of the client.
-        round: index of the round.
-        epochs: local epochs E.
-        batches: batches per epoch.
-        seed: of the run.
-        purpose: prefix of the names of random draws; it keeps the draws of a first stage apart from those of a round.
-        lr_scale: multiplies the module's own learning rates; the round's decay.
-        tier: of the client's budget, 0 for the smallest.
-
-    >>> context = ClientContext(client=3, round=0, epochs=2, batches=5, seed=1)
-    >>> context.steps
-    10
-    >>> torch.rand(1, generator=context.generator("grow")).equal(torch.rand(1, generator=context.generator("grow")))
-    True
-    """
-
-    client: int
-    round: int
-    epochs: int
-    batches: int
-    seed: int
-    purpose: str = "round"
-    lr_scale: float = 1.0
-    tier: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Local steps of the round, E * batches."""
-        return self.epochs * self.batches
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """Return the random generator of (seed, purpose, round, client)."""
-        return generator(self.seed, f"{self.purpose}/{purpose}", self.round, self.client)
-
-
-class GradientHooks(Protocol):
-    """The hooks of a sparse scheduler that are called inside the module's own hooks."""
-
-    def wants_dense_gradients(self, client: Any, step: int) -> bool: ...
-
-    def on_dense_gradients(self, client: Any, step: int) -> None: ...
-
-    def on_gradients(self, client: Any, step: int) -> None: ...
 
 
 class ClientState:

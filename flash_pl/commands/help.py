@@ -57,7 +57,7 @@ def about_key(key: str) -> str:
     if explanation.key not in SECTIONS:
         lines.append(f"  set it   flash-pl fit CONFIG {explanation.key}=VALUE")
     if explanation.namesakes:
-        lines.append(_filled(", ".join(explanation.namesakes), "  also     ", " " * 11))
+        lines.append(filled(", ".join(explanation.namesakes), "  also     ", " " * 11))
     if explanation.folder:
         names = shipped.names(explanation.folder)
         lines += ["", f"names that it can have (flash-pl configs {explanation.folder} shows their options)"]
@@ -82,10 +82,10 @@ def _about_meaning(explanation: Explanation, meaning: Meaning) -> list[str]:
     of_each = [
         f"{value} {_holders(names)}" if several and names else value for value, names in meaning.defaults.items()
     ]
-    facts["default"] = "; ".join(of_each).replace("required", "none, a value must be given")
+    facts["default"] = "; ".join(of_each)
     text = meaning.help.rstrip(".") or f"an argument of {', '.join(meaning.classes)}"
-    return [_filled(f"{explanation.key}: {text}", "", "  ")] + [
-        _filled(text, f"  {name:<9}", " " * 11) for name, text in facts.items() if text
+    return [filled(f"{explanation.key}: {text}", "", "  ")] + [
+        filled(text, f"  {name:<9}", " " * 11) for name, text in facts.items() if text
     ]
 
 
@@ -111,8 +111,4 @@ def _key_help(name: str) -> str:
 
 def _entry(name: str, text: str) -> str:
     """A line, or several, with a name and what is said about it."""
-    return _filled(text, f"  {name:<{COLUMN - 1}} ", " " * (COLUMN + 2))
-
-
-def _filled(text: str, first: str, later: str) -> str:
-    return filled(text, first, later)
+    return filled(text, f"  {name:<{COLUMN - 1}} ", " " * (COLUMN + 2))

@@ -203,7 +203,7 @@ def integer(text: str) -> int:
     """The type of an option that takes an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: the text is none.
+        argparse.ArgumentTypeError: the text is another value.
     """
     value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
     with _problem():
@@ -215,7 +215,7 @@ def number(text: str) -> float:
     """The type of an option that takes a finite number.
 
     Raises:
-        argparse.ArgumentTypeError: the text is none.
+        argparse.ArgumentTypeError: the text is another value.
     """
     try:
         value: float | str = float(text)

@@ -154,7 +154,11 @@ def arguments(folder: str) -> dict[str, list[Meaning]]:
         for argument, known in init_args(class_path).items():
             default = as_text(given[argument]) if argument in given else known.default
             meaning = (in_yaml(known.help), known.kind, known.range)
-            holder = (name, class_path.rpartition(".")[2], "required" if default is None else default)
+            holder = (
+                name,
+                class_path.rpartition(".")[2],
+                "none, a value must be given" if default is None else default,
+            )
             entries.setdefault(argument, {}).setdefault(meaning, []).append(holder)
     found = {argument: [_meaning(*key, one[key]) for key in one] for argument, one in entries.items()}
     if folder == "model":

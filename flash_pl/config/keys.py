@@ -231,7 +231,7 @@ def described_by(name: str) -> list[str]:
     >>> described_by("learning_rate")[0], described_by("epochs")[0]
     ('lr', 'local_epochs')
     """
-    words = [word for word in re.split(r"[\W_]+", name.rpartition(".")[2].lower()) if word]
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
     found = {}
     for key, value in KEYS.items():
         places = [re.search(rf"\b{word}\b", value.help.lower()) for word in words]

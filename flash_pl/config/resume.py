@@ -46,13 +46,12 @@ FREE = {
 def experiment(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The dotted keys and values of a resolved config that make the experiment.
 
-    A component is its class and init args; the name of its fragment is left out. A config from before there was
-    ``density_of`` counts weights.
+    A component is its class and init args; the name of its fragment is left out.
     """
     # The root of our data sets is only a folder; in a user's class it may mean anything.
     is_ours = str(config["data"].get("class_path")).startswith("flash_pl.")
     free = FREE | ({"data.init_args.root"} if is_ours else set())
-    yield from _leaves({"density_of": "weights"} | {**config}, free)
+    yield from _leaves(config, free)
 
 
 def _leaves(node: Any, free: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

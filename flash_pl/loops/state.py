@@ -78,7 +78,7 @@ def restore_state(loop: FederatedLoop, state: dict[str, Any]) -> None:
     """
     loop.restored_in_part = True
     for key, value in identity(loop).items():
-        saved = ({"density_of": "weights"} | state["identity"]).get(key)  # as long as there was no other kind
+        saved = state["identity"].get(key)
         if saved != value:
             raise ConfigError(key, f"{as_yaml(value)}, but {as_yaml(saved)} in the checkpoint")
     if state["round"] > loop.plan.rounds:

@@ -24,15 +24,7 @@ class Vote(Stateful, ABC):
 
 
 class KeepMask(Vote):
-    """The mask stays.
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> server.mask = torch.tensor([True, False, False, True])
-    >>> KeepMask()(server, [], density=0.5).tolist()
-    [True, False, False, True]
-    """
+    """The mask stays."""
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate], density: float) -> Tensor:
         return server.mask
@@ -104,17 +96,7 @@ class MagnitudeVote(RankedVote):
 
 
 class MajorityVote(RankedVote):
-    """Keeps the weights that are in the masks of most clients, weighted by n_i; magnitude decides between equals.
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
-    >>> MajorityVote()(server, updates, density=0.25).tolist()
-    [True, False, False, False]
-    """
+    """Keeps the weights that are in the masks of most clients, weighted by n_i; magnitude decides between equals."""
 
     def rank(self, server: ServerState, updates: Sequence[ClientUpdate]) -> tuple[Tensor, Tensor | None]:
         return vote_share(updates), magnitude(server)
@@ -127,15 +109,6 @@ class ConsensusVote(RankedVote):
         agreement: the exponent a. 0 is magnitude alone; a large a comes close to a majority vote. With masked averages,
             a = 1 ranks as plain averages would.
         layer_budget, rescale, structure: as in ``RankedVote``.
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
-    >>> ConsensusVote(agreement=2.0)(server, updates, density=0.5).tolist()
-    [True, False, False, True]
     """
 
     def __init__(
@@ -155,17 +128,7 @@ class ConsensusVote(RankedVote):
 
 
 class TruncatingVote(MagnitudeVote):
-    """The FLASH authors' vote: densities are only ever scaled down, and the count of every layer is truncated.
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
-    >>> TruncatingVote()(server, updates, density=0.7).tolist()
-    [True, True, False, False]
-    """
+    """The FLASH authors' vote: densities are only ever scaled down, and the count of every layer is truncated."""
 
     def __init__(self, layer_budget: "LayerBudget | None" = None) -> None:
         super().__init__(layer_budget, ScaleDown())
@@ -198,17 +161,7 @@ class LayerBudget(Protocol):
 
 @dataclass(frozen=True)
 class MeanBudget:
-    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting").
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> masks = torch.tensor([[True, False, True, False], [True, False, False, True]])
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> updates = [ClientUpdate(client, 10, mask, half, half) for client, mask in enumerate(masks)]
-    >>> MeanBudget()(server, updates).tolist()
-    [0.5]
-    """
+    """dbar_l: the mean of the clients' layer densities ("avg" in FLASH stage 2, "Voting")."""
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
         return torch.stack([update.densities for update in updates]).mean(dim=0)
@@ -216,14 +169,7 @@ class MeanBudget:
 
 @dataclass(frozen=True)
 class AggregateBudget:
-    """The layer densities of the aggregated weights, the union of the clients' models ("aggregate" in FLASH).
-
-    >>> from flash_pl.sparsity import Layout
-    >>> layout = Layout(torch.nn.Linear(4, 1, bias=False))
-    >>> server = ServerState.start(layout, torch.tensor([0.5, -0.9, 0.1, 0.2]), density=0.5)
-    >>> AggregateBudget()(server, []).tolist()
-    [1.0]
-    """
+    """The layer densities of the aggregated weights, the union of the clients' models ("aggregate" in FLASH)."""
 
     def __call__(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Tensor:
         return server.layout.densities(server.weights[: server.layout.maskable] != 0)

@@ -1,6 +1,7 @@
 """Masks, densities and the layout of a model: plain functions of tensors, without Lightning, clients or servers."""
 
 from flash_pl.sparsity.budgets import FileBudget, PositionBudget, SparsityBudget, Tier, nested_masks
+from flash_pl.sparsity.criteria import Criterion, CriterionInput, Gradient, Magnitude, Random, Saliency, Scored
 from flash_pl.sparsity.density import (
     ERK,
     BySize,
@@ -12,7 +13,6 @@ from flash_pl.sparsity.density import (
     Uniform,
     WaterFill,
     allot,
-    total_count,
     water_fill,
 )
 from flash_pl.sparsity.first_mask import (
@@ -30,22 +30,8 @@ from flash_pl.sparsity.layout import Layout, Slot, layers_of
 from flash_pl.sparsity.mask_store import MaskStore, on_device, pack_bits, unpack_bits
 from flash_pl.sparsity.maskable import own_weight
 from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
-from flash_pl.sparsity.moves import (
-    BernoulliMove,
-    Criterion,
-    CriterionInput,
-    Gradient,
-    KeepLayers,
-    Magnitude,
-    MeanMagnitude,
-    Move,
-    MoveResult,
-    Random,
-    Redistribution,
-    Saliency,
-    Scored,
-    TotalMagnitude,
-)
+from flash_pl.sparsity.moves import BernoulliMove, Move, MoveResult
+from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
 from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_cost, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
@@ -123,7 +109,6 @@ __all__ = [
     "top_k",
     "top_k_by_cost",
     "top_k_by_layer",
-    "total_count",
     "unpack_bits",
     "vote_counts",
     "water_fill",

@@ -205,15 +205,6 @@ class ScaleDown:
         return densities * min(1.0, target * float(costs.sum()) / float((densities * costs).sum()))
 
 
-def total_count(sizes: Tensor, density: float) -> int:
-    """Return the number of active weights of a model with this density: d n, rounded.
-
-    >>> total_count(torch.tensor([200, 100]), 0.1)
-    30
-    """
-    return round(density * int(sizes.sum()))
-
-
 def allot(
     ideal: Tensor, capacity: Tensor, total: float, minimum: Tensor | None = None, prices: Tensor | None = None
 ) -> Tensor:

@@ -25,7 +25,7 @@ from flash_pl.testing.variants import (
     RoundsStartTwice,
 )
 
-TIERS = (0.5, 0.75, 1.0)  # densities of the tiers over the largest
+TIERS = (0.5, 0.75, 1.0)  # densities of the tiers over the largest, as in FLASH
 Make = Callable[[], SparseScheduler]
 
 
@@ -96,10 +96,10 @@ def check_scheduler(
     budget = SparsityBudget([Tier(ratio * density, 1 / len(TIERS)) for ratio in TIERS])
     extra = limits.upload - density
     tiers = [ratio * density + extra if limits.upload < 1 else 1.0 for ratio in TIERS]
+    limits = Limits(limits.upload, limits.server, tiers)
+    checking = partial(CheckingTrainer, limits=limits)
     for density_of in ("weights", "flops"):
         name = f"a run with tiers of devices, whose densities are shares of the {density_of}"
-        limits = Limits(limits.upload, limits.server, tiers)
-        checking = partial(CheckingTrainer, limits=limits)
         run(name, make, density, limits, trainer_class=checking, budget=budget, density_of=density_of)
 
 

@@ -12,7 +12,7 @@ from flash_pl import PDST, FederatedTrainer
 from flash_pl.client.plain_sgd import PlainSGD
 from flash_pl.kernels import available
 
-compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")
+compiled = pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
 
 
 def train(module, data, backend):

@@ -191,7 +191,7 @@ def test_an_unknown_backend_is_refused(fit, unaware, tiny_data):
     assert error.value.key == "backend"
 
 
-@pytest.mark.skipif(not available(), reason="installed without a compiler")
+@pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
 def test_sparse_kernels_cannot_be_compiled(fit, unaware, tiny_data):
     with pytest.raises(ConfigError, match="'sparse' .*compile.* auto or dense") as error:
         fit(unaware(), tiny_data, backend="sparse", compile=True)

@@ -14,7 +14,7 @@ from flash_pl.callbacks import Callback
 from flash_pl.kernels import available
 
 pytestmark = [
-    pytest.mark.skipif(not available(), reason="installed without a compiler"),
+    pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed"),
     pytest.mark.filterwarnings("ignore:.*sees the gradients of pruned weights"),
 ]
 

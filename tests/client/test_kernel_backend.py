@@ -19,7 +19,7 @@ from flash_pl.models import VGG11, LeNet5, MNISTNet, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, SparseScheduler
 from flash_pl.sparsity import Layout
 
-compiled = pytest.mark.skipif(not available(), reason="installed without a compiler")
+compiled = pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
 
 
 def train(module, data, backend, scheduler=None, epochs=1):

@@ -125,7 +125,7 @@ end
 @pytest.mark.parametrize("shell", ASK)
 def test_the_script_completes_in_a_real_shell(shell, environment, tmp_path):
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell}")
+        pytest.skip(f"{shell} is not installed")
     asked = "\n".join(f"echo '> {line}'\nask '{line}'" for line in LINES)
     quiet = {"bash": "--norc", "zsh": "-f", "fish": "--no-config"}[shell]
     command = [shell, quiet, "-c", ASK[shell] + asked]
@@ -137,6 +137,6 @@ def test_the_script_completes_in_a_real_shell(shell, environment, tmp_path):
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_a_script_has_no_error_of_syntax(shell, tmp_path):
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell}")
+        pytest.skip(f"{shell} is not installed")
     (tmp_path / "script").write_text(SCRIPTS[shell])
     subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)

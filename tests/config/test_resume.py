@@ -51,12 +51,3 @@ def test_a_rate_that_falls_over_the_run_belongs_to_its_number_of_rounds():
         refuse_other(longer, there)
     assert error.value.key.endswith("decay.init_args.rounds")
     refuse_other(compose(read_config("rigl"), ["rounds=60", "scheduler.decay.rounds=30"]), there)
-
-
-def test_a_config_from_before_there_was_density_of_counts_weights():
-    config = compose({"scheduler": "pdst"})
-    older = {key: value for key, value in config.items() if key != "density_of"}
-    refuse_other(config, older)
-    with pytest.raises(ConfigError) as error:
-        refuse_other(compose({"scheduler": "pdst"}, ["density_of=flops"]), older)
-    assert error.value.key == "density_of"

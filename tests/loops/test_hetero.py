@@ -9,7 +9,7 @@ from flash_pl.client import ClientState
 from flash_pl.costs import Device, Fleet
 from flash_pl.schedulers import Sensitivity, SparsyFed, TopK
 from flash_pl.server import AvailabilitySampler, ClientSampler, MaskedAverage
-from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier, total_count
+from flash_pl.sparsity import PositionBudget, SparsityBudget, Tier
 
 TIERS = [Tier(0.1, 0.5), Tier(0.2, 0.25), Tier(0.4, 0.25)]
 STAGE_1 = Sensitivity(init_fraction=0.25, epochs=2)
@@ -32,7 +32,7 @@ class Watch(Callback):
 
     def on_client_end(self, loop, update):
         layout, tier = loop.server.layout, loop.plan.budget.tiers[update.tier]
-        assert int(update.mask.sum()) == round(tier.density / 0.4 * total_count(layout.sizes, 0.4)), (
+        assert int(update.mask.sum()) == round(tier.density / 0.4 * round(0.4 * layout.maskable)), (
             "a client trains exactly what its tier affords"
         )
         assert not loop.client.arena[: layout.maskable][~update.mask].any()
@@ -168,7 +168,7 @@ def test_a_mask_of_another_tier_is_not_taken_up_again(unaware, tiny_data):
 
     class Spy(Callback):
         def on_client_end(self, loop, update):
-            afforded = total_count(loop.server.layout.sizes, TIERS[update.tier].density)
+            afforded = round(TIERS[update.tier].density * loop.server.layout.maskable)
             assert int(update.mask.sum()) == afforded
             again = loop.ledger.link.masks.get(update.client)
             seen.append(again is not None and int(again.sum()) == afforded)
@@ -270,7 +270,7 @@ def test_a_client_is_evaluated_with_what_its_device_gets(method, unaware, tiny_d
     loop = trainer.fit(unaware(), tiny_data)
     for member in loop.plan.everyone(2):
         _, mask, _ = loop.evaluator.client_model(loop.tier_masks, member, 2)
-        assert int(mask.count_nonzero()) == total_count(loop.server.layout.sizes, (0.1, 0.4)[member.tier])
+        assert int(mask.count_nonzero()) == round((0.1, 0.4)[member.tier] * loop.server.layout.maskable)
 
 
 def test_evaluating_clients_changes_nothing_else(unaware, tiny_data):

@@ -20,7 +20,7 @@ from flash_pl.sparsity import (
     TotalMagnitude,
     Uniform,
 )
-from flash_pl.sparsity.moves import drop_counts, redistribute
+from flash_pl.sparsity.redistribution import drop_counts, redistribute
 
 LAYOUT = Layout(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7), nn.Linear(7, 3)))
 WEIGHTS = torch.zeros(LAYOUT.size)  # random draws ignore the weights
