@@ -14,10 +14,7 @@ def test_an_option_is_part_of_the_experiment_unless_it_is_free():
     assert FREE <= KEYS.keys() | {"given"}
     keys = dict(experiment(compose(read_config("jmwst"))))
     assert {key.partition(".")[2] for key in keys if key.startswith("trainer.")} == FIXED
-    assert dict(experiment({"data": {}, "trainer": {"new": 1, "eval_every": 2}})) == {
-        "density_of": "weights",
-        "trainer.new": 1,
-    }
+    assert dict(experiment({"data": {}, "trainer": {"new": 1, "eval_every": 2}})) == {"trainer.new": 1}
 
 
 def test_the_given_values_and_names_of_fragments_do_not_matter():
