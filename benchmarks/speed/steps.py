@@ -13,8 +13,9 @@ mask.
 """
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -75,12 +76,21 @@ def measure(name: str, repeats: int) -> list[Row]:
 
 
 def peak(name: str, backend: str) -> None:
-    """Print the MiB that a client's training adds to the peak of this process; needs a process of its own."""
+    """Print the MiB that a client's training adds to this process at its peak; needs a process of its own."""
     network = NETWORKS[name]
     turn = client_turn(federated(network, network.images(batches=2), 0.05, backend))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free goes back, so that it is not in use before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the memory in use
+    before = status("VmRSS")
     turn()
-    print(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f}")
+    print(f"{(status('VmHWM') - before) / 1024:.0f}")
+
+
+def status(field: str) -> int:
+    """Return a number of KiB from Linux's status of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def memory(networks: list[str]) -> None:

@@ -5,6 +5,7 @@ It also passes over numbers of torch's generator (``flash_pl.kernels.twister``).
 
 from flash_pl.kernels.conv import sparse_conv2d, sparse_linear
 from flash_pl.kernels.deferred_norm import deferred, settled
+from flash_pl.kernels.fixed_point import add_integers_, chunk_size
 from flash_pl.kernels.layout import contiguous, is_batch_innermost
 from flash_pl.kernels.library import available
 from flash_pl.kernels.norm import Normalization, moments
@@ -17,7 +18,9 @@ __all__ = [
     "Normalization",
     "Sink",
     "SparsePattern",
+    "add_integers_",
     "available",
+    "chunk_size",
     "computes",
     "contiguous",
     "deferred",

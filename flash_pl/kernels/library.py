@@ -18,7 +18,7 @@ from flash_pl.kernels.geometry import Machine
 
 ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
 ISA_VARIABLE = "FLASH_PL_ISA"
-INTERFACE = 6  # version of csrc/native.c; an editable installation can have a library compiled from older sources
+INTERFACE = 7  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
@@ -28,6 +28,7 @@ ARGUMENTS = {
     "update": [_POINTER] * 3 + [_LONG] + [ctypes.c_float] * 2,
     "masked": [_POINTER] * 2 + [_LONG, _POINTER],
     "prune": [_POINTER] * 2 + [_LONG],
+    "accumulate": [_POINTER, _LONG, ctypes.c_double, _POINTER],
     "multiply": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 3,
     "correlate": [_POINTER] * 7 + [_LONG] * 2 + [_POINTER] * 2,
     "interleave": [_POINTER] + [_LONG] * 5 + [_POINTER],
@@ -75,6 +76,7 @@ class Library:
     update: Any
     masked: Any
     prune: Any
+    accumulate: Any
     multiply: Any
     correlate: Any
     interleave: Any

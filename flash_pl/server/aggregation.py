@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from flash_pl.checkpoint import Stateful
+from flash_pl.kernels import add_integers_, chunk_size
 from flash_pl.server.updates import ClientUpdate
 
 # The accumulator counts in units of 2^-FRACTION of the whole weight, so the mean of weighted terms may reach +-LIMIT.
 FRACTION = 40
 LIMIT = 2.0 ** (62 - FRACTION)
-# Terms are converted in chunks: on a CPU a chunk stays in the cache, on a GPU few chunks are few kernels to launch.
-CHUNK_CPU, CHUNK_GPU = 1 << 16, 1 << 22
 
 
 class FedAvg(Stateful):
@@ -171,9 +170,6 @@ class OrderFreeSum:
     def __init__(self, accumulator: Tensor, weight: float) -> None:
         self.accumulator = accumulator
         self.scale = 2.0 ** (FRACTION - math.ceil(math.log2(weight)))
-        self.chunk = CHUNK_CPU if accumulator.device.type == "cpu" else CHUNK_GPU
-        self.floats = torch.empty(min(self.chunk, len(accumulator)), dtype=torch.float64, device=accumulator.device)
-        self.integers = torch.empty_like(self.floats, dtype=torch.int64)
 
     def add(self, values: Tensor, weight: float) -> None:
         """Add ``weight`` times ``values`` ``[n]``, of any type.
@@ -184,19 +180,13 @@ class OrderFreeSum:
         low, high = torch.stack(values.aminmax()).tolist() if len(values) else (0.0, 0.0)
         if not (-LIMIT < low and high < LIMIT):
             raise OverflowError(f"values from {low:g} to {high:g} do not fit a sum of values within +-{LIMIT:g}")
-        factor = weight * self.scale
-        terms = values.to(self.accumulator.device).split(self.chunk)
-        for sums, term in zip(self.accumulator.split(self.chunk), terms, strict=True):
-            floats, integers = self.floats[: len(term)], self.integers[: len(term)]
-            floats.copy_(term)
-            integers.copy_(floats.mul_(factor).round_())
-            sums.add_(integers)
+        add_integers_(self.accumulator, values, weight * self.scale)
 
     def mean(self, weight: Tensor, like: Tensor) -> Tensor:
         """The sum over ``weight`` (float64, one number), ``[n]`` of the type and device of ``like``."""
-        mean = torch.empty(len(self.accumulator), dtype=like.dtype, device=like.device)
-        for part, sums in zip(mean.split(self.chunk), self.accumulator.split(self.chunk), strict=True):
-            part.copy_(self.floats[: len(sums)].copy_(sums).div_(self.scale).div_(weight))
+        mean, chunk = torch.empty(len(self.accumulator), dtype=like.dtype, device=like.device), chunk_size(like.device)
+        for part, sums in zip(mean.split(chunk), self.accumulator.split(chunk), strict=True):
+            part.copy_(sums.double().div_(self.scale).div_(weight))
         return mean
 
     def value(self) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flash_pl.kernels import chunk_size
 from flash_pl.server import OrderFreeSum
-from flash_pl.server.aggregation import CHUNK_CPU, FRACTION, LIMIT
+from flash_pl.server.aggregation import FRACTION, LIMIT
 
 values = st.floats(-1e4, 1e4, width=32)
 terms = st.lists(st.tuples(values, st.integers(1, 1000)), min_size=1, max_size=12)
@@ -62,7 +63,7 @@ def test_the_largest_mean_fits_for_every_weight():
 
 
 def test_long_tensors_are_summed_in_pieces():
-    x = torch.randn(2 * CHUNK_CPU + 7)
+    x = torch.randn(2 * chunk_size(torch.device("cpu")) + 7)
     summed = OrderFreeSum(torch.zeros(len(x), dtype=torch.int64), 3)
     summed.add(x, 1)
     summed.add(x, 2)

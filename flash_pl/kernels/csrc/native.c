@@ -89,7 +89,7 @@ static const kernels *chosen = &kernels_baseline;
 static int vector = 4, registers = BASELINE_REGISTERS;
 
 /* Of the functions and structures below; library.py expects the same. */
-EXPORT int flash_pl_interface(void) { return 6; }
+EXPORT int flash_pl_interface(void) { return 7; }
 
 /* Use an instruction set by its name; 0 if this machine lacks it. */
 EXPORT int flash_pl_use(const char *name) {
@@ -167,6 +167,19 @@ EXPORT void flash_pl_prune(float *weight, const uint8_t *mask, int64_t count) {
         const int64_t part = count - first < PART ? count - first : PART;
         if (flash_pl_largest_outside(weight + first, mask + first, part))
             flash_pl_masked(weight + first, mask + first, part, weight + first);
+    }
+}
+
+enum { LINE = 8 }; /* sums of a cache line */
+
+/* sum += value * factor, each term rounded to the nearest integer, halves to even. Sums of zeros are not even read. */
+EXPORT void flash_pl_accumulate(const float *value, int64_t count, double factor, int64_t *sum) {
+    for (int64_t first = 0; first < count; first += LINE) {
+        const int64_t last = count - first < LINE ? count : first + LINE;
+        int any = 0;
+        for (int64_t j = first; j < last; j++) any |= value[j] != 0;
+        if (any)
+            for (int64_t j = first; j < last; j++) sum[j] += llrint((double)value[j] * factor);
     }
 }
 
