@@ -51,6 +51,10 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     "pdst_erk": "pdst scheduler.first_mask.distribution=erk",
     "pdst_equal": "pdst scheduler.first_mask.distribution=by_size",
     "spdst_short": "spdst scheduler.sensitivity.epochs=2 scheduler.sensitivity.init_fraction=0.05",
+    # The budget in FLOPs instead of weights; a mask of PDST has the same density in all layers, and either.
+    "spdst_flops": "spdst density_of=flops",
+    "jmwst_flops": "jmwst density_of=flops",
+    "stead_flops": "stead density_of=flops",
 }
 SCALE = {
     "data": "padded.PaddedFashionMNIST",
@@ -118,7 +122,8 @@ def cells(rates: Mapping[str, str], seeds: Sequence[str], scale: Mapping[str, st
     sparser = tuple((method, "0.01") for method in METHODS)
     budgets = ("hetero_jmwst", "0.05"), ("smallest_jmwst", "0.025")
     layers = ("pdst_erk", "0.05"), ("pdst_equal", "0.05"), ("spdst_short", "0.05")
-    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers)]
+    flops = tuple((f"{method}_flops", "0.05") for method in ("spdst", "jmwst", "stead"))
+    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, flops)]
     blocks += [("batch", "0.1", block) for block in (all_methods, sparser)]
     blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, sparser)]
     for (norm, alpha, block), seed in product(blocks, seeds):

@@ -16,7 +16,9 @@ from flash_pl.models import ResNet18
 from flash_pl.sparsity import ERK, BySize, Layout
 
 METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
-FIRST_MASKS = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl")
+# Layer densities: by formulas, from two lengths of stage 1, from other methods; and budgets in FLOPs.
+DENSITIES = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl", "jmwst", "stead")
+DENSITIES += ("spdst_flops", "jmwst_flops", "stead_flops")
 SPARSE = ("0.05", "0.01")
 LAST_MISMATCH = "mismatch_100"
 OWN_DENSITY = {"dense": "1", "smallest_jmwst": "0.025"}  # of methods that have another one than their setting
@@ -180,7 +182,7 @@ def signed(values: Sequence[float]) -> str:
 
 
 def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
-    """Print the claims, accuracies at equal density and at equal training FLOPs, costs, and first masks."""
+    """Print the claims, accuracies at equal density and at equal training FLOPs, costs, and layer densities."""
     runs = runs_by_cell(rows)
     settings = settings_of(runs)
     print("| claim | verdict | pairs of runs | " + " | ".join(map(label, settings)) + " |")
@@ -203,8 +205,8 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     }
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
-    print(f"\n| first mask, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
-    for method in FIRST_MASKS:
+    print(f"\n| layer densities, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+    for method in DENSITIES:
         if found := cell_of(runs, BUDGETS, method):
             shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
             print(f"| {' | '.join([method, accuracy(found), *shares])} |")
