@@ -108,7 +108,7 @@ def _end(code: int, message: str, on_every_rank: bool = False) -> int:
     """Print the reason why the command ends, by default on rank 0 only, and return the exit code."""
     if on_every_rank or starts_as_rank_0():
         line = " ".join(message.split())  # one line, even if the message quotes several
-        print("flash-pl:", printable(line), file=sys.stderr)
+        print(f"flash-pl: {printable(line)}", file=sys.stderr)
     return code
 
 

@@ -1,6 +1,7 @@
 """Misspelt names and values of a wrong type or out of range in components, found in the source of their classes.
 
-No class is imported, and so no torch. ``instantiate`` checks more, with the imported classes; it alone checks classes of other packages.
+No class is imported, and so no torch. ``instantiate`` checks more, with the imported classes; it alone checks classes
+of other packages.
 """
 
 from collections.abc import Mapping
