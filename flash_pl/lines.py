@@ -44,17 +44,18 @@ def filled(text: str, first: str, later: str) -> str:
     return "\n".join([first + head, *(later + line for line in others)])
 
 
-def aligned(facts: Mapping[str, str], width: int | None) -> list[str]:
+def aligned(facts: Mapping[str, str], width: int | None, gap: int = 2) -> list[str]:
     """The lines of a table with a name and a text in each row; None is any width.
 
     A long text goes on in further lines, and so does one with line breaks; a word, such as a path, is never broken.
+    ``gap`` is the number of spaces between the longest name and its text.
 
     >>> print(*aligned({"data": "Digits, 20 clients", "model": "MLP"}, width=20), sep="\\n")
     data   Digits, 20
            clients
     model  MLP
     """
-    indent = max(map(len, facts), default=0) + 2
+    indent = max(map(len, facts), default=0) + gap
     lines = []
     for name, text in facts.items():
         room = max(len(text), 1) if width is None else max(width - indent, 10)

@@ -176,9 +176,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--to", metavar="FILE", type=Path, required=True, help="with suffix .safetensors, .flash or .onnx"
     )
-    parser.add_argument(
-        "--density", metavar="D", type=number, help="density of a tier of devices [the server's]"
-    )
+    parser.add_argument("--density", metavar="D", type=number, help="density of a tier of devices [the server's]")
     parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
     parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights: fp32, fp16 or bf16 [fp32]")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")

@@ -124,7 +124,7 @@ class PlainTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield Text()
-        for line in aligned(self.rows, options.max_width - INDENT):
+        for line in aligned(self.rows, options.max_width - INDENT, gap=3):
             yield _line(" " * INDENT + line)
         yield Text()
 

@@ -85,9 +85,7 @@ def init_args(class_path: str) -> dict[str, InitArg]:
         for name, hint, value in parameters_of(one.node):
             if not _is_set_inside(hint, value):
                 kind, default = _in_words(hint, one.module), None if value is None else _default(value)
-                found.setdefault(
-                    name, InitArg(built_in(hint), kind, default, texts.get(name, ""), ranges.get(name))
-                )
+                found.setdefault(name, InitArg(built_in(hint), kind, default, texts.get(name, ""), ranges.get(name)))
     return found
 
 
