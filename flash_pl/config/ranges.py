@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 from flash_pl.checks import check_booleans, check_choice, check_integers, check_numbers, in_words
 
@@ -50,7 +51,7 @@ def ranges_of(node: ast.ClassDef | ast.FunctionDef) -> dict[str, Range]:
                 continue
             named = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             optional = named.get("optional") == "True"
-            options = {"optional": True} if optional else {}
+            options: dict[str, Any] = {"optional": True} if optional else {}
             # A largest value has a name in the program; the class itself checks it.
             options |= {"most": sys.maxsize} if "most" in named else {}
             check, describe = CHECKS[call.func.id]
