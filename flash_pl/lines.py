@@ -33,6 +33,14 @@ def wrapped(text: str, width: int) -> list[str]:
     return [line.replace("\0", " ") for line in lines]
 
 
+def broken(text: str) -> str:
+    """The lines of a text, in a terminal broken between words where they are too long."""
+    if not sys.stdout.isatty():
+        return text
+    columns = shutil.get_terminal_size((WIDEST, 24)).columns
+    return "\n".join(part for line in text.split("\n") for part in wrapped(line, columns) or [""])
+
+
 def filled(text: str, first: str, later: str) -> str:
     """A text in lines that fit the terminal, with at most 120 characters.
 

@@ -188,3 +188,14 @@ def test_names_and_shapes_are_whole_in_a_narrow_terminal(folder, width):
     words = console.file.getvalue().split()
     assert {row.name, "512x128x3", "0.1000", "0.3000"} <= set(words)
     assert all(len(line) <= width for line in console.file.getvalue().splitlines()[1:])
+
+
+def test_what_export_says_is_broken_between_words_in_a_terminal(runs, folder, monkeypatch, capsys):
+    shown = []
+    for in_terminal in (False, True):
+        monkeypatch.setenv("COLUMNS", "30")
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_one=in_terminal: is_one, raising=False)
+        assert main(["export", str(runs["jmwst"]), "--to", "m.safetensors"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0].split() == shown[1].split() and max(map(len, shown[1].splitlines())) <= 30
+    assert len(shown[0].splitlines()) <= 3
