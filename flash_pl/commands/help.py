@@ -64,10 +64,11 @@ def about_key(key: str) -> str:
         lines.append(listed([(name, shipped.description(name, explanation.folder)) for name in names]))
     if explanation.below:
         lines += ["", "keys below it" + (" [where not all of these names have them]" if explanation.folder else "")]
-        entries = []
+        entries: list[tuple[str, str]] = []
         for name, texts in explanation.below.items():
-            about = [text + (f" [{', '.join(names)}]" if names else "") for text, names in texts.items()]
-            entries += zip([f"{explanation.key}.{name}", *[""] * (len(about) - 1)], about, strict=True)
+            meanings_below = [text + (f" [{', '.join(names)}]" if names else "") for text, names in texts.items()]
+            heads = [f"{explanation.key}.{name}", *[""] * (len(meanings_below) - 1)]
+            entries += zip(heads, meanings_below, strict=True)
         lines.append(listed(entries))
     return "\n".join(lines)
 
