@@ -28,6 +28,13 @@ from flash_pl.errors import (
 )
 from flash_pl.interrupt import ended_by_interrupt
 
+FIRST_STEPS = """
+first steps:
+  flash-pl fit jmwst     train on digits, a minute on a CPU
+  flash-pl configs       what else there is
+  flash-pl help density  what a key means
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -101,7 +108,7 @@ def _end(code: int, message: str, on_every_rank: bool = False) -> int:
     """Print the reason why the command ends, by default on rank 0 only, and return the exit code."""
     if on_every_rank or starts_as_rank_0():
         line = " ".join(message.split())  # one line, even if the message quotes several
-        print("flash-pl:", printable(line), file=sys.stderr)
+        print(f"flash-pl: {printable(line)}", file=sys.stderr)
     return code
 
 
@@ -109,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = MainParser(
         prog="flash-pl",
         description="Federated sparse training: clients agree on one mask and train only the weights under it.",
-        epilog="First steps: flash-pl fit jmwst; flash-pl configs; flash-pl help density",
+        epilog=FIRST_STEPS,
     )
     parser.add_argument("--version", action="version", version=f"flash-pl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)

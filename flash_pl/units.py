@@ -1,11 +1,8 @@
-"""Numbers as all commands write them: percent, bytes, times, metrics, counts. And lines that fit the terminal."""
+"""Numbers as all commands write them: percent, bytes, times, metrics, counts."""
 
 import math
-import shutil
-import sys
-import textwrap
+from collections.abc import Sequence
 
-WIDEST = 120  # characters of a line of text
 MISSING = "not logged"  # in place of a metric that the module does not log
 
 
@@ -37,13 +34,16 @@ def size(count: float) -> str:
     >>> size(615), size(12_345), size(151_600), size(999_999), size(2.5e9)
     ('615 B', '12.3 kB', '152 kB', '1.00 MB', '2.50 GB')
     """
-    if round(count) < 1000:
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        count /= 1000
-        if float(_three_digits(count)) < 1000 or unit == "TB":
-            break
-    return f"{_three_digits(count)} {unit}"
+    return f"{count:.0f} B" if round(count) < 1000 else _scaled(count, ("kB", "MB", "GB", "TB"))
+
+
+def flops(count: float) -> str:
+    """A number of floating-point operations, like ``size``.
+
+    >>> flops(4.2549e10), flops(3e16)
+    ('42.5 GFLOPs', '30000 TFLOPs')
+    """
+    return f"{count:.0f} FLOPs" if round(count) < 1000 else _scaled(count, ("kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs"))
 
 
 def duration(seconds: float) -> str:
@@ -81,15 +81,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def filled(text: str, first: str, later: str) -> str:
-    """The text in lines that fit the terminal, with at most 120 characters; a word is never broken.
-
-    Args:
-        first, later: what the first line and the later ones begin with.
-    """
-    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST) if sys.stdout.isatty() else WIDEST
-    lines = textwrap.TextWrapper(max(width, 40), first, later, break_long_words=False, break_on_hyphens=False)
-    return lines.fill(text)
+def _scaled(count: float, units: Sequence[str]) -> str:
+    """A count in the smallest unit in which it has at most three digits, else in the last one."""
+    for unit in units:
+        count /= 1000
+        if float(_three_digits(count)) < 1000 or unit == units[-1]:
+            break
+    return f"{_three_digits(count)} {unit}"
 
 
 def _three_digits(value: float) -> str:

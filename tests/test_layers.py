@@ -13,7 +13,7 @@ from flash_pl.lazy import imported_for_types
 ROOT = Path(flash_pl.__file__).parent
 # From the bottom to the top. A part imports from itself and from earlier lines, never from its own line's neighbors.
 LAYERS = [
-    ("environment", "errors", "lazy", "seeding", "plotting", "signals", "units", "yaml12"),
+    ("environment", "errors", "lazy", "lines", "seeding", "plotting", "signals", "units", "yaml12"),
     ("atomic_write", "checks", "fingerprint", "interrupt", "parent", "plain_pickle", "saved_state"),
     ("archive",),
     ("checkpoint",),

@@ -72,6 +72,8 @@ COMMANDS = {  # each with its exit code
     "fit jmwst scheduler.class_path=flash_pl.schedulers.JMWTS": 2,
     "fit jmwst scheduler=flash_pl.schedulrs.JMWST": 2,
     "fit jmwst callbacks=[flash_pl.callbacks.EarlyStoping]": 2,
+    "fit jmwst scheduler.prune_rate=2": 2,
+    "fit jmwst data.partition.alpha=0": 2,
     "sweep jmwst scheduler.prune_rat=0.1,0.2": 2,
     "sweep jmwst seed=1, --workers 2": 2,
 }
@@ -80,6 +82,7 @@ WITH_OMEGACONF = {
     "fit jmwst density=2": 2,
     "fit jmwst rounds=x --dry-run": 2,
     "sweep jmwst scheduler=jmwst,jmwts": 2,
+    "sweep jmwst scheduler.prune_rate=0.1,2": 2,
     "sweep jmwst seed=1,2 --target 80": 2,
 }
 PROBE = """

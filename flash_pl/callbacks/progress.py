@@ -34,7 +34,7 @@ class Pace:
     >>> pace = Pace(done=10, total=40)
     >>> pace.end_round(11)
     >>> pace.parts({"val_acc": "84.2 %"})[0]
-    'round 11 of 40'
+    'round 11/40'
     """
 
     def __init__(self, done: int, total: int) -> None:
@@ -57,7 +57,7 @@ class Pace:
 
     def parts(self, metrics: Mapping[str, str], ended: bool = False) -> list[str]:
         """What to show, the most important part first: round, time left, metrics, seconds a round, time so far."""
-        parts, now = [f"round {self.done} of {self.total}"], time.monotonic()
+        parts, now = [f"round {self.done}/{self.total}"], time.monotonic()
         if self.seconds is not None and not ended and self.done < self.total:
             left = self.seconds * (self.total - self.done) - (now - self._ended)
             parts.append(f"{rough(max(left, 0.0))} left")
@@ -70,8 +70,8 @@ class Pace:
 def fitted(parts: Sequence[str], width: int | None) -> str:
     """The parts in one line, without the last ones where they do not fit into ``width`` characters; None is no limit.
 
-    >>> fitted(["round 3 of 5", "2 s left", "val_acc 21.4 %"], 24)
-    'round 3 of 5  2 s left'
+    >>> fitted(["round 3/5", "2 s left", "val_acc 21.4 %"], 24)
+    'round 3/5  2 s left'
     """
     line = parts[0]
     for part in parts[1:]:
@@ -106,7 +106,8 @@ class BarWithRoom(BarColumn):
     """A bar in the room that the text leaves, and none if that is short."""
 
     def __init__(self, of: HasParts) -> None:
-        super().__init__(bar_width=None)
+        # The default color of the rounds to come is nearly black, which on white is more than that of those done.
+        super().__init__(bar_width=None, style="bright_black")
         self._of = of
 
     def __call__(self, task: Task) -> Any:

@@ -1,8 +1,6 @@
 """The block of facts that a run prints before its first round."""
 
 import sys
-import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +10,7 @@ from rich.console import Console
 
 from flash_pl.callbacks.base import Callback
 from flash_pl.client import Classifier
+from flash_pl.lines import aligned
 from flash_pl.loops import FederatedLoop
 from flash_pl.units import counted, percent
 
@@ -52,27 +51,6 @@ class RunSummary(Callback):
         for line in aligned(facts, room):
             # A notebook shows stderr in red.
             print(line, file=sys.stdout if console.is_jupyter else sys.stderr, flush=True)
-
-
-def aligned(facts: Mapping[str, str], width: int | None) -> list[str]:
-    """The lines of a table with a name and a text in each row; None is any width.
-
-    A long text is broken between words, and its later lines are indented. A word, such as a path, is never broken.
-
-    >>> print(*aligned({"data": "Digits, 20 clients", "model": "MLP"}, width=20), sep="\\n")
-    data   Digits, 20
-           clients
-    model  MLP
-    """
-    indent = max(map(len, facts)) + 2
-    lines = []
-    for name, text in facts.items():
-        room = max(len(text), 1) if width is None else max(width - indent, 10)
-        # A number keeps its percent sign, which stands behind a space.
-        parts = textwrap.wrap(text.replace(" %", "\0%"), room, break_long_words=False, break_on_hyphens=False) or [""]
-        heads = [name] + [""] * (len(parts) - 1)
-        lines += [f"{head:<{indent}}{part}".replace("\0", " ") for head, part in zip(heads, parts, strict=True)]
-    return lines
 
 
 def summary(loop: FederatedLoop) -> dict[str, str]:

@@ -102,7 +102,9 @@ class TensorBoard(Callback):
         held = self.curves.held if loop.round else {}
         if not loop.round:
             self._by_cost, self._best = {}, None
-        self.curves = Curves(always=self._columns(loop))
+        # A dense model has the mismatch 0 in all rounds, which is no curve.
+        always = [name for name in self._columns(loop) if loop.scheduler.has_target or not name.startswith("mask/")]
+        self.curves = Curves(always=always)
         self.curves.held = held
         self._described, self._layers = set(), ""
         for logger in _tensorboard_loggers(loop):

@@ -6,7 +6,7 @@ from typing import Any
 
 from flash_pl.commands.help import fit_help
 from flash_pl.commands.parser import add_config, add_instead, add_overrides, add_trust, command, folder, integer, number
-from flash_pl.config.composition import compose
+from flash_pl.config.composition import check_change, compose
 from flash_pl.config.given import check_given
 from flash_pl.config.keys import check_key
 from flash_pl.config.shipped import read_config
@@ -87,13 +87,29 @@ def _add_validate(commands: Any) -> None:
         "validate",
         "flash_pl.commands.fit.validate",
         "Evaluate a checkpoint",
-        check=lambda options: check_given({}, options.arguments),
+        check=_check_validate,
     )
     parser.add_argument(
         "checkpoint", metavar="CKPT", help="a run directory (its checkpoints/last.ckpt) or a checkpoint"
     )
     add_trust(parser)
     add_overrides(parser)
+
+
+def _check_validate(options: argparse.Namespace) -> None:
+    """Check the arguments, and with the config.yaml of the run what they change in its components.
+
+    The checkpoint has the run's config too, but torch must read it. What somebody has written into config.yaml since
+    does not count here.
+    """
+    check_given({}, options.arguments)
+    path = Path(options.checkpoint)
+    try:
+        config = read_config(str((path if path.is_dir() else path.parent.parent) / "config.yaml"))
+        check_change(config, [])
+    except ConfigError:
+        return
+    check_change(config, options.arguments)
 
 
 def _add_sweep(commands: Any) -> None:
@@ -160,11 +176,9 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--to", metavar="FILE", type=Path, required=True, help="with suffix .safetensors, .flash or .onnx"
     )
-    parser.add_argument(
-        "--density", metavar="D", type=number, help="density of a tier of devices (default: the server)"
-    )
+    parser.add_argument("--density", metavar="D", type=number, help="density of a tier of devices [the server's]")
     parser.add_argument("--sparse", action="store_true", help=".safetensors: only the active weights of masked tensors")
-    parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights, fp32 (default), fp16 or bf16")
+    parser.add_argument("--values", metavar="TYPE", help=".flash: type of active weights: fp32, fp16 or bf16 [fp32]")
     parser.add_argument("--compress", action="store_true", help=".flash: also try a compressed bitmap for the mask")
     add_trust(parser)
 

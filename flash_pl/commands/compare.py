@@ -68,4 +68,4 @@ def compare_runs(
 
 
 def _warn(text: str) -> None:
-    print("flash-pl: warning:", printable(" ".join(text.split())), file=sys.stderr)
+    print(f"flash-pl: warning: {printable(' '.join(text.split()))}", file=sys.stderr)

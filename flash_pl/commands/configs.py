@@ -7,10 +7,10 @@ from flash_pl.config.init_args import init_args
 from flash_pl.config.keys import KEYS
 from flash_pl.config.names import one_of
 from flash_pl.errors import ConfigError, as_yaml
-from flash_pl.units import filled
+from flash_pl.lines import filled, listed
 from flash_pl.yaml12 import dump
 
-COLUMN = 22  # of the names
+COLUMN = 20  # of the names, in all lists
 
 
 def configs(options: argparse.Namespace) -> None:
@@ -21,11 +21,11 @@ def configs(options: argparse.Namespace) -> None:
 def list_shipped() -> str:
     """Configs, data sets, models and all other fragments, one line each."""
     lines = ["configs (flash-pl fit NAME)"]
-    lines += [_line(name, shipped.description(name)) for name in shipped.names()]
+    lines.append(listed([(name, shipped.description(name)) for name in shipped.names()], COLUMN))
     others = [folder for folder in shipped.folders() if folder not in ("data", "model")]
     for folder in ["data", "model", *others]:
-        lines += ["", folder]
-        lines += [_line(name, shipped.description(name, folder)) for name in shipped.names(folder)]
+        names = shipped.names(folder)
+        lines += ["", folder, listed([(name, shipped.description(name, folder)) for name in names], COLUMN)]
     return "\n".join(lines)
 
 
@@ -69,13 +69,11 @@ def list_section(section: str) -> str:
     """The names in a section with a line each, and below it the options with their defaults."""
     lines = [filled(f"{section}: names, what they are, and options with their defaults", "", "")]
     for name in shipped.names(section):
-        lines += ["", _line(name, shipped.description(name, section))]
         given = ", ".join(f"{option}={default}" for option, default in options_of(name, section).items())
-        if given:
-            indent = " " * (COLUMN + 2)
-            lines.append(filled(given, indent, indent))
+        about = [(name, shipped.description(name, section)), ("", given)]
+        lines += ["", listed([entry for entry in about if any(entry)], COLUMN)]
     example = f"flash-pl fit CONFIG {section}=NAME {section}.OPTION=VALUE"
-    return "\n".join([*lines, *(["", f"set them: {example}"] if section in KEYS else [])])
+    return "\n".join([*lines, *(["", "set them:", listed([(example, "")])] if section in KEYS else [])])
 
 
 def options_of(name: str, section: str) -> dict[str, str]:
@@ -95,7 +93,3 @@ def options_of(name: str, section: str) -> dict[str, str]:
 
 def _paths(folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in shipped.names(folder)]
-
-
-def _line(name: str, text: str) -> str:
-    return filled(text, f"  {name:<{COLUMN}}", " " * (COLUMN + 2))

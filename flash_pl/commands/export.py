@@ -19,6 +19,7 @@ from flash_pl.export import (
     to_onnx,
     to_safetensors,
 )
+from flash_pl.lines import broken
 from flash_pl.sparsity import SparseModel
 from flash_pl.units import percent, size
 from flash_pl.wire import encode_flash
@@ -51,8 +52,8 @@ def export(options: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError("--to", f"{name} cannot be written ({error.strerror or error})") from error
     share = f"{percent(len(content) / model.nbytes)} of the dense tensors' {size(model.nbytes)}"
-    print(f"{path}: {size(len(content))} ({len(content):,} bytes), {share}")
-    print(f"{model.active:,} of {model.maskable:,} weights active, d = {model.density:.4g}{remark}")
+    print(broken(f"{path}: {size(len(content))} ({len(content):,} bytes), {share}"))
+    print(broken(f"{model.active:,} of {model.maskable:,} weights active, d = {model.density:.4g}{remark}"))
 
 
 def _as_safetensors(saved: SavedRun, model: SparseModel, options: argparse.Namespace) -> tuple[bytes, str]:

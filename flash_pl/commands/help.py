@@ -6,7 +6,7 @@ from flash_pl.config import shipped
 from flash_pl.config.docstrings import first_sentence
 from flash_pl.config.explained import Explanation, Meaning, as_text, explain
 from flash_pl.config.keys import KEYS, SECTIONS
-from flash_pl.units import filled
+from flash_pl.lines import filled, listed
 
 ABOUT = """
 Inside data, model, scheduler, budget, aggregator, sampler and other components a key stands for an argument of the
@@ -27,7 +27,6 @@ examples:
   flash-pl fit jmwst rounds=200 ckpt_path=last             resume the newest run of this name
   flash-pl fit jmwst trainer.devices=4 trainer.accelerator=gpu             on four GPUs, with the same result
 """
-COLUMN = 33  # where the help of a key begins
 
 
 def help(options: argparse.Namespace) -> None:
@@ -60,13 +59,17 @@ def about_key(key: str) -> str:
         lines.append(filled(", ".join(explanation.namesakes), "  also     ", " " * 11))
     if explanation.folder:
         names = shipped.names(explanation.folder)
-        lines += ["", f"names that it can have (flash-pl configs {explanation.folder} shows their options)"]
-        lines += [_entry(name, shipped.description(name, explanation.folder)) for name in names]
+        about = f"names that it can have (flash-pl configs {explanation.folder} shows their options)"
+        lines += ["", filled(about, "", "")]
+        lines.append(listed([(name, shipped.description(name, explanation.folder)) for name in names]))
     if explanation.below:
         lines += ["", "keys below it" + (" [where not all of these names have them]" if explanation.folder else "")]
+        entries: list[tuple[str, str]] = []
         for name, texts in explanation.below.items():
-            first, *others = [text + (f" [{', '.join(names)}]" if names else "") for text, names in texts.items()]
-            lines += [_entry(f"{explanation.key}.{name}", first), *(_entry("", text) for text in others)]
+            meanings_below = [text + (f" [{', '.join(names)}]" if names else "") for text, names in texts.items()]
+            heads = [f"{explanation.key}.{name}", *[""] * (len(meanings_below) - 1)]
+            entries += zip(heads, meanings_below, strict=True)
+        lines.append(listed(entries))
     return "\n".join(lines)
 
 
@@ -99,16 +102,10 @@ def _holders(names: list[str]) -> str:
 
 
 def fit_help() -> str:
-    """Every key with the first sentence of its help and its default, and examples."""
+    """Every key with the first sentence of its help and its default, and examples, as ``laid_out`` takes them."""
     return "\n".join(["keys, meaning [default]:", *map(_key_help, KEYS), ABOUT])
 
 
 def _key_help(name: str) -> str:
     default = "" if name in SECTIONS else f" [{as_text(KEYS[name].default)}]"
-    text = first_sentence(KEYS[name].help) + default
-    return _entry(name, text)
-
-
-def _entry(name: str, text: str) -> str:
-    """A line, or several, with a name and what is said about it."""
-    return filled(text, f"  {name:<{COLUMN - 1}} ", " " * (COLUMN + 2))
+    return f"  {name}  {first_sentence(KEYS[name].help)}{default}"

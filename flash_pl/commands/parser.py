@@ -14,10 +14,33 @@ from flash_pl.config import shipped
 from flash_pl.config.keys import KEYS, check_key
 from flash_pl.config.names import one_of
 from flash_pl.errors import ConfigError, as_yaml, printable
+from flash_pl.lines import laid_out, text_width, wrapped
+
+
+class WholeWords(argparse.HelpFormatter):
+    """Help in lines that fit the terminal. argparse breaks words at hyphens, and in an epilog it keeps lists only if it
+    breaks no line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=text_width())
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):  # argparse forgets that commands are indented once more
+            self._action_max_length += self._indent_increment
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return laid_out(text)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(" ".join(text.split()), width)
 
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, as those of settings are: no usage, which --help shows."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=WholeWords)
 
     def error(self, message: str) -> NoReturn:
         sentence = message.removeprefix("argument ")
@@ -155,7 +178,7 @@ def command(
         check: called with the parsed arguments before that import; finds errors of typing at once. It may add to the
             arguments what it has worked out.
         writes_files: its result are files. What it prints describes the files, so it may be lost.
-        epilog: text below the help.
+        epilog: text below the help, as ``laid_out`` takes it.
     """
     listed = {} if name.startswith("_") else {"help": about}
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -163,7 +186,6 @@ def command(
         **listed,
         description=f"{about}.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run, check=check, writes_files=writes_files)
     parser.commands = commands.choices  # type: ignore[attr-defined]

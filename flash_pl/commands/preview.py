@@ -9,15 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_pl.callbacks import Checkpoint
-from flash_pl.callbacks.run_summary import aligned, summary
+from flash_pl.callbacks.run_summary import summary
 from flash_pl.client import layer_labels
 from flash_pl.commands.fit import composed
 from flash_pl.commands.screen import PLACES, plain_table
 from flash_pl.config import RunDir, build_trainer, by_config_key, prepare
 from flash_pl.data import torn_down
+from flash_pl.lines import aligned
 from flash_pl.loops import Estimate, FederatedLoop, rehearse
 from flash_pl.machine import peak_memory_mb
-from flash_pl.units import counted, duration, percent, rough, size
+from flash_pl.units import counted, duration, flops, percent, rough, size
 
 SHORT_STAGE = "a rehearsal of stage 1 with one client and few steps made it, and the run will make another one"
 
@@ -84,10 +85,10 @@ def _layers(loop: FederatedLoop, estimate: Estimate) -> Group:
 def _costs(loop: FederatedLoop, estimate: Estimate, disk: int) -> dict[str, str]:
     """Bytes, FLOPs, memory and time, each with its name."""
     clients, plan = counted(loop.plan.cohort, "client"), loop.plan
-    rows = {"sent in a round": f"{size(estimate.bytes_down)} down, {size(estimate.bytes_up)} up, {clients} together"}
+    rows = {"sent in a round": f"{size(estimate.bytes_up)} up, {size(estimate.bytes_down)} down, {clients} together"}
     if estimate.flops is not None:
         share = percent(estimate.flops_ratio)
-        rows["FLOPs in a round"] = f"{estimate.flops:.3g} of training, {share} of dense training"
+        rows["training of a round"] = f"{flops(estimate.flops)}, {share} of dense training"
     memory = peak_memory_mb(loop.fabric.device)
     peaks = [f"{size(1e6 * amount)} {PLACES[place]}" for place, amount in memory.items()]
     rows["memory"] = f"{', '.join(peaks) or 'unknown'} at the peak so far"

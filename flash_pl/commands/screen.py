@@ -1,24 +1,25 @@
 """Tables that the commands print on the terminal."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from flash_pl.commands.export import SPARSE
 from flash_pl.compare import title_of
 from flash_pl.compare.columns import PERCENT, scale_of_metric
 from flash_pl.config.shipped import as_argument
+from flash_pl.lines import aligned, command
 from flash_pl.units import counted, duration, metric, percent, size
 
 CLIENTS = {"accuracy_clients": " of clients", "accuracy_finetuned": " of clients after fine-tuning"}
 BETWEEN = {"clients": "two clients", "server": "client and server", "temporal": "old and new server mask"}
+INDENT = 2  # of a table below its title
+STEP = 12  # where the commands begin that show, export and continue a run
 PLACES = {"host": "of this process", "device": "on its GPU"}
 
 Write = Callable[[float | None], str]
@@ -86,7 +87,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
     if memory := result["process"]["peak_memory_mb"]:
         rows["peak memory"] = ", ".join(f"{size(1e6 * amount)} {PLACES[place]}" for place, amount in memory.items())
     heading = f"{result['scheduler']} on {result['data']}, {counted(result['rounds'], 'round')}"
-    explained = [Padding(Text(text, style="dim"), (0, 0, 0, 2)) for text in meanings]
+    explained = [Padding(Text(text), (0, 0, 0, INDENT)) for text in meanings]
     steps = [_line(step) for step in _next_steps(result, run, own_code)]
     return Group(plain_table(rows, heading), *explained, *[Text()] * bool(explained), *steps)
 
@@ -98,24 +99,39 @@ def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[st
     database = shlex.quote(f"sqlite:///{run / 'mlflow.db'}")
     run_dir = shlex.quote(f"run_dir={as_argument(run)}")
     export = f"flash-pl export {checkpoint} --to"
-    return [
-        f"run         {run}",
-        *([f"curves      tensorboard --logdir {runs}"] if any(run.glob("events.out.tfevents.*")) else []),
-        *([f"curves      mlflow ui --backend-store-uri {database}"] if (run / "mlflow.db").exists() else []),
-        f"report      flash-pl compare {runs} --out report",
-        f"validate    flash-pl validate {checkpoint}{' --trust' if own_code else ''}",
-        f"export      {export} model.safetensors",
-        *([f"or smaller  {export} sparse.safetensors --sparse"] if result["density"] <= SPARSE else []),
-        f"go on       flash-pl fit {config} {run_dir} ckpt_path=last rounds={2 * result['rounds']}",
+    steps = [
+        ("run", str(run)),
+        *([("curves", f"tensorboard --logdir {runs}")] if any(run.glob("events.out.tfevents.*")) else []),
+        *([("curves", f"mlflow ui --backend-store-uri {database}")] if (run / "mlflow.db").exists() else []),
+        ("report", f"flash-pl compare {runs} --out report"),
+        ("validate", f"flash-pl validate {checkpoint}{' --trust' if own_code else ''}"),
+        ("export", f"{export} model.safetensors"),
+        *([("or smaller", f"{export} sparse.safetensors --sparse")] if result["density"] <= SPARSE else []),
+        ("go on", f"flash-pl fit {config} {run_dir} ckpt_path=last rounds={2 * result['rounds']}"),
     ]
+    return [f"{name:<{STEP}}{command(text, STEP)}" for name, text in steps]
+
+
+class PlainTable:
+    """A table with a name and a text in each row, as wide as the terminal at most.
+
+    Args:
+        rows: texts by name; a text may have several lines.
+    """
+
+    def __init__(self, rows: Mapping[str, str]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text()
+        for line in aligned(self.rows, options.max_width - INDENT, gap=3):
+            yield _line(" " * INDENT + line)
+        yield Text()
 
 
 def plain_table(rows: Mapping[str, str], title: str) -> Group:
-    """A table with a name and a text in each row."""
-    table = Table(box=box.SIMPLE, show_header=False)
-    for name, value in rows.items():
-        table.add_row(Text(name), Text(value))  # Text shows brackets, which a string would take for markup
-    return Group(_line(title), table)
+    """A table with a title."""
+    return Group(_line(title), PlainTable(rows))
 
 
 def _line(text: str) -> Text:

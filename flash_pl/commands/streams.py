@@ -8,13 +8,17 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from flash_pl.errors import in_one_line
+from flash_pl.lines import wrapped
+
+MESSAGE = "flash-pl: "  # how an error, a warning or a notice begins
 
 
 class Stream:
     """A text stream whose ``write`` and ``flush`` never fail. For everything else it is the stream itself.
 
-    Characters that the stream cannot encode are written as escapes. After a first error, such as a full disk or a
-    reader that has gone, all output is lost, also what other code writes to the same file descriptor.
+    In a terminal a message of flash_pl is broken between words. Characters that the stream cannot encode are written as
+    escapes. After a first error, such as a full disk or a reader that has gone, all output is lost, also what other
+    code writes to the same file descriptor.
 
     Args:
         stream: None if the command began with a closed file descriptor.
@@ -38,11 +42,12 @@ class Stream:
             self.error = self.error or OSError("it is closed")
         elif self.error is None:
             try:
+                shown = self._broken(text) if text.startswith(MESSAGE) else text
                 try:
-                    self.stream.write(text)
+                    self.stream.write(shown)
                 except UnicodeEncodeError:
                     encoding = self.stream.encoding or "ascii"
-                    self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                    self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
             except (OSError, ValueError) as error:  # ValueError: somebody has closed the object
                 self._lose(error)
         return len(text)
@@ -66,6 +71,15 @@ class Stream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+    def _broken(self, message: str) -> str:
+        """The message in lines that fit the terminal, which otherwise breaks words and paths at its edge."""
+        try:
+            columns = os.get_terminal_size(self.fileno()).columns
+        except (OSError, ValueError):  # no terminal
+            return message
+        line = message.rstrip("\n")
+        return "\n  ".join(wrapped(line, columns - 2)) + message[len(line) :] if columns > 2 else message
 
     def _lose(self, error: OSError | ValueError) -> None:
         assert self.stream is not None

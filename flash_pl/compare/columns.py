@@ -61,7 +61,7 @@ def _si_units(name: str, *prefixes: str) -> Scale:
 
 
 BYTES = _si_units("B", "", "k", "M", "G", "T")
-FLOPS = _si_units("FLOP", "", "M", "G", "T", "P", "E")
+FLOPS = _si_units("FLOPs", "", "M", "G", "T", "P", "E")
 TIME = Scale((Unit("s"), Unit("min", 60.0), Unit("h", 3600.0), Unit("days", 86400.0)))
 PERCENT = Scale((Unit("%", 0.01, digits=1),))
 NUMBER = Scale((Unit(""),))

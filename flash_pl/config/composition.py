@@ -43,6 +43,19 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     return resolved
 
 
+def check_change(config: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Check the components of a config with the ``arguments`` on top, as ``compose`` does. No reference is resolved.
+
+    Raises:
+        ConfigError: a name that does not exist, or a value of the wrong type or out of range.
+
+    >>> check_change({"scheduler": "nst", "data": "digits"}, ["scheduler.prune_rate=2"])
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: scheduler.prune_rate: 2 is not in (0, 1]
+    """
+    check_components(_expanded(given_layer(config, arguments)[0]))
+
+
 def to_repeat(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The config that repeats a run, for its config.yaml.
 

@@ -20,7 +20,7 @@ from flash_pl.config.given import SECTIONS as COMPONENTS
 from flash_pl.config.init_args import find, init_args
 from flash_pl.config.keys import KEYS, SECTIONS, described_by, in_yaml
 from flash_pl.config.names import RENAMED_KEYS, unknown_key
-from flash_pl.config.ranges import ranges_of
+from flash_pl.config.ranges import Range, ranges_of
 from flash_pl.config.signature import describe
 from flash_pl.errors import ConfigError, as_yaml
 from flash_pl.yaml12 import dump
@@ -108,7 +108,8 @@ def _plain(key: str) -> Explanation:
     of_component = key in shipped.folders()
     kind = "a name, or the path of a class" if of_component else describe(KEYS[key].hint)
     default = as_text(KEYS[key].default)
-    meaning = Meaning(KEYS[key].help, kind, _ranges(section).get(name, ""), (), {default: []} | _brought_by_data(key))
+    defaults = {default: list[str]()} | _brought_by_data(key)
+    meaning = Meaning(KEYS[key].help, kind, _in_words(_ranges(section).get(name)), (), defaults)
     below = keys_below(key) if key in COMPONENTS else {}
     namesakes = [] if of_component else [f"{section}.{key}" for section in COMPONENTS if key in arguments(section)]
     return Explanation(key, [meaning], key if of_component else "", below, namesakes)
@@ -131,17 +132,21 @@ def _brought_by_data(key: str) -> dict[str, list[str]]:
 
 
 @cache
-def _ranges(section: str) -> dict[str, str]:
+def _ranges(section: str) -> dict[str, Range]:
     """The accepted values of the typed keys of a section."""
     if not section:
         tree = ast.parse((Path(__file__).parent / "schema.py").read_text(encoding="utf-8"))
         functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "typed")
         return ranges_of(next(functions))
-    found: dict[str, str] = {}
+    found: dict[str, Range] = {}
     for class_path in SECTIONS[section]:
         definition = find(class_path)
         found |= ranges_of(definition.node) if definition else {}
     return found
+
+
+def _in_words(range: Range | None) -> str:
+    return range.words if range else ""
 
 
 @cache
@@ -153,7 +158,7 @@ def arguments(folder: str) -> dict[str, list[Meaning]]:
         given, class_path = content.get("init_args") or {}, str(content.get("class_path", ""))
         for argument, known in init_args(class_path).items():
             default = as_text(given[argument]) if argument in given else known.default
-            meaning = (in_yaml(known.help), known.kind, known.range)
+            meaning = (in_yaml(known.help), known.kind, _in_words(known.range))
             holder = (
                 name,
                 class_path.rpartition(".")[2],

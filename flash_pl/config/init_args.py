@@ -13,7 +13,7 @@ from typing import Any
 from flash_pl.config.declared import ROOT, built_in, parameters_of
 from flash_pl.config.docstrings import read_args
 from flash_pl.config.names import with_article
-from flash_pl.config.ranges import ranges_of
+from flash_pl.config.ranges import Range, ranges_of
 
 WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string", "None": "null"}
 LISTS, MAPPINGS = {"list", "tuple", "Sequence", "Iterable"}, {"dict", "Mapping"}
@@ -30,14 +30,14 @@ class InitArg:
         kind: the values that fit, in words; empty if the source has no type hint.
         default: as in the source; None if the argument is required.
         help: its text under ``Args:``; empty without one.
-        range: the values that the class accepts, in words; empty if no check in its source says it.
+        range: the values that the class accepts; None if no check in its source says it.
     """
 
     hint: Any
     kind: str
     default: str | None
     help: str
-    range: str
+    range: Range | None
 
     @property
     def is_component(self) -> bool:
@@ -69,7 +69,7 @@ def init_args(class_path: str) -> dict[str, InitArg]:
     ``**kwargs`` stand for the arguments of the base class, and a dataclass has the fields of its base classes.
 
     >>> rate = init_args("flash_pl.schedulers.JMWST")["prune_rate"]
-    >>> rate.kind, rate.default, rate.help, rate.range
+    >>> rate.kind, rate.default, rate.help, rate.range.words
     ('a number', '0.25', 'p, in (0, 1].', 'in (0, 1]')
     >>> init_args("torch.nn.Linear")
     {}
@@ -79,15 +79,13 @@ def init_args(class_path: str) -> dict[str, InitArg]:
         return {}
     ancestors = list(dict.fromkeys(_with_bases(definition)))
     texts = _texts(ancestors)
-    ranges = {name: words for one in reversed(ancestors) for name, words in ranges_of(one.node).items()}
+    ranges = {name: range for one in reversed(ancestors) for name, range in ranges_of(one.node).items()}
     found: dict[str, InitArg] = {}
     for one in _taking_arguments(ancestors):
         for name, hint, value in parameters_of(one.node):
             if not _is_set_inside(hint, value):
                 kind, default = _in_words(hint, one.module), None if value is None else _default(value)
-                found.setdefault(
-                    name, InitArg(built_in(hint), kind, default, texts.get(name, ""), ranges.get(name, ""))
-                )
+                found.setdefault(name, InitArg(built_in(hint), kind, default, texts.get(name, ""), ranges.get(name)))
     return found
 
 

@@ -1,6 +1,7 @@
-"""Misspelt names and values of a wrong type in components, found in the source of their classes without torch.
+"""Misspelt names and values of a wrong type or out of range in components, found in the source of their classes.
 
-``instantiate`` checks more, with the imported classes; it alone checks classes of other packages.
+No class is imported, and so no torch. ``instantiate`` checks more, with the imported classes; it alone checks classes
+of other packages.
 """
 
 from collections.abc import Mapping
@@ -18,13 +19,13 @@ OF_COMPONENT = {"name", "class_path", "init_args"}
 
 
 def check_components(config: Mapping[str, Any]) -> None:
-    """Check all components of a config: classes of flash_pl, their init args, values of built-in types, fragments.
+    """Check all components of a config: classes of flash_pl, their init args, types, ranges, fragments.
 
     Args:
         config: with every component in its full form; references may still be there.
 
     Raises:
-        ConfigError: a name that does not exist, or a value of the wrong type.
+        ConfigError: a name that does not exist, or a value of the wrong type or out of range.
 
     >>> check_components({"sampler": {"class_path": "flash_pl.server.UniformSampler", "init_args": {"sed": 1}}})
     Traceback (most recent call last):
@@ -66,8 +67,10 @@ def _check(key: str, node: Any, open_to_others: bool = False) -> None:
 
 
 def _check_value(key: str, name: str, value: Any, takes: InitArg) -> None:
-    """Check a value without references: a word that is no fragment's name, since it was not replaced, and types."""
+    """Check a value without references: a word that is no fragment's name, since it was not replaced; types; ranges."""
     if isinstance(value, str) and takes.is_component and name in shipped.folders():
         raise unknown_fragment(key, value, name, shipped.names(name))
     if not fits(value, takes.hint):
         raise ConfigError(key, f"{as_yaml(value)} is not {describe(takes.hint)}")
+    if takes.range is not None and not isinstance(value, list | dict):  # a list has a value for each of several
+        takes.range.check(**{key: value})

@@ -1,13 +1,14 @@
 """What a file with a model contains: facts, densities and bytes of each tensor, and the table that shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,8 @@ from flash_pl.units import percent, size
 
 # A table is for people; with more rows it would take minutes to print.
 MAX_TEXT, MAX_FACTS, MAX_ROWS = 200, 200, 5000  # characters of a text, rows of the two tables
+
+UNLIMITED = 10_000  # columns of a terminal
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,50 @@ def contents_table(contents: Contents, path: Path) -> Group:
     facts = Table(box=box.SIMPLE, show_header=False)
     for name, value in islice(contents.facts.items(), MAX_FACTS):
         facts.add_row(plain_text(name), plain_text(value))
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("tensor", overflow="fold")
-    table.add_column("shape", no_wrap=True)
-    masks = ["mask"] if contents.masks else []
-    values = ["values"] if contents.values else []
-    for title in [*contents.columns, *masks, *values, "dense"]:
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in contents.rows[:MAX_ROWS]:
-        densities = ["" if density is None else f"{density:.4f}" for density in row.densities]
-        sizes = [row.mask for _ in masks] + [row.values for _ in values] + [row.dense]
-        table.add_row(plain_text(row.name), "x".join(map(str, row.shape)) or "scalar", *densities, *map(_size, sizes))
-    if len(contents.rows) > MAX_ROWS:
-        table.add_row(f"and {len(contents.rows) - MAX_ROWS:,} more")
-    totals = [contents.masks for _ in masks] + [contents.values for _ in values] + [contents.dense]
-    table.add_section()
-    table.add_row("total", "", *_total_densities(contents), *map(_size, totals))
-    return Group(plain_text(str(path)), facts, table, _summary(contents))
+    return Group(plain_text(str(path)), facts, TensorTable(contents), _summary(contents))
+
+
+class TensorTable:
+    """The tensors with their densities and bytes. Where that is too wide, the shapes stand below the names.
+
+    Args:
+        contents: the contents of a file.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        table = self.table(stacked=False)
+        fits = Measurement.get(console, options.update(max_width=UNLIMITED), table).maximum <= options.max_width
+        yield table if fits else self.table(stacked=True)
+
+    def table(self, stacked: bool) -> Table:
+        """The table, with shapes beside the names or below them."""
+        contents = self.contents
+        masks = ["mask"] if contents.masks else []
+        values = ["values"] if contents.values else []
+        table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for title in ["tensor"] if stacked else ["tensor", "shape"]:
+            table.add_column(title, overflow="fold")
+        for title in [*contents.columns, *masks, *values, "dense"]:
+            table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
+
+        def add(name: str, shape: str, densities: Iterable[str], sizes: Iterable[int | None]) -> None:
+            below = f"\n{shape}" if shape else ""
+            names = [Text(f"{plain_text(name)}{below}", overflow="fold")] if stacked else [plain_text(name), shape]
+            table.add_row(*names, *densities, *map(_size, sizes))
+
+        for row in contents.rows[:MAX_ROWS]:
+            densities = ["" if density is None else f"{density:.4f}" for density in row.densities]
+            sizes = [row.mask for _ in masks] + [row.values for _ in values] + [row.dense]
+            add(row.name, "x".join(map(str, row.shape)) or "scalar", densities, sizes)
+        if len(contents.rows) > MAX_ROWS:
+            table.add_row(f"and {len(contents.rows) - MAX_ROWS:,} more")
+        totals = [contents.masks for _ in masks] + [contents.values for _ in values] + [contents.dense]
+        table.add_section()
+        add("total", "", _total_densities(contents), totals)
+        return table
 
 
 def _total_densities(contents: Contents) -> list[str]:

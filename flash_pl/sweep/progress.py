@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flash_pl.callbacks.progress import BarWithRoom, Facts
 from flash_pl.compare import title_of
+from flash_pl.lines import wrapped
 from flash_pl.sweep.jobs import Job
 from flash_pl.units import duration, metric, rough
 
@@ -156,6 +157,8 @@ class SweepProgress:
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
+        if not self.bar.disable:  # a terminal would break it anywhere
+            line = "\n  ".join(wrapped(line, self.console.width - 2))
         self.console.print(Text(line), soft_wrap=True)
 
     def _update(self) -> None:

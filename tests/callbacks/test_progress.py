@@ -51,8 +51,8 @@ def test_a_narrow_terminal_keeps_the_parts_that_matter_in_one_line(width, unawar
     fit(unaware(), tiny_data, [bar, Watch()], rounds=3)
     lines = re.sub(r"\x1b\[[?\d]*[A-Za-z]", "\n", file.getvalue()).replace("\r", "\n").split("\n")
     assert max(map(len, lines)) <= width
-    second = [line for line in lines if line.startswith("round 2 of 3")]
-    order = ["round 2 of 3", " left", "val_acc", "val_loss", "density", "a round", "so far"]
+    second = [line for line in lines if line.startswith("round 2/3")]
+    order = ["round 2/3", " left", "val_acc", "val_loss", "density", "a round", "so far"]
     there = [part in second[-1] for part in order]
     assert there == sorted(there, reverse=True) and sum(there) >= {20: 1, 40: 3, 60: 4, 80: 5, 120: 7}[width]
     assert "val_acc" not in second[-1] or re.search(r"val_acc \d+\.\d %", second[-1])
@@ -93,7 +93,7 @@ class Clock:
         return Tick()
 
 
-ROUND = re.compile(r"round (\d+) of (\d+)")
+ROUND = re.compile(r"round (\d+)/(\d+)")
 
 
 def rounds_in(text):
@@ -118,7 +118,7 @@ def test_a_line_has_the_pace_the_time_left_and_the_metrics(unaware, tiny_data, m
     loop = fit(unaware(), tiny_data, [clock.callback(), ProgressLines(["val_acc", "other"], file=file)], rounds=3)
     first, *_, last = file.getvalue().splitlines()
     assert (
-        all(part in first for part in ("round 1 of 3", "1 min 30 s a round", "3 min 0 s left", "1 min 30 s so far"))
+        all(part in first for part in ("round 1/3", "1 min 30 s a round", "3 min 0 s left", "1 min 30 s so far"))
         and "other" not in first
     )
     assert f"val_acc {percent(loop.metrics['val_acc'])}" in last and "left" not in last

@@ -106,7 +106,7 @@ def test_the_command_line_prints_it_on_stderr_with_the_run_directory(capsys, tmp
     tiny += ["clients=4", "cohort=2", "rounds=1", "density=0.2", "trainer.accelerator=cpu"]
     assert main(["fit", "pdst", *tiny, f"run_dir={tmp_path / 'a'}"]) == 0
     err = capsys.readouterr().err
-    assert str(tmp_path / "a") in err and "LeafCNN" in err and "round 1 of 1" in err
+    assert str(tmp_path / "a") in err and "LeafCNN" in err and "round 1/1" in err
     quiet = ["trainer.progress=false", "trainer.enable_model_summary=false"]
     assert main(["fit", "pdst", *tiny, *quiet, f"run_dir={tmp_path / 'b'}"]) == 0
     assert not capsys.readouterr().err

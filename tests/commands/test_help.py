@@ -1,11 +1,11 @@
 """``flash-pl help``, ``flash-pl configs`` and near misses of commands."""
 
 import re
+import shlex
 
 import pytest
 
 from flash_pl.cli import main
-from flash_pl.commands import configs
 from flash_pl.commands.configs import options_of
 from flash_pl.config import compose, read_config, shipped
 from flash_pl.config.explained import all_keys, explain
@@ -145,12 +145,29 @@ def test_fragments_are_shown_and_near_misses_too(capsys):
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_lines_fit_the_terminal_and_words_stay_whole(monkeypatch, width):
+def test_lines_fit_the_terminal_and_words_stay_whole(monkeypatch, capsys, width):
+    commands = ["--help", "help scheduler", "help density", "help density fit", "configs", "configs schedulers"]
+    commands += [f"{name} --help" for name in ("fit", "validate", "sweep", "export", "completion")]
+
+    def output(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return {command: printed(capsys, *command.split())[1] for command in commands}
+
+    whole = output(1000)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", str(width))
-    shown = f"{configs.list_shipped()}\n{configs.about('schedulers')}"
-    texts = [line for line in shown.splitlines() if not line.startswith("set them: ")]  # a command, to be copied
-    assert max(map(len, texts)) <= min(width, 120)
-    monkeypatch.undo()
-    whole = f"{configs.list_shipped()}\n{configs.about('schedulers')}"
-    assert shown.split() == whole.split()
+    for command, shown in output(width).items():
+        # An argument in quotes is one word, which nothing may break.
+        lines = [line for line in shown.splitlines() if not re.search(r'^ +".{50,}"$', line)]
+        assert max(map(len, lines)) <= min(width, 120), command
+        words = shown.replace(" \\\n", "\n").split()  # a command goes on in the next line
+        assert sorted(words) == sorted(whole[command].split()), command
+
+
+def test_an_example_in_a_narrow_terminal_is_a_command_for_the_shell(monkeypatch, capsys):
+    texts = []
+    for width in (60, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        text = printed(capsys, "sweep", "--help")[1].partition("examples:\n")[2]
+        texts.append([shlex.split(line) for line in text.replace("\\\n", "").splitlines()])
+    assert texts[0] == texts[1] and texts[0][0][:3] == ["flash-pl", "sweep", "jmwst"]

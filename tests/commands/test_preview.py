@@ -67,7 +67,7 @@ def test_a_dry_run_writes_nothing(config, capsys, tmp_path):
     assert main(["fit", config, *TINY, *more, "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert {path for path in tmp_path.rglob("*")} == before and not err
-    for name in ("data", "scheduler", "conv1", "fc1", "sent in a round", "FLOPs in a round", "memory", "time"):
+    for name in ("data", "scheduler", "conv1", "fc1", "sent in a round", "training of a round", "memory", "time"):
         assert name in out
     assert ("rehearsal of stage 1" in out) == (config in ("jmwst", "ssfl", "hetero_jmwst"))
 

@@ -42,6 +42,24 @@ def test_a_run_is_accepted_in_place_of_its_checkpoint(capsys, tmp_path):
     assert read_checkpoint("copy")["flash_pl"]["round"] == 3
 
 
+def test_what_validate_changes_in_a_component_is_checked_in_source(capsys, tmp_path, monkeypatch):
+    def never(*path):
+        raise AssertionError("the checkpoint is read")
+
+    assert main(["fit", "pdst", *TINY, "run_dir=here"]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("flash_pl.commands.fit.read_checkpoint", never)
+        for path in ("here", "here/checkpoints/last.ckpt"):
+            for wrong in ("data.sampels=5", "data.samples=0"):
+                assert main(["validate", path, wrong]) == 2
+                assert wrong.partition("=")[0] in capsys.readouterr().err
+    config = tmp_path / "here" / "config.yaml"
+    for content in ("data: {samples: 0}", "- no config", None):  # the checkpoint has its own
+        config.write_text(content) if content else config.unlink()
+        assert main(["validate", "here"]) == 0
+
+
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in ("file", "file/a/b"):

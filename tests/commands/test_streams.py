@@ -1,9 +1,12 @@
 """Standard output and error that are closed, full or cannot show a character."""
 
+import fcntl
 import io
 import os
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -53,6 +56,27 @@ def test_what_a_stream_cannot_show_is_escaped(encoding):
     stream.write("caf\u00e9 \u2501 \udcff")
     stream.flush()
     assert stream.error is None and raw.getvalue().decode(encoding).endswith(r"\u2501 \udcff")
+
+
+def test_a_terminal_shows_a_message_in_whole_words_and_a_file_in_one_line(tmp_path):
+    ours, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    message = "flash-pl: error: run_dir: '/a/folder/with/a/path' belongs to another experiment\n"
+    other = "what somebody else prints may be broken anywhere, since it is not ours to change\n"
+    with os.fdopen(terminal, "w") as file:
+        stream = Stream(file)
+        stream.write(message)
+        stream.write(other)
+        stream.flush()
+        shown = ""
+        while not shown.endswith(other):
+            shown += os.read(ours, 4096).decode().replace("\r\n", "\n")
+    os.close(ours)
+    lines = shown.removesuffix(other).splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 40 and " ".join(lines).split() == message.split()
+    with open(tmp_path / "log", "w") as file:
+        Stream(file).write(message)
+    assert (tmp_path / "log").read_text() == message
 
 
 def test_an_error_in_a_thread_is_one_line(capsys):

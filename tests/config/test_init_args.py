@@ -26,7 +26,9 @@ def test_source_and_signature_agree(class_path):
 
 
 def test_values_that_a_class_accepts_are_read_from_its_checks():
-    ranges = {name: argument.range for name, argument in init_args("flash_pl.data.Digits").items() if argument.range}
+    ranges = {
+        name: argument.range.words for name, argument in init_args("flash_pl.data.Digits").items() if argument.range
+    }
     assert ranges["validation"] == "in [0, 1)" and ranges["clients"].endswith("or null")
     assert not ranges_of(find("flash_pl.schedulers.Dense").node)
 

@@ -8,7 +8,7 @@ from flash_pl.config.data import build_data
 from flash_pl.config.init_args import closed_init_args
 from flash_pl.config.instantiate import instantiate
 from flash_pl.config.misspelt import check_components
-from flash_pl.config.signature import locate, signature
+from flash_pl.config.signature import fits, locate, signature
 from flash_pl.errors import ConfigError
 
 TYPING = [
@@ -22,6 +22,8 @@ TYPING = [
     (["scheduler.voter=flash_pl.server.MagnitudVote"], "scheduler.voter.class_path", "MagnitudeVote"),
     (["scheduler.prune_rate=x"], "scheduler.prune_rate", ""),
     (["scheduler.prune_rate=[1]"], "scheduler.prune_rate", ""),
+    (["scheduler.prune_rate=2"], "scheduler.prune_rate", ""),
+    (["scheduler.interval.rounds=0"], "scheduler.interval.rounds", ""),
     (["data.sampels=5"], "data.sampels", ""),
     (["data.partition.alpa=1"], "data.partition.alpa", "alpha"),
     (["model.exlude=[fc1]"], "model.exlude", "exclude"),
@@ -49,6 +51,28 @@ def test_what_is_refused_in_source_is_refused_by_the_classes(folder, change):
         with pytest.raises(ConfigError) as imported:
             instantiate("sampler", node, kind)
         assert in_source.value.key == imported.value.key
+
+
+def test_a_value_out_of_range_gives_the_error_of_the_class():
+    found = set()
+    for folder in shipped.folders():
+        for name in shipped.names(folder):
+            node = expand({"name": name}, "sampler", folder)
+            known = closed_init_args(node.get("class_path", "")) or {}
+            takes = signature(locate("key", node["class_path"])).parameters if known else {}
+            plain = {key: value for key, value in node.get("init_args", {}).items() if "${" not in str(value)}
+            required = {key: 8 if fits(8, one.hint) else "x" for key, one in takes.items() if one.required}
+            for key in known:
+                if known[key].range is None or not fits(-7, takes[key].hint):
+                    continue
+                wrong = {"class_path": node["class_path"], "init_args": required | plain | {key: -7}}
+                with pytest.raises(ConfigError) as in_source:
+                    check_components({"sampler": wrong})
+                with pytest.raises(ConfigError) as imported:
+                    instantiate("sampler", wrong, locate("key", node["class_path"]))
+                assert str(in_source.value) == str(imported.value)
+                found.add(key)
+    assert {"prune_rate", "alpha", "rounds", "min_samples", "validation"} <= found
 
 
 @pytest.mark.parametrize("folder", shipped.folders())

@@ -1,15 +1,17 @@
 """``read_contents`` and ``flash-pl inspect``: the bytes of a file add up."""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from flash_pl.checkpoint import read_checkpoint
 from flash_pl.cli import main
 from flash_pl.errors import ConfigError
-from flash_pl.export import contents_table, missing_packages, read_contents
+from flash_pl.export import Contents, TensorRow, contents_table, missing_packages, read_contents
 from flash_pl.sparsity import SparseModel
 from flash_pl.wire import encode_flash
 
@@ -174,4 +176,26 @@ def test_a_table_with_very_many_tensors_is_cut(folder, capsys):
     save_file({f"t{i}": torch.zeros(1) for i in range(6000)}, "x.safetensors", {f"f{i}": "" for i in range(1000)})
     contents = read_contents(folder / "x.safetensors")
     assert len(contents.rows) == 6000
-    assert contents_table(contents, folder / "x.safetensors").renderables[2].row_count < 5010
+    assert contents_table(contents, folder / "x.safetensors").renderables[2].table(stacked=False).row_count < 5010
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_names_and_shapes_are_whole_in_a_narrow_terminal(folder, width):
+    tiers = tuple(f"d = 0.0{tier}" for tier in range(2))
+    row = TensorRow("blocks.0.attention.weight", (512, 128, 3), (0.1, 0.3), None, None, 9999)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(contents_table(Contents({"round": "1"}, tiers, (row,), 99999), folder / "x"))
+    words = console.file.getvalue().split()
+    assert {row.name, "512x128x3", "0.1000", "0.3000"} <= set(words)
+    assert all(len(line) <= width for line in console.file.getvalue().splitlines()[1:])
+
+
+def test_what_export_says_is_broken_between_words_in_a_terminal(runs, folder, monkeypatch, capsys):
+    shown = []
+    for in_terminal in (False, True):
+        monkeypatch.setenv("COLUMNS", "30")
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_one=in_terminal: is_one, raising=False)
+        assert main(["export", str(runs["jmwst"]), "--to", "m.safetensors"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0].split() == shown[1].split() and max(map(len, shown[1].splitlines())) <= 30
+    assert len(shown[0].splitlines()) <= 3

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -217,6 +218,20 @@ def test_the_rounds_of_running_jobs_and_the_time_left_of_the_sweep(in_terminal, 
     lines = file.getvalue().splitlines()
     if not in_terminal:
         assert lines[0] == "0 of 3 runs  1 min 40 s left  round 8/10, 2/10  a  b" and len(lines) == 2
+
+
+def test_a_line_about_a_run_is_broken_between_words_in_a_terminal(tmp_path):
+    job = Job("lr=0.05,seed=1", Path("out/lr=0.05,seed=1"), (), {"rounds": 1, "trainer": {}}, {})
+    shown = {}
+    for kind in (io.StringIO, Terminal):
+        with SweepProgress(2, Console(file=kind(), width=45, force_terminal=False)) as progress:
+            progress.on_start(job)
+            progress.on_end(Outcome(job, None, "exit code 3", 2.5))
+        shown[kind] = progress.console.file.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown[Terminal])
+    lines = [line for line in text.splitlines() if line and "of 2 runs" not in line]
+    assert len(lines) > 1 and all(len(line) <= 45 for line in lines)
+    assert "\n".join(lines).split() == shown[io.StringIO].split()
 
 
 def test_processes_report_that_time_passes(script):
