@@ -60,18 +60,24 @@ class _Rows:
 class _Columns:
     """A table in which every column is an experiment; it is cut between experiments.
 
-    The settings in the name of an experiment are below each other.
+    The settings in the name of an experiment are below each other; the value of a long one has its own line. In a
+    terminal that is narrower than one experiment titles and names go on in the next line.
     """
+
+    LONG = 16  # characters of a setting
 
     def __init__(self, table: Table) -> None:
         self.table, self.pieces = table, range(len(table.rows))
 
     def part(self, pieces: Sequence[int], star: str = "") -> RichTable:
         table, part = self.table, RichTable(box=box.SIMPLE_HEAD)
-        part.add_column("", no_wrap=True, overflow="ellipsis")
+        part.add_column("")
         for index in pieces:
-            name = "\n".join(line for cell in table.rows[index][: table.names] for line in cell.text.split(", "))
-            part.add_column(Text(_printable_lines(name)), justify="right", vertical="bottom", no_wrap=True)
+            settings = [line for cell in table.rows[index][: table.names] for line in cell.text.split(", ")]
+            lines = [line.replace("=", "\n=", 1) if len(line) > self.LONG else line for line in settings]
+            part.add_column(
+                Text(_printable_lines("\n".join(lines))), justify="right", vertical="bottom", overflow="fold"
+            )
         for column in range(table.names, len(table.titles)):
             title, unit = table.titles[column], table.units[column]
             part.add_row(

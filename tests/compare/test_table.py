@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flash_pl.compare import Comparison, Run, print_table, tables_of
 from flash_pl.compare.columns import BYTES, TIME, Unit
-from flash_pl.compare.table import as_csv, as_latex, as_markdown
+from flash_pl.compare.table import Cell, Table, as_csv, as_latex, as_markdown
 
 
 @pytest.fixture
@@ -87,3 +87,16 @@ def test_digits_follow_the_size_of_a_number():
     ]
     assert [BYTES.unit_for([value]).name for value in (0, 999, 1000, 5e13)] == ["B", "B", "kB", "TB"]
     assert TIME.unit_for([59, 7300]).format(3600) == "1.00"
+
+
+@pytest.mark.parametrize("width", [36, 46, 60, 80, 120])
+def test_a_terminal_of_any_width_cuts_no_setting(width):
+    names = ["jmwst, lr=0.1, scheduler.prune_rate=0.25", "hetero_jmwst, scheduler.prune_rate=0.3, fleet=mixed"]
+    rows = [[Cell(name), Cell("0.05"), Cell("12.3", best=True)] for name in names]
+    table = Table(["experiment", "density", "down per client and round"], ["", "", "kB"], rows, 1, "Costs.")
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=width, force_terminal=True, color_system=None))
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    # Folded names interleave with the titles of their line; the characters of the last column remain in order.
+    last = "".join(line.split("  ")[-1].strip() for line in out.getvalue().replace("  \n", "\n").splitlines())
+    assert "…" not in last and all(setting in out.getvalue() or setting in last for setting in ["=0.25", "=0.3"])
