@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from flash_pl.signals import SIGNALS
 
@@ -64,6 +65,8 @@ def _exists(process: int) -> bool:
         return False
     except PermissionError:  # it belongs to another user
         return True
+    with suppress(OSError):  # a killed process keeps its number until its own parent asks for its end
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     return True
 
 

@@ -114,6 +114,18 @@ def test_every_command_of_the_workflows_exists() -> None:
     assert {"lint", "types", "docs", "test", "quick"} <= used <= targets
 
 
+def test_no_checkout_of_the_workflows_leaves_its_token() -> None:
+    """A later step could read it, or upload it with its files."""
+    kept = []
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            for step in job.get("steps", []):
+                checkout = step.get("uses", "").startswith("actions/checkout@")
+                if checkout and step.get("with", {}).get("persist-credentials") is not False:
+                    kept.append((path.name, name))
+    assert not kept
+
+
 def test_a_release_waits_for_the_addresses() -> None:
     """As long as an address is missing, and until the tag is the version."""
     if not shutil.which("make"):

@@ -24,7 +24,7 @@ from flash_pl.kernels.geometry import Machine
 
 ROOT = Path(__file__).parents[2]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
-SHIPPED = ["-O3", "-fno-math-errno"]  # as in pyproject.toml
+SHIPPED = ["-O3", "-fno-math-errno"]  # as in setup.py
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 X86 = {"baseline": Machine(4, 16), "avx2": Machine(8, 16), "avx512": Machine(16, 32)}
 ARM = {"baseline": Machine(4, 32)}

@@ -8,7 +8,7 @@ from enum import Enum
 from importlib import import_module
 from os import PathLike
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from flash_pl.config.init_args import names_in
 from flash_pl.config.names import RENAMED_CLASSES, unknown_class, with_article
@@ -235,6 +235,6 @@ def _chain(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function)
+        return inspect.get_annotations(function, eval_str=True)  # get_type_hints adds None on Python 3.10
     except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
         return {}

@@ -1,5 +1,7 @@
 """How a run calls the hooks of its callbacks, and what becomes of their errors."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -21,7 +23,7 @@ def call_hooks(fabric: Fabric, hook: str, **arguments: Any) -> None:
         CallbackError: names the callback and the hook.
     """
     for callback in fabric._callbacks:
-        _call(fabric, callback, hook, arguments)
+        _call(callback, hook, arguments)
 
 
 def call_all_hooks(fabric: Fabric, hook: str, **arguments: Any) -> list[Exception]:
@@ -29,18 +31,37 @@ def call_all_hooks(fabric: Fabric, hook: str, **arguments: Any) -> list[Exceptio
     errors: list[Exception] = []
     for callback in fabric._callbacks:
         try:
-            _call(fabric, callback, hook, arguments)
+            _call(callback, hook, arguments)
         except EXPLAINED as error:
             errors.append(error)
     return errors
 
 
-def _call(fabric: Fabric, callback: Any, hook: str, arguments: dict[str, Any]) -> None:
+def accepted(method: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that ``method`` takes: a hook need not name what it does not use.
+
+    >>> accepted(lambda loop: None, {"loop": 1, "row": 2})
+    {'loop': 1}
+    >>> accepted(lambda **everything: None, {"loop": 1, "row": 2})
+    {'loop': 1, 'row': 2}
+
+    Lightning's ``Fabric.call`` does the same, but not before version 2.6.
+    """
+    try:
+        parameters = inspect.signature(method).parameters
+    except (TypeError, ValueError):  # a method in C need not tell
+        return arguments
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return arguments
+    return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def _call(callback: Any, hook: str, arguments: dict[str, Any]) -> None:
     method = getattr(callback, hook, None)
     if not callable(method):
         return
     try:
-        method(**fabric._filter_kwargs_for_callback(method, arguments))
+        method(**accepted(method, arguments))
     except EXPLAINED:
         raise
     except (Exception, SystemExit, GeneratorExit) as error:  # a callback cannot end the process alone

@@ -49,6 +49,16 @@ def test_a_child_ends_when_its_parent_is_killed(code, tmp_path):
     assert (tmp_path / "saved").exists() == (code == RUNS)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_killed_parent_is_gone_before_it_is_waited_for():
+    killed = subprocess.Popen(["sleep", "600"])
+    assert parent._exists(killed.pid)
+    killed.kill()
+    wait(lambda: "\nState:\tZ" in Path(f"/proc/{killed.pid}/status").read_text())
+    assert not parent._exists(killed.pid)
+    killed.wait()
+
+
 def test_a_child_that_does_not_stop_is_killed(monkeypatch):
     events, parents = [], [7, 7, 1]
     monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
