@@ -205,7 +205,9 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     }
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
-    print(f"\n| layer densities, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+    print(
+        f"\n| layer densities, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|"
+    )
     for method in DENSITIES:
         if found := cell_of(runs, BUDGETS, method):
             shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
