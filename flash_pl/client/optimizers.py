@@ -82,7 +82,7 @@ def keeps_zeros(optimizer: Optimizer) -> bool:
     """Return whether the optimizer is known to leave pruned weights at 0, given that their gradients are 0.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
-    >>> keeps_zeros(torch.optim.Adam([weight])), keeps_zeros(torch.optim.Muon([weight]))
+    >>> keeps_zeros(torch.optim.Adam([weight])), keeps_zeros(torch.optim.LBFGS([weight]))
     (True, False)
     """
     return type(optimizer) in KEEP_ZEROS and not has_step_hooks(optimizer)

@@ -214,7 +214,7 @@ def _without_fused_kernels(module: nn.Module) -> Iterator[None]:
             if any(isinstance(part, nn.RNNBase) for part in module.modules()):
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore", UserWarning)  # setting flags warns of GPUs that are not there
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=False))
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
     finally:

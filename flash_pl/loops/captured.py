@@ -165,13 +165,13 @@ class CapturedLoop(LocalLoop):
 
     def _kind(self, client: ClientState) -> tuple[Any, ...]:
         """What the operations of a step depend on, besides learning rates."""
-        leaves, structure = tree_flatten(client.batch)
+        leaves, structure = tree_flatten(client.batch)  # in torch 2.6 it has no hash, but its text has
         batch = tuple(
             (part.shape, part.dtype, part.stride(), part.requires_grad) if is_plain(part) else type(part)
             for part in leaves
         )
         with_state = len(client.optimizer.state)  # type: ignore[union-attr]
-        return type(client.optimizer), with_state, structure, batch, client.is_dense, self._number
+        return type(client.optimizer), with_state, repr(structure), batch, client.is_dense, self._number
 
     def _watch(self, client: ClientState, kind: Any, eager: Eager) -> dict[str, Any]:
         """Take a step and look at what it does."""

@@ -329,7 +329,7 @@ def test_deep_networks_train_and_evaluate_as_with_torch(network, norm):
             with torch.no_grad():
                 logits = net.eval()(x)
         results.append((logits, weights.clone(), *(buffer.clone() for buffer in net.buffers())))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=2e-3)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=4e-3)
 
 
 @compiled
