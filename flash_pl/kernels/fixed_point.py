@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from flash_pl.kernels.library import compiled, library, run_in_threads, split_range
-
-SMALLEST_PART = 1 << 16  # values that are worth a thread
+from flash_pl.kernels.library import address_at, compiled, library, run_in_parts
 
 
 def chunk_size(device: torch.device) -> int:
@@ -35,13 +33,12 @@ def add_integers_(sums: Tensor, values: Tensor, factor: float) -> None:
     if library() is None or not fits or values.device.type != "cpu" or sums.device.type != "cpu":
         _add_by_torch(sums, values, factor)
         return
-    native, count = compiled(), len(values)
+    native = compiled()
 
     def compute(first: int, last: int) -> None:
-        start = values.data_ptr() + first * values.element_size()
-        native.accumulate(start, last - first, factor, sums.data_ptr() + first * sums.element_size())
+        native.accumulate(address_at(values, first), last - first, factor, address_at(sums, first))
 
-    run_in_threads(compute, split_range(count, min(torch.get_num_threads(), 1 + count // SMALLEST_PART)))
+    run_in_parts(compute, len(values))
 
 
 def _add_by_torch(sums: Tensor, values: Tensor, factor: float) -> None:

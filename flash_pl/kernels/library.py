@@ -20,6 +20,8 @@ ISAS = ("avx512", "avx2", "baseline")  # instruction sets, widest first
 ISA_VARIABLE = "FLASH_PL_ISA"
 INTERFACE = 7  # version of csrc/native.c; an editable installation can have a library compiled from older sources
 
+SMALLEST_PART = 1 << 16  # elements of a vector that are worth a thread
+
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
     "gather": [_POINTER, _POINTER, _LONG, _POINTER],
@@ -174,6 +176,11 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def address_at(vector: Tensor, index: int) -> int:
+    """Return the address of an element of a contiguous vector."""
+    return vector.data_ptr() + index * vector.element_size()
+
+
 _scratch = threading.local()
 
 
@@ -215,3 +222,8 @@ def split_range(count: int, parts: int) -> list[tuple[int, int]]:
     """
     ends = [count * part // parts for part in range(parts + 1)]
     return [(first, last) for first, last in zip(ends, ends[1:], strict=False) if first < last]
+
+
+def run_in_parts(work: Callable[[int, int], None], count: int) -> None:
+    """Call ``work(first, last)`` for parts of a vector of ``count`` elements, as many as are worth a thread."""
+    run_in_threads(work, split_range(count, min(torch.get_num_threads(), 1 + count // SMALLEST_PART)))

@@ -1,14 +1,11 @@
 """Weights under a mask: each function passes over memory once, which is what it costs."""
 
 import struct
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from flash_pl.kernels.library import compiled, library, run_in_threads, split_range
-
-SMALLEST_PART = 1 << 16  # weights that are worth a thread
+from flash_pl.kernels.library import address_at, compiled, library, run_in_parts
 
 
 def masked_copy_(weights: Tensor, source: Tensor, mask: Tensor) -> None:
@@ -29,9 +26,9 @@ def masked_copy_(weights: Tensor, source: Tensor, mask: Tensor) -> None:
     native = compiled()
 
     def compute(first: int, last: int) -> None:
-        native.masked(_at(source, first), _at(mask, first), last - first, _at(weights, first))
+        native.masked(address_at(source, first), address_at(mask, first), last - first, address_at(weights, first))
 
-    _in_parts(compute, len(weights))
+    run_in_parts(compute, len(weights))
 
 
 def prune_(weights: Tensor, mask: Tensor) -> None:
@@ -40,7 +37,11 @@ def prune_(weights: Tensor, mask: Tensor) -> None:
         weights.mul_(mask)
         return
     native = compiled()
-    _in_parts(lambda first, last: native.prune(_at(weights, first), _at(mask, first), last - first), len(weights))
+
+    def compute(first: int, last: int) -> None:
+        native.prune(address_at(weights, first), address_at(mask, first), last - first)
+
+    run_in_parts(compute, len(weights))
 
 
 def largest_outside(weights: Tensor, mask: Tensor) -> float:
@@ -64,11 +65,3 @@ def _fit(weights: Tensor, mask: Tensor) -> bool:
     if library() is None or weights.dtype != torch.float32 or weights.device.type != "cpu":
         return False
     return weights.dim() == 1 and weights.is_contiguous() and mask.is_contiguous()
-
-
-def _at(vector: Tensor, index: int) -> int:
-    return vector.data_ptr() + index * vector.element_size()
-
-
-def _in_parts(compute: Callable[[int, int], None], count: int) -> None:
-    run_in_threads(compute, split_range(count, min(torch.get_num_threads(), 1 + count // SMALLEST_PART)))

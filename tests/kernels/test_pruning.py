@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
-from flash_pl.kernels.pruning import SMALLEST_PART
+from flash_pl.kernels.library import SMALLEST_PART
 
 SIZES = [0, 1, 15, 1024, 1025, 5000, 2 * SMALLEST_PART + 7]
 
