@@ -10,6 +10,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 LARGEST = 10_000  # values in a document, every alias written out
+DEEPEST = 100  # lists and mappings inside of each other
+TOO_DEEP = f"it is nested more than {DEEPEST} deep"
 LONGEST_INTEGER = 300  # characters
 
 # Tag, pattern, and the characters with which a match can begin. The first pattern that matches counts.
@@ -30,13 +32,13 @@ def load(text: str) -> Any:
     [10, 16, 1000.0, 0.5, 'yes', '1:30', '1_000', '2026-01-01', None]
 
     Raises:
-        yaml.YAMLError: no YAML, a key twice in a mapping, more than 10,000 values, an integer of more than 300 digits,
-            or a value that is not what its tag says, such as ``!!bool 3``.
+        yaml.YAMLError: no YAML, a key twice in a mapping, more than 10,000 values, more than 100 of them inside of each
+            other, an integer of more than 300 digits, or a value that is not what its tag says, such as ``!!bool 3``.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
+    except RecursionError as error:  # PyYAML without libyaml, which has a limit of its own
+        raise yaml.YAMLError(TOO_DEEP) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of PyYAML's constructors
         raise yaml.YAMLError(f"a value is not what its tag says ({error})") from error
 
@@ -95,17 +97,17 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def construct_document(self, node: yaml.Node) -> Any:
         """Check the nodes before any is built: a few aliases of aliases can stand for more than the memory holds."""
-        nodes, count = [node], 0
+        nodes, count = [(node, 0)], 0
         while nodes:
-            node_to_check, count = nodes.pop(), count + 1
-            if count > LARGEST:
-                problem = f"more than {LARGEST} values, every alias written out"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            (node_to_check, depth), count = nodes.pop(), count + 1
+            if count > LARGEST or depth > DEEPEST:
+                problem = TOO_DEEP if depth > DEEPEST else f"more than {LARGEST} values, every alias written out"
+                raise yaml.constructor.ConstructorError(None, None, problem, node_to_check.start_mark)
             if isinstance(node_to_check, yaml.MappingNode):
                 _check_keys(node_to_check)
-                nodes += [part for pair in node_to_check.value for part in pair]
+                nodes += [(part, depth + 1) for pair in node_to_check.value for part in pair]
             elif isinstance(node_to_check, yaml.SequenceNode):
-                nodes += node_to_check.value
+                nodes += [(part, depth + 1) for part in node_to_check.value]
         return super().construct_document(node)
 
 

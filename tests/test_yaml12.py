@@ -79,11 +79,12 @@ def test_readers_of_yaml_1_1_read_the_same(value: object) -> None:
     [
         ("{a: 1, a: 2}", "key a twice"),
         ("{a: {b: 1, 'b': 2}}", "key b twice"),
-        ("&a [*a]", "10000 values"),
+        ("&a [*a]", "nested"),
         ("a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
          "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]", "10000 values"),
         ("9" * 5000, "digits"),
-        ("[" * 3000 + "]" * 3000, "nesting|recursion"),
+        ("[" * 3000 + "]" * 3000, "nested|nesting"),
+        ("[" * 200 + "]" * 200, "nested more than 100 deep"),
         ("!!python/object/apply:os.getcwd []", "constructor"),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Loss and next-character accuracy on real text: dense training, SPDST, JMWST and STEAD on the King James Bible.
 
-    python benchmarks/accuracy/text.py run              # what results/text.csv lacks of 7 trainings for each seed
+    python benchmarks/accuracy/text.py run --seeds 1 2  # what results/text.csv lacks of 12 trainings for each seed
     python benchmarks/accuracy/text.py run --model char_lstm --seeds 1
     python benchmarks/accuracy/text.py digest           # results/text.csv, text_curves.csv and text_layers.csv
     python benchmarks/accuracy/text.py table            # the Markdown tables of docs/howto/text.md
@@ -24,30 +24,43 @@ from pathlib import Path
 import torch
 from study import RESULTS, Row, mean, mean_and_deviation, read_metrics, read_table, write_table
 
-from flash_pl.config import build_data
+from flash_pl.config import build_data, compose
 from flash_pl.export import SavedRun, build_network
 
-CELLS = (("dense", "1"), *((name, density) for density in ("0.2", "0.05") for name in ("spdst", "jmwst", "stead")))
+SHORT = "scheduler.sensitivity.epochs=3"  # stage 1
+AVERAGED = "server_optimizer=momentum server_optimizer.momentum=0.5 round_average=polynomial"  # as STEAD has them
+METHODS = {  # what follows ``flash-pl fit``
+    "dense": "dense",
+    "dense_averaged": f"dense {AVERAGED}",
+    "spdst": f"spdst {SHORT}",
+    "spdst_averaged": f"spdst {SHORT} {AVERAGED}",
+    "jmwst": f"jmwst {SHORT}",
+    "jmwst_averaged": f"jmwst {SHORT} {AVERAGED}",
+    "stead": "stead",
+}
+DENSE = ("dense", "dense_averaged")
+CELLS = [(name, "1") for name in DENSE]
+CELLS += [(name, density) for density in ("0.2", "0.05") for name in METHODS if name not in DENSE]
 COMMON = ["data=king_james", "data.max_characters=20000", "rounds=30", "cohort=5", "batch_size=8"]
 COMMON += ["trainer.eval_every=5", "trainer.eval_clients_every=0", "trainer.checkpoint_every=0"]
 COMMON += ["trainer.accelerator=cpu", "trainer.threads=1", "trainer.progress=false"]
-STAGE_1 = "scheduler.sensitivity.epochs=3"
 DIGEST, CURVES, LAYERS = (RESULTS / f"{name}.csv" for name in ("text", "text_curves", "text_layers"))
 PLACES = {"1": slice(0, 1), "2-4": slice(1, 4), "5-16": slice(4, 16), "17-64": slice(16, 64)}  # in a window, from 1
-KEY = ("model", "scheduler", "density", "seed")  # the columns that name a run
+KEY = ("model", "method", "density", "seed")  # the columns that name a run, and in this order its folder
 
 
 def run(out: Path, model: str, seeds: Sequence[int]) -> None:
     """Train the runs that neither the digest nor ``out`` has, one after the other."""
     digested = {tuple(row[column] for column in KEY) for row in read_table(DIGEST)}
     for seed in seeds:
-        for scheduler, density in CELLS:
-            folder = out / f"{model}-{scheduler}-d{density}-s{seed}"
-            if (model, scheduler, density, str(seed)) in digested or (folder / "result.json").exists():
+        for method, density in CELLS:
+            folder = out / f"{model}-{method}-d{density}-s{seed}"
+            if (model, method, density, str(seed)) in digested or (folder / "result.json").exists():
                 continue
-            settings = [*COMMON, f"model={model}", f"density={density}", f"seed={seed}", f"run_dir={folder}"]
-            settings += ["ckpt_path=last"] + ([STAGE_1] if scheduler in ("spdst", "jmwst") else [])
-            subprocess.run([sys.executable, "-m", "flash_pl", "fit", scheduler, *settings], check=True)
+            settings = [*COMMON, f"model={model}", f"seed={seed}", f"run_dir={folder}", "ckpt_path=last"]
+            settings += [] if method in DENSE else [f"density={density}"]
+            command = [sys.executable, "-m", "flash_pl", "fit", *METHODS[method].split(), *settings]
+            subprocess.run(command, check=True)
 
 
 def digest(out: Path) -> None:
@@ -57,8 +70,8 @@ def digest(out: Path) -> None:
         tables[path] = {tuple(row[column] for column in key): row for row in read_table(path)}
     for result in sorted(out.glob("*/result.json")):
         summary, metrics = json.loads(result.read_text()), read_metrics(result.parent)
-        density = "1" if summary["target_density"] is None else f"{summary['target_density']:g}"
-        values = (summary["model"], summary["scheduler"], density, str(summary["seed"]))
+        model, method, density, seed = result.parent.name.split("-")
+        values = (model, method, density.removeprefix("d"), seed.removeprefix("s"))
         key, last, clients = dict(zip(KEY, values, strict=True)), metrics[-1], summary["accuracy_clients"]
         tables[DIGEST][values] = key | {
             "rounds": summary["rounds"],
@@ -88,7 +101,7 @@ def losses_by_place(run: Path) -> dict[str, float]:
     """Mean test loss of the characters at the places ``PLACES`` of a window."""
     saved = SavedRun(run / "checkpoints" / "last.ckpt")
     network, _ = build_network(saved, saved.model(), samples=1)
-    data = build_data(saved.config)
+    data = build_data(compose(saved.config))
     data.setup("fit")
     losses = [
         torch.nn.functional.cross_entropy(network.eval()(inputs).transpose(1, 2), labels, reduction="none")
@@ -98,10 +111,10 @@ def losses_by_place(run: Path) -> dict[str, float]:
 
 
 def runs_by_cell(table: Path) -> dict[tuple[str, str, str], list[Row]]:
-    """The rows of (model, scheduler, density)."""
+    """The rows of (model, method, density)."""
     cells = defaultdict(list)
     for row in read_table(table):
-        cells[row["model"], row["scheduler"], row["density"]].append(row)
+        cells[row["model"], row["method"], row["density"]].append(row)
     return cells
 
 
@@ -112,23 +125,23 @@ def table() -> None:
     print("| model | method | d | seeds | loss | accuracy, % | lowest / highest tenth of the books, % | MB up / down |")
     print("|---|---|---|---|---|---|---|---|")
     for model in models:
-        for scheduler, density in CELLS:
-            if runs := cells[model, scheduler, density]:
+        for method, density in CELLS:
+            if runs := cells[model, method, density]:
                 tenths = " / ".join(f"{mean(runs, f'accuracy_clients_{end}'):.1f}" for end in ("lowest", "highest"))
                 sent = " / ".join(f"{mean(runs, f'MB_{way}'):.1f}" for way in ("up", "down"))
                 accuracy = mean_and_deviation([float(run["accuracy"]) for run in runs])
-                cell = [model, name_of(scheduler), density, str(len(runs)), loss(runs), accuracy, tenths, sent]
+                cell = [model, name_of(method), density, str(len(runs)), loss(runs), accuracy, tenths, sent]
                 print(f"| {' | '.join(cell)} |")
     print(f"\n| model | method | d | {' | '.join(f'character {places}' for places in PLACES)} |")
     print("|" + "---|" * (3 + len(PLACES)))
     for model in models:
-        for scheduler, density in CELLS:
-            if runs := cells[model, scheduler, density]:
+        for method, density in CELLS:
+            if runs := cells[model, method, density]:
                 losses = [f"{mean(runs, f'loss_{places}'):.2f}" for places in PLACES]
-                print(f"| {' | '.join([model, name_of(scheduler), density, *losses])} |")
+                print(f"| {' | '.join([model, name_of(method), density, *losses])} |")
     for model in models:
-        columns = [cell for cell in CELLS if cell[0] != "dense" and layers[(model, *cell)]]
-        print(f"\n| layers of {model} | {' | '.join(f'{name.upper()}, d = {d}' for name, d in columns)} |")
+        columns = [cell for cell in CELLS if cell[0] not in DENSE and layers[(model, *cell)]]
+        print(f"\n| layers of {model} | {' | '.join(f'{name_of(name)}, d = {d}' for name, d in columns)} |")
         print("|" + "---|" * (1 + len(columns)))
         for kind in dict.fromkeys(kind_of(row["layer"]) for cell in columns for row in layers[(model, *cell)]):
             shares = [
@@ -147,8 +160,10 @@ def loss(runs: Sequence[Row]) -> str:
     return f"{statistics.fmean(values):.3f}{deviation}"
 
 
-def name_of(scheduler: str) -> str:
-    return "dense" if scheduler == "dense" else scheduler.upper()
+def name_of(method: str) -> str:
+    name, _, averaged = method.partition("_")
+    name = name if name == "dense" else name.upper()
+    return f"{name}, averaged" if averaged else name
 
 
 def kind_of(layer: str) -> str:

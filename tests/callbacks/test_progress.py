@@ -72,6 +72,7 @@ def test_the_bar_in_a_notebook_is_one_output_that_changes(unaware, tiny_data, mo
             (task,) = bar.tasks
             shown.append((task.completed, "<pre" in bar._repr_mimebundle_([], [])["text/html"]))
 
+    pytest.importorskip("IPython")
     monkeypatch.setattr("IPython.display.display", lambda bar, display_id: Handle() if display_id else None)
     fit(unaware(), tiny_data, [ProgressBar(console=Console(file=io.StringIO(), force_jupyter=True))])
     assert shown[-1] == (2, True)
