@@ -1,10 +1,12 @@
-"""What ``self.trainer`` is in a federated run: it answers, for one client, what modules ask Lightning's Trainer."""
+"""What a module finds in place of Lightning's Trainer: ``self.trainer``, and methods such as ``self.log``."""
 
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import lightning as L
 from lightning.fabric import Fabric
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from flash_pl.client.context import ClientContext
@@ -171,3 +173,110 @@ class ClientTrainer:
 
 OF_LIGHTNING = ("progress_bar_callback", "strategy")  # asked by LightningModule's own print and all_gather
 OF_TRAINING = ("max_steps", "estimated_stepping_batches", "num_training_batches")
+
+
+class TrainerSubstitute(L.LightningModule):
+    """Mixin behind the user's class that answers in a federated run as Lightning's Trainer would.
+
+    The user's own ``log``, ``clip_gradients`` and so on are called first and reach these by ``super()``.
+    """
+
+    _client: ClientState | None = None
+    _run_facts: RunFacts | None = None
+
+    @property
+    def _federated_client(self) -> ClientState | None:
+        """The client's state in a federated run; None under a Trainer or without any."""
+        return self._client if self._trainer is None else None
+
+    def _asked(self, question: str) -> ClientState | None:
+        """The client's state, which remembers for what the module has asked."""
+        client = self._federated_client
+        if client is not None:
+            client.questions.add(question)
+        return client
+
+    @property
+    def trainer(self) -> Any:
+        """The stock Trainer; in a federated run a ``ClientTrainer``."""
+        if self._trainer is not None or self._run_facts is None:
+            return super().trainer
+        return ClientTrainer(self._run_facts, self._asked("trainer"))
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        L.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+
+    def clip_gradients(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer does: only for a positive value, and gradients that are not finite raise no error."""
+        if self._federated_client is None:
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip(parameters, gradient_clip_val)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log as in Lightning; in a federated run the client's meter reduces the values.
+
+        Raises:
+            ModuleError: see ``Meter.log``.
+        """
+        client = self._federated_client
+        if client is None:
+            super().log(name, value, *args, **kwargs)
+        else:
+            client.meter.log(client.batch, name, value, *args, **kwargs)
+
+    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        """Log every entry by ``log``."""
+        client = self._federated_client
+        if client is None:
+            super().log_dict(dictionary, *args, **kwargs)
+        else:
+            client.meter.log_dict(self.log, dictionary, *args, **kwargs)
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """Return the optimizer; in a federated run that of the current client."""
+        client = self._asked("optimizers")
+        return super().optimizers(use_pl_optimizer) if client is None else client.optimizer
+
+    def lr_schedulers(self) -> Any:
+        """Return None, the learning-rate scheduler, or a list of several, as in Lightning."""
+        client = self._asked("lr_schedulers")
+        if client is None:
+            return super().lr_schedulers()
+        lr_schedulers = [schedule.lr_scheduler for schedule in client.lr_schedulers]
+        return lr_schedulers if len(lr_schedulers) > 1 else next(iter(lr_schedulers), None)
+
+    @property
+    def logger(self) -> Any:
+        """The first logger; None without any."""
+        return super().logger if self._asked("logger") is None else next(iter(self.loggers), None)
+
+    @property
+    def global_rank(self) -> int:
+        """Index of the process."""
+        return super().global_rank if self._run_facts is None else self._run_facts.fabric.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """Index of the process on its machine."""
+        return super().local_rank if self._run_facts is None else self._run_facts.fabric.local_rank
+
+    @property
+    def current_epoch(self) -> int:
+        """Index of the epoch; in a federated run of the local epoch."""
+        client = self._asked("current_epoch")
+        return super().current_epoch if client is None else client.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Number of optimizer steps done; in a federated run of the current client's steps."""
+        client = self._asked("global_step")
+        return super().global_step if client is None else client.step

@@ -1,4 +1,4 @@
-"""LightningModules as clients: ``federate`` for any user's class, and ``Classifier`` for a plain network."""
+"""LightningModules as clients: ``federate`` for any user's class."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,19 +7,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
-from torchmetrics.classification import MulticlassAccuracy
 
-from flash_pl.checks import check_choice
-from flash_pl.client.client_trainer import ClientTrainer, RunFacts
+from flash_pl.client.client_trainer import RunFacts, TrainerSubstitute
 from flash_pl.client.context import GradientHooks
 from flash_pl.client.state import ClientState
-from flash_pl.errors import ConfigError, ModuleError
+from flash_pl.errors import ModuleError
 from flash_pl.sparsity import Layout
 
 Module = TypeVar("Module", bound=L.LightningModule)
@@ -30,6 +25,7 @@ def federate(cls: type[Module]) -> type[Module]:
 
     ``FederatedTrainer`` calls this for every module, so that most programs need not.
 
+    >>> from flash_pl import Classifier
     >>> Client = federate(Classifier)
     >>> issubclass(Client, ClientModule) and issubclass(Client, Classifier)
     True
@@ -55,6 +51,8 @@ class ClientModule(L.LightningModule):
     and gradients of pruned weights become 0 before gradient clipping and the optimizer's step. Weights that start at 0
     with a fresh optimizer then stay exactly 0 under the optimizers in ``KEEP_ZEROS`` (``client/optimizers.py``).
 
+    >>> import torch
+    >>> from flash_pl import Classifier
     >>> module = federate(Classifier)(nn.Linear(2, 2, bias=False), classes=2)
     >>> client = module.bind(Layout(module))
     >>> client.receive(torch.ones(4), mask=torch.tensor([True, False, True, True]))
@@ -182,180 +180,6 @@ def _empty_client(cls: Any) -> ClientModule:
     return client_class.__new__(client_class)
 
 
-class TrainerSubstitute(L.LightningModule):
-    """Mixin behind the user's class that answers in a federated run as Lightning's Trainer would.
-
-    The user's own ``log``, ``clip_gradients`` and so on are called first and reach these by ``super()``.
-    """
-
-    _client: ClientState | None = None
-    _run_facts: RunFacts | None = None
-
-    @property
-    def _federated_client(self) -> ClientState | None:
-        """The client's state in a federated run; None under a Trainer or without any."""
-        return self._client if self._trainer is None else None
-
-    def _asked(self, question: str) -> ClientState | None:
-        """The client's state, which remembers for what the module has asked."""
-        client = self._federated_client
-        if client is not None:
-            client.questions.add(question)
-        return client
-
-    @property
-    def trainer(self) -> Any:
-        """The stock Trainer; in a federated run a ``ClientTrainer``."""
-        if self._trainer is not None or self._run_facts is None:
-            return super().trainer
-        return ClientTrainer(self._run_facts, self._asked("trainer"))
-
-    @trainer.setter
-    def trainer(self, trainer: Any) -> None:
-        L.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-
-    def clip_gradients(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip as the Trainer does: only for a positive value, and gradients that are not finite raise no error."""
-        if self._federated_client is None:
-            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip(parameters, gradient_clip_val)
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log as in Lightning; in a federated run the client's meter reduces the values.
-
-        Raises:
-            ModuleError: see ``Meter.log``.
-        """
-        client = self._federated_client
-        if client is None:
-            super().log(name, value, *args, **kwargs)
-        else:
-            client.meter.log(client.batch, name, value, *args, **kwargs)
-
-    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
-        """Log every entry by ``log``."""
-        client = self._federated_client
-        if client is None:
-            super().log_dict(dictionary, *args, **kwargs)
-        else:
-            client.meter.log_dict(self.log, dictionary, *args, **kwargs)
-
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """Return the optimizer; in a federated run that of the current client."""
-        client = self._asked("optimizers")
-        return super().optimizers(use_pl_optimizer) if client is None else client.optimizer
-
-    def lr_schedulers(self) -> Any:
-        """Return None, the learning-rate scheduler, or a list of several, as in Lightning."""
-        client = self._asked("lr_schedulers")
-        if client is None:
-            return super().lr_schedulers()
-        lr_schedulers = [schedule.lr_scheduler for schedule in client.lr_schedulers]
-        return lr_schedulers if len(lr_schedulers) > 1 else next(iter(lr_schedulers), None)
-
-    @property
-    def logger(self) -> Any:
-        """The first logger; None without any."""
-        return super().logger if self._asked("logger") is None else next(iter(self.loggers), None)
-
-    @property
-    def global_rank(self) -> int:
-        """Index of the process."""
-        return super().global_rank if self._run_facts is None else self._run_facts.fabric.global_rank
-
-    @property
-    def local_rank(self) -> int:
-        """Index of the process on its machine."""
-        return super().local_rank if self._run_facts is None else self._run_facts.fabric.local_rank
-
-    @property
-    def current_epoch(self) -> int:
-        """Index of the epoch; in a federated run of the local epoch."""
-        client = self._asked("current_epoch")
-        return super().current_epoch if client is None else client.epoch
-
-    @property
-    def global_step(self) -> int:
-        """Number of optimizer steps done; in a federated run of the current client's steps."""
-        client = self._asked("global_step")
-        return super().global_step if client is None else client.step
-
-
-class Classifier(L.LightningModule):
-    """Classification with the cross-entropy; logs loss and top-1 accuracy.
-
-    An input has one label, such as the class of an image, or one label for each of its positions, such as the next
-    character of a text. Loss and accuracy are means over all labels of a batch.
-
-    Args:
-        model: the network, inputs ``[B, ...]``, such as images ``[B, C, H, W]`` -> logits ``[B, classes]``, or
-            ``[B, ..., classes]`` for labels ``[B, ...]``.
-        classes: number of classes.
-        lr, momentum, weight_decay: of SGD; the defaults are FLASH's. Adam has no ``momentum``.
-        optimizer: sgd or adam, which begins afresh in every client and every round.
-
-    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> module = Classifier(network, classes=10, lr=0.05)
-    >>> module(torch.zeros(3, 1, 8, 8)).shape
-    torch.Size([3, 10])
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        classes: int,
-        lr: float = 0.1,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        optimizer: str = "sgd",
-    ) -> None:
-        super().__init__()
-        check_choice("sgd", "adam", optimizer=optimizer)
-        if optimizer == "adam" and momentum:
-            raise ConfigError("momentum", f"{momentum} would have no effect: adam has its own moments", "leave it out")
-        self.save_hyperparameters(ignore=["model"])
-        self.model = model
-        self.lr, self.momentum, self.weight_decay, self.optimizer = lr, momentum, weight_decay, optimizer
-        self.accuracy = MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits ``[B, ..., classes]``."""
-        return self.model(inputs)
-
-    def logits_and_labels(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits ``[n, classes]`` and the labels ``[n]`` of all n positions of a batch."""
-        inputs, labels = batch
-        logits = self(inputs)
-        return (logits.flatten(0, -2), labels.flatten()) if logits.ndim > 2 else (logits, labels)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of a batch and log it as ``train_loss``."""
-        loss = F.cross_entropy(*self.logits_and_labels(batch))
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log ``val_loss`` and ``val_acc``."""
-        logits, labels = self.logits_and_labels(batch)
-        self.accuracy.update(logits, labels)
-        self.log("val_loss", F.cross_entropy(logits, labels))
-        self.log("val_acc", self.accuracy)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return torch's SGD or Adam."""
-        if self.optimizer == "adam":
-            return torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-
-
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put all parts of the network in evaluation mode inside the ``with`` block; then restore each part's mode.
@@ -374,14 +198,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def layer_labels(layout: Layout) -> list[str]:
-    """Return a distinct, short name of every maskable layer: without a leading ``model.`` where possible.
-
-    >>> layer_labels(Layout(Classifier(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), classes=2)))
-    ['0', '1']
-    """
-    names = [layer.name.removesuffix(".weight") for layer in layout.layers]
-    short = {name: name.removeprefix("model.") for name in names}
-    return [name if short[name] in names else short[name] for name in names]
