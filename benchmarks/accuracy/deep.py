@@ -4,7 +4,7 @@
     python benchmarks/accuracy/deep.py run --workers 2              # the cells in the order of their priority
     python benchmarks/accuracy/deep.py run --until 07:30 --norms batch --seeds 1    # some of them; none starts later
     python benchmarks/accuracy/deep.py digest                       # results/deep.csv, deep_curves.csv, deep_layers.csv
-    python benchmarks/accuracy/deep.py table                        # Markdown tables: claims, accuracies, costs
+    python benchmarks/accuracy/deep.py table                        # Markdown tables: accuracies and costs
     python benchmarks/accuracy/deep.py figure                       # docs/deep_layers.png
 
 The scale is one that two cores can train, and the same for all: images padded to 32x32, 100 clients with 128 images
@@ -65,7 +65,7 @@ SCALE = {
     "clients": "100",
     "cohort": "5",
     "rounds": "100",
-    "trainer.eval_every": "10",
+    "trainer.eval_every": "20",
     "trainer.eval_last": "5",
     "trainer.accelerator": "cpu",
     "trainer.threads": "1",

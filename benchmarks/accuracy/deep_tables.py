@@ -1,8 +1,7 @@
-"""The tables, the claims and the figure of deep.py, from the rows of its digest."""
+"""The tables and the figure of deep.py, from the rows of its digest."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -20,10 +19,8 @@ METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
 DENSITIES = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl", "jmwst", "stead")
 DENSITIES += ("spdst_flops", "jmwst_flops", "stead_flops")
 SPARSE = ("0.05", "0.01")
-LAST_MISMATCH = "mismatch_100"
-OWN_DENSITY = {"dense": "1", "smallest_jmwst": "0.025"}  # of methods that have another one than their setting
 Setting = tuple[str, str, str]  # norm, alpha, density
-BUDGETS: Setting = ("batch", "1", "0.05")  # the setting of clients with several budgets, and of other first masks
+LAYERS: Setting = ("batch", "1", "0.05")  # the setting of other layer densities
 Runs = Mapping[tuple[str, str, str, str], list[Row]]  # rows of (norm, alpha, method, density), one for each seed
 
 
@@ -42,15 +39,7 @@ def settings_of(runs: Runs) -> list[Setting]:
 
 def cell_of(runs: Runs, setting: Setting, method: str) -> list[Row]:
     norm, alpha, density = setting
-    return runs.get((norm, alpha, method, OWN_DENSITY.get(method, density)), [])
-
-
-def pairs(runs: Runs, setting: Setting, method: str, other: str) -> Iterator[tuple[Row, Row]]:
-    """The runs of two methods with the same seed, unless one of them has diverged."""
-    by_seed = {run["seed"]: run for run in without_diverged(cell_of(runs, setting, other))}
-    for run in without_diverged(cell_of(runs, setting, method)):
-        if run["seed"] in by_seed:
-            yield run, by_seed[run["seed"]]
+    return runs.get((norm, alpha, method, "1" if method == "dense" else density), [])
 
 
 # Curves: the evaluated rounds of a run, from the first
@@ -78,119 +67,13 @@ def accuracy_at(curve: Sequence[Row], flops: float) -> float | None:
     return points[-1][1]
 
 
-def megabytes_to(curve: Iterable[Row], target: float) -> float | None:
-    """The bytes sent both ways up to the first evaluation with an accuracy; None if no evaluation has it.
-
-    >>> curve = [{"accuracy": "50", "MB_up": "1", "MB_down": "2"}, {"accuracy": "60", "MB_up": "2", "MB_down": "4"}]
-    >>> megabytes_to(curve, 55), megabytes_to(curve, 61)
-    (6.0, None)
-    """
-    for point in curve:
-        if float(point["accuracy"]) >= target:
-            return float(point["MB_up"]) + float(point["MB_down"])
-    return None
-
-
-# Claims
-
-
-@dataclass
-class Claim:
-    """A statement of the paper, and in which pairs of runs it is true.
-
-    Attributes:
-        text: the statement.
-        outcomes: whether it is true, for each pair of runs with the same seed.
-        numbers: by setting, what was compared.
-    """
-
-    text: str
-    outcomes: list[bool] = field(default_factory=list)
-    numbers: dict[Setting, str] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        """
-        >>> Claim("", [True, True]).verdict, Claim("", [True, False]).verdict, Claim("", [False]).verdict
-        ('holds', 'in part', 'does not hold')
-        """
-        if not self.outcomes:
-            return "no runs yet"
-        return "holds" if all(self.outcomes) else "in part" if any(self.outcomes) else "does not hold"
-
-
-def claims(rows: Sequence[Row], curves: Sequence[Row]) -> list[Claim]:
-    """What the paper says about accuracy and bytes, checked in every setting and for every seed."""
-    runs = runs_by_cell(rows)
-    settings = settings_of(runs)
-    found = [drift(runs, settings)]
-    for method in ("spdst", "jmwst"):
-        for baseline in ("nst", "pdst"):
-            text = f"{method.upper()} is more accurate than {baseline.upper()}"
-            found.append(gain(text, ((s, list(pairs(runs, s, method, baseline))) for s in settings)))
-    found += [fewer_bytes(runs, settings, curves, method) for method in ("spdst", "jmwst")]
-    text = "hetero-JMWST is more accurate than JMWST at the smallest budget with the same average"
-    found.append(gain(text, [(BUDGETS, list(pairs(runs, BUDGETS, "hetero_jmwst", "smallest_jmwst")))]))
-    return found
-
-
-def gain(text: str, compared: Iterable[tuple[Setting, Sequence[tuple[Row, Row]]]]) -> Claim:
-    """A claim that the first runs of pairs are more accurate than the second ones."""
-    claim = Claim(text)
-    for setting, found in compared:
-        differences = [float(run["accuracy"]) - float(other["accuracy"]) for run, other in found]
-        claim.outcomes += [difference > 0 for difference in differences]
-        if differences:
-            claim.numbers[setting] = signed(differences)
-    return claim
-
-
-def drift(runs: Runs, settings: Iterable[Setting]) -> Claim:
-    """NST against JMWST: masks that are farther apart at the end, and a lower accuracy."""
-    claim = Claim("NST's masks drift farther apart than JMWST's, and NST is less accurate")
-    for setting in settings:
-        found = [pair for pair in pairs(runs, setting, "nst", "jmwst") if all(run[LAST_MISMATCH] for run in pair)]
-        apart = [tuple(float(run[LAST_MISMATCH]) for run in pair) for pair in found]
-        lost = [float(nst["accuracy"]) - float(jmwst["accuracy"]) for nst, jmwst in found]
-        claim.outcomes += [nst > jmwst and points < 0 for (nst, jmwst), points in zip(apart, lost, strict=True)]
-        if found:
-            means = " / ".join(f"{fmean(values):.2f}" for values in zip(*apart, strict=True))
-            claim.numbers[setting] = f"{means}, {signed(lost)}"
-    return claim
-
-
-def fewer_bytes(runs: Runs, settings: Iterable[Setting], curves: Sequence[Row], method: str) -> Claim:
-    """Bytes up to NST's last accuracy, as a share of all bytes of NST."""
-    claim = Claim(f"{method.upper()} reaches NST's last accuracy with fewer bytes than NST has sent")
-    for setting in settings:
-        shares = []
-        for run, nst in pairs(runs, setting, method, "nst"):
-            sent = megabytes_to(curve_of(curves, run), float(nst["accuracy"]))
-            shares.append(None if sent is None else sent / (float(nst["MB_up"]) + float(nst["MB_down"])))
-        claim.outcomes += [share is not None and share < 1 for share in shares]
-        if shares:
-            claim.numbers[setting] = ", ".join("never" if share is None else f"{share:.2f}" for share in shares)
-    return claim
-
-
-def signed(values: Sequence[float]) -> str:
-    text = mean_and_deviation(values)
-    return text if text.startswith("-") else f"+{text}"
-
-
 # Tables
 
 
 def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
-    """Print the claims, accuracies at equal density and at equal training FLOPs, costs, and layer densities."""
+    """Print accuracies at equal density and at equal training FLOPs, costs, and layer densities."""
     runs = runs_by_cell(rows)
     settings = settings_of(runs)
-    print("| claim | verdict | pairs of runs | " + " | ".join(map(label, settings)) + " |")
-    print("|---|---|---|" + "---|" * len(settings))
-    for claim in claims(rows, curves):
-        numbers = [claim.numbers.get(setting, "-") for setting in settings]
-        counted = f"{sum(claim.outcomes)} of {len(claim.outcomes)}"
-        print(f"| {' | '.join([claim.text, claim.verdict, counted, *numbers])} |")
     for title, cell in (
         ("accuracy, %, at equal density", lambda setting, method: accuracy(cell_of(runs, setting, method))),
         ("accuracy, %, at equal training FLOPs", lambda setting, method: at_equal_flops(runs, curves, setting, method)),
@@ -205,11 +88,9 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     }
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
-    print(
-        f"\n| layer densities, {label(BUDGETS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|"
-    )
+    print(f"\n| layer densities, {label(LAYERS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
     for method in DENSITIES:
-        if found := cell_of(runs, BUDGETS, method):
+        if found := cell_of(runs, LAYERS, method):
             shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
             print(f"| {' | '.join([method, accuracy(found), *shares])} |")
 
