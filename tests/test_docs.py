@@ -206,6 +206,8 @@ TABLES = {
     "hetero.py table": DOCS / "results.md",
     "costs.py table": DOCS / "costs.md",
     "methods.py table": DOCS / "methods.md",
+    "claims.py": DOCS / "results.md",
+    "deep.py table": DOCS / "results.md",
     "text.py table": DOCS / "howto" / "text.md",
     "beyond.py table mnistnet": BENCHMARKS / "accuracy" / "trials.md",
     "beyond.py table digits": BENCHMARKS / "accuracy" / "trials.md",
