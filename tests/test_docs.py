@@ -208,6 +208,7 @@ TABLES = {
     "methods.py table": DOCS / "methods.md",
     "claims.py": DOCS / "results.md",
     "deep.py table": DOCS / "results.md",
+    "defaults.py table": DOCS / "choosing.md",
     "text.py table": DOCS / "howto" / "text.md",
     "beyond.py table mnistnet": BENCHMARKS / "accuracy" / "trials.md",
     "beyond.py table digits": BENCHMARKS / "accuracy" / "trials.md",
