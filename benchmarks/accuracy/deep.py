@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from study import DIVERGED, RESULTS, Row, has_diverged, last_five, read_metrics, read_table, run_all, write_table
+from study import DIVERGED, RESULTS, MayDiverge, Row, last_five, read_metrics, read_table, run_all, write_table
 
 SEARCH, DIGEST, CURVES, LAYERS = "deep_search.csv", "deep.csv", "deep_curves.csv", "deep_layers.csv"
 NORMS, SEEDS = ("batch", "group"), ("1", "2", "3")
@@ -79,7 +79,7 @@ COLUMNS += ("flops", "flops_ratio", "flops_inference_ratio", "seconds", "seconds
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(MayDiverge):
     """One training; ``lr`` is the learning rate of the first round, ``scale`` keys of the config for all cells."""
 
     norm: str
@@ -96,13 +96,6 @@ class Cell:
 
     def directory(self, out: Path) -> Path:
         return out / f"{self.norm}-alpha{self.alpha}-{self.method}-d{self.density}-s{self.seed}-lr{self.lr}"
-
-    def diverged(self, out: Path) -> bool:
-        log = out / f"{self.directory(out).name}.log"
-        return log.exists() and has_diverged(log.read_text())
-
-    def finished(self, out: Path) -> bool:
-        return (self.directory(out) / "result.json").exists() or self.diverged(out)
 
     def command(self, out: Path) -> list[str]:
         config, *settings = CONFIGS.get(self.method, self.method).split()

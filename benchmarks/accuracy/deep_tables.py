@@ -9,7 +9,7 @@ import matplotlib
 from study import Row, accuracy, mean, mean_and_deviation, without_diverged
 
 from flash_pl import plotting
-from flash_pl.checkpoint import write_atomically
+from flash_pl.atomic_write import write_atomically
 from flash_pl.client import layer_labels
 from flash_pl.models import ResNet18
 from flash_pl.sparsity import ERK, BySize, Layout

@@ -19,9 +19,9 @@ from pathlib import Path
 from study import (
     DIVERGED,
     RESULTS,
+    MayDiverge,
     Row,
     accuracy,
-    has_diverged,
     last_five,
     read_metrics,
     read_table,
@@ -40,7 +40,7 @@ DIGEST = RESULTS / "defaults.csv"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(MayDiverge):
     """One training."""
 
     method: str
@@ -51,13 +51,6 @@ class Cell:
     def directory(self, out: Path) -> Path:
         server = self.server.replace(", ", "-").replace(" ", "_")
         return out / f"{self.method}-{server}-lr{self.lr}-s{self.seed}"
-
-    def diverged(self, out: Path) -> bool:
-        log = out / f"{self.directory(out).name}.log"
-        return log.exists() and has_diverged(log.read_text())
-
-    def finished(self, out: Path) -> bool:
-        return (self.directory(out) / "result.json").exists() or self.diverged(out)
 
     def command(self, out: Path) -> list[str]:
         settings = [f"lr={self.lr}", f"seed={self.seed}", *SERVERS[self.server].split(), "data.validation=0.2"]

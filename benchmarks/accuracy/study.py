@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,6 +85,20 @@ class Training(Protocol):
     def finished(self, out: Path) -> bool: ...
 
     def command(self, out: Path) -> list[str]: ...
+
+
+class MayDiverge(ABC):
+    """A ``Training`` that is finished, too, if its numbers grew without bound."""
+
+    @abstractmethod
+    def directory(self, out: Path) -> Path: ...
+
+    def diverged(self, out: Path) -> bool:
+        log = out / f"{self.directory(out).name}.log"
+        return log.exists() and has_diverged(log.read_text())
+
+    def finished(self, out: Path) -> bool:
+        return (self.directory(out) / "result.json").exists() or self.diverged(out)
 
 
 T = TypeVar("T", bound=Training)

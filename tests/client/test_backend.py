@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.client.plain_sgd import PlainSGD
-from flash_pl.kernels import available
-
-compiled = pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
 
 
 def train(module, data, backend):
@@ -22,7 +19,7 @@ def train(module, data, backend):
     return FederatedTrainer(PDST(), **settings).fit(module(), data).server.weights
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-3])
 def test_steps_without_dense_gradients_equal_the_optimizers(weight_decay, unaware, tiny_data):
     class Plain(unaware):
@@ -38,7 +35,7 @@ def test_steps_without_dense_gradients_equal_the_optimizers(weight_decay, unawar
         torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
 
 
-@compiled
+@pytest.mark.kernels
 def test_weight_decay_counts_once_beside_a_penalty_on_the_weights(unaware, tiny_data):
     class Proximal(unaware):
         def configure_optimizers(self):
@@ -55,7 +52,7 @@ def test_weight_decay_counts_once_beside_a_penalty_on_the_weights(unaware, tiny_
     torch.testing.assert_close(sparse, dense, rtol=1e-3, atol=1e-4)
 
 
-@compiled
+@pytest.mark.kernels
 def test_only_plain_sgd_without_hooks_is_taken_over():
     weights = [nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
     sgd = PlainSGD(weights[:1])

@@ -10,7 +10,6 @@ from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.client import Binding
 from flash_pl.data import Shuffled, Synthetic
 from flash_pl.errors import ConfigError, ModuleError
-from flash_pl.kernels import available
 from flash_pl.schedulers import SparsyFed
 from flash_pl.sparsity import Layout
 
@@ -191,7 +190,7 @@ def test_an_unknown_backend_is_refused(fit, unaware, tiny_data):
     assert error.value.key == "backend"
 
 
-@pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
+@pytest.mark.kernels
 def test_sparse_kernels_cannot_be_compiled(fit, unaware, tiny_data):
     with pytest.raises(ConfigError, match="'sparse' .*compile.* auto or dense") as error:
         fit(unaware(), tiny_data, backend="sparse", compile=True)

@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from flash_pl import Classifier
 from flash_pl.callbacks import Callback
-from flash_pl.kernels import available
 
 pytestmark = [
-    pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed"),
+    pytest.mark.kernels,
     pytest.mark.filterwarnings("ignore:.*sees the gradients of pruned weights"),
 ]
 

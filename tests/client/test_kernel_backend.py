@@ -13,13 +13,10 @@ from flash_pl.client import kernel_layers
 from flash_pl.client.kernel_backend import KernelBackend
 from flash_pl.client.kernel_layers import NormForward
 from flash_pl.config import build_trainer, compose, read_config
-from flash_pl.kernels import available
 from flash_pl.kernels.layout import batch_innermost
 from flash_pl.models import VGG11, LeNet5, MNISTNet, MobileNetV2, ResNet18
 from flash_pl.schedulers import PDST, SparseScheduler
 from flash_pl.sparsity import Layout
-
-compiled = pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
 
 
 def train(module, data, backend, scheduler=None, epochs=1):
@@ -29,7 +26,7 @@ def train(module, data, backend, scheduler=None, epochs=1):
     return FederatedTrainer(scheduler or PDST(), local_epochs=epochs, **settings).fit(module(), data)
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("backend", ["auto", "sparse"])
 def test_training_equals_that_of_dense_kernels_up_to_rounding(backend, unaware, tiny_data):
     sparse, dense = (train(unaware, tiny_data, name).server for name in (backend, "dense"))
@@ -39,7 +36,7 @@ def test_training_equals_that_of_dense_kernels_up_to_rounding(backend, unaware, 
 
 
 @pytest.mark.slow
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["nst", "jmwst", "hetero_jmwst", "dense"])
 def test_kernels_follow_a_mask_that_moves(name, unaware, tiny_data):
     servers = []
@@ -58,7 +55,7 @@ def test_kernels_follow_a_mask_that_moves(name, unaware, tiny_data):
     torch.testing.assert_close(sparse.weights[both], dense.weights[both], rtol=0.05, atol=0.01)
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("network", [MNISTNet, LeNet5])
 def test_only_forward_is_replaced_and_it_is_restored(network):
     class Module(nn.Module):
@@ -80,7 +77,7 @@ def test_only_forward_is_replaced_and_it_is_restored(network):
     assert not any("forward" in vars(part) for part in module.modules())
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize(("shape", "uses_kernels"), [((2, 4, 512), True), ((2, 3, 512), False), ((512,), False)])
 def test_every_position_of_a_sequence_is_a_row_of_a_linear_layer(shape, uses_kernels, monkeypatch):
     """Eight rows are enough for the kernels, however they are divided over sequences."""
@@ -106,7 +103,7 @@ def pickled(module):
     return torch.load(file, weights_only=False)
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: copy.deepcopy(copy.deepcopy(module)), pickled])
 def test_torch_computes_a_copy_with_its_own_weights(duplicate):
     parts = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(144, 40)
@@ -142,7 +139,7 @@ def test_torch_computes_a_copy_with_its_own_weights(duplicate):
     assert torch.equal(copies[0].eval()(x), computed(copies[0]))
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("copy_module", [False, True])
 def test_a_module_may_train_with_an_older_copy_of_itself(copy_module, unaware, tiny_data):
     class Distilling(unaware):
@@ -156,7 +153,7 @@ def test_a_module_may_train_with_an_older_copy_of_itself(copy_module, unaware, t
     torch.testing.assert_close(sparse, dense, rtol=1e-3, atol=1e-4)
 
 
-@compiled
+@pytest.mark.kernels
 def test_torch_computes_layers_that_the_kernels_do_not_support():
     module = nn.Sequential(
         nn.Conv2d(4, 4, 3, groups=2, dilation=2),
@@ -176,7 +173,7 @@ def test_torch_computes_layers_that_the_kernels_do_not_support():
             assert module(x).dtype == torch.bfloat16
 
 
-@compiled
+@pytest.mark.kernels
 def test_torch_computes_an_image_without_a_batch_dimension():
     module, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2)), torch.randn(3, 9, 9)
     expected = module(x)
@@ -184,7 +181,7 @@ def test_torch_computes_an_image_without_a_batch_dimension():
         assert torch.equal(module(x), expected)
 
 
-@compiled
+@pytest.mark.kernels
 def test_torch_computes_the_users_own_layers_and_shared_weights():
     class Doubling(nn.Linear):
         def forward(self, x):
@@ -202,7 +199,7 @@ def test_torch_computes_the_users_own_layers_and_shared_weights():
     torch.testing.assert_close(module(x), expected)
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("track", [True, False])
 def test_batch_norms_have_torchs_running_statistics(momentum, track):
@@ -217,7 +214,7 @@ def test_batch_norms_have_torchs_running_statistics(momentum, track):
         NormForward(norm.train(), [])(torch.randn(1, 5, 1, 1))
 
 
-@compiled
+@pytest.mark.kernels
 def test_steps_that_want_dense_gradients_get_them(unaware, tiny_data):
     seen, looked = [], []
 
@@ -248,7 +245,7 @@ def with_plain_sgd(unaware):
     return Plain
 
 
-@compiled
+@pytest.mark.kernels
 def test_gradients_can_be_read_after_the_step(unaware, tiny_data):
     class Looking(PDST):
         def on_batch_end(self, client, step):
@@ -269,7 +266,7 @@ def test_gradients_can_be_read_after_the_step(unaware, tiny_data):
 HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_end")
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_modules_hooks_see_the_gradients_of_the_last_step(hook, unaware, tiny_data):
     def look(self, *arguments):
@@ -281,7 +278,7 @@ def test_the_modules_hooks_see_the_gradients_of_the_last_step(hook, unaware, tin
     assert seen and all(seen)
 
 
-@compiled
+@pytest.mark.kernels
 def test_in_on_train_start_gradients_can_be_read_and_hooked(unaware, tiny_data):
     class Starting(with_plain_sgd(unaware)):
         def on_train_start(self):
@@ -298,7 +295,7 @@ def test_in_on_train_start_gradients_can_be_read_and_hooked(unaware, tiny_data):
     assert seen
 
 
-@compiled
+@pytest.mark.kernels
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("network", [ResNet18, MobileNetV2, VGG11])
 def test_deep_networks_train_and_evaluate_as_with_torch(network, norm):
@@ -332,7 +329,7 @@ def test_deep_networks_train_and_evaluate_as_with_torch(network, norm):
     torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=4e-3)
 
 
-@compiled
+@pytest.mark.kernels
 def test_evaluation_uses_the_kernels(monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
     called = []
@@ -347,7 +344,7 @@ def test_evaluation_uses_the_kernels(monkeypatch):
     assert called == ["sparse_conv2d", "deferred", "max_pool2d", "sparse_conv2d"]
 
 
-@compiled
+@pytest.mark.kernels
 def test_hooks_around_a_norm_see_ordinary_tensors():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8)), nn.ReLU())
     seen = []
@@ -358,7 +355,7 @@ def test_hooks_around_a_norm_see_ordinary_tensors():
     assert [type(each) for each in seen] == [torch.Tensor, torch.Tensor]
 
 
-@compiled
+@pytest.mark.kernels
 def test_dropout_draws_what_it_draws_with_torch():
     parts = (
         nn.Conv2d(3, 64, 3),

@@ -13,7 +13,6 @@ from flash_pl import NST, PDST, FederatedTrainer
 from flash_pl.callbacks import Callback, Checkpoint
 from flash_pl.data import Shuffled
 from flash_pl.errors import ConfigError, ModuleError, RunError
-from flash_pl.kernels import available
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -96,11 +95,9 @@ def check_own(module):
     assert isinstance(module, Ordinary) and type(module).__name__ in ("Ordinary", "Failing", "Refused", "Untried")
 
 
-@pytest.mark.parametrize("backend", ["auto", "sparse", "dense"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("sparse", marks=pytest.mark.kernels), "dense"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_after_fit_tensors_are_as_before(channels_last, backend, tiny_data):
-    if backend == "sparse" and not available():
-        pytest.skip("there was no compiler when flash_pl was installed")
     module = Ordinary()
     before = facts(module)
     loop = fit(module, tiny_data, channels_last=channels_last, backend=backend)

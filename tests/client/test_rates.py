@@ -20,7 +20,6 @@ from torch.optim.lr_scheduler import (
 
 from flash_pl import PDST, FederatedTrainer, RoundDecay
 from flash_pl.client import ScaledRates
-from flash_pl.kernels import available
 
 BASE = 0.1
 
@@ -274,7 +273,7 @@ class Scaled(PDST):
         client.scale_gradients_(factors)
 
 
-@pytest.mark.parametrize("backend", ["dense", "auto", *(["sparse"] if available() else [])])
+@pytest.mark.parametrize("backend", ["dense", "auto", pytest.param("sparse", marks=pytest.mark.kernels)])
 def test_with_plain_sgd_a_rate_is_a_factor_of_the_gradient(backend, unaware, tiny_data):
     weights = []
     for scheduler in (Faster(), Scaled(), PDST()):

@@ -8,9 +8,8 @@ from torch.nn.utils import parametrizations
 from flash_pl import PDST, Classifier, FederatedTrainer
 from flash_pl.data import Synthetic
 from flash_pl.errors import ClientError, ModuleError
-from flash_pl.kernels import available
 
-BACKENDS = ["dense", *(["sparse"] if available() else [])]
+BACKENDS = ["dense", pytest.param("sparse", marks=pytest.mark.kernels)]
 
 
 def layer(module):

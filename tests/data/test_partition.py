@@ -113,15 +113,26 @@ def test_very_large_alphas_are_even() -> None:
         assert {len(part) for part in parts} == {750}
 
 
-@pytest.mark.parametrize("kind", [Dirichlet, UnbalancedDirichlet])
-def test_partitions_of_published_runs_stay(kind: type[Dirichlet]) -> None:
-    checksums = {
-        Dirichlet: (535740196, 2297066460),
-        UnbalancedDirichlet: (3912551308, 1189832868),
-    }
-    for alpha, checksum in zip((0.1, 1.0), checksums[kind], strict=True):
-        parts = kind(alpha)(torch.arange(1000) % 10, 10, torch.Generator().manual_seed(1))
-        assert zlib.crc32(torch.cat(parts).numpy().tobytes()) == checksum
+# torch 2.6 draws other numbers from the same, almost equal shares, so multinomial is not bitwise the same everywhere.
+other_multinomial = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14), reason="an older torch.multinomial may draw others"
+)
+
+
+@pytest.mark.parametrize(
+    "partition, checksum",
+    [
+        (Dirichlet(0.1), 535740196),
+        (Dirichlet(1.0), 2297066460),
+        pytest.param(Dirichlet(1000.0), 2577798485, marks=other_multinomial),
+        (UnbalancedDirichlet(0.1), 3912551308),
+        (UnbalancedDirichlet(1.0), 1189832868),
+        (UnbalancedDirichlet(1000.0), 2793981685),
+    ],
+)
+def test_partitions_of_published_runs_stay(partition: Dirichlet, checksum: int) -> None:
+    parts = partition(torch.arange(1000) % 10, 10, torch.Generator().manual_seed(1))
+    assert zlib.crc32(torch.cat(parts).numpy().tobytes()) == checksum
 
 
 def test_a_client_of_two_shards_sees_two_classes() -> None:

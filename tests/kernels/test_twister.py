@@ -6,14 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_pl.kernels import twister
-from flash_pl.kernels.library import library
 from flash_pl.sparsity.permutation import first_of_permutation
 
 WAYS = {"by states": twister._by_states, "by torch": twister._by_torch}
-compiled = pytest.mark.skipif(library() is None, reason="there was no compiler when flash_pl was installed")
 
 
-@compiled
+@pytest.mark.kernels
 @given(st.integers(0, 2**63 - 1), st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500)), max_size=5))
 def test_both_ways_draw_the_same(seed, draws):
     ours, reference = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -24,13 +22,13 @@ def test_both_ways_draw_the_same(seed, draws):
     assert torch.equal(torch.randn(3, generator=ours), torch.randn(3, generator=reference))
 
 
-@compiled
+@pytest.mark.kernels
 def test_the_installed_torch_arranges_its_state_as_expected():
     """Otherwise torch would draw the numbers, with the same results and ten times slower."""
     assert twister._knows_states()
 
 
-@compiled
+@pytest.mark.kernels
 def test_another_arrangement_is_noticed(monkeypatch):
     twister._knows_states.cache_clear()
     monkeypatch.setattr(twister, "LEFT", slice(12, 16))
@@ -38,10 +36,8 @@ def test_another_arrangement_is_noticed(monkeypatch):
     twister._knows_states.cache_clear()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param("by states", marks=pytest.mark.kernels), "by torch"])
 def test_a_permutation_needs_no_library(way, monkeypatch):
-    if way == "by states" and library() is None:
-        pytest.skip("there was no compiler when flash_pl was installed")
     monkeypatch.setattr(twister, "_knows_states", lambda: way == "by states")
     ours, reference = (torch.Generator().manual_seed(3) for _ in range(2))
     for n in (2, 1001, 40_000):

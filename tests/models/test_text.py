@@ -11,7 +11,6 @@ from flash_pl.callbacks import Callback
 from flash_pl.costs.flops import count_flops
 from flash_pl.data import TensorData
 from flash_pl.errors import ConfigError
-from flash_pl.kernels import available
 from flash_pl.models import CharLSTM, CharTransformer
 from flash_pl.models.text import CausalAttention
 from flash_pl.schedulers import Sensitivity
@@ -135,10 +134,8 @@ def sequences(n: int) -> tuple[Tensor, Tensor]:
 
 
 @each
-@pytest.mark.parametrize("backend", ["dense", "sparse"])
+@pytest.mark.parametrize("backend", ["dense", pytest.param("sparse", marks=pytest.mark.kernels)])
 def test_training_keeps_the_density_and_pruned_weights_at_0(build: type[nn.Module], backend: str) -> None:
-    if backend == "sparse" and not available():
-        pytest.skip("there was no compiler when flash_pl was installed")
     clients = []
 
     class Watch(Callback):

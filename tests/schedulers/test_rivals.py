@@ -15,7 +15,7 @@ from flash_pl.callbacks import Callback
 from flash_pl.client import Classifier, ClientContext, ClientState
 from flash_pl.data import TensorBatches
 from flash_pl.errors import ClientError, ConfigError
-from flash_pl.kernels import SparsePattern, available, sparse_linear
+from flash_pl.kernels import SparsePattern, sparse_linear
 from flash_pl.loops.first_stage import FirstBatches
 from flash_pl.schedulers import (
     FIARSE,
@@ -172,7 +172,7 @@ def test_a_weight_with_as_many_elements_as_the_input_is_not_pruned_under_autocas
     assert torch.equal(gradient_of_input(layer, x, True), gradient_of_input(layer, x, False))
 
 
-@pytest.mark.skipif(not available(), reason="there was no compiler when flash_pl was installed")
+@pytest.mark.kernels
 def test_nor_are_the_active_weights_that_a_kernel_saves():
     class Sparse(nn.Linear):
         def forward(self, x):
