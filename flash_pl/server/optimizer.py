@@ -76,15 +76,15 @@ class FedAvgM(ServerOptimizer):
     Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution (2019, arXiv 1909.06335).
 
     Args:
-        momentum: beta, in [0, 1).
+        momentum: beta, in [0, 1). A beta of 0.9 multiplies a lasting change by 10 and needs a smaller rate of the clients.
         lr: as in ``ServerOptimizer``.
 
-    >>> optimizer = FedAvgM(momentum=0.5)
+    >>> optimizer = FedAvgM()
     >>> [optimizer.direction(torch.ones(1)).item() for _ in range(3)]
     [1.0, 1.5, 1.75]
     """
 
-    def __init__(self, momentum: float = 0.9, lr: float = 1.0) -> None:
+    def __init__(self, momentum: float = 0.5, lr: float = 1.0) -> None:
         super().__init__(lr)
         check_numbers("[0, 1)", momentum=momentum)
         self.momentum = momentum
