@@ -76,7 +76,7 @@ class FedAvgM(ServerOptimizer):
     Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution (2019, arXiv 1909.06335).
 
     Args:
-        momentum: beta, in [0, 1). A beta of 0.9 multiplies a lasting change by 10 and needs a smaller rate of the clients.
+        momentum: beta, in [0, 1). With 0.9 a lasting change counts ten times, so clients need a smaller rate.
         lr: as in ``ServerOptimizer``.
 
     >>> optimizer = FedAvgM()

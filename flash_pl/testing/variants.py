@@ -1,6 +1,7 @@
 """Ways to run a federation that must not change its result."""
 
 import pickle
+import signal
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -129,6 +130,10 @@ class RecordedSteps(FederatedTrainer):
         return CapturedLoop(self.fabric, self.clipping, CpuRecorder)
 
 
+class PlannedInterruption(Interrupted):
+    """What ``InterruptedTrainer`` raises in place of a signal."""
+
+
 class InterruptedTrainer(FederatedTrainer):
     """A signal comes while round ``interrupt_in`` is evaluated."""
 
@@ -147,5 +152,5 @@ class _InterruptedEvaluator(RoundEvaluator):
 
     def run(self, tier_masks: Sequence[Tensor], done: int) -> dict[str, float]:
         if done == self.interrupt_in:
-            raise Interrupted(15)
+            raise PlannedInterruption(signal.SIGTERM)
         return super().run(tier_masks, done)

@@ -1,5 +1,7 @@
 """Schedulers that each break one rule, and what the contract says of them."""
 
+import os
+import signal
 import time
 from contextlib import contextmanager
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from flash_pl import NST
+from flash_pl.errors import Interrupted
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.sparsity import Gradient, KeepLayers, Move, top_k
 from flash_pl.testing import check_scheduler
@@ -350,3 +353,13 @@ class Fails(SparseScheduler):
 def test_a_broken_rule_is_named(cls):
     with pytest.raises(AssertionError, match=BROKEN[cls]):
         check_scheduler(cls)
+
+
+class IsStopped(SparseScheduler):
+    def on_aggregate(self, server, updates, round):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_stops_the_check():
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        check_scheduler(IsStopped)
