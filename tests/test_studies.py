@@ -70,9 +70,9 @@ def test_every_cell_is_a_command_that_fit_accepts(studies, tmp_path):
 
 def test_the_rate_is_the_best_of_a_complete_search_and_a_diverged_run_counts_as_nothing(studies):
     searched = [
-        {"norm": "batch", "lr": lr, "accuracy": accuracy}
-        for lr, accuracies in {"0.01": "50 50", "0.03": "60 62", "0.1": "60 61", "0.3": "99 diverged"}.items()
-        for accuracy in accuracies.split()
+        {"norm": "batch", "method": method, "lr": lr, "accuracy": accuracy}
+        for lr, accuracies in {"0.01": "50 50 0", "0.03": "60 62 0", "0.1": "60 61 99", "0.3": "99 diverged 0"}.items()
+        for method, accuracy in zip(["pdst", "dense", "stead"], accuracies.split(), strict=True)
     ]
     assert studies.deep.chosen_rates(searched) == {"batch": "0.03"}
     assert studies.deep.chosen_rates(searched[1:]) == {}

@@ -15,8 +15,8 @@ mean over rounds. With four steps NST and JMWST move 6 % of their mask a round, 
 
 ``search`` trains PDST at d = 0.05 and dense training for a few rounds at every rate of ``RATES``, with an eighth of
 every client's images held out and another seed. A network has the rate whose held-out accuracy, averaged over the two,
-is highest, for all methods alike. Accuracies of ``run`` are those of the server on the first 3,000 test images, mean of
-the last five rounds.
+is highest, for all methods alike; STEAD is trained at these rates too, but does not count. Accuracies of ``run`` are
+those of the server on the first 3,000 test images, mean of the last five rounds.
 
 Both commands skip what is finished or has diverged and go on from the last checkpoint elsewhere. They list their
 trainings one by one instead of calling ``flash-pl sweep``, since a sweep takes every combination of its values, has no
@@ -41,7 +41,8 @@ from study import DIVERGED, RESULTS, MayDiverge, Row, last_five, read_metrics, r
 SEARCH, DIGEST, CURVES, LAYERS = "deep_search.csv", "deep.csv", "deep_curves.csv", "deep_layers.csv"
 NORMS, SEEDS = ("batch", "group"), ("1", "2", "3")
 RATES = ("0.01", "0.03", "0.1", "0.3")  # the search space
-SEARCHED = (("pdst", "0.05"), ("dense", "1"))  # methods and densities of the search
+SEARCHED = (("pdst", "0.05"), ("dense", "1"))  # methods and densities whose mean chooses the rate
+ALSO_SEARCHED = (("stead", "0.05"),)  # to see whether a method wants another rate
 METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl")
 CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     # One mask for all budgets of 0.5 d, 0.75 d and d against the smallest budget for all, with the average of tiers.
@@ -51,6 +52,11 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     "pdst_erk": "pdst scheduler.first_mask.distribution=erk",
     "pdst_equal": "pdst scheduler.first_mask.distribution=by_size",
     "spdst_short": "spdst scheduler.sensitivity.epochs=2 scheduler.sensitivity.init_fraction=0.05",
+    # STEAD's server momentum and mean over rounds in other methods, and STEAD without them.
+    "pdst_averaged": "pdst server_optimizer=momentum round_average=polynomial",
+    "spdst_averaged": "spdst server_optimizer=momentum round_average=polynomial",
+    "jmwst_averaged": "jmwst server_optimizer=momentum round_average=polynomial",
+    "stead_plain": "stead server_optimizer=null round_average=null",
     # The budget in FLOPs instead of weights; a mask of PDST has the same density in all layers, and either.
     "spdst_flops": "spdst density_of=flops",
     "jmwst_flops": "jmwst density_of=flops",
@@ -115,8 +121,10 @@ def cells(rates: Mapping[str, str], seeds: Sequence[str], scale: Mapping[str, st
     sparser = tuple((method, "0.01") for method in METHODS)
     budgets = ("hetero_jmwst", "0.05"), ("smallest_jmwst", "0.025")
     layers = ("pdst_erk", "0.05"), ("pdst_equal", "0.05"), ("spdst_short", "0.05")
+    averages = tuple((f"{method}_averaged", "0.05") for method in ("pdst", "spdst", "jmwst"))
+    averages += (("stead_plain", "0.05"),)
     flops = tuple((f"{method}_flops", "0.05") for method in ("spdst", "jmwst", "stead"))
-    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, flops)]
+    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, averages, flops)]
     blocks += [("batch", "0.1", block) for block in (all_methods, sparser)]
     blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, sparser)]
     for (norm, alpha, block), seed in product(blocks, seeds):
@@ -127,7 +135,7 @@ def cells(rates: Mapping[str, str], seeds: Sequence[str], scale: Mapping[str, st
 
 def search_cells(scale: Mapping[str, str]) -> Iterator[Cell]:
     """The trainings of the search, one network after the other."""
-    for norm, (method, density), lr in product(NORMS, SEARCHED, RATES):
+    for norm, (method, density), lr in product(NORMS, SEARCHED + ALSO_SEARCHED, RATES):
         yield Cell(norm, "1", method, density, "11", lr, scale)
 
 
@@ -135,7 +143,8 @@ def chosen_rates(searched: Iterable[Row]) -> dict[str, str]:
     """The learning rate of each network whose search is complete. A diverged run counts as 0 %."""
     accuracies: dict[tuple[str, str], list[float]] = {cell: [] for cell in product(NORMS, RATES)}
     for row in searched:
-        accuracies[row["norm"], row["lr"]].append(0.0 if row["accuracy"] == DIVERGED else float(row["accuracy"]))
+        if row["method"] in dict(SEARCHED):
+            accuracies[row["norm"], row["lr"]].append(0.0 if row["accuracy"] == DIVERGED else float(row["accuracy"]))
     complete = [norm for norm in NORMS if all(len(accuracies[norm, lr]) == len(SEARCHED) for lr in RATES)]
     return {norm: max(RATES, key=lambda lr: fmean(accuracies[norm, lr])) for norm in complete}
 

@@ -18,9 +18,11 @@ METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
 # Layer densities: by formulas, from two lengths of stage 1, from other methods; and budgets in FLOPs.
 DENSITIES = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl", "jmwst", "stead")
 DENSITIES += ("spdst_flops", "jmwst_flops", "stead_flops")
+AVERAGES = ("pdst", "pdst_averaged", "spdst", "spdst_averaged", "jmwst", "jmwst_averaged", "stead_plain", "stead")
 SPARSE = ("0.05", "0.01")
+LOWEST = 0.002  # density that the figure shows; SSFL has layers with none of their weights
 Setting = tuple[str, str, str]  # norm, alpha, density
-LAYERS: Setting = ("batch", "1", "0.05")  # the setting of other layer densities
+VARIANTS: Setting = ("batch", "1", "0.05")  # the setting of other layer densities and averages
 Runs = Mapping[tuple[str, str, str, str], list[Row]]  # rows of (norm, alpha, method, density), one for each seed
 
 
@@ -88,11 +90,12 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     }
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
-    print(f"\n| layer densities, {label(LAYERS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
-    for method in DENSITIES:
-        if found := cell_of(runs, LAYERS, method):
-            shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
-            print(f"| {' | '.join([method, accuracy(found), *shares])} |")
+    for title, methods in {"layer densities": DENSITIES, "server momentum 0.5 and mean over rounds": AVERAGES}.items():
+        print(f"\n| {title}, {label(VARIANTS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+        for method in methods:
+            if found := cell_of(runs, VARIANTS, method):
+                shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
+                print(f"| {' | '.join([method, accuracy(found), *shares])} |")
 
 
 def print_grid(
@@ -139,6 +142,7 @@ def plot_layers(rows: Sequence[Row], to: Path) -> None:
                 axes.plot(range(1, len(values) + 1), values, **plotting.line_style(index), marker=".", label=name)
             axes.set(xlabel="layer, from the input", ylabel="density", title=f"d = {density}")
             plotting.set_log_scale(axes.yaxis)
+            axes.set_ylim(bottom=LOWEST)
         plotting.legend_below(figure, panels)
         write_atomically(to, plotting.as_png(figure))
 
