@@ -52,6 +52,9 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     "pdst_erk": "pdst scheduler.first_mask.distribution=erk",
     "pdst_equal": "pdst scheduler.first_mask.distribution=by_size",
     "spdst_short": "spdst scheduler.sensitivity.epochs=2 scheduler.sensitivity.init_fraction=0.05",
+    # Initial weights as drawn instead of scaled by the density of their layer.
+    "pdst_as_drawn": "pdst scheduler.first_mask.initialize=as_drawn",
+    "spdst_as_drawn": "spdst scheduler.first_mask.initialize=as_drawn",
     # STEAD's server momentum and mean over rounds in other methods, and STEAD without them.
     "pdst_averaged": "pdst server_optimizer=momentum round_average=polynomial",
     "spdst_averaged": "spdst server_optimizer=momentum round_average=polynomial",
@@ -121,10 +124,11 @@ def cells(rates: Mapping[str, str], seeds: Sequence[str], scale: Mapping[str, st
     sparser = tuple((method, "0.01") for method in METHODS)
     budgets = ("hetero_jmwst", "0.05"), ("smallest_jmwst", "0.025")
     layers = ("pdst_erk", "0.05"), ("pdst_equal", "0.05"), ("spdst_short", "0.05")
+    initial = ("pdst_as_drawn", "0.05"), ("spdst_as_drawn", "0.05")
     averages = tuple((f"{method}_averaged", "0.05") for method in ("pdst", "spdst", "jmwst"))
     averages += (("stead_plain", "0.05"),)
     flops = tuple((f"{method}_flops", "0.05") for method in ("spdst", "jmwst", "stead"))
-    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, averages, flops)]
+    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, initial, averages, flops)]
     blocks += [("batch", "0.1", block) for block in (all_methods, sparser)]
     blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, sparser)]
     for (norm, alpha, block), seed in product(blocks, seeds):

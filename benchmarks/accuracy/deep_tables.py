@@ -15,14 +15,14 @@ from flash_pl.models import ResNet18
 from flash_pl.sparsity import ERK, BySize, Layout
 
 METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
-# Layer densities: by formulas, from two lengths of stage 1, from other methods; and budgets in FLOPs.
-DENSITIES = ("pdst", "pdst_erk", "pdst_equal", "spdst", "spdst_short", "ssfl", "jmwst", "stead")
-DENSITIES += ("spdst_flops", "jmwst_flops", "stead_flops")
-AVERAGES = ("pdst", "pdst_averaged", "spdst", "spdst_averaged", "jmwst", "jmwst_averaged", "stead_plain", "stead")
+# What ``deep.CONFIGS`` changes: initial weights, averages, layer densities, the length of stage 1, budgets in FLOPs.
+VARIANTS = ("pdst", "pdst_as_drawn", "pdst_averaged", "pdst_erk", "pdst_equal")
+VARIANTS += ("spdst", "spdst_as_drawn", "spdst_averaged", "spdst_short", "spdst_flops")
+VARIANTS += ("jmwst", "jmwst_averaged", "jmwst_flops", "stead", "stead_plain", "stead_flops", "ssfl")
 SPARSE = ("0.05", "0.01")
 LOWEST = 0.002  # density that the figure shows; SSFL has layers with none of their weights
 Setting = tuple[str, str, str]  # norm, alpha, density
-VARIANTS: Setting = ("batch", "1", "0.05")  # the setting of other layer densities and averages
+VARIED: Setting = ("batch", "1", "0.05")  # the setting of the variants
 Runs = Mapping[tuple[str, str, str, str], list[Row]]  # rows of (norm, alpha, method, density), one for each seed
 
 
@@ -73,7 +73,7 @@ def accuracy_at(curve: Sequence[Row], flops: float) -> float | None:
 
 
 def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
-    """Print accuracies at equal density and at equal training FLOPs, costs, and layer densities."""
+    """Print accuracies at equal density and at equal training FLOPs, costs, and other settings of the methods."""
     runs = runs_by_cell(rows)
     settings = settings_of(runs)
     for title, cell in (
@@ -90,12 +90,12 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     }
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
-    for title, methods in {"layer densities": DENSITIES, "server momentum 0.5 and mean over rounds": AVERAGES}.items():
-        print(f"\n| {title}, {label(VARIANTS)} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
-        for method in methods:
-            if found := cell_of(runs, VARIANTS, method):
-                shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
-                print(f"| {' | '.join([method, accuracy(found), *shares])} |")
+    title = f"other settings, {label(VARIED)}"
+    print(f"\n| {title} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+    for method in VARIANTS:
+        if found := cell_of(runs, VARIED, method):
+            shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
+            print(f"| {' | '.join([method, accuracy(found), *shares])} |")
 
 
 def print_grid(
