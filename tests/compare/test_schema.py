@@ -245,6 +245,7 @@ def test_something_else_in_place_of_a_file(path, file, kind):
 def test_nothing_that_a_config_names_is_imported_and_no_variable_is_read(make_run, tmp_path, monkeypatch, capsys):
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)  # another test's
     monkeypatch.setenv("SECRET", "of this machine")
     component = {"class_path": "evil.Net", "init_args": {"x": "${oc.env:SECRET}"}}
     for number, section in enumerate(["data", "model", "scheduler", "budget", "sampler", "aggregator", "fleet"]):
