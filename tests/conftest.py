@@ -22,8 +22,12 @@ settings.load_profile("untimed")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests of the kernels where there are none; tests/kernels/test_library.py fails if they could be there."""
-    if item.get_closest_marker("kernels") and not available():
+    """Skip tests with the marker ``kernels`` or the fixture ``native`` where there are no compiled kernels.
+
+    tests/kernels/test_library.py fails if they could be there.
+    """
+    needed = item.get_closest_marker("kernels") or "native" in getattr(item, "fixturenames", ())
+    if needed and not available():
         pytest.skip("there was no compiler when flash_pl was installed")
 
 
