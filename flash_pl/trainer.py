@@ -31,10 +31,10 @@ from flash_pl.loops import (
     Workers,
     call_hooks,
     check_transfer_hooks,
-    model_flops,
     restore_state,
     restoring,
     start_state,
+    try_model,
     whole_state,
 )
 from flash_pl.machine import changes, check_ranks, machine_facts
@@ -320,10 +320,12 @@ class FederatedTrainer:
         )
         workers.start_state, workers.whole_state = partial(start_state, loop), partial(whole_state, loop)
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
-            flops = model_flops(client, evaluation, data)  # also tries the module on a batch
-            ledger.start(flops)
+            trial = try_model(client, evaluation, data)
+        evaluation.names = trial.logged
+        ledger.start(trial.flops)
+        client.layout.normalized = tuple(layer.name in trial.normalized for layer in client.layout.layers)
         if self.density_of == "flops":
-            client.layout.costs = multiply_adds(flops, client.layout)
+            client.layout.costs = multiply_adds(trial.flops, client.layout)
             self.budget.check_layout(client.layout)
         return loop
 

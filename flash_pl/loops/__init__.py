@@ -1,7 +1,7 @@
 """Loops: a client's training, evaluation, stage 1, and the rounds of stage 2 (read federated.py first)."""
 
 from flash_pl.loops.captured import CapturedLoop
-from flash_pl.loops.evaluation import EvaluationLoop, RoundEvaluator, Spread, model_flops, tier_suffix
+from flash_pl.loops.evaluation import EvaluationLoop, RoundEvaluator, Spread, tier_suffix
 from flash_pl.loops.failures import Failure, Fault
 from flash_pl.loops.federated import CohortResult, FederatedLoop
 from flash_pl.loops.first_stage import FirstStageLoop
@@ -18,6 +18,7 @@ from flash_pl.loops.state import (
     stateful_parts,
     whole_state,
 )
+from flash_pl.loops.trial import try_model
 from flash_pl.loops.workers import Workers
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "call_all_hooks",
     "call_hooks",
     "check_transfer_hooks",
-    "model_flops",
     "rehearse",
     "restore_state",
     "restoring",
@@ -50,5 +50,6 @@ __all__ = [
     "start_state",
     "stateful_parts",
     "tier_suffix",
+    "try_model",
     "whole_state",
 ]

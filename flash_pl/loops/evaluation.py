@@ -2,25 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.fabric import Fabric
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flash_pl.client import ClientContext, ClientState, samples_in
+from flash_pl.client import ClientContext, ClientState
 from flash_pl.client.module import evaluating
-from flash_pl.costs import Flops, Link, count_flops
+from flash_pl.costs import Link
 from flash_pl.data import ClientTestData, FederatedData
-from flash_pl.errors import ConfigError, ModuleError, SampleError, describe_error
+from flash_pl.errors import ConfigError
 from flash_pl.loops.failures import Failure
 from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
-from flash_pl.loops.misfit import misfit
 from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan
 from flash_pl.loops.workers import Workers
 from flash_pl.schedulers import SparseScheduler
@@ -38,7 +34,7 @@ class EvaluationLoop:
         seed: of the run. A module that draws during an evaluation draws the same numbers whatever ran before.
 
     Attributes:
-        names: what ``validation_step`` logs, as ``model_flops`` has tried it before the run.
+        names: what ``validation_step`` logs, as ``try_model`` has found before the run.
     """
 
     def __init__(self, fabric: Fabric, seed: int) -> None:
@@ -243,37 +239,3 @@ def tier_suffix(density: float) -> str:
     '_d0.05'
     """
     return f"_d{density:g}"
-
-
-def model_flops(client: ClientState, evaluation: EvaluationLoop, data: FederatedData) -> Flops | None:
-    """FLOPs of one sample, counted on a batch of the test set; None if no ``validation_step`` runs the model.
-
-    This also tries the module on a batch and notes in ``evaluation`` which names it logs.
-
-    Raises:
-        ModuleError: the model cannot be evaluated on the data.
-    """
-    module = client.module
-    weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
-    logged: dict[str, float] = {}
-    try:
-        batches = list(islice(iter(data.val_dataloader()), 1))
-        if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
-            return None
-        with client.backend.eager():  # the counter sees torch's own operations only
-            flops = count_flops(module, names, lambda: logged.update(evaluation.run(client, weights, batches)))
-    except (ConfigError, ModuleError, SampleError):
-        raise
-    except Exception as error:
-        problem = misfit(error) or f"a batch of the data cannot be evaluated: {describe_error(error)}"
-        raise ModuleError(problem) from error
-    evaluation.names = frozenset(logged)
-    if not flops.forward(flops.dense):
-        return None
-    try:
-        samples = samples_in(batches[0])
-    except ModuleError:  # the module says itself how many samples such a batch has
-        if not client.meter.batch_samples:
-            raise
-        samples = int(client.meter.batch_samples)
-    return flops.of_each(samples)

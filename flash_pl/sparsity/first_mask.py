@@ -114,6 +114,13 @@ class VariancePreserving:
     An output is a sum over inputs, and the mask leaves the fraction d_l of these inputs on average. The derivation is
     that of He et al. (ICCV 2015), section 2.2.
 
+    A layer that a normalization follows (``layout.normalized``) stays as it was drawn. Its outputs get their variance
+    there, whatever the scale of the weights. Larger weights would only learn more slowly: the gradient shrinks as the
+    scale grows (van Laarhoven, arXiv 1706.05350).
+
+    Args:
+        skip_normalized: whether layers that a normalization follows stay as drawn; False scales all layers.
+
     >>> from torch import nn
     >>> layout = Layout(nn.Linear(4, 1, bias=False))
     >>> weights = torch.ones(4)
@@ -122,9 +129,12 @@ class VariancePreserving:
     tensor([2., 2., 2., 2.])
     """
 
+    skip_normalized: bool = True
+
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
-        for part, density in zip(layout.split(weights), layout.densities(mask).tolist(), strict=True):
-            if density:
+        densities = layout.densities(mask).tolist()
+        for part, density, normalized in zip(layout.split(weights), densities, layout.normalized, strict=True):
+            if density and not (normalized and self.skip_normalized):
                 part.mul_(density**-0.5)
 
 
@@ -134,6 +144,9 @@ class FanInPreserving:
 
     Use it for masks of whole channels, where the removed outputs would lower the average.
 
+    Args:
+        skip_normalized: as in ``VariancePreserving``.
+
     >>> from torch import nn
     >>> layout = Layout(nn.Linear(2, 2, bias=False))
     >>> weights = torch.ones(4)
@@ -142,11 +155,13 @@ class FanInPreserving:
     tensor([1., 1., 1., 1.])
     """
 
+    skip_normalized: bool = True
+
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
-        for slot in layout.layers:
+        for slot, normalized in zip(layout.layers, layout.normalized, strict=True):
             inputs = layout.by_output(slot, mask).flatten(0, 1).flatten(1)
             kept = inputs[inputs.any(dim=1)]
-            if len(kept):
+            if len(kept) and not (normalized and self.skip_normalized):
                 slot.view(weights).mul_(float(kept.double().mean()) ** -0.5)
 
 

@@ -7,6 +7,7 @@ from itertools import combinations, product, starmap
 from pathlib import Path
 from statistics import fmean
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -179,23 +180,40 @@ def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
     loop.local.run = lambda *arguments: update
     loop.make_first_mask()
     weights, mask = received[0]
-    for got, drawn, d in zip(
-        layout.split(weights), layout.split(loop.client.arena), layout.densities(mask), strict=True
-    ):
-        torch.testing.assert_close(got, drawn / float(d) ** 0.5)
+    drawn = loop.client.arena.clone()
+    VariancePreserving()(layout, drawn, mask)
+    torch.testing.assert_close(weights, drawn)
+    assert not torch.equal(weights, loop.client.arena)
 
 
-def test_variance_preserving_initialisation_scales_each_layer(unaware, tiny_data):
-    loop = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
-    before = loop.server.weights.clone()
+def scales_of_initial_weights(loop) -> list[float]:
+    """By how much the first mask has scaled the weights that it keeps, one factor for each layer."""
+    before, layout = loop.server.weights.clone(), loop.server.layout
     loop.make_first_mask()
-    layout = loop.server.layout
-    for old, new, d in zip(
-        layout.split(before), layout.split(loop.server.weights), layout.densities(loop.server.mask), strict=True
-    ):
-        torch.testing.assert_close(new[new != 0], old[new != 0] / float(d) ** 0.5)
-    assert torch.equal(before[layout.maskable :], loop.server.weights[layout.maskable :])
-    assert isinstance(loop.scheduler.first_mask.initialize, VariancePreserving)
+    after, scales = loop.server.weights, []
+    for old, new in zip(layout.split(before), layout.split(after), strict=True):
+        scale = new[new != 0] / old[new != 0]
+        torch.testing.assert_close(scale, scale.mean().expand_as(scale))
+        scales.append(float(scale.mean()))
+    assert torch.equal(before[layout.maskable :], after[layout.maskable :])
+    return scales
+
+
+def test_initial_weights_are_scaled_where_no_normalization_follows(unaware, tiny_data):
+    """``Unaware`` is a convolution, its norm and two linear layers; 1 / sqrt(d) is 2."""
+    trainer = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu")
+    assert isinstance(trainer.scheduler.first_mask.initialize, VariancePreserving)
+    assert scales_of_initial_weights(trainer.loop(unaware(), tiny_data)) == pytest.approx([1, 2, 2])
+
+
+def test_without_an_evaluation_all_initial_weights_are_scaled(unaware, tiny_data):
+    """No batch shows where the norms are."""
+
+    class Unevaluated(unaware):
+        validation_step = L.LightningModule.validation_step
+
+    trainer = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu")
+    assert scales_of_initial_weights(trainer.loop(Unevaluated(), tiny_data)) == pytest.approx([2, 2, 2])
 
 
 def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
