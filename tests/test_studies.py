@@ -16,7 +16,13 @@ from flash_pl.models import ResNet18
 from flash_pl.sparsity import Layout
 
 ACCURACY = Path(__file__).parents[1] / "benchmarks" / "accuracy"
-RATES = {"batch": "0.1", "group": "0.03"}
+BEST_RATES = {("batch", "pdst"): "0.03", ("batch", "pdst_scaled"): "0.1", ("group", "pdst"): "0.03"}
+SEARCHED = [  # a search that is complete but for the scaled runs with group norm
+    {"norm": norm, "method": name, "lr": lr, "accuracy": "60" if lr == best and name == method else "50"}
+    for (norm, method), best in BEST_RATES.items()
+    for name in (method, *(["dense"] if method == "pdst" else []))
+    for lr in ("0.01", "0.03", "0.1", "0.3")
+]
 
 
 @pytest.fixture
@@ -25,12 +31,13 @@ def studies(monkeypatch):
     monkeypatch.syspath_prepend(ACCURACY)
     import claims
     import deep
+    import deep_cells
     import deep_tables
     import padded
     import study
 
-    yield SimpleNamespace(claims=claims, deep=deep, tables=deep_tables, padded=padded, study=study)
-    for name in ("claims", "deep", "deep_tables", "padded", "study"):
+    yield SimpleNamespace(claims=claims, deep=deep, cells=deep_cells, tables=deep_tables, padded=padded, study=study)
+    for name in ("claims", "deep", "deep_cells", "deep_tables", "padded", "study"):
         del sys.modules[name]
 
 
@@ -44,24 +51,29 @@ def point(run, round, accuracy, megabytes, flops):
 
 
 def test_the_cells_come_in_the_order_of_their_priority(studies):
-    cells = list(studies.deep.cells(RATES, ["1", "2"], studies.deep.SCALE))
+    cells = list(studies.cells.cells(SEARCHED, ["1", "2"], studies.cells.SCALE))
     assert len({cell.key for cell in cells}) == len(cells)
     first = cells[:15]
-    assert {cell.method for cell in first[:8]} == {*studies.deep.METHODS, "dense"}
+    assert {cell.method for cell in first[:8]} == {*studies.cells.METHODS, "dense"}
     assert {(cell.norm, cell.alpha) for cell in first} == {("batch", "1")}
     assert [cell.seed for cell in first] == ["1"] * 8 + ["2"] * 7
     assert [cell.norm for cell in cells] == sorted(cell.norm for cell in cells)
-    assert {cell.lr for cell in cells if cell.norm == "group"} == {"0.03"}
+    assert {(cell.norm, cell.method.endswith("_scaled"), cell.lr) for cell in cells} == {
+        ("batch", False, "0.03"),
+        ("batch", True, "0.1"),
+        ("group", False, "0.03"),
+    }
     assert {cell.seed for cell in cells if cell.method == "dense"} == {"1"}
 
 
 def test_a_network_without_a_rate_has_no_cells(studies):
-    assert {cell.norm for cell in studies.deep.cells({"group": "0.1"}, ["1"], {})} == {"group"}
+    searched = [row for row in SEARCHED if row["norm"] == "group"]
+    assert {cell.norm for cell in studies.cells.cells(searched, ["1"], {})} == {"group"}
 
 
 def test_every_cell_is_a_command_that_fit_accepts(studies, tmp_path):
-    seen = {cell.method: cell for cell in studies.deep.cells(RATES, ["1"], studies.deep.SCALE)}
-    assert {*studies.deep.METHODS, *studies.deep.CONFIGS, "dense"} == {*seen}
+    seen = {cell.method: cell for cell in studies.cells.cells(SEARCHED, ["1"], studies.cells.SCALE)}
+    assert {*studies.cells.METHODS, *studies.cells.CONFIGS, "dense"} == {*seen}
     for cell in seen.values():
         _, _, _, fit, config, *settings = cell.command(tmp_path)
         assert fit == "fit"
@@ -74,12 +86,12 @@ def test_the_rate_is_the_best_of_a_complete_search_and_a_diverged_run_counts_as_
         for lr, accuracies in {"0.01": "50 50 0", "0.03": "60 62 0", "0.1": "60 61 99", "0.3": "99 diverged 0"}.items()
         for method, accuracy in zip(["pdst", "dense", "stead"], accuracies.split(), strict=True)
     ]
-    assert studies.deep.chosen_rates(searched) == {"batch": "0.03"}
-    assert studies.deep.chosen_rates(searched[1:]) == {}
+    assert studies.cells.chosen_rates(searched) == {"batch": "0.03"}
+    assert studies.cells.chosen_rates(searched[1:]) == {}
 
 
 def test_a_run_that_has_diverged_is_finished(studies, tmp_path):
-    cell = next(studies.deep.cells(RATES, ["1"], {}))
+    cell = next(studies.cells.cells(SEARCHED, ["1"], {}))
     log = cell.directory(tmp_path).with_name(f"{cell.directory(tmp_path).name}.log")
     assert not cell.finished(tmp_path)
     log.write_text("flash-pl: error: cannot write\n")
@@ -154,15 +166,23 @@ def test_at_equal_flops_every_run_counts_up_to_the_total_of_the_cheapest(studies
         studies.tables.at_equal_flops(runs, curves, ("batch", "1", "0.05"), method)
         for method in ("pdst", "stead", "ssfl", "nst")
     ]
-    assert cells == ["70.0", "65.0", "not evaluated yet", "-"]
+    assert cells == ["70.0", "65.0", "before round 10", "-"]
 
 
 def test_tables_have_a_row_for_every_setting(studies, capsys):
     costs = {"flops_ratio": "0.05", "flops_inference_ratio": "0.05", "seconds_train": "6", "peak_memory_mb": "2000"}
     rows = [row(method, **costs) for method in ("nst", "jmwst", "pdst_erk")]
     rows += [row("spdst", accuracy=studies.study.DIVERGED), row("dense", density="1", **costs)]
-    studies.tables.print_tables(rows, [])
+    searched = [{"norm": "batch", "method": "pdst", "lr": lr, "accuracy": "61.25"} for lr in ("0.1", "0.03")]
+    searched += [{"norm": "group", "method": "dense", "lr": "0.3", "accuracy": studies.study.DIVERGED}]
+    studies.tables.print_tables(searched, rows, [])
     printed = capsys.readouterr().out.splitlines()
+    assert printed[:4] == [
+        "| held-out accuracy, % | lr = 0.03 | lr = 0.1 | lr = 0.3 |",
+        "|---|---|---|---|",
+        "| batch norm, pdst | 61.2 | 61.2 | - |",
+        "| group norm, dense | - | - | diverged |",
+    ]
     (accuracies,) = [
         printed[index + 2] for index, line in enumerate(printed) if line.startswith("| accuracy, %, at equal density")
     ]

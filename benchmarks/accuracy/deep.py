@@ -15,7 +15,8 @@ mean over rounds. With four steps NST and JMWST move 6 % of their mask a round, 
 
 ``search`` trains PDST at d = 0.05 and dense training for a few rounds at every rate of ``RATES``, with an eighth of
 every client's images held out and another seed. A network has the rate whose held-out accuracy, averaged over the two,
-is highest, for all methods alike; STEAD is trained at these rates too, but does not count. Accuracies of ``run`` are
+is highest, for all methods alike; STEAD is trained at these rates too, but does not count. Runs whose initial weights
+are all scaled (``skip_normalized=false``) have a rate of their own, chosen in the same way. Accuracies of ``run`` are
 those of the server on the first 3,000 test images, mean of the last five rounds.
 
 Both commands skip what is finished or has diverged and go on from the last checkpoint elsewhere. They list their
@@ -29,128 +30,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import product
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from study import DIVERGED, RESULTS, MayDiverge, Row, last_five, read_metrics, read_table, run_all, write_table
+from deep_cells import CONFIGS, HELD_OUT, KEY, METHODS, NORMS, SCALE, SEEDS, Cell, cells, chosen_rates, search_cells
+from study import DIVERGED, RESULTS, Row, last_five, read_metrics, read_table, run_all, write_table
 
 SEARCH, DIGEST, CURVES, LAYERS = "deep_search.csv", "deep.csv", "deep_curves.csv", "deep_layers.csv"
-NORMS, SEEDS = ("batch", "group"), ("1", "2", "3")
-RATES = ("0.01", "0.03", "0.1", "0.3")  # the search space
-SEARCHED = (("pdst", "0.05"), ("dense", "1"))  # methods and densities whose mean chooses the rate
-ALSO_SEARCHED = (("stead", "0.05"),)  # to see whether a method wants another rate
-METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl")
-CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
-    # One mask for all budgets of 0.5 d, 0.75 d and d against the smallest budget for all, with the average of tiers.
-    "hetero_jmwst": "hetero_jmwst",
-    "smallest_jmwst": "jmwst aggregator=masked",
-    # Other layer densities of a mask that never moves, and a stage 1 of a tenth of the work.
-    "pdst_erk": "pdst scheduler.first_mask.distribution=erk",
-    "pdst_equal": "pdst scheduler.first_mask.distribution=by_size",
-    "spdst_short": "spdst scheduler.sensitivity.epochs=2 scheduler.sensitivity.init_fraction=0.05",
-    # Initial weights as drawn instead of scaled by the density of their layer.
-    "pdst_as_drawn": "pdst scheduler.first_mask.initialize=as_drawn",
-    "spdst_as_drawn": "spdst scheduler.first_mask.initialize=as_drawn",
-    # STEAD's server momentum and mean over rounds in other methods, and STEAD without them.
-    "pdst_averaged": "pdst server_optimizer=momentum round_average=polynomial",
-    "spdst_averaged": "spdst server_optimizer=momentum round_average=polynomial",
-    "jmwst_averaged": "jmwst server_optimizer=momentum round_average=polynomial",
-    "stead_plain": "stead server_optimizer=null round_average=null",
-    # The budget in FLOPs instead of weights; a mask of PDST has the same density in all layers, and either.
-    "spdst_flops": "spdst density_of=flops",
-    "jmwst_flops": "jmwst density_of=flops",
-    "stead_flops": "stead density_of=flops",
-}
-SCALE = {
-    "data": "padded.PaddedFashionMNIST",
-    "data.partition": "dirichlet",
-    "data.train_samples": "12800",
-    "data.test_samples": "3000",
-    "model": "resnet18",
-    "clients": "100",
-    "cohort": "5",
-    "rounds": "100",
-    "trainer.eval_every": "20",
-    "trainer.eval_last": "5",
-    "trainer.accelerator": "cpu",
-    "trainer.threads": "1",
-    "trainer.progress": "false",
-}
-HELD_OUT = {"rounds": "20", "trainer.eval_every": "20", "data.validation": "0.125"}  # the scale of the search
-KEY = ("norm", "alpha", "method", "density", "seed", "lr")  # the columns that name a run
 MISMATCH_ROUNDS = (1, 10, 50, 100)
 COLUMNS = ("accuracy", "accuracy_union", *(f"mismatch_{round}" for round in MISMATCH_ROUNDS), "MB_up", "MB_down")
 COLUMNS += ("flops", "flops_ratio", "flops_inference_ratio", "seconds", "seconds_train", "peak_memory_mb")
-
-
-@dataclass(frozen=True)
-class Cell(MayDiverge):
-    """One training; ``lr`` is the learning rate of the first round, ``scale`` keys of the config for all cells."""
-
-    norm: str
-    alpha: str
-    method: str
-    density: str
-    seed: str
-    lr: str
-    scale: Mapping[str, str]
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        return self.norm, self.alpha, self.method, self.density, self.seed, self.lr
-
-    def directory(self, out: Path) -> Path:
-        return out / f"{self.norm}-alpha{self.alpha}-{self.method}-d{self.density}-s{self.seed}-lr{self.lr}"
-
-    def command(self, out: Path) -> list[str]:
-        config, *settings = CONFIGS.get(self.method, self.method).split()
-        settings += [f"{key}={value}" for key, value in self.scale.items()]
-        settings += [f"model.norm={self.norm}", f"alpha={self.alpha}", f"seed={self.seed}", f"lr={self.lr}"]
-        settings += [] if self.method == "dense" else [f"density={self.density}"]
-        settings += [f"run_dir={self.directory(out)}", "ckpt_path=last"]
-        return [sys.executable, "-m", "flash_pl", "fit", config, *settings]
-
-
-def cells(rates: Mapping[str, str], seeds: Sequence[str], scale: Mapping[str, str]) -> Iterator[Cell]:
-    """The cells of the networks in ``rates`` in the order of their priority.
-
-    Dense training, which takes longest, has the first seed only.
-    """
-    all_methods = (*((method, "0.05") for method in METHODS), ("dense", "1"))
-    sparser = tuple((method, "0.01") for method in METHODS)
-    budgets = ("hetero_jmwst", "0.05"), ("smallest_jmwst", "0.025")
-    layers = ("pdst_erk", "0.05"), ("pdst_equal", "0.05"), ("spdst_short", "0.05")
-    initial = ("pdst_as_drawn", "0.05"), ("spdst_as_drawn", "0.05")
-    averages = tuple((f"{method}_averaged", "0.05") for method in ("pdst", "spdst", "jmwst"))
-    averages += (("stead_plain", "0.05"),)
-    flops = tuple((f"{method}_flops", "0.05") for method in ("spdst", "jmwst", "stead"))
-    blocks = [("batch", "1", block) for block in (all_methods, sparser, budgets, layers, initial, averages, flops)]
-    blocks += [("batch", "0.1", block) for block in (all_methods, sparser)]
-    blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, sparser)]
-    for (norm, alpha, block), seed in product(blocks, seeds):
-        for method, density in block:
-            if norm in rates and (method != "dense" or seed == seeds[0]):
-                yield Cell(norm, alpha, method, density, seed, rates[norm], scale)
-
-
-def search_cells(scale: Mapping[str, str]) -> Iterator[Cell]:
-    """The trainings of the search, one network after the other."""
-    for norm, (method, density), lr in product(NORMS, SEARCHED + ALSO_SEARCHED, RATES):
-        yield Cell(norm, "1", method, density, "11", lr, scale)
-
-
-def chosen_rates(searched: Iterable[Row]) -> dict[str, str]:
-    """The learning rate of each network whose search is complete. A diverged run counts as 0 %."""
-    accuracies: dict[tuple[str, str], list[float]] = {cell: [] for cell in product(NORMS, RATES)}
-    for row in searched:
-        if row["method"] in dict(SEARCHED):
-            accuracies[row["norm"], row["lr"]].append(0.0 if row["accuracy"] == DIVERGED else float(row["accuracy"]))
-    complete = [norm for norm in NORMS if all(len(accuracies[norm, lr]) == len(SEARCHED) for lr in RATES)]
-    return {norm: max(RATES, key=lambda lr: fmean(accuracies[norm, lr])) for norm in complete}
 
 
 def search(out: Path, results: Path, norms: Sequence[str], scale: Mapping[str, str], **options: Any) -> None:
@@ -198,8 +89,7 @@ def digest(out: Path, results: Path) -> None:
     tables: dict[str, dict[tuple[str, ...], Row]] = {}
     for name, ends in ((DIGEST, ()), (CURVES, ("round",)), (LAYERS, ("layer",))):
         tables[name] = {key_of(row, ends): row for row in read_table(results / name)}
-    rates = chosen_rates(read_table(results / SEARCH))
-    for cell, run in finished(cells(rates, SEEDS, {}), out / "runs"):
+    for cell, run in finished(cells(read_table(results / SEARCH), SEEDS, {}), out / "runs"):
         key = dict(zip(KEY, cell.key, strict=True))
         if run is None:
             tables[DIGEST][cell.key] = key | dict.fromkeys(COLUMNS, "") | {"accuracy": DIVERGED}
@@ -284,12 +174,13 @@ if __name__ == "__main__":
     if arguments.task == "search":
         search(*folders, arguments.norms, scale, **options)
     elif arguments.task == "run":
-        rates = chosen_rates(read_table(arguments.results / SEARCH))
+        searched = read_table(arguments.results / SEARCH)
+        rates = chosen_rates(searched)
         if missing := [norm for norm in arguments.norms if norm not in rates]:
             print(f"no rate for {', '.join(missing)} yet: run deep.py search first", file=sys.stderr)
         wanted = [
             cell
-            for cell in cells(rates, arguments.seeds, scale)
+            for cell in cells(searched, arguments.seeds, scale)
             if cell.norm in arguments.norms
             and cell.alpha in arguments.alphas
             and cell.method in (arguments.methods or [cell.method])
@@ -304,6 +195,6 @@ if __name__ == "__main__":
         from deep_tables import plot_layers, print_tables  # late: the parent of trainings need not hold torch
 
         if arguments.task == "table":
-            print_tables(*(read_table(arguments.results / name) for name in (DIGEST, CURVES)))
+            print_tables(*(read_table(arguments.results / name) for name in (SEARCH, DIGEST, CURVES)))
         else:
             plot_layers(read_table(arguments.results / LAYERS), arguments.to)

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 import matplotlib
-from study import Row, accuracy, mean, mean_and_deviation, without_diverged
+from study import DIVERGED, Row, accuracy, mean, mean_and_deviation, without_diverged
 
 from flash_pl import plotting
 from flash_pl.atomic_write import write_atomically
@@ -15,10 +15,11 @@ from flash_pl.models import ResNet18
 from flash_pl.sparsity import ERK, BySize, Layout
 
 METHODS = ("nst", "pdst", "spdst", "jmwst", "stead", "fiarse", "ssfl", "dense")
-# What ``deep.CONFIGS`` changes: initial weights, averages, layer densities, the length of stage 1, budgets in FLOPs.
-VARIANTS = ("pdst", "pdst_as_drawn", "pdst_averaged", "pdst_erk", "pdst_equal")
-VARIANTS += ("spdst", "spdst_as_drawn", "spdst_averaged", "spdst_short", "spdst_flops")
-VARIANTS += ("jmwst", "jmwst_averaged", "jmwst_flops", "stead", "stead_plain", "stead_flops", "ssfl")
+# What ``deep_cells.CONFIGS`` changes: initial weights, layer densities, averages, the length of stage 1, FLOP budgets.
+VARIANTS = ("nst", "nst_scaled", "pdst", "pdst_scaled", "pdst_erk", "pdst_equal", "pdst_averaged")
+VARIANTS += ("spdst", "spdst_scaled", "spdst_short", "spdst_flops", "spdst_averaged")
+VARIANTS += ("jmwst", "jmwst_scaled", "jmwst_flops", "jmwst_averaged")
+VARIANTS += ("stead", "stead_scaled", "stead_flops", "stead_plain")
 SPARSE = ("0.05", "0.01")
 LOWEST = 0.002  # density that the figure shows; SSFL has layers with none of their weights
 Setting = tuple[str, str, str]  # norm, alpha, density
@@ -72,8 +73,9 @@ def accuracy_at(curve: Sequence[Row], flops: float) -> float | None:
 # Tables
 
 
-def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
-    """Print accuracies at equal density and at equal training FLOPs, costs, and other settings of the methods."""
+def print_tables(searched: Sequence[Row], rows: Sequence[Row], curves: Sequence[Row]) -> None:
+    """Print the search, accuracies at equal density and equal training FLOPs, costs, and other settings."""
+    print_search(searched)
     runs = runs_by_cell(rows)
     settings = settings_of(runs)
     for title, cell in (
@@ -91,11 +93,25 @@ def print_tables(rows: Sequence[Row], curves: Sequence[Row]) -> None:
     for title, write in costs.items():
         print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
     title = f"other settings, {label(VARIED)}"
-    print(f"\n| {title} | accuracy, % | training FLOPs | inference FLOPs |\n|---|---|---|---|")
+    columns = ("lr", "accuracy, %", "at equal training FLOPs", "training FLOPs", "inference FLOPs")
+    print(f"\n| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for method in VARIANTS:
         if found := cell_of(runs, VARIED, method):
             shares = [written(found, costs[f"{kind} FLOPs, dense = 1"]) for kind in ("training", "inference")]
-            print(f"| {' | '.join([method, accuracy(found), *shares])} |")
+            equal = at_equal_flops(runs, curves, VARIED, method)
+            print(f"| {' | '.join([method, found[0]['lr'], accuracy(found), equal, *shares])} |")
+
+
+def print_search(searched: Sequence[Row]) -> None:
+    """Print the held-out accuracy of each method that was searched at each learning rate."""
+    rates = sorted({row["lr"] for row in searched}, key=float)
+    found = {(row["norm"], row["method"], row["lr"]): row["accuracy"] for row in searched}
+    print(f"| held-out accuracy, % | {' | '.join(f'lr = {rate}' for rate in rates)} |\n|---|{'---|' * len(rates)}")
+    for norm, method in sorted({key[:2] for key in found}):
+        cells = (found.get((norm, method, rate), "-") for rate in rates)
+        print(
+            f"| {norm} norm, {method} | {' | '.join(c if c in ('-', DIVERGED) else f'{float(c):.1f}' for c in cells)} |"
+        )
 
 
 def print_grid(
@@ -108,12 +124,18 @@ def print_grid(
 
 
 def at_equal_flops(runs: Runs, curves: Sequence[Row], setting: Setting, method: str) -> str:
-    """Accuracy when a run has taken as many training FLOPs as the cheapest method of the setting in all rounds."""
+    """Accuracy when a run has taken as many training FLOPs as the cheapest method of the setting in all rounds.
+
+    If that is before the first evaluation of all its runs, the text says before which round.
+    """
     totals = [float(run["flops"]) for name in METHODS for run in without_diverged(cell_of(runs, setting, name))]
     found = without_diverged(cell_of(runs, setting, method))
-    values = [accuracy_at(curve_of(curves, run), min(totals)) for run in found]
+    evaluated = [curve_of(curves, run) for run in found]
+    values = [accuracy_at(curve, min(totals)) for curve in evaluated]
     reached = [value for value in values if value is not None]
-    return mean_and_deviation(reached) if reached else "not evaluated yet" if found else "-"
+    if reached:
+        return mean_and_deviation(reached)
+    return f"before round {min(int(curve[0]['round']) for curve in evaluated if curve)}" if any(evaluated) else "-"
 
 
 def written(found: Sequence[Row], write: Callable[[Sequence[Row]], str]) -> str:
