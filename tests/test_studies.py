@@ -16,12 +16,13 @@ from flash_pl.models import ResNet18
 from flash_pl.sparsity import Layout
 
 ACCURACY = Path(__file__).parents[1] / "benchmarks" / "accuracy"
-BEST_RATES = {("batch", "pdst"): "0.03", ("batch", "pdst_scaled"): "0.1", ("group", "pdst"): "0.03"}
+RATES = {"batch": ("0.01", "0.03", "0.1", "0.3"), "group": ("0.003", "0.01", "0.03", "0.1")}
+BEST_RATES = {("batch", "pdst"): "0.03", ("batch", "pdst_scaled"): "0.1", ("group", "pdst"): "0.003"}
 SEARCHED = [  # a search that is complete but for the scaled runs with group norm
     {"norm": norm, "method": name, "lr": lr, "accuracy": "60" if lr == best and name == method else "50"}
     for (norm, method), best in BEST_RATES.items()
     for name in (method, *(["dense"] if method == "pdst" else []))
-    for lr in ("0.01", "0.03", "0.1", "0.3")
+    for lr in RATES[norm]
 ]
 
 
@@ -61,7 +62,7 @@ def test_the_cells_come_in_the_order_of_their_priority(studies):
     assert {(cell.norm, cell.method.endswith("_scaled"), cell.lr) for cell in cells} == {
         ("batch", False, "0.03"),
         ("batch", True, "0.1"),
-        ("group", False, "0.03"),
+        ("group", False, "0.003"),
     }
     assert {cell.seed for cell in cells if cell.method == "dense"} == {"1"}
 
