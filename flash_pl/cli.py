@@ -30,7 +30,7 @@ from flash_pl.interrupt import ended_by_interrupt
 
 FIRST_STEPS = """
 first steps:
-  flash-pl fit jmwst     train on digits, a minute on a CPU
+  flash-pl fit jmwst     train on digits, 20 seconds on a CPU
   flash-pl configs       what else there is
   flash-pl help density  what a key means
 """

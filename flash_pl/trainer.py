@@ -323,7 +323,6 @@ class FederatedTrainer:
             trial = try_model(client, evaluation, data)
         evaluation.names = trial.logged
         ledger.start(trial.flops)
-        client.layout.normalized = tuple(layer.name in trial.normalized for layer in client.layout.layers)
         if self.density_of == "flops":
             client.layout.costs = multiply_adds(trial.flops, client.layout)
             self.budget.check_layout(client.layout)

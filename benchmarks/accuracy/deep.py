@@ -16,8 +16,8 @@ mean over rounds. With four steps NST and JMWST move 6 % of their mask a round, 
 ``search`` trains PDST at d = 0.05 and dense training for a few rounds at every rate of ``RATES``, with an eighth of
 every client's images held out and another seed. A network has the rate whose held-out accuracy, averaged over the two,
 is highest, for all methods alike; STEAD is trained at these rates too, but does not count. Runs whose initial weights
-are all scaled (``skip_normalized=false``) have a rate of their own, chosen in the same way. Accuracies of ``run`` are
-those of the server on the first 3,000 test images, mean of the last five rounds.
+are all scaled (``skip_scale_invariant=false``) have a rate of their own, chosen in the same way. Accuracies of ``run``
+are those of the server on the first 3,000 test images, mean of the last five rounds.
 
 Both commands skip what is finished or has diverged and go on from the last checkpoint elsewhere. They list their
 trainings one by one instead of calling ``flash-pl sweep``, since a sweep takes every combination of its values, has no

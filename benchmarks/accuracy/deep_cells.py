@@ -38,7 +38,7 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     "jmwst_averaged": "jmwst server_optimizer=momentum round_average=polynomial",
     "stead_plain": "stead server_optimizer=null round_average=null",
     # Initial weights scaled in all layers, also in those that a normalization follows.
-    **{f"{name}_scaled": f"{name} scheduler.first_mask.initialize.skip_normalized=false" for name in SCALED},
+    **{f"{name}_scaled": f"{name} scheduler.first_mask.initialize.skip_scale_invariant=false" for name in SCALED},
 }
 SCALE = {
     "data": "padded.PaddedFashionMNIST",

@@ -58,15 +58,17 @@ def _without_output(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(loop: FederatedLoop, estimate: Estimate) -> Group:
-    """The maskable layers with their weights and densities, and their shares of the dense forward FLOPs of them all."""
+    """The maskable layers: sizes, densities, factors of the initial weights, shares of the dense forward FLOPs."""
     layout, flops = loop.server.layout, loop.ledger.flops
     sizes, densities = layout.sizes.tolist(), estimate.densities.tolist()
     names = [*layer_labels(layout), "together"]
     active = [size * density for size, density in zip(sizes, densities, strict=True)]
     active, sizes = [*map(round, active), round(sum(active))], [*sizes, layout.maskable]
     densities = [*densities, active[-1] / layout.maskable]
+    scales = [f"{scale:.2f}" if scale else "" for scale in estimate.scales.tolist()]
     columns = [[f"{size:,}" for size in sizes], [f"{d:.4f}" for d in densities], [f"{count:,}" for count in active]]
-    titles = ["weights", "density", "active"]
+    columns.append([*scales, ""])
+    titles = ["weights", "density", "active", "scaled by"]
     dense = sum(flops.layers) if flops else 0.0
     if flops and dense:
         shares = [count * d / dense for count, d in zip(flops.layers, densities, strict=False)]

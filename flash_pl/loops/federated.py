@@ -28,6 +28,7 @@ from flash_pl.loops.hooks import call_all_hooks, call_hooks
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.round_metrics import check_names, logged_metrics, mask_agreement
 from flash_pl.loops.settings import Participant, Plan
+from flash_pl.loops.trial import try_training
 from flash_pl.loops.workers import Workers
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -172,6 +173,9 @@ class FederatedLoop:
     def make_first_mask(self) -> None:
         """Stage 1 if the scheduler has one, then the first server mask and the initial weights adapted to it."""
         measured = None
+        if self.server.density < 1 and self.scheduler.first_mask.asks_for_invariance:
+            invariant = try_training(self.client, LocalLoop(self.fabric), self.data, self.plan)
+            self.server.layout.scale_invariant = self.ranks.broadcast(lambda: invariant)  # rounding may differ
         if self.scheduler.first_stage is not None:
             measured = FirstStageLoop(
                 self.scheduler.first_stage,

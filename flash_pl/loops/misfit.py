@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 Locals = Mapping[str, Any]
-NORMS = nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm
+# Norms with a number of channels.
+CHANNEL_NORMS = nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm
 
 
 def misfit(error: BaseException) -> str:
@@ -62,7 +63,7 @@ def _layer_problem(layer: nn.Module, given: Tensor | None) -> str:
         return f"{layer.in_features} features, and gets {features} {shape}" if features != layer.in_features else ""
     if isinstance(layer, nn.modules.conv._ConvNd):
         wanted, dimensions = layer.in_channels, len(layer.kernel_size) + 2
-    elif isinstance(layer, NORMS):
+    elif isinstance(layer, CHANNEL_NORMS):
         wanted, dimensions = layer.num_features, given.ndim
     elif isinstance(layer, nn.Embedding):
         whole = not given.is_floating_point() and given.numel() > 0

@@ -15,6 +15,7 @@ from flash_pl.loops.federated import FederatedLoop
 from flash_pl.loops.first_stage import FirstBatches
 from flash_pl.loops.settings import Participant
 from flash_pl.server import ClientUpdate
+from flash_pl.sparsity import Layout
 
 SHORT, LONG = 1, 5  # batches of an epoch in two trainings of a client; the difference of their times is that of steps
 
@@ -25,6 +26,8 @@ class Estimate:
 
     Attributes:
         densities: layer densities of the first mask, float64 ``[layers]``.
+        scales: the factor by which the initial weights of each layer fit the first mask, float64 ``[layers]``; 0 for a
+            layer without active weights.
         exact: they are those with which the run will start; else stage 1 decides, and the rehearsal of it was short.
         bytes_down, bytes_up: of a round, all clients together, once a client has had a mask.
         flops: of the training of a round; None if they cannot be counted.
@@ -39,6 +42,7 @@ class Estimate:
     """
 
     densities: Tensor
+    scales: Tensor
     exact: bool
     bytes_down: float
     bytes_up: float
@@ -84,8 +88,10 @@ def rehearse(loop: FederatedLoop) -> Estimate:
     loop.ledger.clock = None  # a deadline would drop updates
     cohort = plan.sample_cohort(0) or plan.everyone(0)[: plan.cohort]
     loop.data = FewBatches(data, SHORT, clients=1)  # type: ignore[assignment]  # it passes on what it does not change
+    drawn = loop.server.weights.clone()
     loop.make_first_mask()
     densities = loop.server.layout.densities(loop.server.mask)
+    scales = _scales(loop.server.layout, drawn, loop.server.weights)
 
     measured = {one.tier: _Measured(loop, data, one) for one in {one.tier: one for one in cohort}.values()}
     of_cohort = [(one, measured[one.tier]) for one in cohort]
@@ -101,6 +107,7 @@ def rehearse(loop: FederatedLoop) -> Estimate:
     stage = _first_stage(loop, data, slowest.step)
     return Estimate(
         densities=densities,
+        scales=scales,
         exact=loop.scheduler.first_stage is None,
         bytes_down=sum(one.update.costs["bytes_down"] for _, one in of_cohort),
         bytes_up=sum(one.update.costs["bytes_up"] for _, one in of_cohort),
@@ -113,6 +120,16 @@ def rehearse(loop: FederatedLoop) -> Estimate:
         first_stage=stage / processes,
         total=(stage + rounds * per_round) / processes + evaluations * evaluation,
     )
+
+
+def _scales(layout: Layout, drawn: Tensor, weights: Tensor) -> Tensor:
+    """The factor between two arenas in each maskable layer, read off the layer's largest weight."""
+    scales = torch.zeros(len(layout.layers), dtype=torch.float64)
+    for layer, (before, after) in enumerate(zip(layout.split(drawn), layout.split(weights), strict=True)):
+        largest = after.abs().argmax()
+        if after[largest]:
+            scales[layer] = after[largest].double() / before[largest]
+    return scales
 
 
 class _Measured:

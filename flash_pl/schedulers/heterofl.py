@@ -23,7 +23,7 @@ class HeteroFL(SparseScheduler):
     has it. While a client trains, outputs of narrowed layers are divided by r over the server's ratio (the scaler).
     Values go both ways; a ratio tells which weights a device has. A density is met from below, in whole channels.
 
-    Initial weights are scaled by density, as for every scheduler here. ``first_mask.initialize=fan_in_preserving``
+    Initial weights are scaled by density, as for most schedulers here. ``first_mask.initialize=fan_in_preserving``
     starts as a narrow network would; it trained worse at d = 0.05 and 0.02 (Fashion-MNIST, MNISTNet), and at d = 0.05
     with one of two partitions it did not train at all.
 

@@ -31,8 +31,8 @@ from flash_pl.sparsity.mask_store import MaskStore, on_device, pack_bits, unpack
 from flash_pl.sparsity.maskable import own_weight
 from flash_pl.sparsity.mismatch import distances, mismatch, overlaps, vote_counts
 from flash_pl.sparsity.moves import BernoulliMove, Move, MoveResult
-from flash_pl.sparsity.normalized import watching_norms
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
+from flash_pl.sparsity.scale_invariance import scale_invariant_layers
 from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_cost, top_k_by_layer
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
@@ -113,5 +113,5 @@ __all__ = [
     "unpack_bits",
     "vote_counts",
     "water_fill",
-    "watching_norms",
+    "scale_invariant_layers",
 ]

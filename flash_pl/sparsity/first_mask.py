@@ -27,7 +27,10 @@ class Draw(Protocol):
 
 
 class Initialization(Protocol):
-    """Adapts initial weights to a mask."""
+    """Adapts initial weights to a mask.
+
+    If it looks at ``layout.scale_invariant``, it has an attribute ``skip_scale_invariant`` that is true.
+    """
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         """Change the arena ``weights`` (``[layout.size]``) in place to fit ``mask`` (bool ``[layout.maskable]``)."""
@@ -114,12 +117,12 @@ class VariancePreserving:
     An output is a sum over inputs, and the mask leaves the fraction d_l of these inputs on average. The derivation is
     that of He et al. (ICCV 2015), section 2.2.
 
-    A layer that a normalization follows (``layout.normalized``) stays as it was drawn. Its outputs get their variance
-    there, whatever the scale of the weights. Larger weights would only learn more slowly: the gradient shrinks as the
+    A layer whose scale does not change the loss (``layout.scale_invariant``) stays as it was drawn; a normalization
+    behind it sets the variance anyway. Larger weights would only learn more slowly, since the gradient shrinks as the
     scale grows (van Laarhoven, arXiv 1706.05350).
 
     Args:
-        skip_normalized: whether layers that a normalization follows stay as drawn; False scales all layers.
+        skip_scale_invariant: whether such layers stay as drawn; False scales all layers.
 
     >>> from torch import nn
     >>> layout = Layout(nn.Linear(4, 1, bias=False))
@@ -129,12 +132,12 @@ class VariancePreserving:
     tensor([2., 2., 2., 2.])
     """
 
-    skip_normalized: bool = True
+    skip_scale_invariant: bool = True
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
         densities = layout.densities(mask).tolist()
-        for part, density, normalized in zip(layout.split(weights), densities, layout.normalized, strict=True):
-            if density and not (normalized and self.skip_normalized):
+        for part, density, invariant in zip(layout.split(weights), densities, layout.scale_invariant, strict=True):
+            if density and not (invariant and self.skip_scale_invariant):
                 part.mul_(density**-0.5)
 
 
@@ -145,7 +148,7 @@ class FanInPreserving:
     Use it for masks of whole channels, where the removed outputs would lower the average.
 
     Args:
-        skip_normalized: as in ``VariancePreserving``.
+        skip_scale_invariant: as in ``VariancePreserving``.
 
     >>> from torch import nn
     >>> layout = Layout(nn.Linear(2, 2, bias=False))
@@ -155,13 +158,13 @@ class FanInPreserving:
     tensor([1., 1., 1., 1.])
     """
 
-    skip_normalized: bool = True
+    skip_scale_invariant: bool = True
 
     def __call__(self, layout: Layout, weights: Tensor, mask: Tensor) -> None:
-        for slot, normalized in zip(layout.layers, layout.normalized, strict=True):
+        for slot, invariant in zip(layout.layers, layout.scale_invariant, strict=True):
             inputs = layout.by_output(slot, mask).flatten(0, 1).flatten(1)
             kept = inputs[inputs.any(dim=1)]
-            if len(kept) and not (normalized and self.skip_normalized):
+            if len(kept) and not (invariant and self.skip_scale_invariant):
                 slot.view(weights).mul_(float(kept.double().mean()) ** -0.5)
 
 
@@ -191,6 +194,11 @@ class FirstMask:
     rescale: Rescale = field(default_factory=WaterFill)
     draw: Draw = field(default_factory=ExactDraw)
     initialize: Initialization = field(default_factory=VariancePreserving)
+
+    @property
+    def asks_for_invariance(self) -> bool:
+        """Whether ``initialize`` looks at ``layout.scale_invariant``, which takes a few training steps to find."""
+        return getattr(self.initialize, "skip_scale_invariant", False)
 
     def __call__(
         self,

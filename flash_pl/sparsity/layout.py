@@ -58,8 +58,8 @@ class Layout:
             forward multiply-adds, float64. The target density is a share of their sum.
         groups: ``groups`` of each maskable layer (1 if the layer is not a convolution).
         types: class of each maskable layer.
-        normalized: whether a normalization follows each maskable layer; False until a run has seen the model at work
-            (``watching_norms``).
+        scale_invariant: of each maskable layer whether its scale does not change the loss, as before a normalization
+            (``scale_invariant_layers``); False until a run has tried the model.
         trained: number of elements of all parameters that are not frozen, maskable or not.
         after_last_layer: the slots of the parameters that the module defines after its last maskable weight.
         maskable: number of maskable weights; they are ``arena[:maskable]``.
@@ -128,8 +128,8 @@ class Layout:
         """Return the layout with this ``specification``, without its module.
 
         A specification knows nothing of the kinds of layers and of the module's own order: ``groups`` are all 1,
-        ``types`` and ``normalized`` say nothing, and ``after_last_layer`` holds every parameter and buffer without a
-        mask.
+        ``types`` and ``scale_invariant`` say nothing, and ``after_last_layer`` holds every parameter and buffer without
+        a mask.
 
         Raises:
             ValueError: there is no maskable tensor, the kinds are in another order, two tensors have one name, or the
@@ -166,7 +166,7 @@ class Layout:
         self.layers = self.slots[: self._kinds.count("maskable")]
         self.others = self.slots[len(self.layers) :]
         self.groups, self.types = (1,) * len(self.layers), (nn.Module,) * len(self.layers)
-        self.normalized = (False,) * len(self.layers)
+        self.scale_invariant = (False,) * len(self.layers)
         self.after_last_layer = self.others
         frozen = self.slots[len(self.slots) - self._kinds.count("frozen") :]
         self.trainable = self.slots[-1 - self._kinds.count("buffer") - len(frozen)].stop

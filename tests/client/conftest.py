@@ -3,6 +3,7 @@
 import pytest
 
 from flash_pl import PDST, FederatedTrainer
+from flash_pl.sparsity import AsDrawn, FirstMask
 
 
 @pytest.fixture
@@ -11,6 +12,7 @@ def fit():
 
     def fit(module, data, **settings):
         settings = {"density": 0.3, "rounds": 1, "cohort": 2, "accelerator": "cpu"} | settings
-        return FederatedTrainer(PDST(), **settings).fit(module, data)
+        scheduler = PDST(FirstMask(initialize=AsDrawn()))  # others try a client's first step before the run
+        return FederatedTrainer(scheduler, **settings).fit(module, data)
 
     return fit

@@ -101,7 +101,8 @@ def test_the_norm_is_that_of_all_gradients_whatever_their_rates(unaware, tiny_da
             super().configure_gradient_clipping(optimizer, *args, **kwargs)
             (group,) = optimizer.param_groups
             assert len(group["params"]) == len(list(self.parameters()))
-            norms.append(float(torch.cat([p.grad.flatten() for p in self.parameters()]).norm()))
+            if self._client.context.purpose == "round":
+                norms.append(float(torch.cat([p.grad.flatten() for p in self.parameters()]).norm()))
 
     settings = {"density": 0.3, "rounds": 1, "cohort": 2, "accelerator": "cpu", "decay": RoundDecay(0.01, 4)}
     FederatedTrainer(Faster(), gradient_clip_val=1e-3, **settings).fit(Watching(), tiny_data)

@@ -60,7 +60,8 @@ def test_an_optimizer_that_moves_pruned_weights_trains_as_a_loop_that_prunes(rec
     cls = type("Mixing", (recorder,), {"configure_optimizers": lambda self: OTHERS[name](self)})
     module, plain = cls(), recorder()
     FederatedTrainer(PDST(), density=0.2, **SETTINGS).fit(module, tiny_data)
-    steps = [step for step in module.steps if step[0] is module.steps[0][0]]  # of the first client
+    rounds = [step for step in module.steps if step[0].purpose == "round"]
+    steps = [step for step in rounds if step[0] is rounds[0][0]]  # of the first client
     assert len(steps) > 1
     plain.load_state_dict(steps[0][3])
     optimizer, masks = OTHERS[name](plain), steps[0][2].split([64 * 16, 16 * 4])

@@ -174,15 +174,19 @@ def test_the_stages_share_initial_weights_but_no_trained_ones(unaware, tiny_data
 
 def test_stage_1_starts_from_weights_adapted_to_its_mask(unaware, tiny_data):
     loop = FederatedTrainer(SPDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu").loop(unaware(), tiny_data)
-    layout, received = loop.server.layout, []
-    update = ClientUpdate(0, 1, loop.server.mask, *(2 * [torch.ones(len(layout.layers))]))
-    loop.client.receive = lambda weights, mask: received.append((weights.clone(), mask))
-    loop.local.run = lambda *arguments: update
+    layout, drawn, received, train = loop.server.layout, loop.client.arena.clone(), [], loop.local.run
+
+    def spy(client, scheduler, batches, context):
+        received.append((client.arena.clone(), client.mask))
+        return train(client, scheduler, batches, context)
+
+    loop.local.run = spy
     loop.make_first_mask()
     weights, mask = received[0]
     assert layout.densities(mask).tolist() == pytest.approx([0.25, 0.25, 0.25], abs=1e-3)
-    for got, drawn, scale in zip(layout.split(weights), layout.split(loop.client.arena), [1, 2, 2], strict=True):
-        torch.testing.assert_close(got, scale * drawn, rtol=1e-3, atol=0)  # a normalization follows the first layer
+    masks, scales = layout.split(mask), [1, 2, 2]  # a normalization follows the first layer
+    for got, before, kept, scale in zip(layout.split(weights), layout.split(drawn), masks, scales, strict=True):
+        torch.testing.assert_close(got, scale * before * kept, rtol=1e-3, atol=0)
 
 
 def scales_of_initial_weights(loop) -> list[float]:
@@ -205,14 +209,52 @@ def test_initial_weights_are_scaled_where_no_normalization_follows(unaware, tiny
     assert scales_of_initial_weights(trainer.loop(unaware(), tiny_data)) == pytest.approx([1, 2, 2])
 
 
-def test_without_an_evaluation_all_initial_weights_are_scaled(unaware, tiny_data):
-    """No batch shows where the norms are."""
-
+def test_the_initial_weights_do_not_depend_on_the_evaluation(unaware, tiny_data):
     class Unevaluated(unaware):
         validation_step = L.LightningModule.validation_step
 
     trainer = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu")
-    assert scales_of_initial_weights(trainer.loop(Unevaluated(), tiny_data)) == pytest.approx([2, 2, 2])
+    assert scales_of_initial_weights(trainer.loop(Unevaluated(), tiny_data)) == pytest.approx([1, 2, 2])
+
+
+@pytest.mark.parametrize(("failing", "scales"), [(2, [1, 2, 2]), (3, [2, 2, 2])])
+def test_a_client_that_cannot_be_trained_does_not_stop_the_trial(unaware, tiny_data, failing, scales):
+    """The next client takes its place; after the third failure nothing is known of the layers."""
+
+    class Failing(unaware):
+        steps = 0
+
+        def training_step(self, batch, batch_idx):
+            Failing.steps += 1
+            if Failing.steps <= failing:
+                raise RuntimeError("damaged samples")
+            return super().training_step(batch, batch_idx)
+
+    trainer = FederatedTrainer(PDST(), density=0.25, rounds=1, cohort=1, accelerator="cpu")
+    loop = trainer.loop(Failing(), tiny_data)
+    assert scales_of_initial_weights(loop) == pytest.approx(scales)
+    assert Failing.steps > failing or failing == 3
+
+
+def test_the_trial_leaves_the_model_as_it_is(unaware, tiny_data):
+    """The module, which has a batch norm, begins its first client with what it had before ``fit``."""
+    seen = []
+
+    class Spy(unaware):
+        def on_train_start(self):
+            seen.append({name: value.clone() for name, value in self.state_dict().items()})
+
+    module = Spy()
+    trainer = FederatedTrainer(PDST(), density=0.99, rounds=1, cohort=1, accelerator="cpu")
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    loop = trainer.loop(module, tiny_data)
+    with trainer.running(loop):
+        loop.make_first_mask()
+    assert len(seen) >= 2
+    torch.testing.assert_close(seen[0], before, rtol=0, atol=0)
+    layout = loop.client.layout
+    torch.testing.assert_close(loop.client.arena[layout.maskable :], loop.server.weights[layout.maskable :])
+    assert seen[0].keys() == before.keys() and not torch.equal(seen[1]["net.0.weight"], before["net.0.weight"])
 
 
 def test_clients_of_a_tier_get_its_density(unaware, tiny_data):
