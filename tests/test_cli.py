@@ -170,14 +170,15 @@ def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_
     text = shown(0.5, "val_acc", True)
     assert "best accuracy 50.0 % in round 37 last accuracy 50.0 %" in text and "density 0.2000 (target 0.2)" in text
     assert "1.23 MB up, 999 B down" in text and "1 min 15 s, 0.50 s a round" in text and "512 MB" in text
-    assert "val_loss[a] 2.3276 val_loss[a] of the union not logged" in shown(2.3276, "val_loss[a]", False)
+    assert "val_loss[a] 2.3276 density" in shown(2.3276, "val_loss[a]", False)
+    assert "accuracy of the union 40.0 %" in shown(0.5, "val_acc", True, accuracy_union=0.4)
     assert "val_loss 0.5000" in shown(0.5, "val_loss", False) and "accuracy" not in shown(0.5, "val_loss", False)
     assert "accuracy 98.0 %" in shown(0.98, "val_acc", True) and "val_f1 50.0 %" in shown(0.5, "val_f1", True)
     assert "best" not in shown(None, "val_f1", True, best=None)
     dense = shown(0.5, "val_acc", True, density=1.0, target_density=None)
     assert not any(word in dense for word in ("density", "target", "mismatch", "union", "--sparse"))
     mismatch = {"clients": 0.25, "server": None}
-    explained = shown(0.5, "val_acc", True, mismatch=mismatch)
+    explained = shown(0.5, "val_acc", True, mismatch=mismatch, accuracy_union=0.4)
     assert "25.0 % two clients" in explained and explained.count("mask mismatch: ") == explained.count("union: ") == 1
 
 

@@ -90,7 +90,7 @@ class Checkpoint(Callback):
             self.save(loop)
 
     def on_round_end(self, loop: FederatedLoop, row: dict[str, float]) -> None:
-        server_metrics = [name for name in loop.evaluated if f"{name}_union" in loop.evaluated]
+        server_metrics = [name for name in loop.evaluated if name in loop.evaluator.loop.names]
         if server_metrics and self.monitor not in row and not self._warned:
             self._warned = True
             rank_zero_warn(f"no best.ckpt: monitor={self.monitor} is not one of {', '.join(server_metrics)}")

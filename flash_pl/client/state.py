@@ -1,6 +1,7 @@
 """The client that is training now: its weights, mask, optimizer and context."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -163,14 +165,23 @@ class ClientState:
         """Name of the user's class of the module, for messages."""
         return getattr(self.module, "_user_class", type(self.module)).__name__
 
+    @torch.no_grad()
     def weight_norm_of_nothing(self) -> str | None:
-        """Name of a parameter under ``weight_norm`` of which the mask prunes all weights of an output.
+        """Name of a parameter under ``weight_norm`` whose mask makes the weight NaN; None if there is none.
 
-        The norm by which ``weight_norm`` divides is then 0, and the output NaN. None if there is no such parameter.
+        ``weight_norm`` divides by the norm of an output's weights, or of what its ``dim`` says. The norm is 0 if the
+        mask prunes them all.
         """
-        for slot in self.layout.layers:
-            weight, normed = slot.view(self.mask), slot.name.endswith((".weight_v", "weight.original1"))
-            if normed and not bool(weight.flatten(1).any(dim=1).all()):
+        for slot in () if self._dense else self.layout.layers:
+            if new := re.fullmatch(r"(.*)\.parametrizations\.(\w+)\.original1", slot.name):
+                weight = getattr(self.module.get_submodule(new[1]), new[2])
+            elif old := re.fullmatch(r"(.*)\.(\w+)_v", slot.name):
+                layer = self.module.get_submodule(old[1])
+                hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+                weight = next((hook.compute_weight(layer) for hook in hooks if hook.name == old[2]), None)
+            else:
+                continue
+            if weight is not None and not weight.isfinite().all():
                 return slot.name
         return None
 

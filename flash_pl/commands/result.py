@@ -25,7 +25,7 @@ def summarize(
       ``density`` is the server mask's share of weights, ``density_flops`` its share of the maskable layers' dense
       forward FLOPs (None if these cannot be counted).
     - ``accuracy``: the monitored metric of the model under the server's mask.
-    - ``accuracy_union``: the same of the model before masking.
+    - ``accuracy_union``: the same of the model before masking; null with ``round_average``.
     - ``best``: the best value of the monitored metric and the first round that has it; None if it was never logged.
     - ``cost``: bytes sent and FLOPs of training over the whole run, stage 1 included; simulated seconds if there is a
       fleet; ``bytes_dense``, the size of the dense model without its frozen parameters.

@@ -60,9 +60,9 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
     if best:
         rows[f"best {title}"] = f"{write(best['value'])} in round {best['round']}"
     rows[f"last {title}"] = write(result["accuracy"])
-    if sparse:
+    if sparse and result["accuracy_union"] is not None:
         rows[f"{title} of the union"] = write(result["accuracy_union"])
-        meanings.append("union: the average of the clients' models, before it is masked")
+        meanings.append("union: the server's model after a round, before it is masked")
     rows |= {f"{title} at d = {tier['density']:g}": write(tier["accuracy"]) for tier in result.get("tiers", ())}
     rows |= {title + ending: _spread(result[key], write) for key, ending in CLIENTS.items() if key in result}
     if sparse or target is not None:

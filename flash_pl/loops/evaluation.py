@@ -130,11 +130,13 @@ class RoundEvaluator:
     def server_metrics(self, tier_masks: Sequence[Tensor], done: int) -> dict[str, float]:
         """Metrics of the model masked to d; names of the union's end in ``_union``, those of a tier in ``_d0.05``.
 
-        Each model is evaluated by one process: a module may look at all outputs of an evaluation together.
+        With an average over rounds there is no union: what is deployed was averaged after every round was masked. Each
+        model is evaluated by one process: a module may look at all outputs of an evaluation together.
         """
         server, ranks, tiers = self.server, self.workers.ranks, self.plan.budget.tiers
-        union_is_masked = bool((server.masked() == server.union).all())
-        masks = [*reversed(tier_masks), *([] if union_is_masked else [None])]  # None: the union
+        masks: list[Tensor | None] = [*reversed(tier_masks)]
+        if self.union_differs():
+            masks.append(None)
         batches = self.data.val_dataloader()
 
         def evaluate(job: int) -> dict[str, float]:
@@ -144,13 +146,18 @@ class RoundEvaluator:
 
         results = ranks.gather_jobs({job: evaluate(job) for job in ranks.my_share([1] * len(masks))})
         metrics = dict(results[0])
-        metrics |= {
-            f"{name}_union": value for name, value in results[0 if union_is_masked else len(tier_masks)].items()
-        }
+        if server.round_average is None:
+            union = results[len(tier_masks) if self.union_differs() else 0]
+            metrics |= {f"{name}_union": value for name, value in union.items()}
         if len(tiers) > 1:
             for job, tier in reversed(list(enumerate(reversed(tiers)))):
                 metrics |= {name + tier_suffix(tier.density): value for name, value in results[job].items()}
         return metrics
+
+    def union_differs(self) -> bool:
+        """Whether the union is a model of its own, beside the masked one."""
+        server = self.server
+        return server.round_average is None and not bool((server.masked() == server.union).all())
 
     def client_metrics(self, tier_masks: Sequence[Tensor], done: int) -> dict[str, float]:
         """How metrics spread over all clients, each on its own test samples with the model of its tier.

@@ -1,7 +1,8 @@
 """Stage 2, the file to read first: a round from the sampling of its cohort to the row of its metrics."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from lightning.fabric import Fabric
@@ -177,7 +178,7 @@ class FederatedLoop:
             invariant = try_training(self.client, LocalLoop(self.fabric), self.data, self.plan)
             self.server.layout.scale_invariant = self.ranks.broadcast(lambda: invariant)  # rounding may differ
         if self.scheduler.first_stage is not None:
-            measured = FirstStageLoop(
+            stage = FirstStageLoop(
                 self.scheduler.first_stage,
                 scheduler=self.scheduler,
                 client=self.client,
@@ -191,7 +192,9 @@ class FederatedLoop:
                 on_client_end=lambda done, total: call_hooks(
                     self.fabric, "on_first_stage_client_end", loop=self, done=done, total=total
                 ),
-            ).run()
+            )
+            with self.forgetting_failures():
+                measured = stage.run()
         with server_hook(self.scheduler, "start", self.server, self.round):
             self.scheduler.start(self.server, measured, generator(self.plan.seed, "mask"))
         if self.server_optimizer is not None:
@@ -202,13 +205,14 @@ class FederatedLoop:
         """One round, in the order in which it happens."""
         server, scheduler, round, started = self.server, self.scheduler, self.round, time.perf_counter()
         if not self.evaluation_pending:  # otherwise the run was interrupted while it evaluated this round
-            previous_mask, failed_before = server.mask, self.failed
+            previous_mask, previous_support, failed_before = server.mask, server.support, self.failed
 
             # 1. A cohort trains, each client under the mask of its tier. If too many clients fail, another one does.
             attempts: list[CohortResult] = []
-            while not attempts or self.too_few(attempts):
-                cohort = self.plan.sample_cohort(round, attempt=len(attempts))
-                attempts.append(self.train_cohort(cohort))
+            with self.forgetting_failures():
+                while not attempts or self.too_few(attempts):
+                    cohort = self.plan.sample_cohort(round, attempt=len(attempts))
+                    attempts.append(self.train_cohort(cohort))
             updates = attempts[-1].in_time
             self.ledger.link.remember(attempts[-1].updates)
 
@@ -222,12 +226,12 @@ class FederatedLoop:
                 server.weights[:frozen].copy_(new[:frozen])  # a mean could round frozen parameters
                 server.union.copy_(server.weights)
 
-                # 3. The scheduler votes on the next mask and prunes the server to it.
+                # 3. The scheduler picks the next mask (JMWST by a vote, SPDST keeps it) and prunes the server to it.
                 with server_hook(scheduler, "on_aggregate", server, round):
                     scheduler.on_aggregate(server, updates, round)
                 self.update_tier_masks()
             if self.round_average is not None:  # a round without clients counts too
-                self.round_average.update(server, previous_mask, round)
+                self.round_average.update(server, previous_support, round)
 
             # 4. The row of metrics, without its evaluation.
             self.votes = vote_counts([update.mask for update in updates]).tolist()
@@ -249,7 +253,8 @@ class FederatedLoop:
 
         # 5. The new model is evaluated, and the row is complete.
         failed_before = self.failed
-        evaluation = self.evaluator.run(self.tier_masks, done=round + 1)
+        with self.forgetting_failures():
+            evaluation = self.evaluator.run(self.tier_masks, done=round + 1)
         check_names(evaluation, self.metrics)
         self.metrics |= evaluation
         self.evaluated = tuple(evaluation)
@@ -342,6 +347,16 @@ class FederatedLoop:
         """Tell the callbacks of a client that this process has trained, unless it was late."""
         if not update.late:
             call_hooks(self.fabric, "on_client_end", loop=self, update=update)
+
+    @contextmanager
+    def forgetting_failures(self) -> Iterator[None]:
+        """If the block ends by an error, its failed clients do not count: a resumed run trains them again."""
+        failed = self.failed
+        try:
+            yield
+        except BaseException:
+            self.failed = failed
+            raise
 
     def skip_client(self, failure: Failure) -> None:
         """Count a client that failed, and tell the callbacks."""

@@ -112,7 +112,7 @@ class LocalLoop:
         seed_global_rng_(seed, self.fabric.device)
         if name := client.weight_norm_of_nothing():
             remedy = "exclude this layer, or use a larger density"
-            raise Fault(f"the mask leaves no weight of an output of {name}, and weight_norm would be NaN; {remedy}")
+            raise Fault(f"the mask leaves {name} a norm of 0, and weight_norm would be NaN; {remedy}")
         scheduler.on_client_start(client, context)
         layer_rates = scheduler.layer_rates(client)
         if layer_rates is not None:
@@ -242,7 +242,7 @@ class LocalLoop:
 
     def before_optimizer_step(self, client: ClientState, optimizer: Optimizer) -> None:
         """The module's hook, then the scheduler sees the gradients, then those of pruned weights become 0."""
-        client.module.on_before_optimizer_step(optimizer)
+        client.module.on_before_optimizer_step(optimizer)  # ends in ClientState.mask_gradients_
 
     def _let_backend_step(self, client: ClientState, scheduler: SparseScheduler) -> None:
         """Let the backend take plain SGD steps where only the optimizer would see the parameters' gradients."""

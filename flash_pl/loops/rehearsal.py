@@ -102,7 +102,7 @@ def rehearse(loop: FederatedLoop) -> Estimate:
     slowest = max(measured.values(), key=lambda one: one.step)
     flops, ratio = _flops(loop, of_cohort)
     moves = any(bool((one.update.mask != one.received).any()) for one in measured.values())
-    evaluation = _evaluation(loop, data, union=moves)
+    evaluation = _evaluation(loop, data, union=moves and loop.round_average is None)
     evaluations = sum(loop.evaluator.schedule.server_due(done, rounds) for done in range(1, rounds + 1))
     stage = _first_stage(loop, data, slowest.step)
     return Estimate(
@@ -191,7 +191,7 @@ def _evaluation(loop: FederatedLoop, data: FederatedData, union: bool) -> float:
         return time.perf_counter() - started
 
     batches, models = len(data.val_dataloader()), len(loop.tier_masks)
-    evaluated = models + (not bool((loop.server.masked() == loop.server.union).all()))
+    evaluated = models + loop.evaluator.union_differs()
     seconds(SHORT)  # some kernels are made at their first use
     short, long = seconds(SHORT), seconds(LONG)
     measured = min(LONG, batches)

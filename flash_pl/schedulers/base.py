@@ -222,8 +222,11 @@ class FirstStage(ABC):
         check_integers(optional=True, batches=self.batches)
 
     def num_clients(self, total: int) -> int:
-        """How many of ``total`` clients take part, C = max(1, int(init_fraction * N))."""
-        return max(1, int(self.init_fraction * total))
+        """How many of ``total`` clients take part, C = max(1, floor(init_fraction * N)).
+
+        The product is rounded first: 0.29 * 100 is a little below 29 in floating point.
+        """
+        return max(1, int(round(self.init_fraction * total, 6)))
 
     @abstractmethod
     def trainee(self, first_mask: FirstMask) -> SparseScheduler:

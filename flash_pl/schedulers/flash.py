@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import torch
+from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -100,6 +101,11 @@ class DynamicSparseTraining(SparseScheduler):
 
     def on_client_start(self, client: ClientState, context: ClientContext) -> None:
         self.gradient = None
+        starts = context.round == 0 and self.interval.in_round(0)
+        if starts and not any(self.due(context, step) for step in range(1, context.steps + 2)):
+            remedy = "use more local epochs or smaller batches if it should"
+            facts = f"batches: {context.batches}, local epochs: {context.epochs}"
+            rank_zero_warn(f"a client never moves its mask ({facts}); {remedy}")
 
     @property
     def sees_gradients(self) -> bool:

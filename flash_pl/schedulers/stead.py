@@ -28,10 +28,11 @@ class STEAD(SparseScheduler):
     After every ``every``-th round the server drops the fraction ``prune_rate`` times ``decay`` of every layer's
     weights: those that have changed least since they entered the mask. It grows as many at random, from 0. Weights on
     which no loss depends never change, so they are dropped first; among equal weights those at the end of the layer go
-    first. A move may grow a weight that it has just dropped: the weight starts from 0 like any other, but keeps its
-    momentum at the server and its part of a mean over rounds. Clients never move the mask, so their masks always agree:
-    values go both ways, the mask goes down. The shipped config also gives the server momentum and deploys a mean over
-    rounds (``server_optimizer``, ``round_average``).
+    first. With weight decay such weights shrink and are no longer told from those in use: leave it at 0. A move may
+    grow a weight that it has just dropped: the weight starts from 0 like any other, but keeps its momentum at the
+    server and its part of a mean over rounds. Clients never move the mask, so their masks always agree: values go both
+    ways, the mask goes down. The shipped config also gives the server momentum and deploys a mean over rounds
+    (``server_optimizer``, ``round_average``).
 
     Args:
         power: exponent of a layer's density, in [0, 1]; 0 gives all layers one rate.

@@ -31,7 +31,7 @@ class FedAvg(Stateful):
     >>> from flash_pl.server import ClientUpdate
     >>> mask, densities = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
     >>> average = FedAvg()
-    >>> average.reset(server=torch.zeros(2), maskable=2, weights=[10, 30])
+    >>> average.reset(server=torch.zeros(2), maskable=2, client_weights=[10, 30])
     >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.0, 0.0]), mask)
     >>> average.add(ClientUpdate(1, 30, mask, densities, densities), torch.tensor([1.0, 2.0]), mask)
     >>> average.mean()
@@ -43,45 +43,45 @@ class FedAvg(Stateful):
     def __init__(self, by_samples: bool = True) -> None:
         self.by_samples = by_samples
 
-    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
+    def reset(self, server: Tensor, maskable: int, client_weights: Sequence[float]) -> None:
         """Start a round.
 
         Args:
             server: the server's arena ``[size]``.
             maskable: how many of its first weights can be masked.
-            weights: ``ClientUpdate.weight`` of the whole cohort, over all processes: n_i.
+            client_weights: ``ClientUpdate.weight`` of the whole cohort, over all processes: n_i.
         """
         self.server, self.maskable = server, maskable
         device = "cpu" if server.device.type == "mps" else server.device  # Apple's GPUs have no doubles
         size = self.accumulator_size(len(server), maskable)
         self.accumulator = torch.zeros(size, dtype=torch.int64, device=device)
-        self.max_weight = max(sum(map(self.weight_of, weights)), 1.0)
-        self.total = OrderFreeSum(self.accumulator[: len(server)], self.max_weight)
-        self.weight = OrderFreeSum(self.accumulator[len(server) : len(server) + 1], self.max_weight)
+        self.total_weight = max(sum(map(self.weight_of, client_weights)), 1.0)
+        self.sum = OrderFreeSum(self.accumulator[: len(server)], self.total_weight)
+        self.sum_of_weights = OrderFreeSum(self.accumulator[len(server) : len(server) + 1], self.total_weight)
         self.ones = torch.ones(1)
 
     def accumulator_size(self, size: int, maskable: int) -> int:
         """Number of sums that a round takes for an arena of ``size`` values."""
         return size + 1
 
-    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
+    def add(self, update: ClientUpdate, arena: Tensor, offered: Tensor) -> None:
         """Add a client whose update is in time.
 
         Args:
             update: what it reports.
-            weights: its arena ``[size]``, 0 outside ``update.mask``.
+            arena: its weights ``[size]``, 0 outside ``update.mask``.
             offered: the mask that it was sent, bool ``[maskable]``.
 
         Raises:
             OverflowError: a weight is not finite or not below 2^22 in magnitude; then nothing has been added.
         """
         client_weight = self.weight_of(update.weight)
-        self.total.add(weights, client_weight)
-        self.weight.add(self.ones, client_weight)
+        self.sum.add(arena, client_weight)
+        self.sum_of_weights.add(self.ones, client_weight)
 
     def mean(self) -> Tensor:
         """The new server arena ``[size]``, in the server's dtype."""
-        return self.total.mean(self.weight.value(), like=self.server)
+        return self.sum.mean(self.sum_of_weights.value(), like=self.server)
 
     def weight_of(self, weight: float) -> float:
         """The weight in the sum of an update with this ``weight``."""
@@ -94,21 +94,21 @@ class ZeroingMaskedAverage(FedAvg):
     A coordinate that is in no client's mask becomes 0 (the FLASH authors' code).
     """
 
-    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
-        super().reset(server, maskable, weights)
+    def reset(self, server: Tensor, maskable: int, client_weights: Sequence[float]) -> None:
+        super().reset(server, maskable, client_weights)
         start = super().accumulator_size(len(server), maskable)
-        self.mask_weights = OrderFreeSum(self.accumulator[start : start + maskable], self.max_weight)
+        self.mask_weights = OrderFreeSum(self.accumulator[start : start + maskable], self.total_weight)
 
     def accumulator_size(self, size: int, maskable: int) -> int:
         return super().accumulator_size(size, maskable) + maskable
 
-    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
-        super().add(update, weights, offered)
+    def add(self, update: ClientUpdate, arena: Tensor, offered: Tensor) -> None:
+        super().add(update, arena, offered)
         self.mask_weights.add(update.mask.view(torch.uint8), self.weight_of(update.weight))
 
     def mean(self) -> Tensor:
         new, mask_weights = super().mean(), self.mask_weights.value()
-        means = self.total.value()[: self.maskable] / mask_weights.clamp(min=torch.finfo(mask_weights.dtype).tiny)
+        means = self.sum.value()[: self.maskable] / mask_weights.clamp(min=torch.finfo(mask_weights.dtype).tiny)
         new[: self.maskable] = means.to(new)
         return new
 
@@ -124,21 +124,21 @@ class MaskedAverage(ZeroingMaskedAverage):
     >>> offered = torch.tensor([True, True, False])
     >>> mask, densities = torch.tensor([True, False, False]), torch.ones(1, dtype=torch.float64)
     >>> average = MaskedAverage()
-    >>> average.reset(server=torch.tensor([1.0, 2.0, 3.0]), maskable=3, weights=[10])
+    >>> average.reset(server=torch.tensor([1.0, 2.0, 3.0]), maskable=3, client_weights=[10])
     >>> average.add(ClientUpdate(0, 10, mask, densities, densities), torch.tensor([1.5, 0.0, 0.0]), offered)
     >>> average.mean()
     tensor([1.5000, 0.0000, 3.0000])
     """
 
-    def reset(self, server: Tensor, maskable: int, weights: Sequence[float]) -> None:
-        super().reset(server, maskable, weights)
+    def reset(self, server: Tensor, maskable: int, client_weights: Sequence[float]) -> None:
+        super().reset(server, maskable, client_weights)
         self.seen_by = self.accumulator[super().accumulator_size(len(server), maskable) :]  # number of clients
 
     def accumulator_size(self, size: int, maskable: int) -> int:
         return super().accumulator_size(size, maskable) + maskable
 
-    def add(self, update: ClientUpdate, weights: Tensor, offered: Tensor) -> None:
-        super().add(update, weights, offered)
+    def add(self, update: ClientUpdate, arena: Tensor, offered: Tensor) -> None:
+        super().add(update, arena, offered)
         self.seen_by.add_((offered | update.mask).to(self.seen_by.device))
 
     def mean(self) -> Tensor:

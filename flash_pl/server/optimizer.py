@@ -16,8 +16,8 @@ class ServerOptimizer(Stateful, ABC):
     """Moves the server's weights w by lr * direction(mean - w); FedAvg alone would replace w by the clients' mean.
 
     Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Only parameters move like
-    this; buffers, such as the statistics of batch norms, become the mean. The moments of a weight that leaves the
-    server's mask become 0.
+    this; buffers, such as the statistics of batch norms, become the mean. The moments of a weight that
+    was pruned become 0.
 
     Args:
         lr: the server's learning rate, above 0.
@@ -48,7 +48,7 @@ class ServerOptimizer(Stateful, ABC):
         """The next weights ``[layout.size]`` before any vote, given the clients' ``mean`` of them."""
         self.moments = {name: moment.to(mean.device) for name, moment in self.moments.items()}
         for moment in self.moments.values():
-            moment[: server.layout.maskable].mul_(server.mask)
+            moment[: server.layout.maskable].mul_(server.support)
         new, trainable = mean.clone(), server.layout.trainable
         current = server.weights[:trainable]
         new[:trainable] = current + self.lr * self.direction(mean[:trainable] - current)
@@ -126,7 +126,7 @@ class RoundAverage:
         a_t = a_{t-1} + (power + 1) / (power + t) (w_t - a_{t-1})
 
     Source: Shamir and Zhang (ICML 2013), polynomial-decay averaging. Models of different rounds can be averaged because
-    their masks are in consensus. A weight that enters the mask counts with that round's value in all rounds before.
+    their masks are in consensus. A weight that gets a value counts with it in all rounds before.
 
     Args:
         power: at least 0. 0 is the plain mean of all rounds; with 8 about the last ninth of them counts.
@@ -144,7 +144,7 @@ class RoundAverage:
 
         Args:
             server: after the round.
-            previous: its mask before the round, bool ``[layout.maskable]``.
+            previous: its support before the round, bool ``[layout.maskable]``.
         """
         if server.round_average is None:
             server.round_average = server.weights.clone()
@@ -152,5 +152,5 @@ class RoundAverage:
         frozen = server.layout.frozen  # they never change
         share = (self.power + 1) / (self.power + 1 + round)
         server.round_average[:frozen].lerp_(server.weights[:frozen], share)
-        averages, entered = server.round_average[: server.layout.maskable], server.mask & ~previous
+        averages, entered = server.round_average[: server.layout.maskable], server.support & ~previous
         torch.where(entered, server.weights[: server.layout.maskable], averages, out=averages)

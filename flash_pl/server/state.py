@@ -56,6 +56,12 @@ class ServerState(Stateful):
         return generator(self.seed, f"server/{purpose}", round)
 
     @property
+    def support(self) -> Tensor:
+        """The weights that have a value, bool ``[layout.maskable]``: the mask, and what a method whose mask is only for
+        evaluation has outside of it."""
+        return self.mask | (self.weights[: self.layout.maskable] != 0)
+
+    @property
     def deployed(self) -> Tensor:
         """The average over rounds if there is one, else the weights, ``[layout.size]``."""
         return self.weights if self.round_average is None else self.round_average

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flash_pl import PDST, FederatedTrainer
+from flash_pl import PDST, Classifier, FederatedTrainer
 from flash_pl.client import ClientContext, federate
 from flash_pl.client.optimizers import KEEP_ZEROS, keeps_zeros
 from flash_pl.errors import ClientError, ModuleError
@@ -156,8 +156,21 @@ def test_weight_norm_of_an_output_without_weights_ends_with_a_reason(unaware, ti
             super().__init__()
             self.net[4] = nn.utils.parametrizations.weight_norm(self.net[4])
 
-    with pytest.raises(ClientError, match=r"no weight of an output of net\.4\.\S+original1, and weight_norm would"):
+    with pytest.raises(ClientError, match=r"leaves net\.4\.\S+original1 a norm of 0, and weight_norm would"):
         FederatedTrainer(PDST(), density=0.01, **SETTINGS).fit(Normed(), tiny_data)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_weight_norm_is_refused_exactly_where_the_output_is_nan(norm, dim):
+    module = federate(Classifier)(norm(nn.Linear(4, 3, bias=False), dim=dim), classes=3)
+    client, rows = module.bind(Layout(module)), torch.ones(3, 4, dtype=torch.bool)
+    columns, none = rows.clone(), torch.zeros_like(rows)
+    rows[1], columns[:, 3] = False, False
+    for mask in (rows, columns, none, torch.ones_like(rows)):
+        client.receive(torch.ones(client.layout.size), mask.flatten())
+        assert bool(client.weight_norm_of_nothing()) == bool(module(torch.ones(1, 4)).isnan().any())
 
 
 def test_a_run_warns_if_less_than_half_of_the_weights_are_maskable(unaware, tiny_data):

@@ -10,10 +10,11 @@ import torch
 from flash_pl import JMWST, PDST, ConfigError, FederatedTrainer
 from flash_pl.callbacks import Callback, Checkpoint, MetricsCSV
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.errors import Interrupted
+from flash_pl.errors import ClientError, Interrupted
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
 from flash_pl.schedulers import STEAD, Sensitivity
 from flash_pl.server import FedAvgM, RoundAverage
+from flash_pl.sparsity import AsDrawn, FirstMask
 
 
 class StopIn:
@@ -116,6 +117,37 @@ def test_a_failure_of_a_round_that_starts_again_counts_once(unaware, tiny_data, 
         with pytest.raises(Interrupted):
             fit(failing(stopping(unaware, "round", client))(), str(client))
         assert fit(failing(unaware)(), str(client), ckpt_path="last").failed == 2
+
+
+def test_failures_of_an_attempt_count_once_if_a_later_attempt_is_interrupted(unaware, tiny_data, tmp_path):
+    """Client 0 always fails, so a round of all clients is tried again; the second try is interrupted."""
+    tries = []
+
+    class Module(unaware):
+        def training_step(self, batch, batch_idx):
+            assert self._client.context.client != 0
+            return super().training_step(batch, batch_idx)
+
+        def on_fit_start(self):
+            tries.append(self._client.context.client)
+            if len(tries) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def fit(**how):
+        callback = Checkpoint(tmp_path / "run", every=0)
+        policy = FaultPolicy("skip", min_clients=8, round_attempts=3)
+        scheduler = PDST(FirstMask(initialize=AsDrawn()))
+        settings = {"rounds": 1, "cohort": 8, "accelerator": "cpu", "faults": policy, "callbacks": [callback]}
+        return FederatedTrainer(scheduler, density=0.3, **settings).fit(Module(), tiny_data, **how)
+
+    stop_at = 12
+    with pytest.raises(Interrupted):
+        fit()
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["flash_pl"]["failed"] == 0
+    tries, stop_at = [], 0
+    with pytest.raises(ClientError, match="min_clients is 8, after 3 attempts"):
+        fit(ckpt_path="last")
+    assert len(tries) == 3 * 8
 
 
 def test_a_checkpoint_knows_what_callbacks_after_it_have_decided(unaware, tiny_data, tmp_path):

@@ -1,11 +1,14 @@
 """Methods of FLASH and what they are built of, in a real federated run."""
 
+import warnings
+
 import pytest
 import torch
 
 from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
 from flash_pl.callbacks import Callback
 from flash_pl.client import ClientContext
+from flash_pl.data import IID, Synthetic
 from flash_pl.errors import ConfigError
 from flash_pl.schedulers import (
     STEAD,
@@ -150,3 +153,24 @@ def test_frozen_rounds_of_jmwst_move_nothing(unaware, tiny_data):
     _, watch = run(SCHEDULERS["jmwst every second round"], unaware, tiny_data)
     assert [row["mismatch_clients"] > 0 for row in watch.rows] == [True, False, True]
     assert watch.rows[1]["moved"] == 0
+
+
+@pytest.mark.parametrize("total", [1, 7, 100, 1000])
+def test_stage_1_takes_the_exact_share_of_the_clients(total):
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    for hundredths in range(1, 101):
+        expected = max(1, hundredths * total // 100)
+        assert Sensitivity(init_fraction=hundredths / 100).num_clients(total) == expected
+
+
+@pytest.mark.parametrize(("samples", "epochs", "moves"), [(16, 1, False), (17, 1, True), (8, 1, False), (8, 2, True)])
+def test_a_client_that_never_moves_its_mask_is_told(samples, epochs, moves, unaware):
+    """With one epoch the only move is after the middle batch, and its fraction is 0 at the last step."""
+    data = Synthetic(samples=4 * samples, test_samples=8, classes=4, shape=(1, 8, 8), clients=4, batch_size=8)
+    data.partition = IID()
+    run = FederatedTrainer(NST(), density=0.3, rounds=1, cohort=1, local_epochs=epochs, accelerator="cpu")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        loop = run.fit(unaware(), data)
+    told = [str(warning.message) for warning in seen if "never moves its mask" in str(warning.message)]
+    assert (not told) == moves == bool(loop.metrics["moved"]), (told, loop.metrics["moved"])

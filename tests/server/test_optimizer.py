@@ -58,6 +58,16 @@ def test_a_weight_that_has_left_the_mask_comes_back_without_a_past(optimizer):
     assert still[1] == 0 and bool((still[[0, *range(2, 9)]] > 0).all())  # biases are never masked
 
 
+def test_a_mask_that_is_only_for_evaluation_takes_no_momentum():
+    """Methods like NST keep the weights outside of it; v is 1, 1.5, 1.75 for all."""
+    state, optimizer = server(), FedAvgM(0.5)
+    state.weights = torch.full((9,), 0.25)
+    for round in range(3):
+        state.mask = torch.arange(8) == round
+        state.weights = optimizer.step(state, state.weights + 1)
+    torch.testing.assert_close(state.weights, torch.full((9,), 0.25 + 1 + 1.5 + 1.75))
+
+
 def test_statistics_of_batch_norms_become_the_mean_and_never_overshoot():
     state, optimizer = server(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))), FedAvgM(0.9)
     for _ in range(3):
