@@ -78,11 +78,12 @@ def print_tables(searched: Sequence[Row], rows: Sequence[Row], curves: Sequence[
     print_search(searched)
     runs = runs_by_cell(rows)
     settings = settings_of(runs)
+    methods = [name for name in METHODS if any(cell_of(runs, setting, name) for setting in settings)]
     for title, cell in (
         ("accuracy, %, at equal density", lambda setting, method: accuracy(cell_of(runs, setting, method))),
         ("accuracy, %, at equal training FLOPs", lambda setting, method: at_equal_flops(runs, curves, setting, method)),
     ):
-        print_grid(title, settings, METHODS, cell)
+        print_grid(title, settings, methods, cell)
     costs: dict[str, Callable[[Sequence[Row]], str]] = {
         "training FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_ratio'):.3f}",
         "inference FLOPs, dense = 1": lambda found: f"{mean(found, 'flops_inference_ratio'):.3f}",
@@ -91,7 +92,7 @@ def print_tables(searched: Sequence[Row], rows: Sequence[Row], curves: Sequence[
         "memory, GB": lambda found: f"{mean(found, 'peak_memory_mb') / 1e3:.1f}",
     }
     for title, write in costs.items():
-        print_grid(title, settings, METHODS, lambda s, m, write=write: written(cell_of(runs, s, m), write))
+        print_grid(title, settings, methods, lambda s, m, write=write: written(cell_of(runs, s, m), write))
     title = f"other settings, {label(VARIED)}"
     columns = ("lr", "accuracy, %", "at equal training FLOPs", "training FLOPs", "inference FLOPs")
     print(f"\n| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
@@ -124,14 +125,18 @@ def print_grid(
 
 
 def at_equal_flops(runs: Runs, curves: Sequence[Row], setting: Setting, method: str) -> str:
-    """Accuracy when a run has taken as many training FLOPs as the cheapest method of the setting in all rounds.
+    """Accuracy when a run has taken as many training FLOPs as the cheapest run of the setting in all rounds.
 
-    If that is before the first evaluation of all its runs, the text says before which round.
+    A run that has ended by then counts with the mean of its last five rounds, every other with a single evaluation or
+    what lies between two. If no run has been evaluated by then, the text says before which round that is.
     """
-    totals = [float(run["flops"]) for name in METHODS for run in without_diverged(cell_of(runs, setting, name))]
+    budget = min(float(run["flops"]) for name in METHODS for run in without_diverged(cell_of(runs, setting, name)))
     found = without_diverged(cell_of(runs, setting, method))
     evaluated = [curve_of(curves, run) for run in found]
-    values = [accuracy_at(curve, min(totals)) for curve in evaluated]
+    values = [
+        float(run["accuracy"]) if float(run["flops"]) <= budget else accuracy_at(curve, budget)
+        for run, curve in zip(found, evaluated, strict=True)
+    ]
     reached = [value for value in values if value is not None]
     if reached:
         return mean_and_deviation(reached)
