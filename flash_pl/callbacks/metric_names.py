@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 MODEL_GROUPS = {"acc": "accuracy", "accuracy": "accuracy", "loss": "loss"}
 GROUPS = MODEL_GROUPS | {
     "bytes": "resources",
+    "messages": "resources",
     "flops": "resources",
     "fleet": "resources",
     "mismatch": "mask",
@@ -61,8 +62,8 @@ def grouped(row: Mapping[str, float], layers: Mapping[str, float], evaluated: Co
         layers: the metrics of layers, the columns of consensus.csv.
         evaluated: see ``group``.
 
-    >>> grouped({"round": 1, "bytes_up": 2_500_000}, {"density/fc1": 0.1})
-    {'resources/MB_up': 2.5, 'per_layer/density/fc1': 0.1}
+    >>> grouped({"round": 1, "bytes_up": 2_500_000, "bytes_per_token": 3}, {"density/fc1": 0.1})
+    {'resources/MB_up': 2.5, 'resources/bytes_per_token': 3, 'per_layer/density/fc1': 0.1}
     """
     names = [name for name in row if name != "round"]
     scaled = {tag(name, evaluated): row[name] * _unit(name, evaluated)[2] for name in names}
@@ -71,8 +72,9 @@ def grouped(row: Mapping[str, float], layers: Mapping[str, float], evaluated: Co
 
 def _unit(name: str, evaluated: Collection[str]) -> tuple[str, str, float]:
     """The beginning of the name that a unit replaces, the unit and the factor; nothing is replaced in other names."""
-    beginning, _, rest = name.partition("_")
-    if beginning in UNITS and not rest.endswith("ratio") and name not in evaluated:
+    beginning = name.partition("_")[0]
+    ours = bool(meaning(name))  # a module may log names that begin like these
+    if beginning in UNITS and ours and not name.endswith("ratio") and name not in evaluated:
         return beginning, *UNITS[beginning]
     return "", "", 1
 
@@ -103,6 +105,8 @@ MEANINGS = {
     "late": "number of clients that came after the deadline",
     "participants": "number of clients whose updates count",
     "failed": "number of clients left out after an error",
+    "messages_up": "number of models that clients sent in time, all attempts at the round together",
+    "messages_down": "number of models that clients received, all attempts at the round together",
     "lr_scale": "factor of the module's learning rates in the round",
     "seconds": "measured seconds of the round, evaluation included",
     "seconds_train": "measured seconds of the round without evaluation",

@@ -289,7 +289,12 @@ def _bytes_both_ways(run: Run) -> float | None:
 
 
 def _messages(run: Run, direction: str) -> float:
-    """Return how many models clients received (``down``), or sent in time (``up``), summed over the rounds."""
+    """Return how many models clients received (``down``), or sent in time (``up``), summed over the rounds.
+
+    With ``on_client_error=skip`` a round may have been tried several times, and the run has counted the messages.
+    """
+    if (counted := run.total(f"messages_{direction}")) is not None:
+        return counted
     participants = run.total("participants")
     if participants is None:
         return float(run.config["cohort"]) * len(run.metrics["round"])

@@ -144,7 +144,7 @@ NEEDED = (*SECTIONS, "density", "seed", "rounds", "cohort", "trainer")  # the ke
 TABLES: Mapping[str, Mapping[str, Kind]] = {
     "metrics.csv": {
         "round": INDEX,
-        "participants|late|failed|moved": COUNT,
+        "participants|late|failed|moved|messages_(up|down)": COUNT,
         "density(_union|_flops)?|mismatch_(clients|server|temporal)(_d.*)?|in_(all_masks|one_mask)": SHARE,
         "bytes_(once|(up|down)(_entropy|_bitmap|_values|_total)?)": COST,
         "flops(_total|_ratio|_inference|_inference_ratio)?": COST,

@@ -167,4 +167,5 @@ def _decay(config: Config) -> RoundDecay | None:
     """The decay of ``lr``; None for a LightningModule that keeps its own rates."""
     if not _takes_lr(config):
         return None
-    return RoundDecay(config["lr_end"] / config["lr"], config["lr_horizon"], config["trainer"]["lr_delay"])
+    ratio = min(1.0, config["lr_end"] / config["lr"])  # a rate that starts lower must not rise
+    return RoundDecay(ratio, config["lr_horizon"], config["trainer"]["lr_delay"])

@@ -34,8 +34,8 @@ def compose(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[st
     expanded = _expanded(layer)
     check_components(expanded)
     resolved = _with_cohort(_schema().typed(expanded), given)
-    if resolved["clients"] is not None and resolved["cohort"] > resolved["clients"]:
-        problem = f"{resolved['cohort']} is more than the {resolved['clients']} clients"
+    if (clients := _clients(resolved)) is not None and resolved["cohort"] > clients:
+        problem = f"{resolved['cohort']} is more than the {clients} clients"
         raise ConfigError("cohort", problem, "give a smaller cohort, or more clients")
     alpha, default = resolved["alpha"], KEYS["alpha"].default
     if alpha != default and not _has_init_arg(resolved["data"], "alpha", alpha):
@@ -86,10 +86,16 @@ def about_cohort(config: Mapping[str, Any], arguments: Sequence[str] = ()) -> st
 
 def _with_cohort(resolved: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved config, with a cohort that the user has not given reduced to the number of clients, if it is known."""
+    clients = _clients(resolved)
+    fits = clients is None or resolved["cohort"] <= clients
+    return resolved if fits or "cohort" in given else resolved | {"cohort": clients}
+
+
+def _clients(resolved: Mapping[str, Any]) -> int | None:
+    """The number of clients of a resolved config; None if only the data know it."""
     clients = resolved["data"]["init_args"].get("clients", resolved["clients"])
     known = isinstance(clients, int) and not isinstance(clients, bool) and clients >= 1
-    fits = not known or resolved["cohort"] <= clients
-    return resolved if fits or "cohort" in given else resolved | {"cohort": clients}
+    return clients if known else None
 
 
 def _schema() -> Any:
@@ -115,6 +121,8 @@ def _expanded(user: Mapping[str, Any]) -> dict[str, Any]:
     compat = shipped.fragment("compat", user["compat"], "compat") if user.get("compat") is not None else {}
     compat_of_tiers, tiered = compat.pop("tiers", {}), _is_tiered(_section("budget", user, {}, {"name": "by_share"}))
     compat = overlay(compat, compat_of_tiers) if tiered else compat
+    if (methods := compat.pop("schedulers", None)) and _section("scheduler", user, {}).get("name") not in methods:
+        compat = {key: part for key, part in compat.items() if key not in ("scheduler", "aggregator")}
     data = _section("data", user, compat, {"name": "digits"})
     defaults = data.pop("defaults", {})
     scheduler = _section("scheduler", user, compat)

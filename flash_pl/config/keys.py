@@ -34,7 +34,7 @@ class Keys:
         batch_size: batch size of the clients' training.
         optimizer: optimizer of the clients' training: sgd or adam.
         lr: learning rate of round 0.
-        lr_end: learning rate after lr_horizon rounds, reached exponentially.
+        lr_end: learning rate after lr_horizon rounds, reached exponentially; an lr below it stays as it is.
         lr_horizon: rounds of the decay from lr to lr_end, whatever rounds is.
         alpha: Dirichlet concentration of the partition; 1000 is nearly IID.
         seed: seed of every random draw.

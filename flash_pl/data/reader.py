@@ -207,7 +207,7 @@ class DatasetBatches(EpochLength):
 
     def __iter__(self) -> Iterator[Any]:
         """The batches in the order of the samples. Random transforms draw the same numbers in every pass."""
-        return self.reader.read(self._parts(self.index), seed=0)
+        return self.reader.read(self._parts(self.index[: self.epoch_samples]), seed=0)
 
     def shuffled(self, generator: torch.Generator) -> Iterator[Any]:
         """One epoch in an order drawn from ``generator``: that of ``TensorBatches`` for as many samples."""

@@ -247,6 +247,8 @@ class FederatedLoop:
             self.metrics = logged | row
             if self.workers.faults.on_client_error == "skip":
                 self.metrics["failed"] = self.failed - failed_before
+                sent = [update for attempt in attempts for update in attempt.updates]  # the bytes are of all attempts
+                self.metrics |= {"messages_up": sum(not update.late for update in sent), "messages_down": len(sent)}
             self.workers.compare(f"after round {round + 1}")
             self.metrics["seconds_train"] = time.perf_counter() - started
             self.evaluation_pending = self.consistent = True

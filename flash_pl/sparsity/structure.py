@@ -101,21 +101,29 @@ class NM(Structure):
 class Channels(Structure):
     """Whole output channels: the channels of highest mean score, at least one per layer.
 
+    The outputs of the last layer are the classes. They are all kept, and whole inputs are chosen there instead.
+
     >>> from torch import nn
-    >>> layout = Layout(nn.Linear(4, 2, bias=False))
-    >>> scores = torch.tensor([9.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
-    >>> Channels()(layout, scores, torch.tensor([4])).view(2, 4).int()
+    >>> layout = Layout(nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 3, bias=False)))
+    >>> scores = torch.tensor([9.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 9.0, 1.0, 0.0, 2.0, 0.0, 3.0])
+    >>> first, last = layout.split(Channels()(layout, scores, torch.tensor([4, 3])))
+    >>> first.view(2, 4).int()
     tensor([[0, 0, 0, 0],
             [1, 1, 1, 1]], dtype=torch.int32)
+    >>> last.view(3, 2).int()
+    tensor([[1, 0],
+            [1, 0],
+            [1, 0]], dtype=torch.int32)
     """
 
     def __call__(self, layout: Layout, scores: Tensor, counts: Tensor, tie_breaker: Tensor | None = None) -> Tensor:
         mask = torch.zeros(layout.maskable, dtype=torch.bool, device=scores.device)
         for slot, count in zip(layout.layers, counts.tolist(), strict=True):
-            rows = _rows(layout, slot, scores)
-            channels = max(1, round(count / rows.shape[1]))  # as many as come nearest to ``count`` weights
-            weight = layout.by_output(slot, mask)
-            weight[top_k(rows.mean(dim=1), channels).view(weight.shape[:2])] = True
+            channel = 1 if feeds_another(layout, slot) else 2  # of [groups, outputs, inputs, ...]
+            weight, of_layer = (layout.by_output(slot, flat).movedim(channel, 1) for flat in (mask, scores))
+            means = of_layer.flatten(2).mean(dim=2)  # [groups, channels of a group]
+            chosen = max(1, round(count * means.numel() / of_layer.numel()))  # the nearest to ``count`` weights
+            weight[top_k(means.flatten(), chosen).view(means.shape)] = True
         return mask
 
 

@@ -117,6 +117,14 @@ def test_late_clients_have_got_a_model_and_sent_none(make_run):
     assert cells(found, "bytes_ratio")[0].mean == pytest.approx(120 / (14 * 100))
 
 
+def test_bytes_of_repeated_rounds_are_divided_by_all_their_messages(make_run):
+    """The first round was tried twice: three clients in the first attempt, two in the second."""
+    columns = costs((50, 40), (2, 4), (50, 90)) | {"messages_up": (5, 4), "messages_down": (5, 4)}
+    found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=columns, result={"cost": {"bytes_dense": 100}}))
+    assert cells(found, "bytes_up_each")[0].mean == cells(found, "bytes_down_each")[0].mean == 10
+    assert cells(found, "bytes_ratio")[0].mean == pytest.approx(0.1)
+
+
 def test_rounds_that_found_nobody(make_run):
     empty = costs((0, 0), (0, 0), (0, 0)) | {"flops": (0, 0), "flops_ratio": (0, 0), "flops_total": (0, 0)}
     found = comparison(make_run("a", accuracies=(0.5, 0.5), columns=empty, result={"cost": {"bytes_dense": 10}}))

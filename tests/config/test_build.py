@@ -36,6 +36,17 @@ def test_official_sets_only_what_the_scheduler_has(scheduler, taken):
     build_trainer(config)
 
 
+@pytest.mark.parametrize("tiers", [(), ("budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]",)])
+@pytest.mark.parametrize("scheduler", names("scheduler"))
+def test_official_leaves_the_methods_of_other_authors_alone(scheduler, tiers):
+    """Their moves, votes and averages are theirs; the authors of FLASH have made no choice there."""
+    settings = (f"scheduler={scheduler}", "budget=by_share", *tiers)
+    plain, official = composed(*settings), composed(*settings, "compat=official")
+    same = all(plain[part] == official[part] for part in ("scheduler", "aggregator"))
+    assert same == (scheduler not in ("dense", "nst", "pdst", "spdst", "jmwst"))
+    assert official["trainer"]["lr_delay"] == 1
+
+
 def test_tiers_are_averaged_by_mask_unless_the_user_names_an_aggregator():
     tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
     assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)

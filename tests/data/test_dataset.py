@@ -24,7 +24,7 @@ from torch.utils.data import (
 from flash_pl import JMWST, Classifier, FederatedTrainer
 from flash_pl.data import IID, ClientDatasets, Dirichlet, PartitionedDataModule, PartitionedDataset, TensorData
 from flash_pl.data.labels import read_labels
-from flash_pl.data.reader import Reader
+from flash_pl.data.reader import DatasetBatches, Reader
 from flash_pl.errors import ConfigError, RunError, SampleError
 from flash_pl.seeding import generator
 
@@ -475,3 +475,11 @@ def test_a_workers_own_start_is_called():
                     worker_init_fn=lambda worker: os.environ.update(FLASH_PL_TEST=f"worker {worker}"))  # fmt: skip
     assert list(reader.read([[0]], seed=0)) == ["worker 0"]
     reader.close()
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(5, [2, 2]), (4, [2, 2]), (1, [1])])
+def test_a_smaller_last_batch_of_a_dataset_is_left_out_in_both_orders(samples, sizes):
+    batches = DatasetBatches(Reader(list(range(9)), list), torch.arange(samples), batch_size=2, drop_last=True)
+    for epoch in (batches, batches.shuffled(torch.Generator().manual_seed(0))):
+        assert [len(batch) for batch in epoch] == sizes
+    assert len(batches) == len(sizes)

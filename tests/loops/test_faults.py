@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flash_pl import JMWST, NST, PDST, ConfigError, FederatedTrainer
-from flash_pl.callbacks import Callback
+from flash_pl.callbacks import Callback, History
 from flash_pl.costs import WireFormat
 from flash_pl.errors import ClientError, ServerError
 from flash_pl.loops import EvaluationSchedule, FaultPolicy
@@ -122,10 +122,15 @@ def test_a_skipped_client_leaves_no_trace_in_the_server(fail, words, unaware, ti
 
 def test_a_round_with_too_few_clients_is_repeated_with_others(unaware, tiny_data):
     """Half of the clients fail; three of four must remain, which another cohort may do."""
-    policy = FaultPolicy("skip", min_clients=3, round_attempts=50)
-    loop = trainer(policy).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
+    policy, history = FaultPolicy("skip", min_clients=3, round_attempts=50), History()
+    loop = trainer(policy, callbacks=[history]).fit(fragile(unaware, raising, clients=(0, 1, 2, 3)), tiny_data)
     assert loop.round == 4 and loop.failed > 4
     assert loop.metrics["participants"] >= 3
+    sent, each = (
+        history["messages_up"],
+        {b / n for b, n in zip(history["bytes_up"], history["messages_up"], strict=True)},
+    )
+    assert len(each) == 1 and sum(sent) > sum(history["participants"])  # all messages have one length
 
 
 def test_what_an_attempt_has_cost_is_on_the_bill(unaware, tiny_data):

@@ -147,14 +147,14 @@ def test_the_count_of_trainable_weights_leaves_out_frozen_ones_and_gaps():
 def test_structures_of_a_transposed_convolution_are_those_of_the_convolution_it_transposes(groups):
     """Its outputs are those that a weight of 0 switches off, found by running the layer."""
     up, inputs = nn.ConvTranspose2d(4, 6, 2, groups=groups, bias=False), torch.randn(1, 4, 3, 3)
-    layout = Layout(up)
-    arena = layout.flatten_(up)
+    network = nn.Sequential(up, nn.Conv2d(6, 6, 1, bias=False))
+    layout = Layout(network)
+    arena = layout.flatten_(network)
     scores = torch.rand(layout.maskable)
-    channels = Channels()(layout, scores, torch.tensor([layout.maskable // 2]))
-    arena.copy_(channels)
+    arena.copy_(Channels()(layout, scores, layout.sizes // 2))
     assert int((up(inputs).abs().sum(dim=(0, 2, 3)) > 0).sum()) == 3
     for output in range(6):  # N:M along the inputs of each output
-        mask = NM(4)(layout, scores, torch.tensor([layout.maskable // 2]))
+        mask = NM(4)(layout, scores, layout.sizes // 2)
         arena.copy_(mask)
         up.zero_grad()
         up(torch.ones(1, 4, 3, 3))[0, output].sum().backward()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flash_pl.errors import ConfigError
+from flash_pl.models import LeafCNN
 from flash_pl.seeding import generator
 from flash_pl.sparsity import NM, Channels, ExactDraw, Layout, StructuredDraw, Uniform, Unstructured
 
@@ -44,11 +45,21 @@ def test_channels_are_whole_and_the_best(density, seed):
     scores = torch.rand(LAYOUT.maskable, generator=generator(seed, "scores"))
     mask = Channels()(LAYOUT, scores, (density * LAYOUT.sizes).long())
     for slot in LAYOUT.layers:
-        rows, means = slot.view(mask).flatten(1), slot.view(scores).flatten(1).mean(1)
+        last = slot == LAYOUT.layers[-1]  # its outputs are the classes, so its inputs are chosen
+        weight, of_layer = (slot.view(flat).T if last else slot.view(flat) for flat in (mask, scores))
+        rows, means = weight.flatten(1), of_layer.flatten(1).mean(1)
         chosen, wished = rows.all(1), int(density * rows.numel()) * len(rows) / rows.numel()
         assert torch.equal(chosen, rows.any(1)) and chosen.sum() == max(1, round(wished))
         if not chosen.all():
             assert means[chosen].min() >= means[~chosen].max()
+
+
+@pytest.mark.parametrize("density", [0.05, 0.1, 0.5])
+def test_channels_keep_every_class(density):
+    layout = Layout(LeafCNN(num_classes=10, image_size=8, channels=(8, 16), hidden=32))
+    scores = torch.rand(layout.maskable, generator=generator(0, "scores"))
+    mask = Channels()(layout, scores, (density * layout.sizes).long())
+    assert layout.layers[-1].view(mask).any(dim=1).tolist() == [True] * 10
 
 
 def test_unstructured_is_the_top_k_of_every_layer():
