@@ -120,7 +120,8 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
 
     Args:
         model: to write.
-        values: type of the active weights: fp32, fp16 or bf16. All other tensors keep their type.
+        values: type of the active weights: fp32, fp16 or bf16. Masked weights are read back as float32; all other
+            tensors keep their type.
         compress: also try a compressed bitmap for the mask.
 
     >>> mask = torch.arange(1000).view(10, 100) % 20 == 0
@@ -134,10 +135,13 @@ def encode_flash(model: SparseModel, values: str = "fp32", compress: bool = Fals
     ({'round': '3'}, 100, True)
 
     Raises:
-        ConfigError: ``values`` is not such a type, or a weight is too large for it.
+        ConfigError: ``values`` is not such a type, or a weight is too large for it, or masked weights are of float64.
         MessageError: a tensor has an unsupported dtype, too many dimensions or too long a name, or a masked tensor or
             another one of float32 has a number that is not finite.
     """
+    if wide := next((name for name in model.masks if model.tensors[name].dtype == torch.float64), None):
+        problem = f"'{values}' would round {wide}, which is of float64"
+        raise ConfigError("values", problem, "export to .safetensors, which keeps every type")
     floats = [name for name, tensor in model.tensors.items() if tensor.dtype == torch.float32]
     for name in [*floats, *model.masks]:
         check_extra(name, model.tensors[name])

@@ -47,6 +47,13 @@ def test_official_leaves_the_methods_of_other_authors_alone(scheduler, tiers):
     assert official["trainer"]["lr_delay"] == 1
 
 
+@pytest.mark.parametrize(("lr", "end"), [(0.1, 0.001), (0.03, 0.001), (0.001, 0.001), (0.0005, 0.0005)])
+def test_a_learning_rate_never_rises(lr, end):
+    """``lr_end`` is 0.001 by default."""
+    decay = build_trainer(composed(f"lr={lr}")).decay
+    assert lr * decay.scale(1000) == pytest.approx(end) and decay.scale(0) == 1
+
+
 def test_tiers_are_averaged_by_mask_unless_the_user_names_an_aggregator():
     tiers = "budget.tiers=[{density: 0.02, share: 0.5}, {density: 0.05, share: 0.5}]"
     assert isinstance(build_trainer(composed(tiers, config="spdst")).aggregator, MaskedAverage)

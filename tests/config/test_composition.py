@@ -202,3 +202,11 @@ def test_callbacks_are_components_in_a_list():
     saved = to_repeat(read_config("jmwst"), ["callbacks=[my_file.Mine]"])
     assert compose(saved)["callbacks"] == short[:1] and compose(saved, ["callbacks=[]"])["callbacks"] == []
     assert composed()["callbacks"] == []
+
+
+@pytest.mark.parametrize("clients", ["clients=50", "data.clients=50"])
+def test_a_cohort_is_compared_with_the_clients_of_the_data(clients):
+    """The digits have 20 clients unless the user says otherwise, wherever he says it."""
+    assert compose({"scheduler": "pdst"}, [clients, "cohort=30"])["cohort"] == 30
+    with pytest.raises(ConfigError, match="51 is more than the 50 clients"):
+        compose({"scheduler": "pdst"}, [clients, "cohort=51"])

@@ -85,6 +85,12 @@ def test_a_weight_too_large_for_the_type_is_refused():
     assert error.value.key == "values"
 
 
+def test_masked_weights_of_float64_are_not_rounded_silently():
+    mask = torch.ones(3, dtype=torch.bool)
+    with pytest.raises(ConfigError, match=r"round fc.weight, which is of float64; export to .safetensors"):
+        encode_flash(SparseModel({"fc.weight": torch.full((3,), 1 / 3, dtype=torch.float64)}, {"fc.weight": mask}, {}))
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_tensor_with_too_many_dimensions_is_refused(masked):
     sent = model(0.3)
