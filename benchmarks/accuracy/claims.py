@@ -15,7 +15,7 @@ MNISTNET, METHODS, DEEP = "MNISTNet, 60 rounds", "MNISTNet, 30 rounds", "ResNet-
 STUDIES = {  # what differs between the settings of a study
     MNISTNET: "d = 0.05 and 0.1; tiers: 0.1 and 0.2",
     METHODS: "alpha = 1 and 0.1, d = 0.02 to 0.2",
-    DEEP: "what has been run",
+    DEEP: "d = 0.05 and 0.01, batch norm; alpha = 0.1, group norm",
 }
 Curve = Sequence[tuple[float, float]]  # of the evaluated rounds: megabytes sent up so far, accuracy in %
 
