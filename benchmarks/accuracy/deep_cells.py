@@ -24,7 +24,7 @@ CONFIGS = {  # what follows ``flash-pl fit`` if it is not the name of the method
     # One mask for all budgets of 0.5 d, 0.75 d and d against the smallest budget for all, with the average of tiers.
     "hetero_jmwst": "hetero_jmwst",
     "smallest_jmwst": "jmwst aggregator=masked",
-    # The budget in FLOPs instead of weights; a mask of PDST has the same density in all layers, and either.
+    # The budget in FLOPs instead of weights. PDST needs no such run: all its layers have the same density.
     "spdst_flops": "spdst density_of=flops",
     "jmwst_flops": "jmwst density_of=flops",
     "stead_flops": "stead density_of=flops",

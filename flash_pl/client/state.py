@@ -167,7 +167,7 @@ class ClientState:
 
     @torch.no_grad()
     def weight_norm_of_nothing(self) -> str | None:
-        """Name of a parameter under ``weight_norm`` whose mask makes the weight NaN; None if there is none.
+        """Return the name of the first parameter that ``weight_norm`` would turn into NaN under the mask, or None.
 
         ``weight_norm`` divides by the norm of an output's weights, or of what its ``dim`` says. The norm is 0 if the
         mask prunes them all.

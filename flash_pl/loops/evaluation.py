@@ -135,8 +135,9 @@ class RoundEvaluator:
         """
         server, ranks, tiers = self.server, self.workers.ranks, self.plan.budget.tiers
         masks: list[Tensor | None] = [*reversed(tier_masks)]
-        if self.union_differs():
-            masks.append(None)
+        union_differs = self.union_differs()
+        if union_differs:
+            masks.append(None)  # the union
         batches = self.data.val_dataloader()
 
         def evaluate(job: int) -> dict[str, float]:
@@ -147,7 +148,7 @@ class RoundEvaluator:
         results = ranks.gather_jobs({job: evaluate(job) for job in ranks.my_share([1] * len(masks))})
         metrics = dict(results[0])
         if server.round_average is None:
-            union = results[len(tier_masks) if self.union_differs() else 0]
+            union = results[len(tier_masks) if union_differs else 0]
             metrics |= {f"{name}_union": value for name, value in union.items()}
         if len(tiers) > 1:
             for job, tier in reversed(list(enumerate(reversed(tiers)))):

@@ -16,8 +16,8 @@ class ServerOptimizer(Stateful, ABC):
     """Moves the server's weights w by lr * direction(mean - w); FedAvg alone would replace w by the clients' mean.
 
     Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), algorithm 1 (FedOpt). Only parameters move like
-    this; buffers, such as the statistics of batch norms, become the mean. The moments of a weight that
-    was pruned become 0.
+    this; buffers, such as the statistics of batch norms, become the mean. The moments of a weight that was
+    pruned become 0.
 
     Args:
         lr: the server's learning rate, above 0.
