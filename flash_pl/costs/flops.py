@@ -1,7 +1,7 @@
 """Theoretical floating-point operations of a model under a mask; how fast kernels compute them is another matter."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +19,16 @@ from flash_pl.sparsity import Layout
 
 @dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs of the dense model, of one sample or of a batch; a multiply-add counts as two.
+    """FLOPs of the products of the dense model, for one sample or for a batch; a multiply-add counts as two.
 
     Args:
-        layers: of the maskable layers, in their order.
-        rest: of all other layers.
-        first: index of the maskable layer that works on the input, which needs no gradient of it; None if that layer is
-            not maskable.
-        input: FLOPs of the layer that works on the input if it is not maskable, a part of ``rest``.
-        frozen: FLOPs of the products with frozen weights, a part of ``rest``. No gradient of these weights is computed.
+        layers: forward FLOPs of the maskable layers, in their order.
+        rest: forward FLOPs of all other products.
+        input_gradients: FLOPs of the gradients of what the maskable weights are multiplied with; 0 for a layer that
+            works on the model's input or on the output of frozen layers. The weights' own take as many as ``layers``.
+        rest_gradients: FLOPs of the gradients of all factors of the other products.
 
-    >>> flops = Flops(layers=(100.0, 40.0), rest=10.0, first=0)
+    >>> flops = Flops(layers=(100.0, 40.0), rest=10.0, input_gradients=(0.0, 40.0), rest_gradients=20.0)
     >>> flops.forward(torch.tensor([0.5, 0.25]))
     70.0
     >>> flops.training(flops.dense)
@@ -38,39 +37,42 @@ class Flops:
 
     layers: tuple[float, ...]
     rest: float
-    first: int | None
-    input: float = 0.0
-    frozen: float = 0.0
+    input_gradients: tuple[float, ...]
+    rest_gradients: float
 
     def forward(self, densities: Tensor) -> float:
         """f_S: the sum of the layers' FLOPs times their density, plus the rest; f_D for densities of 1."""
-        return sum(f * d for f, d in zip(self.layers, densities.tolist(), strict=True)) + self.rest
+        return _weighted(self.layers, densities) + self.rest
 
     def density(self, densities: Tensor) -> float:
         """The share of the maskable layers' FLOPs that remains, sum_l f_l d_l / sum_l f_l; 1 if they have none."""
         dense = sum(self.layers)
-        return (self.forward(densities) - self.rest) / dense if dense else 1.0
+        return _weighted(self.layers, densities) / dense if dense else 1.0
 
     def of_each(self, samples: int) -> "Flops":
         """The FLOPs of one sample, where these are of ``samples`` samples."""
-        layers = tuple(f / samples for f in self.layers)
-        return Flops(layers, self.rest / samples, self.first, self.input / samples, self.frozen / samples)
+        layers, gradients = (tuple(f / samples for f in each) for each in (self.layers, self.input_gradients))
+        return Flops(layers, self.rest / samples, gradients, self.rest_gradients / samples)
 
     def training(self, densities: Tensor, dense_gradients: float = 0.0) -> float:
-        """FLOPs of one sample in one step.
+        """FLOPs of one sample in one step: of the forward pass and of the gradients that training needs.
 
-        The forward pass takes f_S, the gradient of the inputs f_S without the first layer, the gradient of the weights
-        f_S without the frozen weights, or f_D in the share ``dense_gradients`` of the steps, which compute gradients of
-        pruned weights too.
+        The gradient of a maskable weight takes its layer's FLOPs times the density, or all of them in the share
+        ``dense_gradients`` of the steps, which compute gradients of pruned weights too.
         """
-        forward = self.forward(densities)
-        input_layer = self.input if self.first is None else self.layers[self.first] * float(densities[self.first])
-        return 3 * forward - input_layer - self.frozen + dense_gradients * (self.forward(self.dense) - forward)
+        sparse = _weighted(self.layers, densities)
+        weight_gradients = sparse + dense_gradients * (sum(self.layers) - sparse)
+        gradients = weight_gradients + _weighted(self.input_gradients, densities) + self.rest_gradients
+        return sparse + self.rest + gradients
 
     @property
     def dense(self) -> Tensor:
         """Layer densities of 1, of a dense model."""
         return torch.ones(len(self.layers), dtype=torch.float64)
+
+
+def _weighted(layers: Sequence[float], densities: Tensor) -> float:
+    return sum(f * d for f, d in zip(layers, densities.tolist(), strict=True))
 
 
 def multiply_adds(flops: Flops | None, layout: Layout) -> Tensor:
@@ -101,8 +103,10 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
 
     The FLOPs of a product are added to the maskable weight among its factors, whichever layer calls it. The factor may
     also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do. All other
-    products, such as those of attention scores, are the ``rest``. The first product is taken as the one that works on
-    the input, and its whole weight as not needing the input's gradient.
+    products, such as those of attention scores, are the ``rest``.
+
+    Training computes the gradient of each factor that depends on a trained parameter, and each takes as many FLOPs as
+    the product. A tensor that the forward pass detaches counts as if it were not detached.
 
     Args:
         module: the model.
@@ -111,46 +115,46 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
 
     >>> network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
-    Flops(layers=(64.0, 16.0), rest=0.0, first=0, input=0.0, frozen=0.0)
+    Flops(layers=(64.0, 16.0), rest=0.0, input_gradients=(0.0, 16.0), rest_gradients=0.0)
     """
-    weights = {name: module.get_parameter(name) for name in names}
-    frozen = {name: weight for name, weight in module.named_parameters() if not weight.requires_grad}
-    counter = _FlopCounter(weights, frozen, (*module.parameters(), *module.buffers()))
+    counter = _FlopCounter(module, names)
     with _without_fused_kernels(module), counter:
         run()
-    layers = tuple(counter.flops[name] for name in names)
-    of_frozen = sum((counter.flops[name] for name in frozen), 0.0)
-    return Flops(layers, counter.flops[None] + of_frozen, counter.first, counter.input, of_frozen)
+    forward, backward = counter.forward, counter.backward
+    input_gradients = tuple(backward[name] - forward[name] for name in names)
+    return Flops(tuple(forward[name] for name in names), forward[None], input_gradients, backward[None])
 
 
 WITH_SUMMAND = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)  # their first argument is added to the product
 
 
 class _FlopCounter(TorchDispatchMode):
-    """Sees every operation of torch, and adds its FLOPs to the weight among its arguments.
+    """Sees every operation of torch, and adds its FLOPs to the maskable weight among its factors.
 
     Args:
-        weights: the maskable weights by name. Several may lie in one storage, as they do in an arena.
-        frozen: the frozen parameters by name, none of which is maskable.
-        constants: all parameters and buffers of the module.
+        module: the model. All its tensors may lie in one storage, as they do in an arena.
+        names: of the maskable weights.
+
+    Attributes:
+        forward: FLOPs of the products with each maskable weight, by its name; those of all others by None.
+        backward: FLOPs of the gradients of their factors.
     """
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], constants: Iterable[Tensor]
-    ) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.maskable, weights = list(weights), {**weights, **frozen}
-        self.flops: dict[str | None, float] = {None: 0.0} | dict.fromkeys(weights, 0.0)
-        self.first: int | None = None  # as in Flops
-        self.input = 0.0
-        self._sizes = {name: weight.numel() for name, weight in weights.items()}
-        self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, weight) in it
+        parameters = dict(module.named_parameters())
+        self.forward: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)
+        self.backward = dict(self.forward)
+        self._sizes = {name: parameters[name].numel() for name in names}
+        self._trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, parameter) in it
         self._kept: list[Tensor] = []  # so that no other tensor gets their storage
         self._constant: set[int] = set()  # storages that depend on parameters and buffers alone, not on the batch
-        for tensor in constants:
+        self._learned: set[int] = set()  # storages that depend on trained parameters
+        for tensor in (*module.parameters(), *module.buffers()):
             self._keep_constant(tensor)
-        for name, weight in weights.items():
-            self._remember(weight, name)
+        for name, parameter in parameters.items():
+            self._remember(parameter, name)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -159,27 +163,34 @@ class _FlopCounter(TorchDispatchMode):
             with self:  # an operation that is made of others, under inference mode
                 if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return out
+        inputs = [] if func in NEW else _tensors((args, kwargs))
+        constant, learned = all(map(self._is_constant, inputs)), any(map(self._is_learned, inputs))
         out = func(*args, **kwargs)
         if formula is not None:
             factors = args[1:3] if func._overloadpacket in WITH_SUMMAND else args[:2]
-            self._add(self._first_weight(factors), float(formula(*args, **kwargs, out_val=out)))
-            return out
-        inputs = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
-        outputs = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
-        constant, name = all(_storage(tensor) in self._constant for tensor in inputs), self._first_weight(inputs)
-        for tensor in outputs:
-            if not constant:
-                self._constant.discard(_storage(tensor))  # an operation in place has written data of the batch
-                continue
-            self._keep_constant(tensor)
-            if name is not None and tensor.numel() == self._sizes[name] and self._weight_of(tensor) is None:
+            self._add(factors, float(formula(*args, **kwargs, out_val=out)))
+        name = None if formula is not None else self._maskable_weight(inputs)
+        for tensor in _tensors(out):
+            self._note(tensor, constant and formula is None, learned)
+            if constant and name is not None and tensor.numel() == self._sizes[name] and not self._parameter(tensor):
                 self._remember(tensor, name)
         return out
 
-    def _add(self, name: str | None, flops: float) -> None:
-        if flops and not any(self.flops.values()):
-            self.first, self.input = (self.maskable.index(name), 0.0) if name in self.maskable else (None, flops)
-        self.flops[name] += flops
+    def _add(self, factors: Sequence[Tensor], flops: float) -> None:
+        name = self._maskable_weight(factors)
+        self.forward[name] += flops
+        self.backward[name] += flops * sum(map(self._is_learned, factors))
+
+    def _note(self, tensor: Tensor, constant: bool, learned: bool) -> None:
+        """Note what the result of an operation depends on; its storage may have been another tensor's."""
+        if constant:
+            self._keep_constant(tensor)
+        else:
+            self._constant.discard(_storage(tensor))
+        if learned and tensor.is_floating_point():
+            self._learned.add(_storage(tensor))
+        else:
+            self._learned.discard(_storage(tensor))
 
     def _keep_constant(self, tensor: Tensor) -> None:
         self._kept.append(tensor)
@@ -189,15 +200,29 @@ class _FlopCounter(TorchDispatchMode):
         start = int(weight.storage_offset())
         self._places.setdefault(_storage(weight), []).append((start, start + weight.numel(), name))
 
-    def _first_weight(self, values: Iterable[object]) -> str | None:
-        return next((name for name in map(self._weight_of, values) if name is not None), None)
+    def _is_constant(self, tensor: Tensor) -> bool:
+        return _storage(tensor) in self._constant
 
-    def _weight_of(self, value: object) -> str | None:
-        """The maskable weight of which a tensor is a view."""
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+    def _is_learned(self, tensor: Tensor) -> bool:
+        name = self._parameter(tensor)
+        return _storage(tensor) in self._learned if name is None else name in self._trained
+
+    def _maskable_weight(self, tensors: Iterable[Tensor]) -> str | None:
+        return next((name for name in map(self._parameter, tensors) if name in self._sizes), None)
+
+    def _parameter(self, tensor: Tensor) -> str | None:
+        """The parameter of which a tensor is a view, or from which torch has computed it."""
+        if tensor.layout != torch.strided:
             return None
-        places, offset = self._places.get(_storage(value), ()), value.storage_offset()
+        places, offset = self._places.get(_storage(tensor), ()), tensor.storage_offset()
         return next((name for start, stop, name in places if start <= offset < stop), None)
+
+
+NEW = (torch.ops.aten.lift_fresh.default,)  # its argument is a new tensor, whose storage may have been another's
+
+
+def _tensors(values: object) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _storage(tensor: Tensor) -> int:

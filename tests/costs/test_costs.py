@@ -124,7 +124,8 @@ def test_dense_training_is_the_measure_of_flops(unaware, tiny_data):
     loop, rows = train("dense", unaware, tiny_data)
     flops = loop.ledger.flops
     # 8 x 8 images: a 3 x 3 convolution of 1 to 4 channels, then 144 to 16 to 4 units; a multiply-add is two.
-    assert flops.layers == (2 * 36 * 9 * 4, 2 * 144 * 16, 2 * 16 * 4) and flops.rest == 0 and flops.first == 0
+    assert flops.layers == (2 * 36 * 9 * 4, 2 * 144 * 16, 2 * 16 * 4) and flops.rest == flops.rest_gradients == 0
+    assert flops.input_gradients == (0, *flops.layers[1:])
     assert rows[0]["flops"] == 4 * 20 * (3 * sum(flops.layers) - flops.layers[0])
     assert rows[0]["flops_ratio"] == rows[0]["flops_inference_ratio"] == 1
 
@@ -140,9 +141,10 @@ def test_the_order_of_calls_decides_which_layer_sees_the_input():
 
     module = Backwards()
     flops = count_flops(module, ["last.weight", "first.weight"], lambda: module(torch.zeros(1, 5)))
-    assert flops.layers == (12, 30) and flops.rest == 4 and flops.first == 1
+    assert flops.layers == (12, 30) and flops.rest == 4
+    assert flops.input_gradients == (12, 0) and flops.rest_gradients == 4  # nothing learns the factor of ones
     half = torch.tensor([0.5, 0.5])
-    assert flops.forward(half) == 25 and flops.training(half) == 3 * 25 - 15
+    assert flops.forward(half) == 25 and flops.training(half) == 25 + 21 + 10
     part = 0.1 * (flops.forward(flops.dense) - flops.forward(half))
     assert flops.training(half, dense_gradients=0.1) == pytest.approx(flops.training(half) + part)
 
@@ -151,7 +153,7 @@ def test_a_layer_without_a_mask_can_be_the_one_that_sees_the_input():
     module = nn.Sequential(nn.Flatten(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
     run = partial(module, torch.zeros(1, 5))
     whole, part = count_flops(module, ["1.weight", "3.weight"], run), count_flops(module, ["3.weight"], run)
-    assert part.layers == (12,) and part.rest == 30 and part.first is None
+    assert part.layers == (12,) and part.rest == part.rest_gradients == 30
     assert part.training(part.dense) == whole.training(whole.dense) == 3 * 42 - 30
     assert part.of_each(2).training(part.dense) == part.training(part.dense) / 2
 
@@ -169,8 +171,10 @@ def test_attention_is_counted_for_the_weights_that_it_uses_without_calling_their
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     queries, keys = torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)
     flops = count_flops(attention, ["in_proj_weight", "out_proj.weight"], lambda: attention(queries, keys, keys))
-    assert flops.layers == (2 * (3 + 5 + 5) * 8 * 8, 2 * 3 * 8 * 8) and flops.first == 0
+    assert flops.layers == (2 * (3 + 5 + 5) * 8 * 8, 2 * 3 * 8 * 8)
+    assert flops.input_gradients == (0, 2 * 3 * 8 * 8)
     assert flops.rest == 2 * 2 * 3 * 5 * 8  # scores, and the values that they weigh
+    assert flops.rest_gradients == 2 * flops.rest  # both factors of both products depend on weights
 
 
 @pytest.mark.parametrize("kind, gates", [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
@@ -206,7 +210,8 @@ def test_a_weight_that_two_layers_share_is_counted_in_both():
     module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
     module[1].weight = module[0].weight
     flops = count_flops(module, ["0.weight", "2.weight"], lambda: module(torch.zeros(1, 4)))
-    assert flops.layers == (2 * 2 * 16, 2 * 8) and flops.rest == 0 and flops.first == 0
+    assert flops.layers == (2 * 2 * 16, 2 * 8) and flops.rest == 0
+    assert flops.input_gradients == (2 * 16, 2 * 8)
 
 
 def test_a_known_mask_is_free_in_every_convention():

@@ -96,17 +96,12 @@ def test_a_parameter_that_a_hook_freezes_later_is_sent(tiny_data):
     assert layout.sent == layout.elements and layout.frozen == layout.size
 
 
-def test_no_weight_gradient_of_a_frozen_layer_is_counted():
+def test_no_gradient_that_nothing_needs_is_counted():
     network, x = adapted(), torch.ones(10, 1, 8, 8)
     layout = Layout(network)
     flops = count_flops(network, [slot.name for slot in layout.layers], lambda: network(x))
     base, head, down, up = (2 * 10 * size for size in (64 * 64, 64 * 4, 64 * 2, 2 * 64))
-    assert (flops.layers, flops.rest, flops.frozen, flops.first, flops.input) == (
-        (down, up),
-        base + head,
-        base + head,
-        None,
-        base,
-    )
-    # Forward; gradients of the inputs of all layers but the first; gradients of the adapter's weights.
-    assert flops.training(flops.dense) == (base + head + down + up) + (head + down + up) + (down + up)
+    assert flops.layers == (down, up) and flops.rest == base + head
+    assert flops.input_gradients == (0, up) and flops.rest_gradients == head
+    # Forward; gradients of the inputs behind the first trained layer; gradients of the adapter's weights.
+    assert flops.training(flops.dense) == (base + head + down + up) + (head + up) + (down + up)

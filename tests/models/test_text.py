@@ -104,7 +104,8 @@ def test_flops_are_those_of_the_products() -> None:
     assert list(flops.layers) == [2 * positions * size for size in layout.sizes.tolist()]
     scores = 2 * (2 * 3 * 12 * 12 * 16) * 2  # two products, two blocks; all pairs of positions, as torch computes them
     assert flops.rest == scores + 2 * positions * 16 * 7
-    assert flops.first == 0
+    assert flops.input_gradients == flops.layers  # the embedding before the first product is trained
+    assert flops.rest_gradients == 2 * flops.rest
 
     network = CharLSTM(**TINY[CharLSTM])
     layout = Layout(network, exclude=["fc"])

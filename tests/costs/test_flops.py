@@ -1,0 +1,134 @@
+"""FLOPs of training against those that torch's own counter sees in a forward and a backward pass."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from flash_pl.costs import count_flops
+from flash_pl.models import VGG11, CharTransformer, MNISTNet, ResNet18
+from flash_pl.sparsity import Layout
+
+
+def frozen(layer: nn.Module) -> nn.Module:
+    return layer.requires_grad_(False)
+
+
+def normed(channels: int) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, 4, 3))
+
+
+class Adapted(nn.Module):
+    """A frozen matrix plus a product of two small trained ones."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.base = frozen(nn.Linear(width, width))
+        self.down, self.up = nn.Parameter(torch.randn(2, width)), nn.Parameter(torch.randn(width, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+class Attention(nn.Module):
+    """Scores of products without a weight."""
+
+    def __init__(self, width: int, values: nn.Module) -> None:
+        super().__init__()
+        self.queries, self.values = nn.Linear(width, width), values
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.queries(x) @ x.transpose(1, 2), dim=-1) @ self.values(x)
+
+
+class Tied(nn.Module):
+    """A weight that is looked up, and multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.middle = nn.Embedding(7, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self.embedding(x)) @ self.embedding.weight.T
+
+
+class InPlace(nn.Module):
+    """Operations that write into their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x).relu_()
+        target = torch.zeros_like(y)
+        target[:, 3:] = y[:, 3:]
+        return self.two(target.mul_(torch.tensor(2.0))) + self.three((x > 0).float())
+
+
+def images(size: int, channels: int = 1) -> Tensor:
+    return torch.randn(2, channels, size, size)
+
+
+def words(length: int) -> Tensor:
+    return torch.randint(7, (3, length))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "MNISTNet": (MNISTNet, lambda: images(28)),
+    "ResNet-18": (lambda: ResNet18(in_channels=1), lambda: images(16)),
+    "VGG-11": (lambda: VGG11(in_channels=1, image_size=32), lambda: images(32)),
+    "transformer": (lambda: CharTransformer(7, dim=16, heads=2, depth=2, context_length=12), lambda: words(12)),
+    "frozen first layers": (
+        lambda: nn.Sequential(frozen(nn.Linear(6, 8)), nn.ReLU(), frozen(nn.Linear(8, 8)), nn.Linear(8, 8)),
+        lambda: torch.randn(3, 6),
+    ),
+    "a frozen last layer": (
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), frozen(nn.Linear(8, 4))),
+        lambda: torch.randn(3, 6),
+    ),
+    "a trained normalization of the input": (
+        lambda: nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 8), nn.Linear(8, 4)),
+        lambda: torch.randn(3, 6),
+    ),
+    "adapters": (lambda: nn.Sequential(Adapted(6), nn.ReLU(), Adapted(6), nn.Linear(6, 4)), lambda: torch.randn(3, 6)),
+    "attention": (lambda: Attention(6, nn.Linear(6, 6)), lambda: torch.randn(2, 5, 6)),
+    "attention with frozen values": (lambda: Attention(6, frozen(nn.Linear(6, 6))), lambda: torch.randn(2, 5, 6)),
+    "tied weights": (Tied, lambda: words(5)),
+    "weight norm": (lambda: nn.Sequential(normed(2), normed(4)), lambda: images(8, channels=2)),
+    "operations in place": (InPlace, lambda: torch.randn(3, 6)),
+    "a transposed convolution": (
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2)),
+        lambda: images(8, channels=4),
+    ),
+}
+
+
+@pytest.mark.parametrize("arena", [False, True], ids=["own storages", "one storage"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_takes_what_torch_counts_in_it(name: str, arena: bool) -> None:
+    build, sample = NETWORKS[name]
+    torch.manual_seed(0)
+    module, x = build().eval(), sample()
+    layout = Layout(module)
+    if arena:
+        layout.flatten_(module)
+    flops = count_flops(module, [layer.name for layer in layout.layers], lambda: module(x))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        out = module(x)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    assert flops.forward(flops.dense) == forward.get_total_flops()
+    assert flops.training(flops.dense) == forward.get_total_flops() + backward.get_total_flops()
+
+
+def test_groups_divide_the_flops_of_a_convolution() -> None:
+    """By hand, since torch's counter does not divide those of the weight gradient."""
+    module = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 8, 3, groups=8))
+    flops = count_flops(module, ["0.weight", "1.weight"], lambda: module(torch.zeros(1, 4, 8, 8)))
+    first, second = 2 * 36 * 9 * 2 * 8, 2 * 16 * 9 * 1 * 8  # pixels, kernel, inputs of an output, outputs
+    assert flops.layers == (first, second) and flops.input_gradients == (0, second)
+    assert flops.training(flops.dense) == 2 * first + 3 * second
