@@ -164,7 +164,9 @@ def test_the_final_table_names_the_metric_and_shows_percent_only_for_shares(tmp_
     def shown(accuracy, monitor, highest, **more):
         console = Console(file=io.StringIO(), width=100)
         best = {"value": accuracy, "round": 37}
-        console.print(result_table(result | {"accuracy": accuracy, "best": best} | more, tmp_path, monitor, highest))
+        console.print(
+            result_table(result | {"accuracy": accuracy, "best": best} | more, tmp_path, monitor, highest, ["rounds=4"])
+        )
         return " ".join(console.file.getvalue().split())
 
     text = shown(0.5, "val_acc", True)

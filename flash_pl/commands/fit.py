@@ -30,6 +30,7 @@ from flash_pl.commands.screen import metrics_table, result_table
 from flash_pl.config import (
     RunDir,
     about_cohort,
+    arguments_to_go_on,
     build_data,
     build_loggers,
     build_module,
@@ -113,7 +114,9 @@ def fit(options: argparse.Namespace) -> None:
             if ranks.rank == 0:
                 monitor, mode = config["trainer"]["monitor"], config["trainer"]["monitor_mode"]
                 own_code = bool(own_names(config))
-                Console().print(result_table(result, directory.path, monitor, mode == "max", own_code), crop=False)
+                to_go_on = arguments_to_go_on(directory.to_repeat, 2 * loop.round)
+                shown = result_table(result, directory.path, monitor, mode == "max", to_go_on, own_code)
+                Console().print(shown, crop=False)
 
 
 def _checkpoint(config: Mapping[str, Any], directory: RunDir) -> Checkpoint:

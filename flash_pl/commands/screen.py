@@ -1,7 +1,7 @@
 """Tables that the commands print on the terminal."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,14 @@ def metrics_table(metrics: Mapping[str, float], title: object, shares: str = "")
     return plain_table(rows, str(title))
 
 
-def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bool, own_code: bool = False) -> Group:
+def result_table(
+    result: Mapping[str, Any],
+    run: Path,
+    monitor: str,
+    highest: bool,
+    to_go_on: Sequence[str],
+    own_code: bool = False,
+) -> Group:
     """The main numbers of a finished run, what they mean, and the commands that show, export and continue it.
 
     Args:
@@ -47,6 +54,7 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         run: the run's directory.
         monitor: the metric that ``result`` calls accuracy.
         highest: whether a high value of that metric is good.
+        to_go_on: arguments with which the run trains more rounds.
         own_code: the config names classes of the user, which other commands use only with ``--trust``.
     """
     best, title, target, sparse = result["best"], title_of(monitor), result["target_density"], result["density"] < 1
@@ -88,11 +96,11 @@ def result_table(result: Mapping[str, Any], run: Path, monitor: str, highest: bo
         rows["peak memory"] = ", ".join(f"{size(1e6 * amount)} {PLACES[place]}" for place, amount in memory.items())
     heading = f"{result['scheduler']} on {result['data']}, {counted(result['rounds'], 'round')}"
     explained = [Padding(Text(text), (0, 0, 0, INDENT)) for text in meanings]
-    steps = [_line(step) for step in _next_steps(result, run, own_code)]
+    steps = [_line(step) for step in _next_steps(result, run, to_go_on, own_code)]
     return Group(plain_table(rows, heading), *explained, *[Text()] * bool(explained), *steps)
 
 
-def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[str]:
+def _next_steps(result: Mapping[str, Any], run: Path, to_go_on: Sequence[str], own_code: bool) -> list[str]:
     runs, checkpoint, config = (
         shlex.quote(str(path)) for path in (run.parent, run / "checkpoints" / "last.ckpt", run / "config.yaml")
     )
@@ -107,7 +115,7 @@ def _next_steps(result: Mapping[str, Any], run: Path, own_code: bool) -> list[st
         ("validate", f"flash-pl validate {checkpoint}{' --trust' if own_code else ''}"),
         ("export", f"{export} model.safetensors"),
         *([("or smaller", f"{export} sparse.safetensors --sparse")] if result["density"] <= SPARSE else []),
-        ("go on", f"flash-pl fit {config} {run_dir} ckpt_path=last rounds={2 * result['rounds']}"),
+        ("go on", f"flash-pl fit {config} {run_dir} ckpt_path=last {shlex.join(to_go_on)}"),
     ]
     return [f"{name:<{STEP}}{command(text, STEP)}" for name, text in steps]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from flash_pl.config.lock import DirectoryLock, holder_of
     from flash_pl.config.loggers import build_loggers, check_loggers
     from flash_pl.config.references import resolve_plain
-    from flash_pl.config.resume import experiment, refuse_other, saved_config
+    from flash_pl.config.resume import arguments_to_go_on, experiment, refuse_other, saved_config
     from flash_pl.config.run_dir import RunDir
     from flash_pl.config.shipped import read_config, read_dotlist
     from flash_pl.config.trust import foreign_names, own_names
@@ -21,6 +21,7 @@ else:
 __all__ = [
     "DirectoryLock",
     "RunDir",
+    "arguments_to_go_on",
     "about_cohort",
     "build_callbacks",
     "build_data",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flash_pl.config.composition import compose
 from flash_pl.errors import ConfigError, as_yaml
 
 # A resumed run may change these keys, and all keys below them. They set the length of the run, the machine, the
@@ -62,6 +63,23 @@ def _leaves(node: Any, free: set[str], prefix: str = "") -> Iterator[tuple[str, 
         key = f"{prefix}.{name}".lstrip(".")
         if key not in free and (name != "name" or "class_path" not in node):
             yield from _leaves(value, free, key)
+
+
+def arguments_to_go_on(config: Mapping[str, Any], rounds: int) -> list[str]:
+    """The arguments with which a run goes on until round ``rounds``.
+
+    A value that follows ``${rounds}``, such as the length of a decay, is part of the experiment and must stay.
+
+    Args:
+        config: as the run's ``config.yaml`` has it, with its references.
+        rounds: the new number of rounds.
+
+    >>> arguments_to_go_on({"scheduler": "rigl", "data": "digits", "rounds": 40}, rounds=80)
+    ['rounds=80', 'scheduler.init_args.decay.init_args.rounds=30.0']
+    """
+    arguments = [f"rounds={rounds}"]
+    now, then = (dict(experiment(compose(config, given))) for given in ([], arguments))
+    return arguments + [f"{key}={as_yaml(value)}" for key, value in now.items() if then.get(key) != value]
 
 
 def saved_config(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import pytest
 
 from flash_pl import ConfigError
-from flash_pl.config import compose, experiment, read_config, refuse_other, to_repeat
+from flash_pl.config import arguments_to_go_on, compose, experiment, read_config, refuse_other, to_repeat
 from flash_pl.config.keys import KEYS
 from flash_pl.config.resume import FREE
+from flash_pl.config.shipped import names
 
 FIXED = {"precision", "channels_last", "backend", "compile", "gradient_clip_val", "gradient_clip_algorithm", "lr_delay"}
 
@@ -48,3 +49,16 @@ def test_a_rate_that_falls_over_the_run_belongs_to_its_number_of_rounds():
         refuse_other(longer, there)
     assert error.value.key.endswith("decay.init_args.rounds")
     refuse_other(compose(read_config("rigl"), ["rounds=60", "scheduler.decay.rounds=30"]), there)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_config_goes_on_for_more_rounds(name):
+    written = to_repeat(read_config(name), ["data=digits", "rounds=7"])
+    longer = compose(written, arguments_to_go_on(written, 14))
+    refuse_other(longer, compose(written))
+    assert longer["rounds"] == 14
+
+
+def test_a_given_value_that_follows_rounds_stays():
+    written = to_repeat(read_config("jmwst"), ["data=digits", "rounds=8", "lr_horizon=${rounds}"])
+    assert arguments_to_go_on(written, 16) == ["rounds=16", "lr_horizon=8"]
