@@ -193,7 +193,13 @@ def _cost_columns(runs: Sequence[Run]) -> list[Column]:
         Column("bytes_down", "down", whole, BYTES, _last("bytes_down_total")),
         Column("bytes_up_each", "up per client and round", message, BYTES, _bytes_per_message("up")),
         Column("bytes_down_each", "down per client and round", message, BYTES, _bytes_per_message("down")),
-        Column("bytes_ratio", "bytes vs dense", f"up and down, {dense} in every message", NUMBER, _bytes_ratio(runs)),
+        Column(
+            "bytes_ratio",
+            "bytes vs dense",
+            f"up and down, {dense} of float32 in every message",
+            NUMBER,
+            _bytes_ratio(runs),
+        ),
         Column("flops", "training", whole, FLOPS, _last("flops_total")),
         Column("flops_ratio", "training vs dense", f"FLOPs {dense} in the same rounds", NUMBER, _flops_ratio),
         Column(

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -102,8 +103,9 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's formulas for single operations.
 
     The FLOPs of a product are added to the maskable weight among its factors, whichever layer calls it. The factor may
-    also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do. All other
-    products, such as those of attention scores, are the ``rest``.
+    also be a tensor of the same size that torch computes from the weight, as ``weight_norm`` and autocast do, or join
+    several weights, which then share the FLOPs by their sizes. All other products, such as those of attention scores,
+    are the ``rest``.
 
     Training computes the gradient of each factor that depends on a trained parameter, and each takes as many FLOPs as
     the product. A tensor that the forward pass detaches counts as if it were not detached.
@@ -125,6 +127,7 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     return Flops(tuple(forward[name] for name in names), forward[None], input_gradients, backward[None])
 
 
+Owners = tuple[str, ...]  # names of parameters
 WITH_SUMMAND = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)  # their first argument is added to the product
 
 
@@ -145,16 +148,16 @@ class _FlopCounter(TorchDispatchMode):
         parameters = dict(module.named_parameters())
         self.forward: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)
         self.backward = dict(self.forward)
-        self._sizes = {name: parameters[name].numel() for name in names}
+        self._sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         self._trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
-        self._places: dict[int, list[tuple[int, int, str]]] = {}  # storage -> (start, stop, parameter) in it
+        self._places: dict[int, list[tuple[int, int, Owners]]] = {}  # storage -> (start, stop, owners) in it, in bytes
         self._kept: list[Tensor] = []  # so that no other tensor gets their storage
         self._constant: set[int] = set()  # storages that depend on parameters and buffers alone, not on the batch
         self._learned: set[int] = set()  # storages that depend on trained parameters
         for tensor in (*module.parameters(), *module.buffers()):
             self._keep_constant(tensor)
         for name, parameter in parameters.items():
-            self._remember(parameter, name)
+            self._remember(parameter, (name,))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -169,17 +172,23 @@ class _FlopCounter(TorchDispatchMode):
         if formula is not None:
             factors = args[1:3] if func._overloadpacket in WITH_SUMMAND else args[:2]
             self._add(factors, float(formula(*args, **kwargs, out_val=out)))
-        name = None if formula is not None else self._maskable_weight(inputs)
+        constant = constant and formula is None
+        owners = tuple(chain(*map(self._owners, inputs))) if func in JOINS else self._masked_owners(inputs)
+        size = sum(self._sizes[name] for name in owners)
         for tensor in _tensors(out):
-            self._note(tensor, constant and formula is None, learned)
-            if constant and name is not None and tensor.numel() == self._sizes[name] and not self._parameter(tensor):
-                self._remember(tensor, name)
+            self._note(tensor, constant, learned)
+            if constant and owners and tensor.numel() == size and not self._owners(tensor):
+                self._remember(tensor, owners)
         return out
 
     def _add(self, factors: Sequence[Tensor], flops: float) -> None:
-        name = self._maskable_weight(factors)
-        self.forward[name] += flops
-        self.backward[name] += flops * sum(map(self._is_learned, factors))
+        owners, gradients = self._masked_owners(factors), sum(map(self._is_learned, factors))
+        size = sum(self._sizes[name] for name in owners)
+        for owner in owners or (None,):
+            share = self._sizes[owner] / size if owner else 1.0
+            name = owner if owner in self.forward else None
+            self.forward[name] += flops * share
+            self.backward[name] += flops * share * gradients
 
     def _note(self, tensor: Tensor, constant: bool, learned: bool) -> None:
         """Note what the result of an operation depends on; its storage may have been another tensor's."""
@@ -187,7 +196,7 @@ class _FlopCounter(TorchDispatchMode):
             self._keep_constant(tensor)
         else:
             self._constant.discard(_storage(tensor))
-        if learned and tensor.is_floating_point():
+        if learned and (tensor.is_floating_point() or tensor.is_complex()):
             self._learned.add(_storage(tensor))
         else:
             self._learned.discard(_storage(tensor))
@@ -196,28 +205,30 @@ class _FlopCounter(TorchDispatchMode):
         self._kept.append(tensor)
         self._constant.add(_storage(tensor))
 
-    def _remember(self, weight: Tensor, name: str) -> None:
-        start = int(weight.storage_offset())
-        self._places.setdefault(_storage(weight), []).append((start, start + weight.numel(), name))
+    def _remember(self, weight: Tensor, owners: Owners) -> None:
+        start = int(weight.storage_offset()) * weight.itemsize
+        self._places.setdefault(_storage(weight), []).append((start, start + int(weight.nbytes), owners))
 
     def _is_constant(self, tensor: Tensor) -> bool:
         return _storage(tensor) in self._constant
 
     def _is_learned(self, tensor: Tensor) -> bool:
-        name = self._parameter(tensor)
-        return _storage(tensor) in self._learned if name is None else name in self._trained
+        owners = self._owners(tensor)
+        return not self._trained.isdisjoint(owners) if owners else _storage(tensor) in self._learned
 
-    def _maskable_weight(self, tensors: Iterable[Tensor]) -> str | None:
-        return next((name for name in map(self._parameter, tensors) if name in self._sizes), None)
+    def _masked_owners(self, tensors: Iterable[Tensor]) -> Owners:
+        """The owners of the first tensor that has a maskable weight among them."""
+        return next((owners for owners in map(self._owners, tensors) if not self.forward.keys().isdisjoint(owners)), ())
 
-    def _parameter(self, tensor: Tensor) -> str | None:
-        """The parameter of which a tensor is a view, or from which torch has computed it."""
+    def _owners(self, tensor: Tensor) -> Owners:
+        """The parameters of which a tensor is a view, or from which torch has computed it."""
         if tensor.layout != torch.strided:
-            return None
-        places, offset = self._places.get(_storage(tensor), ()), tensor.storage_offset()
-        return next((name for start, stop, name in places if start <= offset < stop), None)
+            return ()
+        places, offset = self._places.get(_storage(tensor), ()), tensor.storage_offset() * tensor.itemsize
+        return next((owners for start, stop, owners in places if start <= offset < stop), ())
 
 
+JOINS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)
 NEW = (torch.ops.aten.lift_fresh.default,)  # its argument is a new tensor, whose storage may have been another's
 
 

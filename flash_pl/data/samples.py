@@ -64,8 +64,8 @@ class Samples:
 
     @property
     def targets(self) -> Tensor | None:
-        """One label for each sample, by which partitions divide them: ``[n]``; None for labels of another shape."""
-        return self.labels.cpu() if self.labels.ndim == 1 else None
+        """One label for each sample, by which partitions divide them, ``[n]``; None if a sample has several."""
+        return self.labels.flatten().cpu() if self.labels.numel() == len(self.labels) else None
 
     def to(self, device: torch.device) -> "Samples":
         """Return the samples with inputs and labels on ``device``; mapped samples and owners stay where they are.

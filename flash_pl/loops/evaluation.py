@@ -16,7 +16,7 @@ from flash_pl.costs import Link
 from flash_pl.data import ClientTestData, FederatedData
 from flash_pl.errors import ConfigError
 from flash_pl.loops.failures import Failure
-from flash_pl.loops.local import LocalLoop, Transfer, step_with_index
+from flash_pl.loops.local import LocalLoop, Step, Transfer, step_with_index
 from flash_pl.loops.settings import EvaluationSchedule, Participant, Plan
 from flash_pl.loops.workers import Workers
 from flash_pl.schedulers import SparseScheduler
@@ -74,12 +74,16 @@ class EvaluationLoop:
             client.batch = batch = transfer(batch)
             module.on_validation_batch_start(batch, index)
             with self.fabric.autocast():
-                output = validation_step(batch, index)
+                output = self.step(client, validation_step, index)
             module.on_validation_batch_end(output, batch, index)
         client.batch = None
         module.on_validation_epoch_end()
         module.on_validation_end()
         client.check_tensors()
+
+    def step(self, client: ClientState, validation_step: Step, index: int) -> Any:
+        """Evaluate ``client.batch``; returns what ``validation_step`` returns."""
+        return validation_step(client.batch, index)
 
 
 class RoundEvaluator:

@@ -15,7 +15,7 @@ from flash_pl.costs import Flops, count_flops
 from flash_pl.data import Batches, FederatedData
 from flash_pl.errors import ConfigError, ModuleError, SampleError, describe_error
 from flash_pl.loops.evaluation import EvaluationLoop
-from flash_pl.loops.local import LocalLoop
+from flash_pl.loops.local import LocalLoop, Step
 from flash_pl.loops.misfit import misfit
 from flash_pl.loops.settings import Participant, Plan
 from flash_pl.schedulers import SparseScheduler
@@ -44,21 +44,23 @@ def try_model(client: ClientState, evaluation: EvaluationLoop, data: FederatedDa
     Raises:
         ModuleError: the model cannot be evaluated on the data.
     """
-    module = client.module
-    weights, names = client.arena.clone(), [layer.name for layer in client.layout.layers]
-    logged: dict[str, float] = {}
+    module, weights, counted = (
+        client.module,
+        client.arena.clone(),
+        CountedEvaluation(evaluation.fabric, evaluation.seed),
+    )
     try:
         batches = list(islice(iter(data.val_dataloader()), 1))
         if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
             return Trial()
         with client.backend.eager():  # torch's own operations only
-            flops = count_flops(module, names, lambda: logged.update(evaluation.run(client, weights, batches)))
+            logged = counted.run(client, weights, batches)
     except (ConfigError, ModuleError, SampleError):
         raise
     except Exception as error:
         problem = misfit(error) or f"a batch of the data cannot be evaluated: {describe_error(error)}"
         raise ModuleError(problem) from error
-    trial = Trial(None, frozenset(logged))
+    trial, flops = Trial(None, frozenset(logged)), counted.flops
     if not flops.forward(flops.dense):
         return trial
     try:
@@ -68,6 +70,27 @@ def try_model(client: ClientState, evaluation: EvaluationLoop, data: FederatedDa
             raise
         samples = int(client.meter.batch_samples)
     return replace(trial, flops=flops.of_each(samples))
+
+
+class CountedEvaluation(EvaluationLoop):
+    """An evaluation that counts the FLOPs of ``validation_step``, not of the hooks around it.
+
+    Attributes:
+        flops: of the last batch.
+    """
+
+    flops: Flops
+
+    def step(self, client: ClientState, validation_step: Step, index: int) -> Any:
+        """Evaluate ``client.batch`` and count."""
+        output, names = None, [layer.name for layer in client.layout.layers]
+
+        def run() -> None:
+            nonlocal output
+            output = validation_step(client.batch, index)
+
+        self.flops = count_flops(client.module, names, run)
+        return output
 
 
 def try_training(client: ClientState, local: LocalLoop, data: FederatedData, plan: Plan) -> tuple[bool, ...]:

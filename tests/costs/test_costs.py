@@ -130,6 +130,18 @@ def test_dense_training_is_the_measure_of_flops(unaware, tiny_data):
     assert rows[0]["flops_ratio"] == rows[0]["flops_inference_ratio"] == 1
 
 
+def test_what_surrounds_validation_steps_is_not_counted(unaware, tiny_data):
+    class Samples(unaware):
+        def on_validation_epoch_start(self):
+            self.net(torch.zeros(100, 1, 8, 8))
+
+        def on_validation_epoch_end(self):
+            self.net(torch.zeros(100, 1, 8, 8))
+
+    plain, watched = (train("dense", module, tiny_data, rounds=1)[0] for module in (unaware, Samples))
+    assert watched.ledger.flops == plain.ledger.flops
+
+
 def test_the_order_of_calls_decides_which_layer_sees_the_input():
     class Backwards(nn.Module):
         def __init__(self):

@@ -77,6 +77,29 @@ def words(length: int) -> Tensor:
     return torch.randint(7, (3, length))
 
 
+class Joined(nn.Module):
+    """Two layers that are computed as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 2), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.first(x), torch.cat([self.left.weight, self.right.weight]))
+
+
+class Spectral(nn.Module):
+    """A product of complex tensors between two real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(5, 4)
+        self.factor = nn.Parameter(torch.randn(4, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((torch.fft.rfft(self.first(x)) @ torch.view_as_complex(self.factor)).real)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "MNISTNet": (MNISTNet, lambda: images(28)),
     "ResNet-18": (lambda: ResNet18(in_channels=1), lambda: images(16)),
@@ -99,6 +122,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "attention with frozen values": (lambda: Attention(6, frozen(nn.Linear(6, 6))), lambda: torch.randn(2, 5, 6)),
     "tied weights": (Tied, lambda: words(5)),
     "weight norm": (lambda: nn.Sequential(normed(2), normed(4)), lambda: images(8, channels=2)),
+    "weights side by side": (Joined, lambda: torch.randn(3, 6)),
+    "complex numbers": (Spectral, lambda: torch.randn(3, 6)),
     "operations in place": (InPlace, lambda: torch.randn(3, 6)),
     "a transposed convolution": (
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2)),
@@ -132,3 +157,12 @@ def test_groups_divide_the_flops_of_a_convolution() -> None:
     first, second = 2 * 36 * 9 * 2 * 8, 2 * 16 * 9 * 1 * 8  # pixels, kernel, inputs of an output, outputs
     assert flops.layers == (first, second) and flops.input_gradients == (0, second)
     assert flops.training(flops.dense) == 2 * first + 3 * second
+
+
+def test_weights_side_by_side_share_the_flops_of_their_product() -> None:
+    module, x = Joined(), torch.randn(3, 6)
+    flops = count_flops(module, ["first.weight", "left.weight", "right.weight"], lambda: module(x))
+    assert flops.layers == (3 * 2 * 36, 3 * 2 * 12, 3 * 2 * 24) and flops.rest == 0
+    assert flops.input_gradients == (0, *flops.layers[1:])
+    part = count_flops(module, ["first.weight", "left.weight"], lambda: module(x))
+    assert part.layers == flops.layers[:2] and part.rest == flops.layers[2]

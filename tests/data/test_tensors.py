@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flash_pl.data import IID, TensorData
+from flash_pl.data import IID, Dirichlet, TensorData
 from flash_pl.errors import ConfigError
 
 
@@ -47,3 +47,18 @@ def test_objects_that_are_not_samples_are_refused(train: object, test: object, k
     with pytest.raises(ConfigError, match=f"{value} .* Samples") as error:
         TensorData(train, test)  # type: ignore[arg-type]
     assert error.value.key == key
+
+
+def test_a_label_in_a_column_divides_samples_like_a_label():
+    inputs = torch.rand(200, 3)
+    for labels in (torch.rand(200), torch.arange(200) % 4):
+        shapes = [(inputs, labels), (inputs, labels.reshape(-1, 1))]
+        parts = [TensorData(split, split, clients=5, partition=Dirichlet(0.3), seed=1) for split in shapes]
+        for data in parts:
+            data.setup()
+        own = [[data.client_batches(client).labels.flatten() for client in range(5)] for data in parts]
+        assert all(torch.equal(*both) for both in zip(*own, strict=True))
+        means = torch.stack([labels.double().mean() for labels in own[1]])
+        assert means.std() > 0.3 * labels.double().std()  # divided at random they would be nearly equal
+    pairs = TensorData((inputs, torch.rand(200, 2)), (inputs, torch.rand(200, 2)), clients=5)
+    assert pairs.train.targets is None
