@@ -320,7 +320,7 @@ class FederatedTrainer:
         )
         workers.start_state, workers.whole_state = partial(start_state, loop), partial(whole_state, loop)
         with preserve_global_rng(self.fabric.device), unsynchronized_metrics(client.module), client.backend:
-            trial = try_model(client, evaluation, data)
+            trial = try_model(client, self.fabric, self.seed, data)
         evaluation.names = trial.logged
         ledger.start(trial.flops)
         if self.density_of == "flops":

@@ -173,7 +173,7 @@ class _FlopCounter(TorchDispatchMode):
             factors = args[1:3] if func._overloadpacket in WITH_SUMMAND else args[:2]
             self._add(factors, float(formula(*args, **kwargs, out_val=out)))
         constant = constant and formula is None
-        owners = tuple(chain(*map(self._owners, inputs))) if func in JOINS else self._masked_owners(inputs)
+        owners = tuple(chain(*map(self._owners, inputs))) if func in JOINS else self._maskable_owners(inputs)
         size = sum(self._sizes[name] for name in owners)
         for tensor in _tensors(out):
             self._note(tensor, constant, learned)
@@ -182,7 +182,7 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
     def _add(self, factors: Sequence[Tensor], flops: float) -> None:
-        owners, gradients = self._masked_owners(factors), sum(map(self._is_learned, factors))
+        owners, gradients = self._maskable_owners(factors), sum(map(self._is_learned, factors))
         size = sum(self._sizes[name] for name in owners)
         for owner in owners or (None,):
             share = self._sizes[owner] / size if owner else 1.0
@@ -216,7 +216,7 @@ class _FlopCounter(TorchDispatchMode):
         owners = self._owners(tensor)
         return not self._trained.isdisjoint(owners) if owners else _storage(tensor) in self._learned
 
-    def _masked_owners(self, tensors: Iterable[Tensor]) -> Owners:
+    def _maskable_owners(self, tensors: Iterable[Tensor]) -> Owners:
         """The owners of the first tensor that has a maskable weight among them."""
         return next((owners for owners in map(self._owners, tensors) if not self.forward.keys().isdisjoint(owners)), ())
 

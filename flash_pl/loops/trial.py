@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -38,29 +39,29 @@ class Trial:
     logged: frozenset[str] = frozenset()
 
 
-def try_model(client: ClientState, evaluation: EvaluationLoop, data: FederatedData) -> Trial:
+def try_model(client: ClientState, fabric: Fabric, seed: int, data: FederatedData) -> Trial:
     """Evaluate the model on one batch of the test set.
+
+    Args:
+        client: whose module is evaluated.
+        fabric, seed, data: of the run.
 
     Raises:
         ModuleError: the model cannot be evaluated on the data.
     """
-    module, weights, counted = (
-        client.module,
-        client.arena.clone(),
-        CountedEvaluation(evaluation.fabric, evaluation.seed),
-    )
+    module, weights, evaluation = client.module, client.arena.clone(), CountedEvaluation(fabric, seed)
     try:
         batches = list(islice(iter(data.val_dataloader()), 1))
         if not batches or not is_overridden("validation_step", module, parent=L.LightningModule):
             return Trial()
         with client.backend.eager():  # torch's own operations only
-            logged = counted.run(client, weights, batches)
+            logged = evaluation.run(client, weights, batches)
     except (ConfigError, ModuleError, SampleError):
         raise
     except Exception as error:
         problem = misfit(error) or f"a batch of the data cannot be evaluated: {describe_error(error)}"
         raise ModuleError(problem) from error
-    trial, flops = Trial(None, frozenset(logged)), counted.flops
+    trial, flops = Trial(None, frozenset(logged)), evaluation.flops
     if not flops.forward(flops.dense):
         return trial
     try:
@@ -83,14 +84,10 @@ class CountedEvaluation(EvaluationLoop):
 
     def step(self, client: ClientState, validation_step: Step, index: int) -> Any:
         """Evaluate ``client.batch`` and count."""
-        output, names = None, [layer.name for layer in client.layout.layers]
-
-        def run() -> None:
-            nonlocal output
-            output = validation_step(client.batch, index)
-
-        self.flops = count_flops(client.module, names, run)
-        return output
+        outputs: list[Any] = []
+        names = [layer.name for layer in client.layout.layers]
+        self.flops = count_flops(client.module, names, lambda: outputs.append(validation_step(client.batch, index)))
+        return outputs[0]
 
 
 def try_training(client: ClientState, local: LocalLoop, data: FederatedData, plan: Plan) -> tuple[bool, ...]:
