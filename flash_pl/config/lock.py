@@ -107,7 +107,10 @@ class DirectoryLock:
         return holder
 
     def release(self, keep: bool = False) -> None:
-        """Give the lock back; without ``keep`` remove the folders that were made for it, if they are empty."""
+        """Give the lock back; without ``keep`` remove the folders that were made for it, if they are empty.
+
+        If another process comes at this very moment, its lock is in the folder, which therefore stays.
+        """
         if self._handle is not None:
             with suppress(OSError):  # the directory may be gone, or on a disk that has failed
                 self.file.unlink()
