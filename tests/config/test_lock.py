@@ -77,7 +77,7 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path):
 
 
 def test_of_many_that_come_and_go_one_has_the_lock(tmp_path):
-    """The file is removed with the lock, which lets no two in. An empty folder may stay: one came while another left."""
+    """The file is removed with the lock, which lets no two in. If one comes while another leaves, the folder stays."""
     inside, most, taken = 0, 0, 0
 
     def work():
