@@ -4,7 +4,7 @@ from flash_pl.client.backend import Backend
 from flash_pl.client.binding import BACKENDS, Binding, choose_backend, coverage, detached_at_end
 from flash_pl.client.classifier import Classifier, layer_labels
 from flash_pl.client.client_trainer import ClientTrainer, RunFacts
-from flash_pl.client.context import ClientContext
+from flash_pl.client.context import TRIAL, ClientContext
 from flash_pl.client.logging import Meter, reduce_clients, samples_in, unsynchronized_metrics
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
@@ -12,6 +12,7 @@ from flash_pl.client.state import ClientState
 
 __all__ = [
     "BACKENDS",
+    "TRIAL",
     "Backend",
     "Binding",
     "Classifier",

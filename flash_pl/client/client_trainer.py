@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
-from flash_pl.client.context import ClientContext
+from flash_pl.client.context import TRIAL, ClientContext
 from flash_pl.client.state import ClientState
 from flash_pl.errors import TrainerQuestionError
 
@@ -60,7 +60,7 @@ class ClientTrainer:
     """
 
     accumulate_grad_batches = world_size = 1
-    sanity_checking = testing = predicting = False
+    testing = predicting = False
     progress_bar_callback = None
 
     def __init__(self, run: RunFacts, client: ClientState | None) -> None:
@@ -116,6 +116,11 @@ class ClientTrainer:
     def validating(self) -> bool:
         """Whether a model is evaluated."""
         return self._client is not None and self._client.validating
+
+    @property
+    def sanity_checking(self) -> bool:
+        """Whether a client's first step is only tried, before the run; the model stays as it is."""
+        return not self.validating and self._context.purpose == TRIAL
 
     @property
     def optimizers(self) -> list[Optimizer]:

@@ -7,6 +7,8 @@ import torch
 
 from flash_pl.seeding import generator
 
+TRIAL = "trial"  # the purpose of a step that is thrown away
+
 
 @dataclass(frozen=True)
 class ClientContext:

@@ -96,11 +96,14 @@ class KernelBackend(Backend):
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        self.dense = True
+        replaced = [each for each in self._forwards if vars(each.module).get("forward") is each]
+        for forward in replaced:
+            del forward.module.forward
         try:
             yield
         finally:
-            self.dense = False
+            for forward in replaced:
+                forward.module.forward = forward
 
 
 def _weights_of_one_layer(module: nn.Module) -> set[Tensor | None]:

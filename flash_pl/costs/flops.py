@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -98,7 +99,6 @@ def multiply_adds(flops: Flops | None, layout: Layout) -> Tensor:
     return torch.tensor(flops.layers, dtype=torch.float64) / 2
 
 
-@torch.no_grad()
 def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> Flops:
     """The FLOPs of a pass of all samples of a batch through a module, by PyTorch's formulas for single operations.
 
@@ -108,7 +108,9 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     are the ``rest``.
 
     Training computes the gradient of each factor that depends on a trained parameter, and each takes as many FLOPs as
-    the product. A tensor that the forward pass detaches counts as if it were not detached.
+    the product. Every result counts as if it had a part in the loss. A pass that computes gradients itself counts their
+    products like those of a forward pass. If gradients are off, as in an evaluation, the FLOPs of training are those of
+    a training that computes the same, where a detached tensor counts as if it were not.
 
     Args:
         module: the model.
@@ -119,8 +121,9 @@ def count_flops(module: nn.Module, names: Sequence[str], run: Callable[[], Any])
     >>> count_flops(network, ["0.weight", "2.weight"], lambda: network(torch.ones(1, 8)))
     Flops(layers=(64.0, 16.0), rest=0.0, input_gradients=(0.0, 16.0), rest_gradients=0.0)
     """
-    counter = _FlopCounter(module, names)
-    with _without_fused_kernels(module), counter:
+    switch = _GradientSwitch()
+    counter = _FlopCounter(module, names, switch)
+    with _without_fused_kernels(module), switch, counter:
         run()
     forward, backward = counter.forward, counter.backward
     input_gradients = tuple(backward[name] - forward[name] for name in names)
@@ -137,14 +140,16 @@ class _FlopCounter(TorchDispatchMode):
     Args:
         module: the model. All its tensors may lie in one storage, as they do in an arena.
         names: of the maskable weights.
+        switch: says where the pass needs no gradients.
 
     Attributes:
         forward: FLOPs of the products with each maskable weight, by its name; those of all others by None.
         backward: FLOPs of the gradients of their factors.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str], switch: "_GradientSwitch") -> None:
         super().__init__()
+        self.switch = switch
         parameters = dict(module.named_parameters())
         self.forward: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)
         self.backward = dict(self.forward)
@@ -213,8 +218,13 @@ class _FlopCounter(TorchDispatchMode):
         return _storage(tensor) in self._constant
 
     def _is_learned(self, tensor: Tensor) -> bool:
-        owners = self._owners(tensor)
-        return not self._trained.isdisjoint(owners) if owners else _storage(tensor) in self._learned
+        if self.switch.on:
+            return tensor.requires_grad
+        if self.switch.off:
+            return False
+        if owners := self._owners(tensor):
+            return not self._trained.isdisjoint(owners)
+        return tensor.requires_grad or _storage(tensor) in self._learned
 
     def _maskable_owners(self, tensors: Iterable[Tensor]) -> Owners:
         """The owners of the first tensor that has a maskable weight among them."""
@@ -226,6 +236,36 @@ class _FlopCounter(TorchDispatchMode):
             return ()
         places, offset = self._places.get(_storage(tensor), ()), tensor.storage_offset() * tensor.itemsize
         return next((owners for start, stop, owners in places if start <= offset < stop), ())
+
+
+class _GradientSwitch(TorchFunctionMode):
+    """Sees where a pass needs gradients.
+
+    It is neither on nor off in an evaluation, which needs none itself, and in the body of an ``autograd.Function``,
+    which runs without gradients and has a backward pass of its own. PyTorch enters that without a call seen here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._training = torch.is_grad_enabled()
+        self._switched_off = False
+
+    @property
+    def on(self) -> bool:
+        """Whether PyTorch differentiates what is computed now, so that ``requires_grad`` of all tensors is known."""
+        return self._training and torch.is_grad_enabled()
+
+    @property
+    def off(self) -> bool:
+        """Whether a training computes without gradients, under ``no_grad`` or ``inference_mode``."""
+        return self._training and (self._switched_off or torch.is_inference_mode_enabled())
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            (enabled,) = args
+            # Reentrant checkpointing switches off in the body of a function, where gradients are off already.
+            self._switched_off = not enabled and (self._switched_off or torch.is_grad_enabled())
+        return func(*args, **(kwargs or {}))
 
 
 JOINS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)

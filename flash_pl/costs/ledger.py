@@ -25,7 +25,8 @@ class CostLedger(Stateful):
         epochs: local epochs of a round.
 
     Attributes:
-        flops: forward FLOPs of the model; None while they are unknown.
+        flops: FLOPs of one sample in evaluation; None while they are unknown.
+        training: FLOPs of one sample in training, those of evaluation until ``training_step`` has been counted.
         totals: ``bytes_up``, ``bytes_down`` and ``flops`` since the start of the run, stage 1 included, and
             ``fleet_seconds`` if there is a clock.
     """
@@ -35,6 +36,7 @@ class CostLedger(Stateful):
     def __init__(self, link: Link, clock: Clock | None, epochs: int) -> None:
         self.link, self.clock, self.epochs = link, clock, epochs
         self.flops: Flops | None = None
+        self.training: Flops | None = None
         self._totals: dict[str, float] = {"bytes_up": 0, "bytes_down": 0, "flops": 0.0}
 
     @property
@@ -50,13 +52,13 @@ class CostLedger(Stateful):
         if flops is None and self.clock is not None:
             problem = "its time cannot be simulated: no validation_step runs the model to count its FLOPs"
             raise ConfigError("fleet", problem, "write a validation_step, or set fleet=null")
-        self.flops = flops
+        self.flops = self.training = flops
 
     def training_flops(self, samples: int, update: ClientUpdate) -> float:
         """FLOPs of a client's training on ``samples`` samples; 0 while the model's FLOPs are unknown."""
-        if self.flops is None:
+        if self.training is None:
             return 0.0
-        return samples * self.flops.training(update.trained_densities, update.dense_gradients)
+        return samples * self.training.training(update.trained_densities, update.dense_gradients)
 
     def with_costs(self, update: ClientUpdate, down: Traffic, up: Traffic) -> ClientUpdate:
         """The update with the bytes of both ways and its time of arrival.
@@ -100,10 +102,11 @@ class CostLedger(Stateful):
         for update in updates:
             for name, value in update.costs.items():
                 row[name] = row.get(name, 0) + value
-        if self.flops is not None:
+        if self.flops is not None and self.training is not None:
             flops, samples = self.flops, sum(update.trained_samples(self.epochs) for update in updates)
             row["flops"] = sum(self.training_flops(update.trained_samples(self.epochs), update) for update in updates)
-            row["flops_ratio"] = row["flops"] / (samples * flops.training(flops.dense)) if samples else 0.0
+            dense = samples * self.training.training(self.training.dense)
+            row["flops_ratio"] = row["flops"] / dense if samples else 0.0
             row["flops_inference"] = flops.forward(densities)
             row["flops_inference_ratio"] = row["flops_inference"] / flops.forward(flops.dense)
             row["density_flops"] = flops.density(densities)

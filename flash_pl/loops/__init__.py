@@ -18,7 +18,7 @@ from flash_pl.loops.state import (
     stateful_parts,
     whole_state,
 )
-from flash_pl.loops.trial import try_model, try_training
+from flash_pl.loops.trial import try_model
 from flash_pl.loops.workers import Workers
 
 __all__ = [
@@ -51,6 +51,5 @@ __all__ = [
     "stateful_parts",
     "tier_suffix",
     "try_model",
-    "try_training",
     "whole_state",
 ]

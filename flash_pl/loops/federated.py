@@ -25,11 +25,11 @@ from flash_pl.loops.failures import (
     server_hook,
 )
 from flash_pl.loops.first_stage import FirstStageLoop, Progress
+from flash_pl.loops.first_step import FirstStep
 from flash_pl.loops.hooks import call_all_hooks, call_hooks
 from flash_pl.loops.local import LocalLoop
 from flash_pl.loops.round_metrics import check_names, logged_metrics, mask_agreement
 from flash_pl.loops.settings import Participant, Plan
-from flash_pl.loops.trial import try_training
 from flash_pl.loops.workers import Workers
 from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
@@ -141,6 +141,7 @@ class FederatedLoop:
             if self.round_average is None:  # an average out of a checkpoint would never change again
                 self.server.round_average = None
             call_hooks(self.fabric, "on_run_start", loop=self)
+            self.count_training()
             if self.has_mask:
                 self.workers.compare("after the checkpoint was read")
             else:
@@ -171,11 +172,21 @@ class FederatedLoop:
         if errors:
             raise errors[0]
 
+    def first_step(self) -> FirstStep:
+        """Takes the first step of a client, to see how the module trains."""
+        return FirstStep(self.client, self.data, self.plan, self.fabric, self.local.clipping)
+
+    def count_training(self) -> None:
+        """Count the FLOPs of ``training_step``, if those of the model can be counted at all."""
+        if self.ledger.flops is not None:
+            counted = self.first_step().flops()
+            self.ledger.training = self.ranks.broadcast(lambda: counted) or self.ledger.flops
+
     def make_first_mask(self) -> None:
         """Stage 1 if the scheduler has one, then the first server mask and the initial weights adapted to it."""
         measured = None
         if self.server.density < 1 and self.scheduler.first_mask.asks_for_invariance:
-            invariant = try_training(self.client, LocalLoop(self.fabric), self.data, self.plan)
+            invariant = self.first_step().scale_invariant()
             self.server.layout.scale_invariant = self.ranks.broadcast(lambda: invariant)  # rounding may differ
         if self.scheduler.first_stage is not None:
             stage = FirstStageLoop(

@@ -89,6 +89,7 @@ def rehearse(loop: FederatedLoop) -> Estimate:
     cohort = plan.sample_cohort(0) or plan.everyone(0)[: plan.cohort]
     loop.data = FewBatches(data, SHORT, clients=1)  # type: ignore[assignment]  # it passes on what it does not change
     drawn = loop.server.weights.clone()
+    loop.count_training()
     loop.make_first_mask()
     densities = loop.server.layout.densities(loop.server.mask)
     scales = _scales(loop.server.layout, drawn, loop.server.weights)
@@ -172,7 +173,7 @@ class _Measured:
 
 def _flops(loop: FederatedLoop, of_cohort: Sequence[tuple[Participant, _Measured]]) -> tuple[float | None, float]:
     """FLOPs of the training of a round, and their ratio to dense training."""
-    flops, epochs = loop.ledger.flops, loop.plan.local_epochs
+    flops, epochs = loop.ledger.training, loop.plan.local_epochs
     if flops is None:
         return None, 0.0
     spent = sum(loop.ledger.training_flops(epochs * client.samples, one.update) for client, one in of_cohort)

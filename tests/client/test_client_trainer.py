@@ -20,7 +20,8 @@ def asking(base, hook, ask):
     answers = []
 
     def method(self, *args, **kwargs):
-        answers.append(ask(self))
+        if not self.trainer.sanity_checking:
+            answers.append(ask(self))
         return getattr(super(Asking, self), hook)(*args, **kwargs)
 
     Asking = type("Asking", (base,), {hook: method})
@@ -51,6 +52,28 @@ def test_facts_of_the_run(fit, unaware, tiny_data):
     assert set(answers) == {(False, True)}
 
 
+def test_a_step_before_the_run_is_only_tried(fit, unaware, tiny_data):
+    """It calls the hooks of a training, and leaves neither weights nor statistics of batch norms behind."""
+    seen = []
+
+    class Normed(unaware):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def training_step(self, batch, batch_idx):
+            state = [tensor.clone() for tensor in self.state_dict().values()]
+            seen.append((self.trainer.sanity_checking, self.trainer.global_step, state))
+            return super().training_step((self.norm(batch[0]), batch[1]), batch_idx)
+
+        def on_validation_start(self):
+            assert not self.trainer.sanity_checking
+
+    fit(Normed(), tiny_data, density=1.0, cohort=1)
+    assert [(tried, step) for tried, step, _ in seen] == [(True, 0), (False, 0), (False, 1), (False, 2)]
+    torch.testing.assert_close(seen[1][2], seen[0][2], rtol=0, atol=0)
+
+
 def test_steps_and_epochs_are_counted(fit, unaware, tiny_data):
     module, answers = asking(
         unaware, "training_step", lambda m: (m.trainer.current_epoch, m.trainer.global_step, m.global_step)
@@ -72,11 +95,15 @@ def test_learning_rate_schedules_over_the_whole_training(schedule, fit, unaware,
             return [optimizer], [CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
 
         def training_step(self, batch, batch_idx):
-            rates.append(self.optimizers().param_groups[0]["lr"])
+            self.note_rate()
             return super().training_step(batch, batch_idx)
 
         def on_train_end(self):
-            rates.append(self.optimizers().param_groups[0]["lr"])
+            self.note_rate()
+
+        def note_rate(self):
+            if not self.trainer.sanity_checking:
+                rates.append(self.optimizers().param_groups[0]["lr"])
 
     fit(Scheduled(), tiny_data, cohort=1, local_epochs=2)
     if schedule == "one cycle":

@@ -30,7 +30,8 @@ def test_a_training_step_without_batch_idx_may_return_a_dict(fit, unaware, tiny_
             return {"loss": nn.functional.cross_entropy(self.net(batch[0]), batch[1]), "note": self.current_epoch}
 
         def on_train_batch_end(self, outputs, batch, batch_idx):
-            seen.append((outputs["note"], self.global_step))
+            if not self.trainer.sanity_checking:
+                seen.append((outputs["note"], self.global_step))
 
     fit(Terse(), tiny_data, cohort=1, local_epochs=2)
     assert [note for note, _ in seen] == sorted(note for note, _ in seen) and {0, 1} == {note for note, _ in seen}
@@ -46,7 +47,8 @@ def test_a_module_sees_its_optimizer_and_lr_schedulers_as_in_lightning(fit, unaw
             return [optimizer], [{"scheduler": StepLR(optimizer, 1, gamma=0.5), "interval": "step"}]
 
         def training_step(self, batch, batch_idx):
-            rates.append((self.optimizers().param_groups[0]["lr"], self.lr_schedulers().get_last_lr()[0]))
+            if not self.trainer.sanity_checking:
+                rates.append((self.optimizers().param_groups[0]["lr"], self.lr_schedulers().get_last_lr()[0]))
             return super().training_step(batch, batch_idx)
 
         def on_fit_start(self):
@@ -56,6 +58,7 @@ def test_a_module_sees_its_optimizer_and_lr_schedulers_as_in_lightning(fit, unaw
             clients[-1].append("end")
 
     fit(Asking(), tiny_data)
+    assert clients.pop(0) == ["end"]  # the trial
     assert rates == 2 * [(0.1, 0.1), (0.05, 0.05), (0.025, 0.025)] and clients == [["end"], ["end"]]
 
     class Without(unaware):

@@ -44,7 +44,7 @@ def test_nothing_passes_from_client_to_client(fit, unaware, tiny_data):
                 self.net[1].eval()
 
     fit(Switches(), tiny_data, cohort=3, local_epochs=2)
-    assert len(seen) == 3 and all(state == seen[0] for state in seen)
+    assert len(seen) == 1 + 3 and all(state == seen[0] for state in seen)
     assert all(grad is None for grad in seen[0][2])
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from flash_pl import FederatedTrainer
 from flash_pl.callbacks import Callback
@@ -27,9 +28,10 @@ class Rows(Callback):
         self.rows.append({name: value for name, value in row.items() if "seconds" not in name})
 
 
-def train(method, module, data, rounds=4, sampler=None, **settings) -> tuple:
+def train(method, module, data, rounds=4, sampler=None, backend="auto", **settings) -> tuple:
     arguments = ["density=0.3", "trainer.accelerator=cpu", f"rounds={rounds}", "cohort=4", "clients=8"]
     arguments += [
+        f"trainer.backend={backend}",
         "data=synthetic",
         "model.exclude_first_last=false",
         *(f"wire.{key}={value}" for key, value in settings.items()),
@@ -140,6 +142,77 @@ def test_what_surrounds_validation_steps_is_not_counted(unaware, tiny_data):
 
     plain, watched = (train("dense", module, tiny_data, rounds=1)[0] for module in (unaware, Samples))
     assert watched.ledger.flops == plain.ledger.flops
+
+
+def evaluates_twice(base):
+    class Module(base):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            super().validation_step(batch, batch_idx)
+
+    return Module
+
+
+def trains_on_two_views(base):
+    class Module(base):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) + super().training_step([-batch[0], batch[1]], batch_idx)
+
+    return Module
+
+
+def has_a_second_head(base):
+    class Module(base):
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Linear(64, 4)
+
+        def training_step(self, batch, batch_idx):
+            other = nn.functional.cross_entropy(self.other(batch[0].flatten(1)), batch[1])
+            return super().training_step(batch, batch_idx) + other
+
+    return Module
+
+
+def guesses_labels(base):
+    class Module(base):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                guess = self.net(-batch[0]).argmax(1)
+            return super().training_step(batch, batch_idx) + super().training_step([batch[0], guess], batch_idx)
+
+    return Module
+
+
+def doubles_its_batches(base):
+    class Module(base):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [torch.cat([part, part]) for part in batch]
+
+    return Module
+
+
+VARIANTS = [evaluates_twice, trains_on_two_views, has_a_second_head, guesses_labels, doubles_its_batches]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flops_are_those_of_the_training_that_takes_place(variant, unaware, tiny_data):
+    """Against torch's counter, which sees all training steps of a round."""
+    counters = []
+
+    class Watched(variant(unaware)):
+        def on_train_start(self):
+            counters.append(FlopCounterMode(display=False))
+            counters[-1].__enter__()
+
+        def on_train_end(self):
+            counters[-1].__exit__(None, None, None)
+
+    loop, rows = train("dense", Watched, tiny_data, rounds=1, backend="dense")
+    of_round = counters[-rows[0]["participants"] :]  # the one before them was the trial's
+    assert rows[0]["flops"] == sum(counter.get_total_flops() for counter in of_round)
+    assert rows[0]["flops_ratio"] == 1
+    assert loop.ledger.flops.forward(loop.ledger.flops.dense) == rows[0]["flops_inference"]
 
 
 def test_the_order_of_calls_decides_which_layer_sees_the_input():

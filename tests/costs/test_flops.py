@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from flash_pl.costs import count_flops
@@ -69,6 +70,63 @@ class InPlace(nn.Module):
         return self.two(target.mul_(torch.tensor(2.0))) + self.three((x > 0).float())
 
 
+class PseudoLabels(nn.Module):
+    """Targets that the trained layer computes without gradients, in three ways; the last needs them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    @torch.no_grad()
+    def targets(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            scale = float(self.one(x).norm())
+        with torch.no_grad():
+            guess = self.two(self.one(x))
+            with torch.enable_grad():
+                again = self.two(guess)
+            guess = guess + self.one(x)
+        return scale * self.two(self.one(x)) + self.targets(x) + self.two(guess) + again
+
+
+class StopGradient(nn.Module):
+    """Two branches; the target of each is what the other has without its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.encoder(x), self.encoder(-x)
+        return self.head(one) @ self.head(two.detach()).T @ one.detach() + two
+
+
+class Square(torch.autograd.Function):
+    """A product in an operation of one's own, with both its gradients."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradient @ weight.T, x.T @ gradient
+
+
+class OwnOperation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(6, 6), nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Square.apply(self.first(x), self.weight)
+
+
 def images(size: int, channels: int = 1) -> Tensor:
     return torch.randn(2, channels, size, size)
 
@@ -125,6 +183,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "weights side by side": (Joined, lambda: torch.randn(3, 6)),
     "complex numbers": (Spectral, lambda: torch.randn(3, 6)),
     "operations in place": (InPlace, lambda: torch.randn(3, 6)),
+    "products without gradients": (PseudoLabels, lambda: torch.randn(3, 6)),
+    "a detached target": (StopGradient, lambda: torch.randn(3, 6)),
+    "an input with a gradient": (lambda: nn.Linear(6, 4), lambda: torch.randn(3, 6, requires_grad=True)),
+    "an operation of one's own": (OwnOperation, lambda: torch.randn(3, 6)),
     "a transposed convolution": (
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2)),
         lambda: images(8, channels=4),
@@ -166,3 +228,21 @@ def test_weights_side_by_side_share_the_flops_of_their_product() -> None:
     assert flops.input_gradients == (0, *flops.layers[1:])
     part = count_flops(module, ["first.weight", "left.weight"], lambda: module(x))
     assert part.layers == flops.layers[:2] and part.rest == flops.layers[2]
+
+
+def test_an_evaluation_counts_the_gradients_that_training_would_need() -> None:
+    module, x = PseudoLabels(), torch.randn(3, 6)
+    plain = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    flops = count_flops(plain, ["0.weight", "1.weight"], lambda: plain(x))
+    with torch.no_grad():
+        assert count_flops(plain, ["0.weight", "1.weight"], lambda: plain(x)) == flops
+        names = ["one.weight", "two.weight"]
+        assert count_flops(module, names, lambda: module(x)).input_gradients[1] == 5 * 3 * 2 * 36
+
+
+def test_a_checkpoint_does_not_hide_gradients() -> None:
+    module, x = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)), torch.randn(3, 6, requires_grad=True)
+    names = ["0.weight", "1.weight", "2.weight"]
+    plain = count_flops(module, names, lambda: module(x))
+    assert count_flops(module, names, lambda: checkpoint(module, x, use_reentrant=True)) == plain
+    assert count_flops(module, names, lambda: checkpoint(module, x, use_reentrant=False)) == plain

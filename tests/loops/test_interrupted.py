@@ -129,9 +129,10 @@ def test_failures_of_an_attempt_count_once_if_a_later_attempt_is_interrupted(una
             return super().training_step(batch, batch_idx)
 
         def on_fit_start(self):
-            tries.append(self._client.context.client)
-            if len(tries) == stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if not self.trainer.sanity_checking:
+                tries.append(self._client.context.client)
+                if len(tries) == stop_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
 
     def fit(**how):
         callback = Checkpoint(tmp_path / "run", every=0)
