@@ -7,8 +7,7 @@ from torch import nn
 from flash_pl import JMWST, PDST, Classifier, FederatedTrainer
 from flash_pl.callbacks import Checkpoint
 from flash_pl.checkpoint import read_checkpoint
-from flash_pl.costs import WireFormat
-from flash_pl.costs.flops import count_flops
+from flash_pl.costs import WireFormat, count_flops
 from flash_pl.errors import ClientError
 from flash_pl.schedulers import Sensitivity
 from flash_pl.server import FedAdam, RoundAverage

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flash_pl import JMWST, Classifier, FederatedTrainer
 from flash_pl.callbacks import Callback
-from flash_pl.costs.flops import count_flops
+from flash_pl.costs import count_flops
 from flash_pl.data import TensorData
 from flash_pl.errors import ConfigError
 from flash_pl.models import CharLSTM, CharTransformer
