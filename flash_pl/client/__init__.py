@@ -8,6 +8,7 @@ from flash_pl.client.context import TRIAL, ClientContext
 from flash_pl.client.logging import Meter, reduce_clients, samples_in, unsynchronized_metrics
 from flash_pl.client.module import ClientModule, federate
 from flash_pl.client.optimizers import GradientClipping, LRSchedule, ScaledRates, configure_optimizer
+from flash_pl.client.preserved import preserve_module
 from flash_pl.client.state import ClientState
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "detached_at_end",
     "federate",
     "layer_labels",
+    "preserve_module",
     "reduce_clients",
     "samples_in",
     "unsynchronized_metrics",

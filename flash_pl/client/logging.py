@@ -62,6 +62,7 @@ class Meter:
 
     Attributes:
         batch_samples: size of the last batch that logged a mean, by ``batch_size`` or counted; None before the first.
+        given_samples: the last ``batch_size``; None before the first.
 
     >>> meter = Meter()
     >>> batch = (torch.zeros(3, 2), torch.zeros(3))
@@ -76,12 +77,13 @@ class Meter:
         self._known = {id(metric) for metric in metrics}
         self._logged: dict[tuple[str, bool], _Values | Metric] = {}
         self.batch_samples: int | None = None
+        self.given_samples: int | None = None
 
     def reset(self) -> None:
         """Forget everything."""
         self._reset_metrics()
         self._logged.clear()
-        self.batch_samples = None
+        self.batch_samples = self.given_samples = None
 
     def log(self, batch: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Add a value that the module logs while it works on ``batch`` (None between batches).
@@ -148,6 +150,7 @@ class Meter:
             return 1
         weight = samples_in(batch) if batch_size is None else batch_size
         self.batch_samples = weight
+        self.given_samples = self.given_samples if batch_size is None else batch_size
         return weight
 
 

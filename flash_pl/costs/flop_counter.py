@@ -115,20 +115,24 @@ class _FlopCounter(TorchDispatchMode):
 
     def _note(self, tensor: Tensor, constant: bool, learned: bool) -> None:
         """Note what the result of an operation depends on; its storage may have been another tensor's."""
+        if not (storage := _storage(tensor)):
+            return
         if constant:
             self._keep_constant(tensor)
         else:
-            self._constant.discard(_storage(tensor))
+            self._constant.discard(storage)
         if learned and (tensor.is_floating_point() or tensor.is_complex()):
-            self._learned.add(_storage(tensor))
+            self._learned.add(storage)
         else:
-            self._learned.discard(_storage(tensor))
+            self._learned.discard(storage)
 
     def _keep_constant(self, tensor: Tensor) -> None:
         self._kept.append(tensor)
         self._constant.add(_storage(tensor))
 
     def _remember(self, weight: Tensor, owners: Owners) -> None:
+        if not _storage(weight):
+            return
         start = int(weight.storage_offset()) * weight.itemsize
         self._places.setdefault(_storage(weight), []).append((start, start + int(weight.nbytes), owners))
 
@@ -150,9 +154,9 @@ class _FlopCounter(TorchDispatchMode):
 
     def _owners(self, tensor: Tensor) -> Owners:
         """The parameters of which a tensor is a view, or from which torch has computed it."""
-        if tensor.layout != torch.strided:
+        if not (places := self._places.get(_storage(tensor))):
             return ()
-        places, offset = self._places.get(_storage(tensor), ()), tensor.storage_offset() * tensor.itemsize
+        offset = tensor.storage_offset() * tensor.itemsize
         return next((owners for start, stop, owners in places if start <= offset < stop), ())
 
 
@@ -195,7 +199,11 @@ def _tensors(values: object) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+    """Where the tensor's memory begins; 0 if it has none of its own, as sparse tensors and those of ``torch.func``."""
+    try:
+        return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+    except RuntimeError:
+        return 0
 
 
 @contextmanager

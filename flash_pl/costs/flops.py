@@ -42,7 +42,7 @@ class Flops:
         dense = sum(self.layers)
         return _weighted(self.layers, densities) / dense if dense else 1.0
 
-    def of_each(self, samples: int) -> "Flops":
+    def of_each(self, samples: float) -> "Flops":
         """The FLOPs of one sample, where these are of ``samples`` samples."""
         layers, gradients = (tuple(f / samples for f in each) for each in (self.layers, self.input_gradients))
         return Flops(layers, self.rest / samples, gradients, self.rest_gradients / samples)

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor
 
-from flash_pl.client import TRIAL, ClientState, GradientClipping
+from flash_pl.client import TRIAL, ClientState, GradientClipping, preserve_module
 from flash_pl.costs import Flops
 from flash_pl.data import Batches, FederatedData
+from flash_pl.errors import describe_error
 from flash_pl.loops.local import LocalLoop, Step
 from flash_pl.loops.settings import Participant, Plan
 from flash_pl.loops.trial import counted_step, of_each
@@ -28,7 +30,7 @@ class FirstStep:
     """Takes the first step of a client's training before the run, to see how the module trains.
 
     All hooks of the module run as in a training that ends after a step, always with the same batch and the same random
-    numbers, and the model stays as it is. A client that cannot be trained is for the run to report, so the next one
+    numbers, and the module stays as it is. A client that cannot be trained is for the run to report, so the next one
     takes its place.
 
     Args:
@@ -47,8 +49,17 @@ class FirstStep:
 
         def count(participant: Participant) -> Flops | None:
             local, batches = CountedTraining(self.fabric, self.clipping), self._batches(participant)
-            self._take(local, SparseScheduler(), batches, participant)
-            return of_each(local.flops, self.client, batches.first)
+            try:
+                self._take(local, SparseScheduler(), batches, participant)
+            except Exception as error:
+                plain = LocalLoop(self.fabric, self.clipping)
+                self._take(
+                    plain, SparseScheduler(), self._batches(participant), participant
+                )  # or the module's own error
+                what = "FLOPs of training are derived from those of validation_step"
+                rank_zero_warn(f"{what}, since those of training_step cannot be counted: {describe_error(error)}")
+                return None
+            return local.flops and of_each(local.flops, self.client, batches.first, batches.samples / len(batches))
 
         return self._of_first_client(count, None)
 
@@ -88,17 +99,18 @@ class FirstStep:
     ) -> None:
         client, context = self.client, self.plan.context(participant, len(batches), 0)
         client.receive(client.arena.clone(), torch.ones_like(client.mask))
-        local.run(client, scheduler, batches, replace(context, purpose=TRIAL))
+        with preserve_module(client.module):
+            local.run(client, scheduler, batches, replace(context, purpose=TRIAL))
 
 
 class CountedTraining(LocalLoop):
     """A client's training that counts the FLOPs of ``training_step``, not of the hooks around it.
 
     Attributes:
-        flops: of the last batch.
+        flops: of the last batch; None if the module skips it.
     """
 
-    flops: Flops
+    flops: Flops | None = None
 
     def step(self, client: ClientState, scheduler: SparseScheduler, training_step: Step, index: int) -> dict[str, Any]:
         """Take a step with ``client.batch`` and count."""
