@@ -72,7 +72,7 @@ def summarize(
         "seed": config["seed"],
         "seconds": seconds,
         "seconds_per_round": fmean(durations) if durations else None,
-        "cost": loop.ledger.totals | {"bytes_dense": 4 * server.layout.sent},
+        "cost": _known_costs(loop) | {"bytes_dense": 4 * server.layout.sent},
         "mismatch": {kind: metrics.get(f"mismatch_{kind}") for kind in ("clients", "server", "temporal")},
         "versions": versions(),
         "process": {
@@ -96,6 +96,10 @@ def summarize(
     if config["trainer"]["on_client_error"] == "skip":
         result["failed_clients"] = loop.failed
     return result
+
+
+def _known_costs(loop: FederatedLoop) -> dict[str, float]:
+    return {name: value for name, value in loop.ledger.totals.items() if name != "flops" or loop.ledger.flops}
 
 
 def best_of(rows: Sequence[Mapping[str, Any]], monitor: str, highest: bool) -> dict[str, Any] | None:

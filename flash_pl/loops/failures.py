@@ -10,7 +10,6 @@ from torch import Tensor
 from flash_pl.client import ClientState
 from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, is_of_user, traceback_of
 from flash_pl.loops.misfit import misfit
-from flash_pl.schedulers import SparseScheduler
 from flash_pl.server import ServerState
 from flash_pl.sparsity import Layout
 
@@ -114,12 +113,26 @@ def check_tier_masks(masks: Sequence[Tensor], server: ServerState, tiers: int) -
         check_mask(mask, server.layout.maskable)
 
 
-@contextmanager
-def server_hook(scheduler: SparseScheduler, hook: str, server: ServerState, round: int) -> Iterator[None]:
-    """Around a call of the scheduler's server hook ``hook`` in the round with index ``round``.
+def check_weights(weights: object, size: int) -> None:
+    """Check that ``weights`` are the finite weights of a model, ``[size]``.
 
     Raises:
-        SchedulerError: the hook raised an exception, or left an invalid mask at the server.
+        Fault: they are something else, or have another shape, or some are infinite or NaN.
+    """
+    if not isinstance(weights, Tensor) or weights.shape != (size,):
+        kind = f"a tensor of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise Fault(f"the server's weights are {kind}, not a tensor of shape ({size},)")
+    if wrong := size - int(weights.isfinite().sum()):
+        raise Fault(f"{wrong} of the server's {size} weights are not finite")
+
+
+@contextmanager
+def server_hook(owner: object, hook: str, server: ServerState, round: int) -> Iterator[None]:
+    """Around a call of the method ``hook`` of a scheduler, or of another part of the server, in the round with index
+    ``round``.
+
+    Raises:
+        SchedulerError: the method raised an exception, or left an invalid mask at the server.
     """
     try:
         yield
@@ -127,7 +140,11 @@ def server_hook(scheduler: SparseScheduler, hook: str, server: ServerState, roun
     except EXPLAINED:
         raise
     except (Exception, SystemExit, GeneratorExit) as error:
-        where = f"{type(scheduler).__name__}.{hook} in round {round + 1}"
-        if isinstance(error, Fault):
-            raise SchedulerError(f"{where}: {error}") from error
+        where, cause = f"{type(owner).__name__}.{hook} in round {round + 1}", error
+        try:
+            check_mask(server.mask, server.layout.maskable)
+        except Fault as fault:  # whatever has failed after it
+            cause = fault
+        if isinstance(cause, Fault):
+            raise SchedulerError(f"{where}: {cause}") from error
         raise SchedulerError(f"{where}: {describe_error(error)}", traceback_of(error)) from error

@@ -20,6 +20,7 @@ from flash_pl.loops.failures import (
     check_frozen,
     check_mask,
     check_tier_masks,
+    check_weights,
     diverged,
     explained,
     server_hook,
@@ -206,11 +207,13 @@ class FederatedLoop:
             )
             with self.forgetting_failures():
                 measured = stage.run()
+        self.consistent = False
         with server_hook(self.scheduler, "start", self.server, self.round):
             self.scheduler.start(self.server, measured, generator(self.plan.seed, "mask"))
         if self.server_optimizer is not None:
             self.server_optimizer.start()
         self.update_tier_masks()
+        self.consistent = True
 
     def train_round(self) -> None:
         """One round, in the order in which it happens."""
@@ -232,14 +235,14 @@ class FederatedLoop:
                 # 2. The sum of all processes replaces the server's weights. Unpruned they are the union of the clients'
                 # models.
                 self.ranks.sum_(self.aggregator.accumulator)
-                mean, optimizer = self.aggregator.mean(), self.server_optimizer
-                new, frozen = mean if optimizer is None else optimizer.step(server, mean), server.layout.frozen
+                new, frozen = self.next_weights(), server.layout.frozen
                 server.weights[:frozen].copy_(new[:frozen])  # a mean could round frozen parameters
                 server.union.copy_(server.weights)
 
                 # 3. The scheduler picks the next mask (JMWST by a vote, SPDST keeps it) and prunes the server to it.
                 with server_hook(scheduler, "on_aggregate", server, round):
                     scheduler.on_aggregate(server, updates, round)
+                    check_weights(server.weights, server.layout.size)
                 self.update_tier_masks()
             if self.round_average is not None:  # a round without clients counts too
                 self.round_average.update(server, previous_support, round)
@@ -276,6 +279,22 @@ class FederatedLoop:
         self.metrics["seconds"] = time.perf_counter() - started
         self.round, self.evaluation_pending = round + 1, False
         call_hooks(self.fabric, "on_round_end", loop=self, row={"round": self.round} | self.metrics)
+
+    def next_weights(self) -> Tensor:
+        """The clients' average, or what the server's optimizer makes of it, ``[layout.size]``.
+
+        Raises:
+            SchedulerError: the weights have another shape, or are not finite.
+        """
+        server, optimizer = self.server, self.server_optimizer
+        with server_hook(self.aggregator, "mean", server, self.round):
+            new = self.aggregator.mean()
+            check_weights(new, server.layout.size)
+        if optimizer is not None:
+            with server_hook(optimizer, "step", server, self.round):
+                new = optimizer.step(server, new)
+                check_weights(new, server.layout.size)
+        return new
 
     def train_cohort(self, cohort: Sequence[Participant]) -> CohortResult:
         """Train the clients of a cohort; this process's part of their sum is then in the aggregator.

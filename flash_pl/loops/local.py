@@ -300,7 +300,7 @@ def loss_of(outputs: Mapping[str, Any], client: ClientState) -> Tensor:
 
 
 def check_layers(value: object, client: ClientState, hook: str) -> None:
-    """Check that a scheduler's ``hook`` has returned a number for each maskable layer.
+    """Check that a scheduler's ``hook`` has returned a number for each maskable layer, finite and not negative.
 
     Raises:
         Fault: it has returned something else.
@@ -309,6 +309,8 @@ def check_layers(value: object, client: ClientState, hook: str) -> None:
     if not (isinstance(value, Tensor) and value.shape == (layers,)):
         kind = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else as_yaml(value)
         raise Fault(f"{hook} returns {kind}, not a tensor with a number for each of {layers} layers")
+    if not (value.isfinite() & (value >= 0)).all():
+        raise Fault(f"{hook} returns {float(value[~(value >= 0) | value.isinf()][0])} for a layer, which must not be")
 
 
 def step_with_index(step: Callable[..., Any]) -> Step:

@@ -85,6 +85,8 @@ class SparseScheduler(Stateful):
         from the start. A run that goes on from a checkpoint does not call this hook again.
         """
         mask = self.initial_mask(server, measured, generator)
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"initial_mask returns {type(mask).__name__}, not a mask")
         server.mask = mask.to(server.weights.device)
         self.first_mask.initialize(server.layout, server.weights, server.mask)
         server.prune_()

@@ -69,7 +69,8 @@ class FedAvg(Stateful):
 
         Args:
             update: what it reports.
-            arena: its weights ``[size]``, 0 outside ``update.mask``.
+            arena: its weights ``[size]``, 0 outside ``update.mask``. The next client trains in this memory, so keep a
+                copy of what you need, and do not change it.
             offered: the mask that it was sent, bool ``[maskable]``.
 
         Raises:

@@ -12,7 +12,7 @@ def fit():
 
     def fit(module, data, **settings):
         settings = {"density": 0.3, "rounds": 1, "cohort": 2, "accelerator": "cpu"} | settings
-        scheduler = PDST(FirstMask(initialize=AsDrawn()))  # others try a client's first step before the run
+        scheduler = PDST(FirstMask(initialize=AsDrawn()))  # so that only one step is tried before the run
         return FederatedTrainer(scheduler, **settings).fit(module, data)
 
     return fit

@@ -74,6 +74,40 @@ def test_a_step_before_the_run_is_only_tried(fit, unaware, tiny_data):
     torch.testing.assert_close(seen[1][2], seen[0][2], rtol=0, atol=0)
 
 
+def test_the_step_that_is_tried_leaves_no_trace_in_the_module(fit, unaware, tiny_data):
+    """Its Python attributes run on from the module as it was given, with or without a ``validation_step``."""
+
+    class Remembers(unaware):
+        def __init__(self):
+            super().__init__()
+            self.steps, self.losses, self.draws = 0, [], torch.Generator().manual_seed(1)
+            self.mean, self.hidden = torch.zeros(()), [nn.Linear(1, 1)]
+
+        def training_step(self, batch, batch_idx):
+            self.steps += 1
+            with torch.no_grad():
+                self.hidden[0].weight.add_(1)
+            loss = super().training_step(batch, batch_idx) * self.steps
+            self.mean.mul_(0.5).add_(loss.detach() + torch.rand((), generator=self.draws))
+            self.losses.append(loss.item())
+            return loss + self.mean
+
+    class Untried(Remembers):
+        validation_step = L.LightningModule.validation_step
+
+    torch.manual_seed(1)
+    modules = Remembers(), Untried()
+    modules[1].load_state_dict(modules[0].state_dict())
+    for module in modules:
+        module.hidden[0].weight.data.zero_()
+    weights = [fit(module, tiny_data, cohort=1).server.weights for module in modules]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    for module in modules:
+        assert module.steps == len(module.losses) == module.hidden[0].weight.item() == 3
+    assert modules[0].losses == modules[1].losses and modules[0].mean == modules[1].mean
+    assert modules[0].draws.get_state().equal(modules[1].draws.get_state())
+
+
 def test_steps_and_epochs_are_counted(fit, unaware, tiny_data):
     module, answers = asking(
         unaware, "training_step", lambda m: (m.trainer.current_epoch, m.trainer.global_step, m.global_step)

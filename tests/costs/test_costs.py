@@ -2,12 +2,14 @@
 
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import FlopCounterMode
 
-from flash_pl import FederatedTrainer
+from flash_pl import Dense, FederatedTrainer
 from flash_pl.callbacks import Callback
 from flash_pl.config import build_trainer, compose, read_config
 from flash_pl.costs import Traffic, count_flops, entropy_bits
@@ -213,6 +215,99 @@ def test_flops_are_those_of_the_training_that_takes_place(variant, unaware, tiny
     assert rows[0]["flops"] == sum(counter.get_total_flops() for counter in of_round)
     assert rows[0]["flops_ratio"] == 1
     assert loop.ledger.flops.forward(loop.ledger.flops.dense) == rows[0]["flops_inference"]
+
+
+class Texts:
+    """Batches of five texts, as lists of tensors of different lengths."""
+
+    samples = 10
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(len(self)):
+            yield [torch.rand(int(length), generator=generator) for length in (7, 2, 9, 4, 3)]
+
+    def shuffled(self, generator):
+        return iter(self)
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
+@pytest.mark.parametrize("says", [True, False])
+def test_a_sample_is_one_of_the_batch_also_if_its_tensors_differ_in_length(says):
+    class Data:
+        clients, client_sizes = 2, (10, 10)
+
+        def prepare_data(self):
+            pass
+
+        def setup(self, stage):
+            pass
+
+        def to_(self, device):
+            pass
+
+        def client_batches(self, client):
+            return Texts()
+
+        def val_dataloader(self):
+            return Texts()
+
+    class Reader(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 4)
+
+        def shared(self, batch):
+            loss = sum(self.layer(text[:, None]).square().mean() for text in batch)
+            self.log("loss", loss, **({"batch_size": 5} if says else {}))
+            return loss
+
+        def training_step(self, batch, batch_idx):
+            return self.shared(batch)
+
+        def validation_step(self, batch, batch_idx):
+            self.shared(batch)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    trainer = FederatedTrainer(Dense(), density=1.0, rounds=1, cohort=1, accelerator="cpu")
+    loop = trainer.fit(Reader(), Data())
+    forward = 2 * 4 * (7 + 2 + 9 + 4 + 3) / 5
+    assert loop.ledger.training.training(loop.ledger.training.dense) == 2 * forward  # no gradient of the input
+    if says:
+        assert loop.metrics["flops_inference"] == forward
+
+
+def uncountable(base, *steps):
+    """A module with a step that fails where operations are observed, as an operation might that the counter breaks."""
+
+    def step(name):
+        def call(self, batch, batch_idx):
+            if _get_current_dispatch_mode() is not None:
+                raise RuntimeError("observed")
+            return getattr(base, name)(self, batch, batch_idx)
+
+        return call
+
+    return type("Uncountable", (base,), {name: step(name) for name in steps})
+
+
+def test_what_cannot_be_counted_is_said_and_the_run_goes_on(unaware, tiny_data):
+    plain, _ = train("dense", unaware, tiny_data, rounds=1)
+    with pytest.warns(UserWarning, match="FLOPs of training are derived from those of validation_step.*observed"):
+        loop, rows = train("dense", uncountable(unaware, "training_step"), tiny_data, rounds=1)
+    assert loop.ledger.training == loop.ledger.flops == plain.ledger.flops
+    assert torch.equal(loop.server.weights, plain.server.weights)
+    with pytest.warns(
+        UserWarning, match="FLOPs are unknown, since those of validation_step cannot be counted.*observed"
+    ):
+        loop, rows = train("dense", uncountable(unaware, "validation_step"), tiny_data, rounds=1)
+    assert "flops" not in rows[0] and torch.equal(loop.server.weights, plain.server.weights)
+    assert loop.metrics["val_loss"] == plain.metrics["val_loss"]
 
 
 def test_the_order_of_calls_decides_which_layer_sees_the_input():

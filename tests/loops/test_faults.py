@@ -275,14 +275,10 @@ def test_an_extra_tensor_that_cannot_be_sent_is_a_failure_of_the_client(unaware,
 
 
 def test_a_server_that_cannot_be_sent_ends_the_run_also_if_clients_are_skipped(unaware, tiny_data):
-    class Growing(PDST):
-        def on_aggregate(self, server, updates, round):
-            server.weights[server.layout.others[0].start] = float("nan")
-
     class Large(PDST):
         def on_aggregate(self, server, updates, round):
             server.weights[: server.layout.maskable] = 7e4 * server.mask
 
-    for scheduler, words in ((Growing(), "nan, which is not finite"), (Large(), "70000, which fp16 cannot hold")):
-        with pytest.raises(ServerError, match=f"^the server's model cannot be sent: net.0.* has the value {words}"):
-            trainer(FaultPolicy("skip"), scheduler, wire=WireFormat("fp16")).fit(unaware(), tiny_data)
+    sentence = "^the server's model cannot be sent: net.0.* has the value 70000, which fp16 cannot hold"
+    with pytest.raises(ServerError, match=sentence):
+        trainer(FaultPolicy("skip"), Large(), wire=WireFormat("fp16")).fit(unaware(), tiny_data)

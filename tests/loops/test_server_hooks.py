@@ -5,7 +5,8 @@ import torch
 
 from flash_pl import PDST, FederatedTrainer
 from flash_pl.cli import main
-from flash_pl.errors import ConfigError, SchedulerError
+from flash_pl.errors import ClientError, ConfigError, SchedulerError
+from flash_pl.server import FedAvg, FedAvgM
 from flash_pl.sparsity import SparsityBudget, Tier
 
 HOOKS = ["start", "tier_masks", "on_round_start", "on_aggregate"]
@@ -55,6 +56,62 @@ def test_a_mask_that_is_none_is_refused_where_it_was_made(change, words, unaware
 
     with pytest.raises(SchedulerError, match=rf"^Broken\.on_aggregate in round 1: its mask is {words}"):
         fit(with_hook("on_aggregate", leaves), unaware(), tiny_data)
+
+
+@pytest.mark.parametrize("change, words", MASKS[:3])
+def test_so_is_a_first_mask(change, words, unaware, tiny_data):
+    def makes(self, server, measured, generator):
+        return change(PDST.initial_mask(self, server, measured, generator))
+
+    with pytest.raises(SchedulerError, match=rf"^Broken\.start in round 1: its mask is {words}"):
+        fit(with_hook("initial_mask", makes), unaware(), tiny_data)
+    with pytest.raises(SchedulerError, match=r"^Broken\.start in round 1: .*initial_mask returns NoneType, not a mask"):
+        fit(with_hook("initial_mask", lambda *arguments: None), unaware(), tiny_data)
+
+
+def one_number(self):
+    return FedAvg.mean(self)[:1]
+
+
+def nothing(self):
+    return None
+
+
+def not_a_number(self):
+    return FedAvg.mean(self) / 0.0 * 0.0
+
+
+AVERAGES = [
+    (one_number, r"the server's weights are a tensor of shape \(1,\), not a tensor of shape \(\d+,\)"),
+    (nothing, "the server's weights are NoneType"),
+    (not_a_number, r"\d+ of the server's \d+ weights are not finite"),
+]
+
+
+@pytest.mark.parametrize("mean, words", AVERAGES)
+def test_an_average_that_is_no_model_ends_the_run_in_its_last_round_too(mean, words, unaware, tiny_data):
+    aggregator = type("Odd", (FedAvg,), {"mean": mean})()
+    with pytest.raises(SchedulerError, match=rf"^Odd\.mean in round 1: {words}"):
+        FederatedTrainer(PDST(), rounds=1, cohort=2, aggregator=aggregator, accelerator="cpu").fit(unaware(), tiny_data)
+
+
+def test_so_do_weights_that_a_hook_or_a_server_optimizer_has_spoilt(unaware, tiny_data):
+    def spoils(self, server, updates, round):
+        server.weights[server.layout.others[0].start] = float("nan")
+
+    with pytest.raises(SchedulerError, match=r"^Broken\.on_aggregate in round 1: 1 of the server's \d+ weights "):
+        fit(with_hook("on_aggregate", spoils), unaware(), tiny_data)
+    with pytest.raises(SchedulerError, match=r"^FedAvgM\.step in round \d: \d+ of the server's \d+ weights "):
+        fit(PDST(), unaware(), tiny_data, server_optimizer=FedAvgM(lr=1e39))
+
+
+@pytest.mark.parametrize("hook, value", [("layer_rates", -1.0), ("trained_densities", float("nan"))])
+def test_numbers_of_layers_are_finite_and_not_negative(hook, value, unaware, tiny_data):
+    def numbers(self, client):
+        return torch.full((len(client.layout.layers),), value, dtype=torch.float64)
+
+    with pytest.raises(ClientError, match=rf"Broken\.{hook} returns {value} for a layer"):
+        fit(with_hook(hook, numbers), unaware(), tiny_data)
 
 
 def test_there_is_a_mask_for_every_tier(unaware, tiny_data):
