@@ -98,11 +98,13 @@ def cells(searched: Sequence[Row], seeds: Sequence[str], scale: Mapping[str, str
     layers = ("pdst_erk", "0.05"), ("pdst_equal", "0.05"), ("spdst_short", "0.05")
     averages = tuple((f"{method}_averaged", "0.05") for method in ("pdst", "spdst", "jmwst"))
     averages += (("stead_plain", "0.05"),)
+    sparser_averages = tuple((method, "0.01") for method, _ in averages[:2])
     budgets = ("hetero_jmwst", "0.05"), ("smallest_jmwst", "0.025")
     scaled = tuple((f"{method}_scaled", "0.05") for method in SCALED)
-    blocks = [("batch", "1", block) for block in (all_methods, flops, layers, averages, sparser, budgets, scaled)]
-    blocks += [("batch", "0.1", block) for block in (all_methods, sparser)]
-    blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, sparser)]
+    single = all_methods, flops, layers, averages, sparser, sparser_averages, budgets, scaled
+    blocks = [("batch", "1", block) for block in single]
+    blocks += [("batch", "0.1", block) for block in (all_methods, averages[:2], sparser)]
+    blocks += [("group", alpha, block) for alpha in ("1", "0.1") for block in (all_methods, averages[:1], sparser)]
     plain, after_scaling = chosen_rates(searched), chosen_rates(searched, SCALED_SEARCHED)
     for (norm, alpha, block), seed in product(blocks, seeds):
         for method, density in block:

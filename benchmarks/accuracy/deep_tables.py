@@ -20,6 +20,7 @@ VARIANTS = ("nst", "nst_scaled", "pdst", "pdst_scaled", "pdst_erk", "pdst_equal"
 VARIANTS += ("spdst", "spdst_scaled", "spdst_short", "spdst_flops", "spdst_averaged")
 VARIANTS += ("jmwst", "jmwst_scaled", "jmwst_flops", "jmwst_averaged")
 VARIANTS += ("stead", "stead_scaled", "stead_flops", "stead_plain")
+AVERAGED = ("pdst_averaged", "spdst_averaged", "jmwst_averaged", "stead")  # the momentum and mean that STEAD has
 SPARSE = ("0.05", "0.01")
 LOWEST = 0.002  # density that the figure shows; SSFL has layers with none of their weights
 Setting = tuple[str, str, str]  # norm, alpha, density
@@ -93,6 +94,13 @@ def print_tables(searched: Sequence[Row], rows: Sequence[Row], curves: Sequence[
     }
     for title, write in costs.items():
         print_grid(title, settings, methods, lambda s, m, write=write: written(cell_of(runs, s, m), write))
+    averaged = [setting for setting in settings if cell_of(runs, setting, AVERAGED[0])]
+    print_grid(
+        "accuracy, %, with momentum and mean over rounds",
+        averaged,
+        AVERAGED,
+        lambda s, m: accuracy(cell_of(runs, s, m)),
+    )
     title = f"other settings, {label(VARIED)}"
     columns = ("lr", "accuracy, %", "at equal training FLOPs", "training FLOPs", "inference FLOPs")
     print(f"\n| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
@@ -149,7 +157,7 @@ def written(found: Sequence[Row], write: Callable[[Sequence[Row]], str]) -> str:
 
 
 def name_of(method: str) -> str:
-    return "dense" if method == "dense" else method.upper()
+    return "dense" if method == "dense" else method.removesuffix("_averaged").upper()
 
 
 def label(setting: Setting) -> str:
