@@ -198,7 +198,7 @@ class CallbackError(RunError):
 
 
 class SchedulerError(RunError):
-    """A server hook of the sparse scheduler failed, or left an invalid mask."""
+    """A server hook of the sparse scheduler failed or left an invalid mask, or a hook has changed a shared mask."""
 
 
 class RankError(RunError):

@@ -15,13 +15,14 @@ from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
 from flash_pl.client.context import ClientContext, GradientHooks
+from flash_pl.client.in_place import InPlace
 from flash_pl.client.logging import LoggedCalls, Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
-from flash_pl.sparsity import Layout
+from flash_pl.sparsity import Layout, changes_of, check_unchanged
 
 
 class ClientState:
@@ -35,7 +36,7 @@ class ClientState:
         scheduler: sees the gradients; None for no scheduler.
 
     Attributes:
-        arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``.
+        arena: ``[layout.size]``; ``weights`` is its maskable head ``[layout.maskable]``. Both change in place only.
         mask: bool ``[layout.maskable]``. Only ``receive`` and ``move_mask_`` may change it.
         context: facts about the current local training.
         optimizer, lr_schedulers: of the current training, with the module's own learning rates.
@@ -63,6 +64,9 @@ class ClientState:
     tensor([0.5000], dtype=torch.float64)
     """
 
+    arena = InPlace("change it in place, as with arena.copy_()")
+    weights = InPlace("change it in place, as with weights.mul_()")
+    mask = InPlace("move it by client.move_mask_")
     context: ClientContext
     optimizer: Optimizer | None = None
     lr_schedulers: Sequence[LRSchedule] = ()
@@ -73,9 +77,9 @@ class ClientState:
     def __init__(self, module: L.LightningModule, layout: Layout, scheduler: GradientHooks | None = None) -> None:
         self.module, self.layout, self.scheduler = module, layout, scheduler
         self.own_strides = own_strides(module)
-        self.arena = layout.flatten_(module)
-        self.weights = self.arena[: layout.maskable]
-        self.mask = torch.ones_like(self.weights, dtype=torch.bool)
+        self._arena = layout.flatten_(module)
+        self._weights = self._arena[: layout.maskable]
+        self._mask = torch.ones_like(self._weights, dtype=torch.bool)
         self.backend = Backend()
         self.local_buffers = LocalBuffers(module, layout)
         self.step = self.epoch = self.dense_steps = 0
@@ -87,6 +91,7 @@ class ClientState:
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
+        self._mask_changes = changes_of(self.mask)
         self._received = False
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
@@ -279,6 +284,7 @@ class ClientState:
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
         """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0."""
+        self.check_mask()
         self._count_steps()
         self.weights.mul_(survivors)
         self._set_mask(mask)
@@ -329,11 +335,20 @@ class ClientState:
             self._density_sum += (self.step - self._counted_steps) * self.densities
             self._counted_steps = self.step
 
+    def check_mask(self) -> None:
+        """Check that ``mask`` is as it was set.
+
+        Raises:
+            SchedulerError: it was changed in place.
+        """
+        check_unchanged(self.mask, self._mask_changes, type(self.scheduler).__name__, "use client.move_mask_")
+
     def _set_mask(self, mask: Tensor) -> None:
         self.backend.set_mask(mask)
         if mask is not self.mask:
             counts = self.layout.counts(mask)  # the host waits for a GPU once, here
-            self.mask, self._densities = mask, counts.double() / self.layout.sizes
+            self._mask, self._densities = mask, counts.double() / self.layout.sizes
+            self._mask_changes = changes_of(mask)
             self._keep.copy_(mask.view(torch.uint8))  # ten times faster than a copy from bool
             self._dense = int(counts.sum()) == mask.numel()
 

@@ -22,6 +22,7 @@ from flash_pl.loops.workers import Workers
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed, seed_global_rng_
 from flash_pl.server import ServerState
+from flash_pl.sparsity import unchanged
 
 
 class EvaluationLoop:
@@ -211,7 +212,9 @@ class RoundEvaluator:
         facts = self.plan.context(participant, batches, done)
         context = replace(facts, purpose="finetune", epochs=self.schedule.finetune_epochs)
         previous = self.link.previous_mask(participant.client, self.server.mask.device)
-        mask = self.scheduler.deployed_mask(tier_masks[participant.tier], previous, context)
+        tier_mask, hook = tier_masks[participant.tier], f"{type(self.scheduler).__name__}.deployed_mask"
+        with unchanged(tier_mask, hook, "make a new tensor"):
+            mask = self.scheduler.deployed_mask(tier_mask, previous, context)
         return self.server.deployed, mask, context
 
 

@@ -1,6 +1,6 @@
 """What counts as a failure, of a client or of a scheduler's server hook, and how it is described."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from flash_pl.client import ClientState
-from flash_pl.errors import EXPLAINED, RunError, SchedulerError, describe_error, is_of_user, traceback_of
+from flash_pl.errors import EXPLAINED, RunError, SchedulerError, as_yaml, describe_error, is_of_user, traceback_of
 from flash_pl.loops.misfit import misfit
 from flash_pl.server import ServerState
-from flash_pl.sparsity import Layout
+from flash_pl.sparsity import Layout, unchanged
 
 
 class Fault(Exception):
@@ -101,12 +101,14 @@ def check_frozen(layout: Layout, before: Tensor, after: Tensor) -> None:
         raise Fault(f"{name} was frozen when the run began, so it is not sent, but training has changed it; {hint}")
 
 
-def check_tier_masks(masks: Sequence[Tensor], server: ServerState, tiers: int) -> None:
+def check_tier_masks(masks: object, server: ServerState, tiers: int) -> None:
     """Check that there is exactly one valid mask per tier.
 
     Raises:
-        Fault: the number of masks, or dtype or shape of one, is wrong.
+        Fault: they are no list or tuple, or their number, or dtype or shape of one, is wrong.
     """
+    if not isinstance(masks, list | tuple):
+        raise Fault(f"it returns {as_yaml(masks)}, not a list with the mask of each tier")
     if len(masks) != tiers:
         raise Fault(f"{len(masks)} masks for {tiers} tiers")
     for mask in masks:
@@ -132,15 +134,18 @@ def server_hook(owner: object, hook: str, server: ServerState, round: int) -> It
     ``round``.
 
     Raises:
-        SchedulerError: the method raised an exception, or left an invalid mask at the server.
+        SchedulerError: the method raised an exception, left an invalid mask at the server, or changed the server's mask
+            in place.
     """
+    where = f"{type(owner).__name__}.{hook} in round {round + 1}"
     try:
-        yield
+        with unchanged(server.mask, where, "make a new tensor"):
+            yield
         check_mask(server.mask, server.layout.maskable)
     except EXPLAINED:
         raise
     except (Exception, SystemExit, GeneratorExit) as error:
-        where, cause = f"{type(owner).__name__}.{hook} in round {round + 1}", error
+        cause = error
         try:
             check_mask(server.mask, server.layout.maskable)
         except Fault as fault:  # whatever has failed after it

@@ -36,7 +36,7 @@ from flash_pl.ranks import Ranks
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import generator
 from flash_pl.server import ClientUpdate, FedAvg, RoundAverage, ServerOptimizer, ServerState
-from flash_pl.sparsity import vote_counts
+from flash_pl.sparsity import unchanged, vote_counts
 
 
 @dataclass(frozen=True)
@@ -329,11 +329,14 @@ class FederatedLoop:
             raise Fault("it has no samples")
         context = self.plan.context(participant, len(batches), self.round)
         previous_mask = link.previous_mask(participant.client, self.server.mask.device)
-        client_mask = scheduler.client_mask(self.tier_masks[participant.tier], previous_mask, context)
+        tier_mask = self.tier_masks[participant.tier]
+        with unchanged(tier_mask, f"{type(scheduler).__name__}.client_mask", "make a new tensor"):
+            client_mask = scheduler.client_mask(tier_mask, previous_mask, context)
         check_mask(client_mask, client.layout.maskable)
         weights, mask, down = link.down(self.server.weights, client_mask, previous_mask)
         client.receive(weights, mask)
-        update = self.local.run(client, scheduler, batches, context)
+        with unchanged(mask, type(scheduler).__name__, "use client.move_mask_"):
+            update = self.local.run(client, scheduler, batches, context)
         check_frozen(client.layout, before=weights, after=client.arena)
         try:
             update, weights, up = link.up(replace(update, weight=participant.weight), client.arena, mask)

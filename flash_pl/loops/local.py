@@ -54,6 +54,7 @@ class LocalLoop:
 
         Raises:
             Fault: a loss was not finite, or the scheduler has returned something else than it should.
+            SchedulerError: the scheduler has changed the mask in place.
         """
         module = client.module
         self.start_client(client, scheduler, context)
@@ -193,6 +194,7 @@ class LocalLoop:
         for name, tensor in extra.items():
             if not isinstance(tensor, Tensor):
                 raise Fault(f"{name!r} of {name_of}.on_client_end is not a tensor")
+        client.check_mask()
         return ClientUpdate(
             client=context.client,
             tier=context.tier,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError, ServerError
+from flash_pl.errors import ClientError, ConfigError, Interrupted, ModuleError, SchedulerError, ServerError
 from flash_pl.fingerprint import fingerprint
 from flash_pl.loops.agreement import OF_CHANGES, check_equal
 from flash_pl.loops.failures import Failure
@@ -57,8 +57,8 @@ class Workers:
         """Call ``function`` for every participant; all processes get the same list.
 
         Args:
-            function: what it raises is the client's failure, but for a ``ConfigError``, ``ModuleError`` or
-                ``ServerError``, which no single client has caused.
+            function: what it raises is the client's failure, but for a ``ConfigError``, ``ModuleError``,
+                ``SchedulerError`` or ``ServerError``, which concern all clients.
             participants: clients; their numbers of samples say how long each takes.
             round: for messages, see ``Failure``.
             on_result: called with each result in the process that made it; what it raises ends the run.
@@ -77,7 +77,7 @@ class Workers:
                 break
             try:
                 result = function(participants[position])
-            except (ConfigError, ModuleError, ServerError):
+            except (ConfigError, ModuleError, SchedulerError, ServerError):
                 raise
             except Exception as error:
                 mine[position] = Failure.of(error, participants[position].client, round)

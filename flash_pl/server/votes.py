@@ -68,6 +68,8 @@ class RankedVote(Vote):
         layout = server.layout
         ideal = self.rescale(self.layer_budget(server, updates), layout.costs, density) * layout.sizes
         scores, among_equals = self.rank(server, updates)
+        if wrong := int(scores.isnan().sum()):
+            raise ValueError(f"{type(self).__name__}.rank gives NaN for {wrong} of {layout.maskable} weights")
         return self.structure(layout, scores, self.counts(ideal, layout, density), among_equals)
 
     def counts(self, ideal: Tensor, layout: Layout, density: float) -> Tensor:

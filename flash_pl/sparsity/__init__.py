@@ -34,6 +34,7 @@ from flash_pl.sparsity.moves import BernoulliMove, Move, MoveResult
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
 from flash_pl.sparsity.scale_invariance import scale_invariant_layers
 from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_cost, top_k_by_layer
+from flash_pl.sparsity.shared_mask import changes_of, check_unchanged, unchanged
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
     NM,
@@ -93,7 +94,9 @@ __all__ = [
     "VariancePreserving",
     "WaterFill",
     "allot",
+    "changes_of",
     "channel_mask",
+    "check_unchanged",
     "distances",
     "feeds_another",
     "kth_largest",
@@ -101,17 +104,18 @@ __all__ = [
     "layers_of",
     "mismatch",
     "nested_masks",
+    "on_device",
     "overlaps",
     "own_weight",
-    "on_device",
     "pack_bits",
     "random_k",
     "random_k_by_layer",
+    "scale_invariant_layers",
     "top_k",
     "top_k_by_cost",
     "top_k_by_layer",
+    "unchanged",
     "unpack_bits",
     "vote_counts",
     "water_fill",
-    "scale_invariant_layers",
 ]

@@ -114,6 +114,12 @@ def test_numbers_of_layers_are_finite_and_not_negative(hook, value, unaware, tin
         fit(with_hook(hook, numbers), unaware(), tiny_data)
 
 
+@pytest.mark.parametrize("value, words", [(None, "null"), (torch.ones(2), "an object of class Tensor")])
+def test_masks_of_tiers_come_in_a_list(value, words, unaware, tiny_data):
+    with pytest.raises(SchedulerError, match=rf"^Broken\.tier_masks in round 1: it returns {words}, not a list"):
+        fit(with_hook("tier_masks", lambda self, server, ratios: value), unaware(), tiny_data)
+
+
 def test_there_is_a_mask_for_every_tier(unaware, tiny_data):
     budget = SparsityBudget([Tier(0.1, 0.5), Tier(0.3, 0.5)])
     with pytest.raises(SchedulerError, match=r"^Broken\.tier_masks in round 1: 1 masks for 2 tiers$"):

@@ -245,13 +245,13 @@ class TiersMissing(SparseScheduler):
         return [server.mask]
 
 
-@broken(CHANGED)
+@broken("ChangesAMaskOfATier.client_mask: a mask was changed in place")
 class ChangesAMaskOfATier(SparseScheduler):
     def client_mask(self, tier_mask, previous_mask, context):
         return drop_one(tier_mask, context.client)
 
 
-@broken(CHANGED)
+@broken("ChangesItsMaskInPlace: a mask was changed in place")
 class ChangesItsMaskInPlace(SparseScheduler):
     def on_batch_end(self, client, step):
         drop_one(client.mask, client.context.client)
@@ -268,17 +268,25 @@ class ClientWritesToTheServer(SparseScheduler):
         return {}
 
 
-@broken("only client.move_mask_ may change the mask")
+@broken("ClientState.mask cannot be another tensor; move it by client.move_mask_")
 class SetsItsMask(SparseScheduler):
     def on_client_end(self, client, context):
         _ = client.densities
         client.mask = drop_one(client.mask.clone())
-        client.weights.mul_(client.mask)
         return {}
+
+
+@broken("ClientState.weights cannot be another tensor; change it in place")
+class SetsItsWeights(SparseScheduler):
+    def on_batch_end(self, client, step):
+        client.weights = client.weights * 0.99
 
 
 @broken("the server has changed the mask of an update")
 class ChangesUpdates(SparseScheduler):
+    def client_mask(self, tier_mask, previous_mask, context):
+        return tier_mask.clone()
+
     def on_aggregate(self, server, updates, round):
         drop_one(updates[0].mask)
         server.prune_()

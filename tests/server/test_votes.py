@@ -15,6 +15,7 @@ from flash_pl.server import (
     MagnitudeVote,
     MajorityVote,
     MeanBudget,
+    RankedVote,
     ServerState,
     TruncatingVote,
 )
@@ -101,3 +102,16 @@ def test_keep_keeps_and_truncation_never_exceeds_the_budget():
     counts = LAYOUT.counts(TruncatingVote()(server, updates, 0.25))
     mean = torch.stack([update.densities for update in updates]).mean(0)
     assert torch.equal(counts, (water_fill(mean, LAYOUT.sizes, 0.25) * LAYOUT.sizes).floor().long())
+
+
+def test_a_rank_of_nan_is_refused():
+    class Entropy(RankedVote):
+        def rank(self, server, updates):
+            share = torch.stack([update.mask for update in updates]).float().mean(0)
+            return share * share.log(), None  # 0 * log(0) where no client has the weight
+
+    server, updates = election(seed=2, voters=3, density=0.3)
+    without = N - int(torch.stack([update.mask for update in updates]).any(0).sum())
+    assert without
+    with pytest.raises(ValueError, match=rf"^Entropy\.rank gives NaN for {without} of {N} weights$"):
+        Entropy()(server, updates, 0.3)

@@ -1,0 +1,47 @@
+"""Server, tiers and clients often hold one tensor as their mask; whoever wants another mask makes a new tensor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from flash_pl.errors import SchedulerError
+
+
+def changes_of(mask: Tensor) -> int:
+    """How often a tensor was changed in place; torch does not count this for tensors of its inference mode.
+
+    >>> import torch
+    >>> mask = torch.tensor([True, False])
+    >>> before = changes_of(mask)
+    >>> mask[0] = False
+    >>> changes_of(mask) - before
+    1
+    """
+    return 0 if mask.is_inference() else mask._version
+
+
+@contextmanager
+def unchanged(mask: Tensor, who: str, remedy: str) -> Iterator[None]:
+    """Around code of others that must not change ``mask``, not even if it fails; see ``check_unchanged``."""
+    changes = changes_of(mask)
+    try:
+        yield
+    finally:
+        check_unchanged(mask, changes, who, remedy)
+
+
+def check_unchanged(mask: Tensor, changes: int, who: str, remedy: str) -> None:
+    """Check that a mask is as it was when ``changes_of`` gave ``changes``.
+
+    Args:
+        mask: that of the server, a tier or a client.
+        changes: in place, up to a moment before the code of ``who`` ran.
+        who: for the message, such as "MyScheduler.on_aggregate in round 3".
+        remedy: what to do instead.
+
+    Raises:
+        SchedulerError: it was changed in place since then.
+    """
+    if changes_of(mask) != changes:
+        raise SchedulerError(f"{who}: a mask was changed in place that clients and server share; {remedy}")
