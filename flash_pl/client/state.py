@@ -20,7 +20,7 @@ from flash_pl.client.logging import LoggedCalls, Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
 from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
 from flash_pl.client.plain_sgd import own_grad
-from flash_pl.errors import ModuleError
+from flash_pl.errors import ModuleError, SchedulerError
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
 from flash_pl.sparsity import Layout, changes_of, check_unchanged
 
@@ -92,7 +92,7 @@ class ClientState:
         self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
         self._mask_changes = changes_of(self.mask)
-        self._received = False
+        self._received = self._shows_gradients = False
         self._modes = [(part, part.training) for part in module.modules()]
         self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
@@ -368,7 +368,13 @@ class ClientState:
 
     @torch.no_grad()
     def scale_gradients_(self, factors: Tensor) -> None:
-        """Multiply the gradients of the maskable weights by ``factors`` ``[layout.maskable]``."""
+        """Multiply the gradients of the maskable weights by ``factors`` ``[layout.maskable]``.
+
+        Raises:
+            SchedulerError: the scheduler is not in ``on_gradients``; the optimizer would not see the factors.
+        """
+        if not self._shows_gradients:
+            raise SchedulerError(f"{type(self.scheduler).__name__}: use client.scale_gradients_ in on_gradients only")
         for parameter, layer in zip(self._parameters, self.layout.layers, strict=True):
             if parameter.grad is not None:
                 parameter.grad.mul_(layer.view(factors))
@@ -378,7 +384,11 @@ class ClientState:
         if self.scheduler is not None:
             if self.scheduler.wants_dense_gradients(self, self.step):
                 self.scheduler.on_dense_gradients(self, self.step)
-            self.scheduler.on_gradients(self, self.step)
+            self._shows_gradients = True
+            try:
+                self.scheduler.on_gradients(self, self.step)
+            finally:
+                self._shows_gradients = False
         self.zero_pruned_gradients_()
 
     def zero_pruned_gradients_(self) -> None:

@@ -48,6 +48,7 @@ class SparseScheduler(Stateful):
     >>> check_scheduler(RandomWalk)
     """
 
+    first_mask = FirstMask()  # of a subclass that does not call super().__init__()
     first_stage: FirstStage | None = None
     voter: Vote = KeepMask()
     has_target: bool = True

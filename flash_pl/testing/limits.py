@@ -78,6 +78,7 @@ class Limits(Callback):
 
     def _check_server(self, loop: FederatedLoop) -> None:
         assert loop.server.weights.isfinite().all(), "the server's weights are not finite"
+        assert loop.server.mask.any(), "the server's mask has no weight"
         _check_at_most(loop.server.mask, self.server, loop, "the server's mask")
 
 

@@ -42,9 +42,9 @@ def check_scheduler(
 
     - Masks are bool, with one entry per maskable weight. Weights outside a client's mask are 0, also those with which a
       step computes. All weights are finite.
-    - Clients send at most d n weights, and the server's mask has at most d n. With tiers, each tier keeps to its own
-      density and the masks are nested. With ``density_of=flops`` the same holds for multiply-adds, up to a weight of
-      each layer.
+    - Clients send at most d n weights, and the server's mask has at least one and at most d n. With tiers, each tier
+      keeps to its own density and the masks are nested. With ``density_of=flops`` the same holds for multiply-adds, up
+      to a weight of each layer.
     - A client's hooks change neither the server nor the tiers' masks. They leave no hooks on the module, freeze nothing
       and leave every layer in its mode. The server's hooks do not change updates.
     - The same run gives the same bits: when it is repeated, whatever state the global random number generators are in;

@@ -282,6 +282,18 @@ class SetsItsWeights(SparseScheduler):
         client.weights = client.weights * 0.99
 
 
+@broken("ScalesTooLate: use client.scale_gradients_ in on_gradients only")
+class ScalesTooLate(SparseScheduler):
+    def on_batch_end(self, client, step):
+        client.scale_gradients_(client.weights.abs())
+
+
+@broken("the server's mask has no weight")
+class StartsWithNothing(SparseScheduler):
+    def initial_mask(self, server, measured, generator):
+        return torch.zeros_like(server.mask)
+
+
 @broken("the server has changed the mask of an update")
 class ChangesUpdates(SparseScheduler):
     def client_mask(self, tier_mask, previous_mask, context):

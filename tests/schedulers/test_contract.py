@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flash_pl import JMWST, NST, PDST, SPDST, Dense
+from flash_pl import JMWST, NST, PDST, SPDST, Dense, FederatedTrainer
 from flash_pl.schedulers import (
     FIARSE,
     SSFL,
@@ -87,3 +87,16 @@ def test_a_name_that_looks_like_a_hook_is_one():
         class Typo(SparseScheduler):
             def on_agregate(self, server, updates, round):
                 pass
+
+
+def test_a_method_may_forget_to_call_the_constructor_of_its_base_class(unaware, tiny_data):
+    class Forgets(SparseScheduler):
+        def __init__(self, rate=0.1):
+            self.rate = rate
+
+    servers = []
+    for make in (Forgets, SparseScheduler):
+        torch.manual_seed(0)
+        loop = FederatedTrainer(make(), density=0.3, rounds=1, cohort=2, accelerator="cpu").fit(unaware(), tiny_data)
+        servers.append(loop.server)
+    assert torch.equal(servers[0].weights, servers[1].weights) and torch.equal(servers[0].mask, servers[1].mask)
