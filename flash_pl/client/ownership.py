@@ -59,6 +59,7 @@ class LocalBuffers:
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         in_arena = {slot.name for slot in layout.slots}
+        self._module = module
         self._buffers = {name: buffer for name, buffer in module.named_buffers() if name not in in_arena}
         self._initial = {name: buffer.clone() for name, buffer in self._buffers.items()}
 
@@ -87,6 +88,7 @@ class LocalBuffers:
             initial.copy_(value)
         self.reset()
 
-    def replaced(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of buffers that are another tensor in ``tensors``, or missing there."""
-        return [name for name, buffer in self._buffers.items() if tensors.get(name) is not buffer]
+    def replaced(self) -> str | None:
+        """The name of the first buffer that is another tensor in the module now, or missing there; or None."""
+        now = dict(self._module.named_buffers())
+        return next((name for name, buffer in self._buffers.items() if now.get(name) is not buffer), None)

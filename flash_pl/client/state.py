@@ -1,7 +1,6 @@
 """The client that is training now: its weights, mask, optimizer and context."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,16 +8,16 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from flash_pl.client.backend import Backend
+from flash_pl.client.bound_tensors import BoundTensors
 from flash_pl.client.context import ClientContext, GradientHooks
 from flash_pl.client.in_place import InPlace
 from flash_pl.client.logging import LoggedCalls, Meter
 from flash_pl.client.optimizers import LRSchedule, ScaledRates, configure_optimizer, keeps_zeros
-from flash_pl.client.ownership import LocalBuffers, give_back_, own_strides
+from flash_pl.client.ownership import LocalBuffers, own_strides
 from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError, SchedulerError
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
@@ -78,6 +77,7 @@ class ClientState:
         self.module, self.layout, self.scheduler = module, layout, scheduler
         self.own_strides = own_strides(module)
         self._arena = layout.flatten_(module)
+        self._tensors = BoundTensors(module, layout, self._arena)
         self._weights = self._arena[: layout.maskable]
         self._mask = torch.ones_like(self._weights, dtype=torch.bool)
         self.backend = Backend()
@@ -85,16 +85,12 @@ class ClientState:
         self.step = self.epoch = self.dense_steps = 0
         parameters = dict(module.named_parameters())
         self._parameters = [parameters[layer.name] for layer in layout.layers]
-        buffers = dict(module.named_buffers())
-        self._bound = {slot.name: parameters.get(slot.name, buffers.get(slot.name)) for slot in layout.slots}
         self._keep = torch.ones_like(self.weights)  # the mask in the weights' dtype
         self._keep_views = [layer.view(self._keep) for layer in layout.layers]
         self._dense = True  # the mask is all ones
         self._densities: Tensor | None = None
         self._mask_changes = changes_of(self.mask)
         self._received = self._shows_gradients = False
-        self._modes = [(part, part.training) for part in module.modules()]
-        self._frozen = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
         self.meter = self.new_meter()
         self.questions: set[str] = set()
@@ -115,16 +111,10 @@ class ClientState:
         """Forget the previous client: its optimizer, gradients and logged metrics, and which parameters and layers it
         has frozen or switched to evaluation mode. ``scheduler`` sees the gradients from now on."""
         self.context, self.scheduler, self.optimizer = context, scheduler, None
-        self._restore_modes()
+        self._tensors.restore_modes()
         self.backend.sgd.release()
         self._density_sum, self._counted_steps = torch.zeros(len(self.layout.layers), dtype=torch.float64), 0
         self.reset()
-
-    def _restore_modes(self) -> None:
-        for parameter, requires_grad in self._frozen:
-            parameter.requires_grad_(requires_grad).grad = None
-        for part, training in self._modes:
-            part.training = training
 
     def new_meter(self) -> Meter:
         """A meter for what the module logs."""
@@ -170,25 +160,9 @@ class ClientState:
         """Name of the user's class of the module, for messages."""
         return getattr(self.module, "_user_class", type(self.module)).__name__
 
-    @torch.no_grad()
     def weight_norm_of_nothing(self) -> str | None:
-        """Return the name of the first parameter that ``weight_norm`` would turn into NaN under the mask, or None.
-
-        ``weight_norm`` divides by the norm of an output's weights, or of what its ``dim`` says. The norm is 0 if the
-        mask prunes them all.
-        """
-        for slot in () if self._dense else self.layout.layers:
-            if new := re.fullmatch(r"(.*)\.parametrizations\.(\w+)\.original1", slot.name):
-                weight = getattr(self.module.get_submodule(new[1]), new[2])
-            elif old := re.fullmatch(r"(.*)\.(\w+)_v", slot.name):
-                layer = self.module.get_submodule(old[1])
-                hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
-                weight = next((hook.compute_weight(layer) for hook in hooks if hook.name == old[2]), None)
-            else:
-                continue
-            if weight is not None and not weight.isfinite().all():
-                return slot.name
-        return None
+        """Return the name of the first parameter that ``weight_norm`` would turn into NaN under the mask, or None."""
+        return None if self._dense else self._tensors.weight_norm_of_nothing()
 
     def check_tensors(self) -> None:
         """Check that the module still has the tensors with which it was bound, and trains no others.
@@ -199,26 +173,12 @@ class ClientState:
         """
         if getattr(self.module, "_client", None) is not self:
             raise ModuleError("the module is no client now; ClientState.attach_ makes it one again")
-        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        replaced = self.local_buffers.replaced(tensors)
-        for slot in self.layout.slots:
-            tensor, (owner, _, name) = tensors.get(slot.name), slot.name.rpartition(".")
-            if (
-                tensor is None
-                or tensor is not self._bound[slot.name]
-                or not _same_memory(tensor, slot.view(self.arena))
-                or name in vars(self.module.get_submodule(owner))  # an attribute that hides the tensor
-            ):
-                replaced.append(slot.name)
-        if replaced:
-            raise ModuleError(f"{replaced[0]} was replaced by another tensor; change it in place, as with copy_()")
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        first, last = self.arena.data_ptr(), self.arena.data_ptr() + self.arena.nbytes
-        for parameter in (parameter for group in groups for parameter in group["params"]):
-            if parameter.numel() and not first <= parameter.data_ptr() < last:
-                problem = f"trains a tensor of shape {[*parameter.shape]} that is not sent to the server"
-                hint = "make it a parameter of the module before the run begins"
-                raise ModuleError(f"{self.user_class}.configure_optimizers: the optimizer {problem}; {hint}")
+        if (name := self.local_buffers.replaced() or self._tensors.replaced()) is not None:
+            raise ModuleError(f"{name} was replaced by another tensor; change it in place, as with copy_()")
+        if self.optimizer is not None and (parameter := self._tensors.not_sent(self.optimizer)) is not None:
+            problem = f"trains a tensor of shape {[*parameter.shape]} that is not sent to the server"
+            hint = "make it a parameter of the module before the run begins"
+            raise ModuleError(f"{self.user_class}.configure_optimizers: the optimizer {problem}; {hint}")
 
     # The module, whose owner is the user outside of a run
 
@@ -232,14 +192,14 @@ class ClientState:
         if module._client is not self:
             return
         self.backend.sgd.release()
-        self._restore_modes()
+        self._tensors.restore_modes()
         self.reset()
         self.scheduler = self.optimizer = None
         if self._received:
             self.prune_()
             masks = zip(self.layout.layers, self._keep_views, strict=True)
             module._kept = {} if self._dense else {layer.name: keep.bool() for layer, keep in masks}
-        give_back_(module, self.own_strides)
+        self._tensors.give_back_(self.own_strides)
         self._of_run = module._fabric, module._run_facts
         module._fabric = module._run_facts = module._client = None
 
@@ -248,10 +208,7 @@ class ClientState:
         module: Any = self.module
         if module._client is self:
             return
-        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-        for slot in self.layout.slots:
-            view = slot.view(self.arena)
-            tensors[slot.name].data = view.copy_(tensors[slot.name].detach())
+        self._tensors.take_()
         (module._fabric, module._run_facts), module._client = self._of_run, self
 
     # Weights and mask
@@ -400,11 +357,3 @@ class ClientState:
         pairs = [(grad, keep) for grad, keep in zip(gradients, self._keep_views, strict=True) if grad is not None]
         if pairs:
             torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
-
-
-def _same_memory(first: Tensor, second: Tensor) -> bool:
-    return (
-        first.data_ptr() == second.data_ptr()
-        and all(getattr(first, name) == getattr(second, name) for name in ("shape", "dtype", "device"))
-        and first.stride() == second.stride()
-    )
