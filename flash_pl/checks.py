@@ -117,6 +117,20 @@ def check_choice(*choices: str, **values: object) -> None:
             raise ConfigError(key, f"{as_yaml(value)} is not one of {', '.join(choices)}")
 
 
+def check_type(key: str, value: object, kind: type) -> None:
+    """Check that a value is an object of a class.
+
+    >>> check_type("MyScheduler.voter", int, float)
+    Traceback (most recent call last):
+    flash_pl.errors.ConfigError: MyScheduler.voter: the class int is not an object of class float
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(key, f"{as_yaml(value)} is not an object of class {kind.__name__}")
+
+
 def check_types(**values: tuple[object, type]) -> None:
     """Check that the values, given by their keys as (value, class), are None or of their class.
 
@@ -128,5 +142,5 @@ def check_types(**values: tuple[object, type]) -> None:
         ConfigError: for the first value that is not.
     """
     for key, (value, kind) in values.items():
-        if value is not None and not isinstance(value, kind):
-            raise ConfigError(key, f"{as_yaml(value)} is not an object of class {kind.__name__}")
+        if value is not None:
+            check_type(key, value, kind)

@@ -11,7 +11,7 @@ import lightning as L
 
 from flash_pl.callbacks.arguments import as_callbacks, as_loggers, finalizing
 from flash_pl.checkpoint import CheckpointFolder, starting_point
-from flash_pl.checks import LARGEST_SEED, check_booleans, check_choice, check_integers, check_types
+from flash_pl.checks import LARGEST_SEED, check_booleans, check_choice, check_integers, check_type, check_types
 from flash_pl.client import Binding, GradientClipping, RunFacts, detached_at_end, unsynchronized_metrics
 from flash_pl.client.recorder import CudaRecorder
 from flash_pl.costs import Clock, CostLedger, Fleet, Link, WireFormat, multiply_adds
@@ -49,6 +49,7 @@ from flash_pl.server import (
     ServerOptimizer,
     ServerState,
     UniformSampler,
+    Vote,
 )
 from flash_pl.signals import StopSignals
 from flash_pl.sparsity import Layout, SparsityBudget
@@ -182,6 +183,8 @@ class FederatedTrainer:
         self.local_epochs, self.seed = int(local_epochs), int(seed)
         self.sampler = sampler or UniformSampler()
         self.aggregator = aggregator or scheduler.aggregator(len(self.budget.tiers))
+        check_type(f"{type(scheduler).__name__}.aggregator", self.aggregator, FedAvg)
+        check_type(f"{type(scheduler).__name__}.voter", scheduler.voter, Vote)
         self.server_optimizer, self.round_average = server_optimizer, round_average
         self.decay, self.evaluate = decay or RoundDecay(ratio=1.0), evaluate or EvaluationSchedule()
         self.binding = Binding(include, exclude, exclude_first_last, channels_last, backend, compile)

@@ -21,7 +21,7 @@ from flash_pl.client.ownership import LocalBuffers, own_strides
 from flash_pl.client.plain_sgd import own_grad
 from flash_pl.errors import ModuleError, SchedulerError
 from flash_pl.kernels import largest_outside, masked_copy_, prune_
-from flash_pl.sparsity import Layout, changes_of, check_unchanged
+from flash_pl.sparsity import Layout, changes_of, check_unchanged, mask_problem
 
 
 class ClientState:
@@ -240,7 +240,15 @@ class ClientState:
                 )
 
     def move_mask_(self, mask: Tensor, survivors: Tensor) -> None:
-        """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0."""
+        """Change the mask. Weights outside ``survivors`` (bool ``[maskable]``) and their optimizer state become 0.
+
+        Raises:
+            ValueError: one of them is no mask.
+            SchedulerError: the client's mask was changed in place before.
+        """
+        for name, given in {"mask": mask, "survivors": survivors}.items():
+            if problem := mask_problem(given, self.layout.maskable):
+                raise ValueError(f"{type(self.scheduler).__name__}: {name} of client.move_mask_ {problem}")
         self.check_mask()
         self._count_steps()
         self.weights.mul_(survivors)

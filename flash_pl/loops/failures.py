@@ -11,7 +11,7 @@ from flash_pl.client import ClientState
 from flash_pl.errors import EXPLAINED, RunError, SchedulerError, as_yaml, describe_error, is_of_user, traceback_of
 from flash_pl.loops.misfit import misfit
 from flash_pl.server import ServerState
-from flash_pl.sparsity import Layout, unchanged
+from flash_pl.sparsity import Layout, mask_problem, unchanged
 
 
 class Fault(Exception):
@@ -84,10 +84,8 @@ def check_mask(mask: object, maskable: int) -> None:
     Raises:
         Fault: its type, dtype or shape is another one.
     """
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (maskable,):
-        return
-    kind = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    raise Fault(f"its mask is {kind}, not torch.bool of shape ({maskable},)")
+    if problem := mask_problem(mask, maskable):
+        raise Fault(f"its mask {problem}")
 
 
 def check_frozen(layout: Layout, before: Tensor, after: Tensor) -> None:
@@ -115,15 +113,17 @@ def check_tier_masks(masks: object, server: ServerState, tiers: int) -> None:
         check_mask(mask, server.layout.maskable)
 
 
-def check_weights(weights: object, size: int) -> None:
-    """Check that ``weights`` are the finite weights of a model, ``[size]``.
+def check_weights(weights: object, size: int, dtype: torch.dtype | None = None) -> None:
+    """Check that ``weights`` are the finite weights of a model, ``[size]``, of any dtype if it is None.
 
     Raises:
-        Fault: they are something else, or have another shape, or some are infinite or NaN.
+        Fault: they are something else, or have another shape or dtype, or some are infinite or NaN.
     """
     if not isinstance(weights, Tensor) or weights.shape != (size,):
         kind = f"a tensor of shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
         raise Fault(f"the server's weights are {kind}, not a tensor of shape ({size},)")
+    if weights.dtype != (dtype or weights.dtype):
+        raise Fault(f"the server's weights are {weights.dtype}, not {dtype}")
     if wrong := size - int(weights.isfinite().sum()):
         raise Fault(f"{wrong} of the server's {size} weights are not finite")
 

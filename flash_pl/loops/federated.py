@@ -242,7 +242,7 @@ class FederatedLoop:
                 # 3. The scheduler picks the next mask (JMWST by a vote, SPDST keeps it) and prunes the server to it.
                 with server_hook(scheduler, "on_aggregate", server, round):
                     scheduler.on_aggregate(server, updates, round)
-                    check_weights(server.weights, server.layout.size)
+                    check_weights(server.weights, server.layout.size, server.union.dtype)
                 self.update_tier_masks()
             if self.round_average is not None:  # a round without clients counts too
                 self.round_average.update(server, previous_support, round)

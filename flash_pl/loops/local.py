@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import lightning as L
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from flash_pl.client import ClientContext, ClientState, GradientClipping, samples_in
 from flash_pl.data import Batches
 from flash_pl.errors import EXPLAINED, ModuleError, as_yaml
+from flash_pl.kernels import largest_outside
 from flash_pl.loops.failures import Fault, diverged
 from flash_pl.schedulers import SparseScheduler
 from flash_pl.seeding import derive_seed, seed_global_rng_
@@ -62,7 +63,7 @@ class LocalLoop:
         order, extra_samples = context.generator("batches"), 0
         with self._explaining_divergence(client):
             try:
-                with scheduler.training(client):
+                with self._context_of(scheduler, client):
                     module.on_fit_start()
                     module.on_train_start()
                     self._let_backend_step(client, scheduler)  # hooks on gradients are registered by now
@@ -102,6 +103,12 @@ class LocalLoop:
                 raise diverged("its weights are not finite", client) from error
             raise
 
+    def _context_of(self, scheduler: SparseScheduler, client: ClientState) -> AbstractContextManager[object]:
+        context = scheduler.training(client)
+        if not isinstance(context, AbstractContextManager):
+            raise Fault(f"{type(scheduler).__name__}.training returns {as_yaml(context)}, not a context manager")
+        return context
+
     def start_client(self, client: ClientState, scheduler: SparseScheduler, context: ClientContext) -> None:
         """Forget the previous client, and make the optimizer of this one."""
         client.start_training(context, scheduler)
@@ -123,7 +130,7 @@ class LocalLoop:
 
     def start_step(self, client: ClientState, scheduler: SparseScheduler, index: int) -> bool:
         """What comes before step ``index`` of the epoch; False if the module ends the epoch here."""
-        dense = scheduler.wants_dense_gradients(client, client.step)
+        dense = bool(scheduler.wants_dense_gradients(client, client.step))
         client.backend.dense = dense or self._module_sees_gradients
         if client.module.on_train_batch_start(client.batch, index) == -1:
             return False
@@ -239,8 +246,21 @@ class LocalLoop:
         return samples_in(batch)
 
     def forward_weights(self, client: ClientState, scheduler: SparseScheduler) -> Tensor | None:
-        """The weights with which the next step computes, see ``SparseScheduler.forward_weights``."""
-        return scheduler.forward_weights(client)
+        """The weights with which the next step computes, see ``SparseScheduler.forward_weights``.
+
+        Raises:
+            Fault: they have another shape, or before a client's first step one outside the mask is not 0.
+        """
+        weights, hook = scheduler.forward_weights(client), f"{type(scheduler).__name__}.forward_weights"
+        if weights is None:
+            return None
+        if not isinstance(weights, Tensor) or weights.shape != client.weights.shape:
+            kind = f"a tensor of shape {[*weights.shape]}" if isinstance(weights, Tensor) else as_yaml(weights)
+            raise Fault(f"{hook} returns {kind}, not a tensor of shape {[*client.weights.shape]}")
+        # Once: kernels leave such weights out and torch does not, and the host waits for a GPU.
+        if client.step == 0 and (outside := largest_outside(weights.to(client.weights), client.mask)):
+            raise Fault(f"{hook} returns {outside:g} for a weight outside of the mask, where all must be 0")
+        return weights
 
     def before_optimizer_step(self, client: ClientState, optimizer: Optimizer) -> None:
         """The module's hook, then the scheduler sees the gradients, then those of pruned weights become 0."""

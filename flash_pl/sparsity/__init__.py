@@ -34,7 +34,7 @@ from flash_pl.sparsity.moves import BernoulliMove, Move, MoveResult
 from flash_pl.sparsity.redistribution import KeepLayers, MeanMagnitude, Redistribution, TotalMagnitude
 from flash_pl.sparsity.scale_invariance import scale_invariant_layers
 from flash_pl.sparsity.select import kth_largest, random_k, random_k_by_layer, top_k, top_k_by_cost, top_k_by_layer
-from flash_pl.sparsity.shared_mask import changes_of, check_unchanged, unchanged
+from flash_pl.sparsity.shared_mask import changes_of, check_unchanged, mask_problem, unchanged
 from flash_pl.sparsity.sparse_model import SparseModel
 from flash_pl.sparsity.structure import (
     NM,
@@ -102,6 +102,7 @@ __all__ = [
     "kth_largest",
     "largest_channel_ratio",
     "layers_of",
+    "mask_problem",
     "mismatch",
     "nested_masks",
     "on_device",

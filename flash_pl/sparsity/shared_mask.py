@@ -1,17 +1,29 @@
-"""Server, tiers and clients often hold one tensor as their mask; whoever wants another mask makes a new tensor."""
+"""What a mask must be, and that nobody changes one in place: server, tiers and clients often hold the same tensor."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from flash_pl.errors import SchedulerError
 
 
+def mask_problem(mask: object, maskable: int) -> str:
+    """What is wrong with a mask that should be bool ``[maskable]``; empty if nothing is.
+
+    >>> mask_problem(torch.ones(3), maskable=3)
+    'is torch.float32 of shape (3,), not torch.bool of shape (3,)'
+    """
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (maskable,):
+        return ""
+    kind = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    return f"is {kind}, not torch.bool of shape ({maskable},)"
+
+
 def changes_of(mask: Tensor) -> int:
     """How often a tensor was changed in place; torch does not count this for tensors of its inference mode.
 
-    >>> import torch
     >>> mask = torch.tensor([True, False])
     >>> before = changes_of(mask)
     >>> mask[0] = False

@@ -207,7 +207,7 @@ class WeightsOutside(SparseScheduler):
         return {}
 
 
-@broken("computes with weights outside of its mask")
+@broken("ComputesOutside.forward_weights returns 0.01 for a weight outside of the mask")
 class ComputesOutside(SparseScheduler):
     def forward_weights(self, client):
         return client.weights + 0.01
